@@ -1,0 +1,233 @@
+"""From users' files to items and interactions with their splits.
+
+Files are read in chunks into a scratch database, checked, filtered and split there, and reach the store in a single
+transaction: nothing is ever half ingested. Splits follow the paper (arXiv 2602.07774): leave-last-out on 5-core data.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import orjson
+import polars as pl
+
+from curate.formats import read_interactions, read_items
+from store import InputError, Session, Store
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """How files become a data set.
+
+    k_core: keep users and items with at least so many interactions, until nothing changes; 0 keeps all.
+    split: "last" leaves each user's last interaction out for test and the one before for valid; "time" cuts all
+    interactions by date into the last `test_share` and the `valid_share` before it.
+    seed: shuffles interactions of one user that have the same time.
+    """
+
+    format: str = "auto"
+    k_core: int = 5
+    split: Literal["last", "time"] = "last"
+    valid_share: float = 0.1
+    test_share: float = 0.1
+    drop_unknown_items: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k_core < 0:
+            raise InputError(f"k-core is {self.k_core}; it must be 0 (keep all) or more")
+        if not (self.valid_share > 0 and self.test_share > 0 and self.valid_share + self.test_share < 1):
+            raise InputError(
+                f"shares of {self.valid_share} for valid and {self.test_share} for test: each must be over 0, "
+                "and their sum under 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """What an ingest read, dropped and stored. `already_there`: the same data set stood in the store before."""
+
+    dataset: str
+    items: int
+    users: int
+    interactions: int
+    train: int
+    valid: int
+    test: int
+    read_items: int
+    read_interactions: int
+    dropped_unknown: int
+    dropped_repeated: int
+    dropped_by_k_core: int
+    already_there: bool
+    seconds: float
+
+
+def ingest(
+    store: Store, dataset: str, items: Path, interactions: Path, settings: IngestSettings | None = None
+) -> IngestSummary:
+    """Read two files into the store as `dataset`.
+
+    The same files again change nothing. Raises InputError with file and line on bad input, and where another data set
+    has the name.
+    """
+    settings = settings or IngestSettings()
+    _check_name(dataset)
+    started = time.perf_counter()
+    with store.scratch() as scratch:
+        scratch.execute("create_raw_items")
+        read_items_count = 0
+        for chunk in read_items(items, settings.format):
+            read_items_count += scratch.insert("append_raw_items", chunk)
+        for item_id, line, first in scratch.rows("first_duplicate_item"):
+            raise InputError(
+                f"{items}:{line}: item {item_id!r} stands here again, first at line {first}; keep one of them"
+            )
+
+        scratch.execute("create_raw_interactions")
+        read = 0
+        for chunk in read_interactions(interactions, settings.format):
+            read += scratch.insert("append_raw_interactions", chunk)
+        unknown = scratch.execute("drop_unknown_items") if settings.drop_unknown_items else 0
+        for item_id, line, count in scratch.rows("first_unknown_item"):
+            raise InputError(
+                f"{interactions}:{line}: item {item_id!r} is not in {items} ({count:,} such items in all); "
+                "add it there, or leave such interactions out with --drop-unknown-items"
+            )
+        if settings.split == "time":
+            for (line,) in scratch.rows("first_interaction_without_time"):
+                raise InputError(f"{interactions}:{line}: no timestamp, so no split by time; use --split last")
+        return _finish(
+            store,
+            scratch,
+            dataset,
+            source=settings.format,
+            settings=settings,
+            counts={
+                "read_items": read_items_count,
+                "read_interactions": read,
+                "dropped_unknown": unknown,
+                "dropped_repeated": scratch.execute("drop_repeated_interactions"),
+            },
+            started=started,
+        )
+
+
+def put_dataset(
+    store: Store,
+    dataset: str,
+    items: pl.DataFrame,
+    interactions: pl.DataFrame,
+    *,
+    source: str,
+    source_settings: dict[str, object],
+    settings: IngestSettings,
+) -> IngestSummary:
+    """Split and store rows that are in memory: items(item_id, title, categories, brand, description) and
+    interactions(user_id, item_id, timestamp).
+
+    `source` and `source_settings` say in the store where they come from. Raises InputError where another data set has
+    the name.
+    """
+    _check_name(dataset)
+    started = time.perf_counter()
+    with store.scratch() as scratch:
+        scratch.execute("create_raw_items")
+        scratch.execute("create_raw_interactions")
+        scratch.insert("append_raw_items", items.with_row_index("line", offset=1))
+        scratch.insert("append_raw_interactions", interactions.with_row_index("line", offset=1))
+        return _finish(
+            store,
+            scratch,
+            dataset,
+            source=source,
+            settings=settings,
+            source_settings=source_settings,
+            counts={
+                "read_items": items.height,
+                "read_interactions": interactions.height,
+                "dropped_unknown": 0,
+                "dropped_repeated": 0,
+            },
+            started=started,
+        )
+
+
+def _finish(
+    store: Store,
+    scratch: Session,
+    dataset: str,
+    *,
+    source: str,
+    settings: IngestSettings,
+    counts: dict[str, int],
+    started: float,
+    source_settings: dict[str, object] | None = None,
+) -> IngestSummary:
+    """Filter and split what stands in the scratch database, then store it in one transaction."""
+    dropped = _keep_core(scratch, settings.k_core)
+    scratch.execute("create_ordered_interactions", seed=str(settings.seed))
+    if settings.split == "last":
+        scratch.execute("split_last_out", dataset=dataset)
+    else:
+        scratch.execute(
+            "split_by_time", dataset=dataset, valid_share=settings.valid_share, test_share=settings.test_share
+        )
+    split = scratch.frame("split_counts").row(0, named=True)
+    if split["interactions"] == 0:
+        raise InputError(
+            f"no interaction is left of {counts['read_interactions']:,} once users and items with fewer than "
+            f"{settings.k_core} are gone; use a smaller --k-core, 0 to keep all"
+        )
+    fingerprint = str(scratch.rows("fingerprint")[0][0])
+    with store.writing() as session:
+        known = session.frame("dataset", dataset=dataset)
+        if known.height and known["fingerprint"][0] != fingerprint:
+            raise InputError(
+                f"a data set {dataset!r} with other contents is in {store.folder}; choose another name: "
+                "traces and snapshots refer to what is there"
+            )
+        if not known.height:
+            session.put(
+                "datasets",
+                pl.DataFrame(
+                    {
+                        "dataset": [dataset],
+                        "source": [source],
+                        "settings": [orjson.dumps({**asdict(settings), **(source_settings or {})}).decode()],
+                        "fingerprint": [fingerprint],
+                        "created_at": [datetime.now(UTC).replace(tzinfo=None)],
+                    }
+                ),
+            )
+            session.insert("append_items", scratch.reader("split_items_rows", dataset=dataset))
+            session.insert("append_interactions", scratch.reader("split_interactions_rows"))
+    return IngestSummary(
+        dataset=dataset,
+        **split,
+        **counts,
+        dropped_by_k_core=dropped,
+        already_there=known.height > 0,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _keep_core(scratch: Session, k_core: int) -> int:
+    """Apply the k-core filter until nothing changes; returns how many interactions went."""
+    if k_core == 0:
+        return 0
+    dropped = 0
+    while True:
+        now = scratch.execute("drop_rare_users", k_core=k_core) + scratch.execute("drop_rare_items", k_core=k_core)
+        if now == 0:
+            break
+        dropped += now
+    scratch.execute("drop_items_without_interactions")
+    return dropped
+
+
+def _check_name(dataset: str) -> None:
+    if not dataset or not all(part.isalnum() for part in dataset.replace("_", "-").split("-")):
+        raise InputError(f"{dataset!r} cannot name a data set: use letters, digits, '-' and '_'")

@@ -1,0 +1,221 @@
+"""Rules that a trace passes or fails: pure functions of a completion and what its prompt was made of.
+
+Each has a name and a version; both are kept with every verdict, so that rules can change and be run again over stored
+completions. Policies, named lists of rules, are the view `policies` of the store. A trace that cannot be parsed is
+judged by the rules on the raw completion alone: what is not judged is not passed.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from prompts.completion import ParsedCompletion, ParseFailure
+from prompts.semantic_ids import find_sids
+from prompts.tasks import RerankTask
+from store import InputError
+
+
+class Reason(StrEnum):
+    """Why a rule failed, besides the parser's own reasons (`prompts.completion.ParseReason`)."""
+
+    TRUNCATED = "truncated"
+    UNKNOWN_SID = "unknown_sid"
+    NOT_A_PERMUTATION = "not_a_permutation"
+    TARGET_NOT_FIRST = "target_not_first"
+    NO_CITATION = "no_citation"
+    FOREIGN_CITATION = "foreign_citation"
+    UNGROUNDED_CLAIM = "ungrounded_claim"
+    LEAKS_TARGET = "leaks_target"
+    ORDER_COPIED = "order_copied"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A completion beside what it answers. `task` carries evidence whether or not the prompt showed it."""
+
+    task: RerankTask
+    target_item_id: str
+    finish_reason: str
+    parsed: ParsedCompletion | ParseFailure
+
+
+class Verdict(NamedTuple):
+    """What one rule says of one trace; `reason` and `detail` are None where it passed."""
+
+    rule: str
+    rule_version: int
+    passed: bool
+    reason: str | None
+    detail: str | None
+
+
+class Failure(NamedTuple):
+    """Why a trace fails a rule: a reason to count by, and what was seen."""
+
+    reason: str
+    detail: str | None = None
+
+
+class Rule(NamedTuple):
+    """A named, versioned check. `check` returns None where the trace passes."""
+
+    name: str
+    version: int
+    check: Callable[[Answer, ParsedCompletion], Failure | None]
+
+
+_CLAIM = re.compile(
+    r"(?P<left><\|sid_begin\|>[^|]*<\|sid_end\|>)[^<.;]{0,40}?\bbought (?P<way>after|before) "
+    r"(?P<right><\|sid_begin\|>[^|]*<\|sid_end\|>)[^<.;]{0,20}?(?P<count>once|twice|\d[\d,]*(?= times?\b))"
+)
+_COUNTS = {"once": 1, "twice": 2}
+_LEAK = re.compile(
+    r"\bground[- ]truth\b"
+    r"|\b(?:the|a) (?:correct|right|true|expected|given) (?:answer|target|item|choice|label)\b"
+    r"|\bthe target(?: item| product)?\b(?! (?:audience|group|market|customer|consumer|demographic|area|zone))"
+    r"|\b(?:actual|true|real|known) next (?:item|purchase|product)\b"
+    r"|\b(?:actually|in fact|indeed) (?:bought|purchased|chose|picked) (?:it )?next\b"
+    r"|\b(?:we|I) (?:already )?(?:know|are told|were told|was told|am told) (?:that )?the (?:user|customer|shopper)\b"
+    r"|\b(?:we|I) (?:are|am|was|were) (?:told|given)\b",
+    re.IGNORECASE,
+)
+
+
+def _complete(answer: Answer, _: ParsedCompletion) -> Failure | None:
+    return Failure(Reason.TRUNCATED) if answer.finish_reason == "length" else None
+
+
+def _known_sids(_: Answer, parsed: ParsedCompletion) -> Failure | None:
+    return Failure(Reason.UNKNOWN_SID, ", ".join(parsed.unknown)[:500]) if parsed.unknown else None
+
+
+def _permutation(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
+    candidates = {candidate.item.item_id for candidate in answer.task.candidates}
+    if not parsed.unknown and len(parsed.ranking) == len(candidates) and set(parsed.ranking) == candidates:
+        return None
+    distinct = len(set(parsed.ranking))
+    return Failure(
+        Reason.NOT_A_PERMUTATION,
+        f"{distinct} of {len(candidates)} candidates, {len(parsed.ranking) - distinct} twice, "
+        f"{len(parsed.unknown)} foreign",
+    )
+
+
+def _target_first(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
+    if parsed.ranking and parsed.ranking[0] == answer.target_item_id:
+        return None
+    rank = parsed.ranking.index(answer.target_item_id) + 1 if answer.target_item_id in parsed.ranking else None
+    return Failure(Reason.TARGET_NOT_FIRST, f"rank {rank}" if rank else "left out")
+
+
+def _shown_sids(task: RerankTask) -> set[str]:
+    return {item.sid for item in task.history} | {candidate.item.sid for candidate in task.candidates}
+
+
+def _cites(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
+    cited = find_sids(parsed.reasoning)
+    return None if cited and not _shown_sids(answer.task).isdisjoint(cited) else Failure(Reason.NO_CITATION)
+
+
+def _grounded(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
+    """Every cited semantic ID is in the prompt, and every counted claim says what the store counted."""
+    shown = _shown_sids(answer.task)
+    for sid in find_sids(parsed.reasoning):
+        if sid not in shown:
+            return Failure(Reason.FOREIGN_CITATION, sid)
+    for claim in find_claims(parsed.reasoning):
+        counted = count_pair(answer.task, claim)
+        if counted != claim.count:
+            return Failure(Reason.UNGROUNDED_CLAIM, f"says {claim.text!r}, the store counts {counted}")
+    return None
+
+
+def _no_leak(_: Answer, parsed: ParsedCompletion) -> Failure | None:
+    found = _LEAK.search(parsed.reasoning)
+    return Failure(Reason.LEAKS_TARGET, found[0]) if found else None
+
+
+def _not_copied(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
+    """An order given back unchanged fails even where its first item is the target: it teaches copying."""
+    order = tuple(candidate.item.item_id for candidate in answer.task.candidates)
+    return Failure(Reason.ORDER_COPIED) if len(order) > 1 and parsed.ranking == order else None
+
+
+class Claim(NamedTuple):
+    """A counted claim in a reasoning: `left` was bought after (or before) `right` so many times."""
+
+    left: str
+    way: str
+    right: str
+    count: int
+    text: str
+
+
+def find_claims(reasoning: str) -> list[Claim]:
+    """All claims of the form `<sid> was bought after <sid> 12 times` (or before; once, twice, 1 time).
+
+    Semantic IDs come back in canonical form; a claim worded otherwise is not seen.
+    """
+    claims = []
+    for found in _CLAIM.finditer(reasoning):
+        left, right = find_sids(found["left"]), find_sids(found["right"])
+        if left and right:
+            count = _COUNTS.get(found["count"]) or int(found["count"].replace(",", ""))
+            claims.append(Claim(left[0], found["way"], right[0], count, found[0]))
+    return claims
+
+
+def count_pair(task: RerankTask, claim: Claim) -> int:
+    """How often the store counted what a claim says; 0 where the pair was never seen or is not candidate and history."""
+    history = {item.sid: item.item_id for item in task.history}
+    for candidate_sid, history_sid, forwards in (
+        (claim.left, claim.right, claim.way == "after"),
+        (claim.right, claim.left, claim.way == "before"),
+    ):
+        for candidate in task.candidates:
+            if candidate.item.sid != candidate_sid or history_sid not in history or candidate.evidence is None:
+                continue
+            for link in candidate.evidence.links:
+                if link.item_id == history[history_sid]:
+                    return link.after if forwards else link.before
+    return 0
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("complete", 1, _complete),
+        Rule("known_sids", 1, _known_sids),
+        Rule("permutation", 1, _permutation),
+        Rule("target_first", 1, _target_first),
+        Rule("cites", 1, _cites),
+        Rule("grounded", 1, _grounded),
+        Rule("no_leak", 1, _no_leak),
+        Rule("not_copied", 1, _not_copied),
+    )
+}
+PARSED = ("parsed", 1)
+RULE_NAMES = (PARSED[0], *RULES)
+
+
+def judge(answer: Answer, rules: Iterable[str] = RULE_NAMES) -> list[Verdict]:
+    """The verdicts of the named rules, in their order. Raises InputError on an unknown name."""
+    verdicts = []
+    for name in rules:
+        if isinstance(answer.parsed, ParseFailure):
+            if name == PARSED[0]:
+                verdicts.append(Verdict(*PARSED, False, answer.parsed.reason, answer.parsed.detail))
+            continue
+        if name == PARSED[0]:
+            verdicts.append(Verdict(*PARSED, True, None, None))
+            continue
+        rule = RULES.get(name)
+        if rule is None:
+            raise InputError(f"no rule is called {name!r}; known are {', '.join(RULE_NAMES)}")
+        failure = rule.check(answer, answer.parsed)
+        verdicts.append(
+            Verdict(name, rule.version, failure is None, *(failure or (None, None)))
+        )
+    return verdicts

@@ -1,0 +1,115 @@
+"""The store: a folder with `store.duckdb`, `labels.duckdb`, `journals/`, `snapshots/` and `models/`."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from store import database
+from store.database import Session
+from store.errors import InputError, StoreError
+from store.migrations import current_state, migrate, schema_state
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An opened store. It holds no connection: each method opens one, for one transaction, and closes it."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | str, *, create: bool = False) -> "Store":
+        """Open the store in `folder`, bringing an older schema up to date; with `create`, make what is missing.
+
+        Raises InputError where there is no store, StoreError where it cannot be read or is newer than this gr2.
+        """
+        store = cls(Path(folder).absolute())
+        if store.folder.exists() and not store.folder.is_dir():
+            raise InputError(f"{store.folder} is not a folder; a store is a folder: give another --store")
+        if not store.main_file.exists() and not create:
+            raise InputError(
+                f"there is no store in {store.folder}; gr2 ingest and gr2 simulate make one, --store names another"
+            )
+        store._prepare()
+        return store
+
+    @property
+    def main_file(self) -> Path:
+        """Everything but labels."""
+        return self.folder / "store.duckdb"
+
+    @property
+    def labels_file(self) -> Path:
+        """People's label events."""
+        return self.folder / "labels.duckdb"
+
+    @property
+    def journals(self) -> Path:
+        """Append-only files of teachers' responses, one per run."""
+        return self.folder / "journals"
+
+    @property
+    def snapshots(self) -> Path:
+        """Published snapshots, `<name>/<version>/`."""
+        return self.folder / "snapshots"
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """A read-only transaction; labels are visible as `labels.label_events`. Keep it short: writers wait for it."""
+        return database.connect(self.main_file, read_only=True, labels=self.labels_file)
+
+    def writing(self) -> AbstractContextManager[Session]:
+        """A transaction that may write everything but labels."""
+        return database.connect(self.main_file, read_only=False, labels=None)
+
+    def labelling(self) -> AbstractContextManager[Session]:
+        """A transaction on the labels alone."""
+        return database.connect(self.labels_file, read_only=False)
+
+    def querying(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A locked-down, read-only connection for SQL that people write."""
+        return database.connect_locked_down(self.main_file, self.labels_file)
+
+    def scratch(self) -> AbstractContextManager[Session]:
+        """An in-memory DuckDB for heavy work, spilling into the store's folder."""
+        return database.scratch(self.folder)
+
+    @contextmanager
+    def claim(self, name: str, purpose: str) -> Iterator[None]:
+        """Hold the lock `name` for the length of the block; it frees itself when the process dies.
+
+        Raises InputError where another process holds it; `purpose` says in the message what it is doing.
+        """
+        path = self.journals / f"{name}.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(
+                    f"process {file.read().strip() or '?'} is {purpose} already; wait for it or end it, then try again"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def _prepare(self) -> None:
+        """Make folders and files, and migrate. Reading a store that is up to date takes no write lock."""
+        try:
+            for folder in (self.folder, self.journals, self.snapshots, self.folder / "models"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.folder} cannot be made: {error.strerror}; choose another --store") from error
+        # Labels first: views of the main file refer to them.
+        for path, name in ((self.labels_file, "labels"), (self.main_file, "main")):
+            if path.exists():
+                with database.connect(path, read_only=True) as session:
+                    if current_state(session) == schema_state(name):
+                        continue
+            labels = self.labels_file if name == "main" else None
+            with database.connect(path, read_only=False, labels=labels) as session:
+                migrate(session, name)

@@ -1,0 +1,155 @@
+"""Snapshots on disk: immutable folders of Parquet, named by the hash of what they hold.
+
+    snapshots/<name>/<version>/
+        manifest.json         what was selected, from what, and the sha256 of each file
+        README.md             a dataset card, so that datasets.load_dataset(folder) knows the splits
+        data/<split>-00000-of-00001.parquet
+
+The version is the sha256 of the manifest's body. Nothing in a snapshot tells the time or the machine, so the same store
+gives the same bytes. It refuses to know how rows were chosen: `curate.snapshots` decides that.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+
+from store.errors import InputError, SnapshotError
+
+FORMAT_VERSION = 1
+VERSION_DIGITS = 16
+ROW_GROUP_ROWS = 20_000
+
+
+class Snapshot(NamedTuple):
+    """A snapshot on disk: its folder and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        """The hash that names it."""
+        return self.path.name
+
+
+def write_snapshot(parent: Path, splits: Mapping[str, pl.DataFrame], body: Mapping[str, Any], card: str) -> Snapshot:
+    """Write a snapshot below `parent`; the very same content that is there already is left as it is.
+
+    splits: rows by split name, in the order to keep. body: JSON-able facts about the selection and its lineage.
+    card: text of README.md. Written to a temporary folder, synced, then renamed: a reader sees all of it or nothing.
+    """
+    temporary = parent / f".writing-{os.getpid()}"
+    data = temporary / "data"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        data.mkdir(parents=True)
+        for split, frame in splits.items():
+            # One writer thread and fixed row groups: the bytes depend on the rows alone.
+            frame.write_parquet(
+                data / f"{split}-00000-of-00001.parquet",
+                compression="zstd",
+                compression_level=3,
+                row_group_size=ROW_GROUP_ROWS,
+                statistics=True,
+            )
+        (temporary / "README.md").write_text(card, "utf-8")
+        files = {str(file.relative_to(temporary)): _describe(file) for file in _files(temporary)}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            **body,
+            "splits": {
+                split: {"rows": frame.height, "rows_sha256": rows_sha256(frame)} for split, frame in splits.items()
+            },
+            "files": files,
+        }
+        text = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+        target = parent / hashlib.sha256(text).hexdigest()[:VERSION_DIGITS]
+        (temporary / "manifest.json").write_bytes(text)
+        for file in _files(temporary):
+            _sync(file)
+        _sync(data)
+        _sync(temporary)
+        if target.exists():
+            verify_snapshot(target)
+        else:
+            temporary.rename(target)
+            _sync(parent)
+    except OSError as error:
+        raise SnapshotError(
+            f"{parent}: the snapshot could not be written ({error.strerror}); nothing was kept"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Snapshot(target, manifest)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a snapshot folder, checked against the version that names the folder.
+
+    Raises InputError where there is no snapshot, SnapshotError where the manifest was changed.
+    """
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise InputError(f"{path} is not a snapshot: it has no manifest.json")
+    text = file.read_bytes()
+    found = hashlib.sha256(text).hexdigest()[:VERSION_DIGITS]
+    if found != path.name:
+        raise SnapshotError(f"{file} was changed: its hash is {found}, its folder says {path.name}")
+    manifest: dict[str, Any] = orjson.loads(text)
+    if manifest["format_version"] > FORMAT_VERSION:
+        raise SnapshotError(
+            f"{file} has format {manifest['format_version']}, this gr2 reads up to {FORMAT_VERSION}: "
+            "install a newer gr2"
+        )
+    return manifest
+
+
+def verify_snapshot(path: Path) -> Snapshot:
+    """Re-hash every file. Raises SnapshotError that names each file which is changed, missing or foreign."""
+    manifest = read_manifest(path)
+    expected = manifest["files"]
+    found = {str(file.relative_to(path)) for file in _files(path)} - {"manifest.json"}
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - found)]
+    wrong += [f"{name} does not belong to it" for name in sorted(found - expected.keys())]
+    wrong += [
+        f"{name} was changed" for name in sorted(expected.keys() & found) if _describe(path / name) != expected[name]
+    ]
+    if wrong:
+        raise SnapshotError(f"{path} is damaged: {'; '.join(wrong)}")
+    return Snapshot(path, manifest)
+
+
+def read_split(path: Path, split: str) -> pl.DataFrame:
+    """The rows of one split."""
+    return pl.read_parquet(path / "data" / f"{split}-*.parquet")
+
+
+def rows_sha256(frame: pl.DataFrame) -> str:
+    """A hash of the rows' values and order that does not depend on how Parquet lays them out."""
+    digest = hashlib.sha256()
+    for row in frame.iter_rows(named=True):
+        digest.update(orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+    return digest.hexdigest()
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,52 @@
+-- Idempotent inserts: `batch` is the frame given to Session.put; what is there under the same key stays as it is.
+
+-- name: put_datasets
+insert into datasets by name from batch anti join datasets using (dataset)
+
+-- name: append_items
+-- Only for a data set that is new in the same transaction.
+insert into items by name from batch
+
+-- name: append_interactions
+insert into interactions by name from batch
+
+-- name: put_sid_versions
+insert into sid_versions by name from batch anti join sid_versions using (dataset, sid_version)
+
+-- name: put_semantic_ids
+insert into semantic_ids by name from batch anti join semantic_ids using (dataset, sid_version, item_id)
+
+-- name: put_candidate_lists
+insert into candidate_lists by name from batch anti join candidate_lists using (list_id)
+
+-- name: put_evidence
+insert into evidence by name from batch anti join evidence using (list_id)
+
+-- name: put_optimal_rankings
+insert into optimal_rankings by name from batch anti join optimal_rankings using (list_id)
+
+-- name: put_prompts
+insert into prompts by name from batch anti join prompts using (prompt_id)
+
+-- name: put_traces
+-- A failed attempt gives way to a later answer to the same request: delete_failed_traces runs before.
+insert into traces by name from batch anti join traces using (trace_id)
+
+-- name: delete_failed_traces
+delete from traces
+where error is not null and trace_id in (select trace_id from batch where error is null)
+
+-- name: put_verdicts
+insert into verdicts by name from batch anti join verdicts using (trace_id, rule, rule_version)
+
+-- name: put_snapshots
+insert into snapshots by name from batch anti join snapshots using (name, version)
+
+-- name: put_runs
+insert into runs by name from batch anti join runs using (run_id)
+
+-- name: put_evaluations
+insert into evaluations by name from batch anti join evaluations using (run_id, dataset, split, ranker, metric)
+
+-- name: put_label_events
+insert into label_events by name from batch anti join label_events using (event_id)

@@ -1,0 +1,24 @@
+-- What prompts are made of and completions are judged against.
+
+-- name: task_lists
+select list_id, history[-20:] as history, target_item_id, item_ids, scores
+from candidate_lists
+where list_id in (select unnest($list_ids))
+
+-- name: task_evidence
+select list_id, score, last_weight, links, shared_category, shared_category_items, same_brand_items, popularity
+from evidence
+where list_id in (select unnest($list_ids))
+order by list_id, rank
+
+-- name: task_items
+select items.item_id, semantic_ids.text as sid, items.title, items.categories, items.brand
+from items
+join semantic_ids using (dataset, item_id)
+where items.dataset = $dataset
+    and semantic_ids.sid_version = $sid_version
+    and items.item_id in (select unnest($item_ids))
+
+-- name: prompts_by_id
+select prompt_id, list_id, dataset, sid_version, strategy, template from prompts
+where prompt_id in (select unnest($prompt_ids))
