@@ -1,8 +1,8 @@
 """Rules that a trace passes or fails: pure functions of a completion and what its prompt was made of.
 
 Each has a name and a version; both are kept with every verdict, so that rules can change and be run again over stored
-completions. Policies, named lists of rules, are the view `policies` of the store. A trace that cannot be parsed is
-judged by the rules on the raw completion alone: what is not judged is not passed.
+completions. Policies, named lists of rules, are the view `policies` of the store. A completion that
+cannot be parsed is judged by `parsed` alone: what is not judged is not passed.
 """
 
 import re
@@ -59,7 +59,7 @@ class Failure(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A named, versioned check. `check` returns None where the trace passes."""
+    """A named, versioned check of a parsed completion. `check` returns None where the trace passes."""
 
     name: str
     version: int
@@ -68,7 +68,7 @@ class Rule(NamedTuple):
 
 _CLAIM = re.compile(
     r"(?P<left><\|sid_begin\|>[^|]*<\|sid_end\|>)[^<.;]{0,40}?\bbought (?P<way>after|before) "
-    r"(?P<right><\|sid_begin\|>[^|]*<\|sid_end\|>)[^<.;]{0,20}?(?P<count>once|twice|\d[\d,]*(?= times?\b))"
+    r"(?P<right><\|sid_begin\|>[^|]*<\|sid_end\|>)[^<.;]{0,20}?(?P<times>once|twice|\d[\d,]*(?= times?\b))"
 )
 _COUNTS = {"once": 1, "twice": 2}
 _LEAK = re.compile(
@@ -127,14 +127,14 @@ def _grounded(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
             return Failure(Reason.FOREIGN_CITATION, sid)
     for claim in find_claims(parsed.reasoning):
         counted = count_pair(answer.task, claim)
-        if counted != claim.count:
+        if counted != claim.times:
             return Failure(Reason.UNGROUNDED_CLAIM, f"says {claim.text!r}, the store counts {counted}")
     return None
 
 
 def _no_leak(_: Answer, parsed: ParsedCompletion) -> Failure | None:
-    found = _LEAK.search(parsed.reasoning)
-    return Failure(Reason.LEAKS_TARGET, found[0]) if found else None
+    leak = find_leak(parsed.reasoning)
+    return Failure(Reason.LEAKS_TARGET, leak) if leak else None
 
 
 def _not_copied(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
@@ -143,13 +143,19 @@ def _not_copied(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
     return Failure(Reason.ORDER_COPIED) if len(order) > 1 and parsed.ranking == order else None
 
 
+def find_leak(text: str) -> str | None:
+    """The first words of a text that tell that its writer was shown the answer; None where there are none."""
+    found = _LEAK.search(text)
+    return found[0] if found else None
+
+
 class Claim(NamedTuple):
     """A counted claim in a reasoning: `left` was bought after (or before) `right` so many times."""
 
     left: str
     way: str
     right: str
-    count: int
+    times: int
     text: str
 
 
@@ -162,13 +168,13 @@ def find_claims(reasoning: str) -> list[Claim]:
     for found in _CLAIM.finditer(reasoning):
         left, right = find_sids(found["left"]), find_sids(found["right"])
         if left and right:
-            count = _COUNTS.get(found["count"]) or int(found["count"].replace(",", ""))
-            claims.append(Claim(left[0], found["way"], right[0], count, found[0]))
+            times = _COUNTS.get(found["times"]) or int(found["times"].replace(",", ""))
+            claims.append(Claim(left[0], found["way"], right[0], times, found[0]))
     return claims
 
 
 def count_pair(task: RerankTask, claim: Claim) -> int:
-    """How often the store counted what a claim says; 0 where the pair was never seen or is not candidate and history."""
+    """How often the store counted what a claim says; 0 for a pair never seen, or not of a candidate and the history."""
     history = {item.sid: item.item_id for item in task.history}
     for candidate_sid, history_sid, forwards in (
         (claim.left, claim.right, claim.way == "after"),
@@ -183,6 +189,9 @@ def count_pair(task: RerankTask, claim: Claim) -> int:
     return 0
 
 
+PARSED = "parsed"
+PARSED_VERSION = 1
+
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
@@ -196,26 +205,29 @@ RULES: dict[str, Rule] = {
         Rule("not_copied", 1, _not_copied),
     )
 }
-PARSED = ("parsed", 1)
-RULE_NAMES = (PARSED[0], *RULES)
+RULE_NAMES = (PARSED, *RULES)
+
+
+def check_rule_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The names as given. Raises InputError on one that is unknown."""
+    names = tuple(names)
+    for name in names:
+        if name not in RULE_NAMES:
+            raise InputError(f"no rule is called {name!r}; known are {', '.join(RULE_NAMES)}")
+    return names
 
 
 def judge(answer: Answer, rules: Iterable[str] = RULE_NAMES) -> list[Verdict]:
-    """The verdicts of the named rules, in their order. Raises InputError on an unknown name."""
+    """The verdicts of the named rules, in their order; of what cannot be parsed, that of `parsed` alone."""
+    parsed = answer.parsed
+    if isinstance(parsed, ParseFailure):
+        return [Verdict(PARSED, PARSED_VERSION, False, parsed.reason, parsed.detail)] if PARSED in rules else []
     verdicts = []
     for name in rules:
-        if isinstance(answer.parsed, ParseFailure):
-            if name == PARSED[0]:
-                verdicts.append(Verdict(*PARSED, False, answer.parsed.reason, answer.parsed.detail))
-            continue
-        if name == PARSED[0]:
-            verdicts.append(Verdict(*PARSED, True, None, None))
-            continue
-        rule = RULES.get(name)
-        if rule is None:
-            raise InputError(f"no rule is called {name!r}; known are {', '.join(RULE_NAMES)}")
-        failure = rule.check(answer, answer.parsed)
-        verdicts.append(
-            Verdict(name, rule.version, failure is None, *(failure or (None, None)))
-        )
+        if name == PARSED:
+            verdicts.append(Verdict(PARSED, PARSED_VERSION, True, None, None))
+        else:
+            rule = RULES[name]
+            failure = rule.check(answer, parsed)
+            verdicts.append(Verdict(name, rule.version, failure is None, *(failure or (None, None))))
     return verdicts

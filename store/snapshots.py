@@ -38,13 +38,21 @@ class Snapshot(NamedTuple):
         return self.path.name
 
 
-def write_snapshot(parent: Path, splits: Mapping[str, pl.DataFrame], body: Mapping[str, Any], card: str) -> Snapshot:
-    """Write a snapshot below `parent`; the very same content that is there already is left as it is.
+def write_snapshot(
+    folder: Path,
+    splits: Mapping[str, pl.DataFrame],
+    body: Mapping[str, Any],
+    card: str,
+    *,
+    latest: Snapshot | None = None,
+) -> Snapshot:
+    """Write a snapshot below `folder`; the very same content that is there already is left as it is.
 
     splits: rows by split name, in the order to keep. body: JSON-able facts about the selection and its lineage.
-    card: text of README.md. Written to a temporary folder, synced, then renamed: a reader sees all of it or nothing.
+    card: text of README.md. latest: the newest snapshot of the same name, which becomes the parent of a different one.
+    Written to a temporary folder, synced, then renamed: a reader sees all of it or nothing.
     """
-    temporary = parent / f".writing-{os.getpid()}"
+    temporary = folder / f".writing-{os.getpid()}"
     data = temporary / "data"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -68,8 +76,12 @@ def write_snapshot(parent: Path, splits: Mapping[str, pl.DataFrame], body: Mappi
             },
             "files": files,
         }
-        text = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
-        target = parent / hashlib.sha256(text).hexdigest()[:VERSION_DIGITS]
+        manifest["parent"] = latest.manifest["parent"] if latest else None
+        version, text = _seal(manifest)
+        if latest and version != latest.version:
+            manifest["parent"] = latest.version
+            version, text = _seal(manifest)
+        target = folder / version
         (temporary / "manifest.json").write_bytes(text)
         for file in _files(temporary):
             _sync(file)
@@ -79,14 +91,24 @@ def write_snapshot(parent: Path, splits: Mapping[str, pl.DataFrame], body: Mappi
             verify_snapshot(target)
         else:
             temporary.rename(target)
-            _sync(parent)
+            _sync(folder)
     except OSError as error:
         raise SnapshotError(
-            f"{parent}: the snapshot could not be written ({error.strerror}); nothing was kept"
+            f"{folder}: the snapshot could not be written ({error.strerror}); nothing was kept"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Snapshot(target, manifest)
+
+
+def _seal(manifest: dict[str, Any]) -> tuple[str, bytes]:
+    """The version of a manifest, and its bytes."""
+    text = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    return _version_of(text), text
+
+
+def _version_of(manifest: bytes) -> str:
+    return hashlib.sha256(manifest).hexdigest()[:VERSION_DIGITS]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -98,7 +120,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{path} is not a snapshot: it has no manifest.json")
     text = file.read_bytes()
-    found = hashlib.sha256(text).hexdigest()[:VERSION_DIGITS]
+    found = _version_of(text)
     if found != path.name:
         raise SnapshotError(f"{file} was changed: its hash is {found}, its folder says {path.name}")
     manifest: dict[str, Any] = orjson.loads(text)

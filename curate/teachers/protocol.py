@@ -14,7 +14,7 @@ from prompts.tasks import RerankTask
 class TeacherRequest:
     """One sample to draw.
 
-    messages: chat messages as sent (`role`, `content`). task: what those messages show, for teachers that need no words.
+    messages: chat messages as sent (`role`, `content`). task: what they show, for teachers that need no words.
     response_schema: JSON schema of the completion. sample_index: 0, 1, ... for repeated samples of one prompt.
     seed: differs for each sample, the same when the same sample is asked again.
     """
@@ -44,7 +44,7 @@ class Completion:
 
 
 class RequestFailedError(Exception):
-    """One request failed for good, after the teacher's own retries; the run goes on and the attempt keeps this reason."""
+    """One request failed for good, after the teacher's own retries; the run goes on, the attempt keeps this reason."""
 
 
 class Teacher(Protocol):

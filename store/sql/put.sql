@@ -36,6 +36,10 @@ insert into traces by name from batch anti join traces using (trace_id)
 delete from traces
 where error is not null and trace_id in (select trace_id from batch where error is null)
 
+-- name: append_verdicts_of_new_traces
+-- Runs before put_traces in the same transaction: what stands in traces has its verdicts.
+insert into verdicts by name from batch anti join traces using (trace_id)
+
 -- name: put_verdicts
 insert into verdicts by name from batch anti join verdicts using (trace_id, rule, rule_version)
 

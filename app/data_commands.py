@@ -1,0 +1,162 @@
+"""Commands that fill the store: simulate, ingest, sids, candidates."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
+
+if TYPE_CHECKING:
+    from curate.candidates import CandidateSummary
+    from curate.ingest import IngestSummary
+    from curate.semantic_ids import SidSummary
+
+
+def register(cli: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (simulate, ingest, sids, candidates):
+        cli.command()(command)
+
+
+def simulate(
+    name: Name,
+    users: Annotated[int, typer.Option(help="How many users.")] = 2000,
+    items: Annotated[int, typer.Option(help="How many items.")] = 600,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Make a data set of users who follow purchase routines, whose best possible ranking is known.
+
+    Example: gr2 simulate demo --users 2000 --items 600 --seed 0
+    """
+    from curate.simulation import simulate as simulate_dataset
+
+    print_ingest(simulate_dataset(open_store(store, create=True), name, users=users, items=items, seed=seed))
+
+
+def ingest(
+    name: Name,
+    items: Annotated[Path, typer.Option(help="Items: JSONL, CSV or Parquet; plain, gzip or zstd.")],
+    interactions: Annotated[Path, typer.Option(help="Interactions, in the same kinds of files.")],
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="auto, generic, amazon-2014, amazon-2023 or movielens.")
+    ] = "auto",
+    k_core: Annotated[int, typer.Option(help="Keep users and items with so many interactions; 0 keeps all.")] = 5,
+    split: Annotated[str, typer.Option(help="last (leave each user's last two out) or time.")] = "last",
+    valid_share: Annotated[float, typer.Option(help="With --split time: share of interactions for valid.")] = 0.1,
+    test_share: Annotated[float, typer.Option(help="With --split time: share of interactions for test.")] = 0.1,
+    drop_unknown_items: Annotated[
+        bool, typer.Option("--drop-unknown-items", help="Leave out interactions whose item is not among the items.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Shuffles purchases of one user at the same time.")] = 0,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Read items and interactions into the store and split them. All of it, or nothing.
+
+    Example: gr2 ingest beauty --items items.jsonl --interactions interactions.csv.gz
+    """
+    from curate.ingest import IngestSettings
+    from curate.ingest import ingest as ingest_files
+
+    settings = IngestSettings(
+        format=format,
+        k_core=k_core,
+        split=split,
+        valid_share=valid_share,
+        test_share=test_share,
+        drop_unknown_items=drop_unknown_items,
+        seed=seed,
+    )
+    print_ingest(ingest_files(open_store(store, create=True), name, items, interactions, settings))
+
+
+def sids(
+    name: Name,
+    method: Annotated[str, typer.Option(help="rq-kmeans: residual k-means over TF-IDF + SVD vectors.")] = "rq-kmeans",
+    levels: Annotated[int, typer.Option(help="Codes per semantic ID.")] = 4,
+    codebook_size: Annotated[int, typer.Option(help="Codes per level.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same IDs.")] = 0,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Give every item a semantic ID, in a new version.
+
+    Example: gr2 sids beauty
+    """
+    from curate.semantic_ids import SidSettings, assign_semantic_ids
+
+    settings = SidSettings(method=method, levels=levels, codebook_size=codebook_size, seed=seed)
+    print_sids(assign_semantic_ids(open_store(store), name, settings))
+
+
+def candidates(
+    name: Name,
+    scores: Annotated[
+        Path | None,
+        typer.Option("--from", help="Parquet with user_id, item_id, score and, unless one split is meant, position."),
+    ] = None,
+    pre_ranker: Annotated[
+        str | None, typer.Option(help="With --from: what to call it; default the file's name.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Make candidate lists with evidence, and measure the pre-ranker over the whole catalogue.
+
+    Example: gr2 candidates beauty
+    """
+    from curate.candidates import import_candidates, make_candidates
+
+    opened = open_store(store)
+    print_candidates(
+        make_candidates(opened, name) if scores is None else import_candidates(opened, name, scores, pre_ranker)
+    )
+
+
+def print_ingest(summary: "IngestSummary") -> None:
+    """What an ingest stored."""
+    say(
+        f"{summary.dataset}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions "
+        f"({summary.train:,} train, {summary.valid:,} valid, {summary.test:,} test) in {summary.seconds:.1f} s"
+        + ("; all of it was there already" if summary.already_there else "")
+    )
+    dropped = {
+        "repeated": summary.dropped_repeated,
+        "of unknown items": summary.dropped_unknown,
+        "outside the k-core": summary.dropped_by_k_core,
+    }
+    if any(dropped.values()):
+        say("left out: " + ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count))
+
+
+def print_sids(summary: "SidSummary") -> None:
+    """What a version of semantic IDs is like."""
+    say(
+        f"{summary.dataset}: {summary.items:,} items, {summary.distinct_ids:,} distinct semantic IDs "
+        f"({summary.uniqueness:.2%} unique), version {summary.sid_version}, in {summary.seconds:.1f} s"
+        + ("; it was there already" if summary.already_there else "")
+    )
+    if summary.uniqueness < 0.99:
+        say("under 99%: items that share an ID cannot be told apart; use more --levels or a larger --codebook-size")
+
+
+def print_candidates(summary: "CandidateSummary") -> None:
+    """How many lists there are, and how good the pre-ranker is."""
+    print_table(
+        ("split", "lists", "hold the target", "new"),
+        [(split.split, split.lists, split.with_target, split.new) for split in summary.splits],
+        title=f"candidate lists of {summary.dataset} by {summary.pre_ranker}, in {summary.seconds:.1f} s",
+    )
+    for title, rankings in (
+        ("full ranking: every list counts, a target outside the ten is a miss", summary.full),
+        ("re-ranking: only lists that hold their target", summary.conditional),
+    ):
+        if rankings:
+            names = [metric.name for metric in next(iter(rankings.values()))]
+            print_table(
+                ("split", "ranker", "n", *names),
+                [
+                    (split, ranker, metrics[0].n, *(metric.value for metric in metrics))
+                    for (split, ranker), metrics in rankings.items()
+                ],
+                title=title,
+            )

@@ -1,0 +1,62 @@
+"""Options that several commands share, and how their results are printed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from store import Store
+
+StoreOption = Annotated[
+    Path,
+    typer.Option("--store", envvar="GR2_STORE", help="Folder of the store.", file_okay=False),
+]
+DEFAULT_STORE = Path("gr2-store")
+Name = Annotated[str, typer.Argument(help="Name of the data set in the store.", metavar="NAME")]
+
+
+def open_store(folder: Path, *, create: bool = False) -> "Store":
+    """The store in `folder`. Raises InputError where there is none and `create` is False."""
+    from store import Store
+
+    return Store.open(folder, create=create)
+
+
+def say(text: str) -> None:
+    """One line to the terminal, as it is."""
+    typer.echo(text)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table for people: numbers right-aligned, control characters of hostile text made visible."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = any(isinstance(row[index], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(show(value)) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        # A pipe or a log has no width of its own: wrapping there would break lines that people search.
+        console = Console(width=max(200, console.width))
+    console.print(table)
+
+
+def show(value: Any) -> str:
+    """A value as one printable line; None is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))

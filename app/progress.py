@@ -1,0 +1,81 @@
+"""How a sampling run shows itself: bars on a terminal, plain lines elsewhere."""
+
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from curate.sampling import Progress as SamplingProgress
+
+PLAIN_SECONDS = 5.0
+
+
+class ProgressView(Protocol):
+    """Draws a run's counts whenever it is told them."""
+
+    def update(self, progress: "SamplingProgress") -> None:
+        """Draw."""
+
+
+def describe(progress: "SamplingProgress") -> str:
+    """Acceptance, speed, tokens and cost in one line."""
+    seconds = max(progress.seconds, 1e-9)
+    accepted = progress.accepted / progress.attempts if progress.attempts else 0.0
+    parts = [f"accepted {accepted:.1%}", f"{progress.attempts / seconds:,.1f} traces/s"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if progress.completion_tokens:
+        parts.append(f"{progress.prompt_tokens + progress.completion_tokens:,} tokens")
+    if progress.cost_usd:
+        parts.append(f"${progress.cost_usd:,.2f}")
+    if progress.stopping:
+        parts.append(f"stopping: {progress.in_flight:,} answers under way, Ctrl-C again leaves them")
+    return ", ".join(parts)
+
+
+class TerminalProgress:
+    """One live bar: prompts done, acceptance, speed, cost, elapsed and remaining time."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("prompts"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, progress: "SamplingProgress") -> None:
+        """Draw."""
+        self._bar.update(self._task, total=progress.prompts, completed=progress.done, description=describe(progress))
+
+
+class PlainProgress:
+    """A line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + PLAIN_SECONDS
+
+    def update(self, progress: "SamplingProgress") -> None:
+        """Print a line where the last one is old enough."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PLAIN_SECONDS
+        left = progress.prompts - progress.done
+        eta = f", ETA {left / (progress.done / progress.seconds):,.0f} s" if progress.done else ""
+        Console(stderr=True, soft_wrap=True).print(
+            f"{progress.done:,} of {progress.prompts:,} prompts, {describe(progress)}{eta}", highlight=False
+        )

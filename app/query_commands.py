@@ -1,0 +1,92 @@
+"""Commands for people who look: sql, app."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
+
+TABLE_ROWS = 200
+
+
+def register(cli: typer.Typer) -> None:
+    """Add these commands."""
+    cli.command()(sql)
+    cli.command("app")(browse)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL statement; the store is open read-only.", metavar="SELECT")],
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",  # noqa: A002
+    output: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Query traces, verdicts, labels and everything else in SQL. docs/data-model.md describes the tables.
+
+    Example: gr2 sql "select template, teacher, accepted, attempts from acceptance_funnel"
+    """
+    from app.formats import render_rows
+    from curate.queries import run_sql
+    from store import InputError
+
+    if format not in ("table", "csv", "json", "parquet"):
+        raise InputError(f"--format is {format!r}; it must be table, csv, json or parquet")
+    rows = run_sql(open_store(store), query)
+    if format == "table":
+        if output is not None:
+            raise InputError("--output wants --format csv, json or parquet")
+        print_table(rows.columns, rows.head(TABLE_ROWS).rows())
+        if rows.height > TABLE_ROWS:
+            say(f"the first {TABLE_ROWS:,} of {rows.height:,} rows; --format csv gives all")
+        return
+    if output is None and format == "parquet" and sys.stdout.isatty():
+        raise InputError("Parquet is not for a terminal; add --output FILE")
+    data = render_rows(rows, format)
+    if output is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        try:
+            output.write_bytes(data)
+        except OSError as error:
+            raise InputError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def browse(
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
+    address: Annotated[str, typer.Option(help="Address to listen on; others reach it only if you change this.")] = (
+        "127.0.0.1"
+    ),
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Open the trace browser.
+
+    Example: gr2 app --port 8501
+    """
+    import os
+
+    from store import InputError
+
+    folder = open_store(store).folder
+    try:
+        import streamlit  # noqa: F401
+    except ImportError:
+        raise InputError("the trace browser needs Streamlit: pip install 'gr2[app]'") from None
+    page = Path(__file__).with_name("browser.py")
+    os.environ["GR2_STORE"] = str(folder)
+    os.execv(  # noqa: S606
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "streamlit",
+            "run",
+            str(page),
+            f"--server.port={port}",
+            f"--server.address={address}",
+            "--server.headless=true",
+            "--browser.gatherUsageStats=false",
+        ],
+    )

@@ -1,0 +1,134 @@
+"""`gr2 snapshot`: publish, verify, rebuild, list, show, diff."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
+
+if TYPE_CHECKING:
+    from store.snapshots import Snapshot
+
+Reference = Annotated[str, typer.Argument(help="NAME for its newest version, or NAME@VERSION.", metavar="NAME")]
+
+snapshot = typer.Typer(help="Immutable, verified data sets for training.", no_args_is_help=True)
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the group of commands."""
+    cli.add_typer(snapshot, name="snapshot")
+
+
+@snapshot.command()
+def publish(
+    name: Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")],
+    dataset: Annotated[str | None, typer.Option(help="Of which data set; default the one called NAME.")] = None,
+    kind: Annotated[str, typer.Option(help="sft.")] = "sft",
+    policy: Annotated[str, typer.Option(help="paper, strict or all.")] = "paper",
+    template: Annotated[str | None, typer.Option(help="Only traces of this template.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Only traces of this kind of teacher.")] = None,
+    splits: Annotated[str, typer.Option(help="Comma-separated.")] = "train,valid",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write the accepted traces as Parquet, named by the hash of what it holds.
+
+    Example: gr2 snapshot publish beauty --kind sft --policy strict
+    """
+    from curate.snapshots import SnapshotSettings
+    from curate.snapshots import publish as publish_snapshot
+
+    settings = SnapshotSettings(
+        dataset=dataset or name,
+        policy=policy,
+        kind=kind,
+        splits=tuple(splits.split(",")),
+        template=template,
+        teacher=teacher,
+    )
+    print_snapshot(publish_snapshot(open_store(store), name, settings))
+
+
+@snapshot.command()
+def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
+    """Hash every file again; a single changed byte is found.
+
+    Example: gr2 snapshot verify beauty
+    """
+    from curate.snapshots import find_snapshot
+    from store.snapshots import verify_snapshot
+
+    found = verify_snapshot(find_snapshot(open_store(store), name).path)
+    say(f"{found.path}: {len(found.manifest['files']):,} files, all as published")
+
+
+@snapshot.command()
+def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
+    """Make it again from the store and compare every byte.
+
+    Example: gr2 snapshot rebuild beauty
+    """
+    from curate.snapshots import find_snapshot
+    from curate.snapshots import rebuild as rebuild_snapshot
+
+    opened = open_store(store)
+    found = find_snapshot(opened, name)
+    if not rebuild_snapshot(opened, found):
+        say(f"{found.path}: the store, the code or a library has changed since: it came out different")
+        raise typer.Exit(1)
+    say(f"{found.path}: came out the same, byte by byte")
+
+
+@snapshot.command("list")
+def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
+    """List all snapshots.
+
+    Example: gr2 snapshot list
+    """
+    with open_store(store).reading() as session:
+        found = session.frame("snapshot_list")
+    if found.height == 0:
+        say("no snapshot yet; gr2 snapshot publish makes one")
+    else:
+        print_table(found.columns, found.rows())
+
+
+@snapshot.command()
+def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
+    """Print the manifest.
+
+    Example: gr2 snapshot show beauty
+    """
+    import orjson
+
+    from curate.snapshots import find_snapshot
+
+    found = find_snapshot(open_store(store), name)
+    print_snapshot(found)
+    say(orjson.dumps(found.manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
+
+
+@snapshot.command()
+def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE) -> None:
+    """Count the rows that were added, removed and changed, and name some.
+
+    Example: gr2 snapshot diff beauty@1f3a beauty
+    """
+    from curate.snapshots import diff as diff_snapshots
+    from curate.snapshots import find_snapshot
+
+    opened = open_store(store)
+    found = diff_snapshots(find_snapshot(opened, older), find_snapshot(opened, newer))
+    print_table(
+        ("rows", "count", "for example"),
+        [
+            (what, len(traces), " ".join(traces[:3]))
+            for what, traces in (("added", found.added), ("removed", found.removed), ("changed", found.changed))
+        ],
+    )
+
+
+def print_snapshot(snapshot: "Snapshot") -> None:
+    """What a snapshot holds and where it is."""
+    rows = ", ".join(f"{split['rows']:,} {name}" for name, split in snapshot.manifest["splits"].items())
+    say(f"snapshot {snapshot.manifest['name']}@{snapshot.version}: {rows}")
+    say(f"  {snapshot.path}")

@@ -1,0 +1,158 @@
+"""From journal records to traces and verdicts in the store, exactly once.
+
+A record is judged when it arrives (the sampler) or when the journal of a dead run is read again (`recover`); both end
+in `absorb`, one transaction that writes the rows and advances the journal's offset.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from curate.rules import Answer, Verdict, judge
+from curate.tasks import ListedTask, load_tasks
+from prompts.completion import ParsedCompletion, parse_completion
+from store import Put, Session, Store
+from store.journals import is_live, read_journal
+
+RECOVERY_BATCH = 2_000
+
+TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "trace_id": pl.String,
+    "prompt_id": pl.String,
+    "run_id": pl.String,
+    "teacher": pl.String,
+    "model": pl.String,
+    "temperature": pl.Float64,
+    "max_tokens": pl.Int32,
+    "sample_index": pl.Int32,
+    "completion": pl.String,
+    "reasoning": pl.String,
+    "ranking": pl.List(pl.String),
+    "finish_reason": pl.String,
+    "prompt_tokens": pl.Int32,
+    "completion_tokens": pl.Int32,
+    "cost_usd": pl.Float64,
+    "latency_ms": pl.Float64,
+    "error": pl.String,
+    "created_at": pl.Datetime("us"),
+}
+VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "trace_id": pl.String,
+    "rule": pl.String,
+    "rule_version": pl.Int32,
+    "passed": pl.Boolean,
+    "reason": pl.String,
+    "detail": pl.String,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTrace:
+    """One attempt: its row in `traces`, and its verdicts (none where the request failed)."""
+
+    row: dict[str, Any]
+    verdicts: list[Verdict]
+
+    def accepted(self, rules: Sequence[str]) -> bool:
+        """Whether it passes every named rule."""
+        passed = {verdict.rule for verdict in self.verdicts if verdict.passed}
+        return self.row["completion"] is not None and passed.issuperset(rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was taken over from the journal of a run that died; `unknown`: sent, outcome unknown, to be asked again."""
+
+    run_id: str
+    traces: int
+    unknown: int
+
+
+def judge_record(record: dict[str, Any], listed: ListedTask) -> JudgedTrace:
+    """Parse and judge one "received" record against the list that it answers."""
+    row = {name: record.get(name) for name in TRACE_SCHEMA}
+    row["created_at"] = datetime.fromisoformat(record["created_at"])
+    if row["completion"] is None:
+        return JudgedTrace(row, [])
+    answer = answer_to(listed, row["completion"], row["finish_reason"] or "")
+    if isinstance(answer.parsed, ParsedCompletion):
+        row["reasoning"] = answer.parsed.reasoning
+        row["ranking"] = list(answer.parsed.ranking)
+    return JudgedTrace(row, judge(answer))
+
+
+def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer:
+    """What the rules look at: a parsed completion beside the list that it answers."""
+    return Answer(listed.task, listed.target_item_id, finish_reason, parse_completion(completion, listed.task))
+
+
+def absorb(store: Store, run_id: str, judged: Sequence[JudgedTrace], absorbed_bytes: int) -> Put:
+    """Store judged records and the offset up to which the journal is absorbed, in one transaction."""
+    traces = pl.DataFrame([trace.row for trace in judged], schema=TRACE_SCHEMA)
+    verdicts = verdict_frame([(trace.row["trace_id"], verdict) for trace in judged for verdict in trace.verdicts])
+    with store.writing() as session:
+        session.insert("delete_failed_traces", traces)
+        session.insert("append_verdicts_of_new_traces", verdicts)
+        put = session.put("traces", traces)
+        session.execute("clear_absorbed_bytes", run_id=run_id)
+        session.execute("record_absorbed_bytes", run_id=run_id, absorbed_bytes=absorbed_bytes)
+    return put
+
+
+def verdict_frame(verdicts: Sequence[tuple[str, Verdict]]) -> pl.DataFrame:
+    """Rows of table `verdicts` from pairs of trace id and verdict."""
+    return pl.DataFrame([(trace_id, *verdict) for trace_id, verdict in verdicts], schema=VERDICT_SCHEMA, orient="row")
+
+
+def recover(store: Store) -> list[Recovery]:
+    """Absorb what dead runs left in their journals; runs that are alive absorb their own."""
+    with store.reading() as session:
+        runs = session.rows("sampling_runs")
+    recoveries = []
+    for run_id, ended, absorbed_bytes in runs:
+        path = store.journals / f"{run_id}.jsonl"
+        if path.exists() and (not ended or path.stat().st_size > absorbed_bytes) and not is_live(path):
+            recoveries.append(_recover_run(store, run_id, absorbed_bytes))
+    return recoveries
+
+
+def _recover_run(store: Store, run_id: str, absorbed_bytes: int) -> Recovery:
+    traces = 0
+    waiting: set[str] = set()
+    records: list[dict[str, Any]] = []
+    end = absorbed_bytes
+    # From the start: what was sent before the last batch may wait for an answer still.
+    for record, line_end in read_journal(store.journals / f"{run_id}.jsonl"):
+        end = max(end, line_end)
+        if record.get("event") == "sent":
+            waiting.add(record["trace_id"])
+        elif record.get("event") == "received":
+            waiting.discard(record["trace_id"])
+            if line_end > absorbed_bytes:
+                records.append(record)
+        if len(records) == RECOVERY_BATCH:
+            traces += absorb(store, run_id, _judge_records(store, records), end).inserted
+            records = []
+    traces += absorb(store, run_id, _judge_records(store, records), end).inserted
+    with store.writing() as session:
+        session.execute("end_run", run_id=run_id, status="killed")
+    return Recovery(run_id, traces, len(waiting))
+
+
+def _judge_records(store: Store, records: Sequence[dict[str, Any]]) -> list[JudgedTrace]:
+    with store.reading() as session:
+        listed = load_tasks_of_prompts(session, [record["prompt_id"] for record in records])
+    return [judge_record(record, listed[record["prompt_id"]]) for record in records]
+
+
+def load_tasks_of_prompts(session: Session, prompt_ids: Sequence[str]) -> dict[str, ListedTask]:
+    """The tasks that prompts were made of, by prompt id."""
+    prompts = session.frame("prompts_by_id", prompt_ids=list(set(prompt_ids)))
+    tasks: dict[str, ListedTask] = {}
+    for (dataset, sid_version), group in prompts.group_by("dataset", "sid_version"):
+        listed = load_tasks(session, str(dataset), str(sid_version), group["list_id"].to_list())
+        tasks |= {prompt: listed[list_id] for prompt, list_id in group.select("prompt_id", "list_id").iter_rows()}
+    return tasks

@@ -1,0 +1,32 @@
+"""What produced something: the code's commit and the versions of the libraries that shape data."""
+
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+LIBRARIES = ("gr2", "duckdb", "polars", "pyarrow", "scikit-learn", "numpy", "jinja2")
+
+
+@cache
+def code_commit() -> str:
+    """The commit of the running code, with "+changes" where files differ from it; "" outside a checkout of gr2."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603, S607
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installation inside somebody else's checkout must not take that commit for its own.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return ""
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/curate", ":/prompts", ":/store")
+    return (git("rev-parse", "HEAD") or "") + ("+changes" if changes else "")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries whose change could change data."""
+    return {name: version(name) for name in LIBRARIES}

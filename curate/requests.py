@@ -1,0 +1,259 @@
+"""From candidate lists to the requests that a run has to send: what is rendered, under which identity, and what is
+left to ask.
+
+The store says what is missing, so resuming a run, and asking for more samples later, are the same as starting one.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import polars as pl
+
+from curate.tasks import ListedTask, load_tasks
+from curate.teachers.protocol import Teacher, TeacherRequest
+from prompts.completion import completion_schema
+from prompts.tasks import RerankTask
+from prompts.templates import Template, load_template
+from store import InputError, Store
+
+PROMPT_BATCH = 1_000
+ID_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """What one run asks for.
+
+    split: whose lists. template and strategy: None means by the other's default. max_attempts samples are drawn for
+    each prompt until `accept` of them pass `policy`. limit: how many lists, None for all. sid_version and pre_ranker:
+    None means the newest, and the only one.
+    """
+
+    dataset: str
+    split: str = "train"
+    strategy: str | None = None
+    template: str | None = None
+    knowledge_priming: bool = True
+    policy: str = "paper"
+    max_attempts: int = 4
+    accept: int = 1
+    temperature: float = 1.0
+    max_tokens: int = 1024
+    limit: int | None = None
+    sid_version: str | None = None
+    pre_ranker: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("max-attempts", self.max_attempts, 1),
+            ("accept", self.accept, 1),
+            ("max-tokens", self.max_tokens, 1),
+            ("limit", self.limit if self.limit is not None else 1, 1),
+        ):
+            if value < low:
+                raise InputError(f"--{name} is {value}; it must be {low} or more")
+        if self.accept > self.max_attempts:
+            raise InputError(f"--accept {self.accept} is more than --max-attempts {self.max_attempts}")
+        if not 0 <= self.temperature <= 2:
+            raise InputError(f"--temperature is {self.temperature}; it must be from 0 to 2")
+        if self.split not in ("train", "valid", "test"):
+            raise InputError(f"--split is {self.split!r}; it must be train, valid or test")
+
+
+DEFAULT_TEMPLATES = {"rejection": "rerank_evidence.v1", "targeted": "rerank_targeted.v1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run with every default decided."""
+
+    settings: SamplingSettings
+    template: Template
+    sid_version: str
+    pre_ranker: str
+    policy_rules: tuple[str, ...]
+    teacher: str
+    model: str
+
+    @property
+    def claim(self) -> str:
+        """The name under which only one process at a time may ask for these samples."""
+        facts = [
+            self.settings.dataset,
+            self.settings.split,
+            self.template.name,
+            self.sid_version,
+            self.pre_ranker,
+            self.teacher,
+            self.model,
+            self.settings.temperature,
+        ]
+        return "sampling-" + _digest(facts)[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPrompt:
+    """A prompt that wants more samples: the indexes not yet answered, and how many answers were accepted so far."""
+
+    prompt_id: str
+    listed: ListedTask
+    shown: RerankTask
+    messages: tuple[dict[str, str], ...]
+    open_indexes: tuple[int, ...]
+    accepted: int
+
+    def request(self, plan: Plan, sample_index: int) -> TeacherRequest:
+        """The request for one sample; the same one gets the same trace id whenever it is made."""
+        settings = plan.settings
+        # The prompt id is part of the identity: two users with the same items would otherwise share their traces.
+        trace_id = _digest(
+            [
+                self.prompt_id,
+                self.messages,
+                plan.template.name,
+                plan.teacher,
+                plan.model,
+                settings.temperature,
+                settings.max_tokens,
+                sample_index,
+            ]
+        )
+        return TeacherRequest(
+            trace_id=trace_id,
+            messages=self.messages,
+            task=self.shown,
+            response_schema=completion_schema(self.shown.candidates),
+            sample_index=sample_index,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            seed=int(trace_id[:8], 16) >> 1,
+        )
+
+
+def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) -> Plan:
+    """Decide every default. Raises InputError where the store lacks what the run needs, naming the command to run."""
+    template = load_template(settings.template or DEFAULT_TEMPLATES.get(settings.strategy or "rejection", ""))
+    if settings.strategy is not None and settings.strategy != template.strategy:
+        raise InputError(
+            f"template {template.name} is for strategy {template.strategy!r}, not {settings.strategy!r}; "
+            "leave one of them out"
+        )
+    with store.reading() as session:
+        if not session.rows("dataset", dataset=settings.dataset):
+            names = ", ".join(name for (name,) in session.rows("dataset_names")) or "none yet"
+            raise InputError(f"no data set is called {settings.dataset!r}; there are: {names}")
+        sid_version = choose(
+            "semantic-ID version",
+            settings.sid_version,
+            [name for (name,) in session.rows("sid_version_names", dataset=settings.dataset)],
+            f"run gr2 sids {settings.dataset} first",
+        )
+        pre_ranker = choose(
+            "pre-ranker",
+            settings.pre_ranker,
+            [name for (name,) in session.rows("pre_ranker_names", dataset=settings.dataset)],
+            f"run gr2 candidates {settings.dataset} first",
+        )
+        policies = session.rows("run_policy_rules", policy=settings.policy)
+        if not policies:
+            names = ", ".join(name for (name,) in session.rows("policy_names"))
+            raise InputError(f"no policy is called {settings.policy!r}; there are: {names}")
+    return Plan(settings, template, sid_version, pre_ranker, tuple(policies[0][0]), teacher.name, teacher.model)
+
+
+def choose(what: str, wanted: str | None, known: Sequence[str], where_none: str) -> str:
+    """The wanted one of `known`, or the first where none is wanted. Raises InputError."""
+    if not known:
+        raise InputError(f"there is no {what} yet; {where_none}")
+    if wanted is None:
+        return known[0]
+    if wanted not in known:
+        raise InputError(f"no {what} is called {wanted!r}; there are: {', '.join(known)}")
+    return wanted
+
+
+def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
+    """Lists that want samples: list_id, answered (indexes), accepted, chosen_lists (how many the run is about)."""
+    settings = plan.settings
+    with store.reading() as session:
+        return session.frame(
+            "open_lists",
+            dataset=settings.dataset,
+            split=settings.split,
+            pre_ranker=plan.pre_ranker,
+            limit=settings.limit if settings.limit is not None else 2**62,
+            sid_version=plan.sid_version,
+            template=plan.template.name,
+            template_sha256=plan.template.sha256,
+            knowledge_priming=settings.knowledge_priming,
+            teacher=plan.teacher,
+            model=plan.model,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            policy=settings.policy,
+            accept=settings.accept,
+            max_attempts=settings.max_attempts,
+        )
+
+
+def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> Iterator[list[OpenPrompt]]:
+    """Render the prompts of open lists, batch by batch, and store each batch's before it is given out."""
+    for batch in lists.iter_slices(PROMPT_BATCH):
+        with store.reading() as session:
+            tasks = load_tasks(session, plan.settings.dataset, plan.sid_version, batch["list_id"].to_list())
+        prompts = [
+            _open_prompt(plan, tasks[list_id], answered, accepted)
+            for list_id, answered, accepted in batch.select("list_id", "answered", "accepted").iter_rows()
+        ]
+        with store.writing() as session:
+            session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
+        yield prompts
+
+
+def render_list(
+    template: Template, listed: ListedTask, *, knowledge_priming: bool
+) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
+    """What a template shows of a list, and the chat messages that show it."""
+    task = listed.task
+    if not template.shows_evidence:
+        task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
+    if template.strategy == "targeted":
+        target = next(c.item for c in task.candidates if c.item.item_id == listed.target_item_id)
+        task = replace(task, target=target)
+    return task, template.render(task, knowledge_priming=knowledge_priming)
+
+
+def _open_prompt(plan: Plan, listed: ListedTask, answered: Sequence[int], accepted: int) -> OpenPrompt:
+    shown, messages = render_list(plan.template, listed, knowledge_priming=plan.settings.knowledge_priming)
+    prompt_id = _digest(
+        [
+            listed.list_id,
+            plan.template.name,
+            plan.template.sha256,
+            plan.sid_version,
+            plan.settings.knowledge_priming,
+        ]
+    )
+    open_indexes = tuple(index for index in range(plan.settings.max_attempts) if index not in answered)
+    return OpenPrompt(prompt_id, listed, shown, messages, open_indexes, accepted)
+
+
+def _row(plan: Plan, prompt: OpenPrompt) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt.prompt_id,
+        "list_id": prompt.listed.list_id,
+        "dataset": plan.settings.dataset,
+        "sid_version": plan.sid_version,
+        "template": plan.template.name,
+        "template_sha256": plan.template.sha256,
+        "strategy": plan.template.strategy,
+        "knowledge_priming": plan.settings.knowledge_priming,
+        "messages": orjson.dumps(prompt.messages).decode(),
+    }
+
+
+def _digest(facts: Sequence[Any]) -> str:
+    return hashlib.sha256(orjson.dumps(facts)).hexdigest()[:ID_DIGITS]

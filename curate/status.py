@@ -1,0 +1,29 @@
+"""What a store holds, as a few small tables."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class StatusTable:
+    """Rows to show under a title; where there are none, `next_step` says how to get some."""
+
+    title: str
+    rows: pl.DataFrame
+    next_step: str
+
+
+def load_status(store: Store) -> list[StatusTable]:
+    """Data sets, pre-rankers, the funnel from prompts to accepted traces, and snapshots."""
+    parts = (
+        ("status_datasets", "data sets", "gr2 simulate or gr2 ingest makes one"),
+        ("status_rankers", "rankers (newest evaluation)", "gr2 candidates makes lists and evaluates the pre-ranker"),
+        ("acceptance_funnel", "funnel, accepted under policy paper", "gr2 trace asks a teacher"),
+        ("status_reasons", "why traces fail", "gr2 trace judges what a teacher answers"),
+        ("snapshot_list", "snapshots", "gr2 snapshot publish makes one"),
+    )
+    with store.reading() as session:
+        return [StatusTable(title, session.frame(name), step) for name, title, step in parts]

@@ -1,0 +1,58 @@
+"""Running rules again over stored completions: pure, free of any teacher, and batch by batch.
+
+Verdicts are kept by rule and version: a rule that changed adds its new verdicts, one that did not adds none.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from curate.absorption import answer_to, load_tasks_of_prompts, verdict_frame
+from curate.rules import RULE_NAMES, check_rule_names, judge
+from store import InputError, Store
+
+VERIFY_BATCH = 5_000
+
+
+@dataclass(slots=True)
+class VerifySummary:
+    """What a run of the rules found: `passed` and `failed` count traces by rule, `reasons` by rule and reason."""
+
+    traces: int = 0
+    new_verdicts: int = 0
+    passed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> VerifySummary:
+    """Judge every stored completion of a data set by the named rules and store verdicts that are not there yet.
+
+    Raises InputError on an unknown data set or rule.
+    """
+    rules = check_rule_names(rules)
+    with store.reading() as session:
+        if not session.rows("dataset", dataset=dataset):
+            names = ", ".join(name for (name,) in session.rows("dataset_names")) or "none yet"
+            raise InputError(f"no data set is called {dataset!r}; there are: {names}")
+    summary = VerifySummary()
+    after = ""
+    while True:
+        with store.reading() as session:
+            traces = session.rows("completions_to_judge", dataset=dataset, after=after, batch=VERIFY_BATCH)
+            tasks = load_tasks_of_prompts(session, [prompt_id for _, prompt_id, _, _ in traces])
+        if not traces:
+            return summary
+        after = traces[-1][0]
+        verdicts = [
+            (trace_id, verdict)
+            for trace_id, prompt_id, completion, finish_reason in traces
+            for verdict in judge(answer_to(tasks[prompt_id], completion, finish_reason or ""), rules)
+        ]
+        summary.traces += len(traces)
+        for _, verdict in verdicts:
+            (summary.passed if verdict.passed else summary.failed)[verdict.rule] += 1
+            if verdict.reason:
+                summary.reasons[verdict.rule, verdict.reason] += 1
+        with store.writing() as session:
+            summary.new_verdicts += session.put("verdicts", verdict_frame(verdicts)).inserted

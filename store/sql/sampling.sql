@@ -1,0 +1,76 @@
+-- name: sid_version_names
+select sid_version from sid_versions where dataset = $dataset order by created_at desc
+
+-- name: pre_ranker_names
+select pre_ranker from candidate_lists where dataset = $dataset group by pre_ranker order by pre_ranker
+
+-- name: open_lists
+-- Lists that still want samples, with the sample indexes that were answered and how many of them were accepted.
+-- The limit picks lists before it looks at what is done, so that the same command goes on with the same lists.
+with chosen as (
+    select list_id
+    from candidate_lists
+    where dataset = $dataset and split = $split and pre_ranker = $pre_ranker and target_rank is not null
+    order by list_id
+    limit $limit
+),
+done as (
+    select
+        list_id,
+        list(sample_index order by sample_index) as answered,
+        count(*) filter (trace_id in (select trace_id from accepted_traces($policy))) as accepted
+    from traces
+    join prompts using (prompt_id)
+    where prompts.dataset = $dataset
+        and prompts.sid_version = $sid_version
+        and prompts.template = $template
+        and prompts.template_sha256 = $template_sha256
+        and prompts.knowledge_priming = $knowledge_priming
+        and traces.teacher = $teacher
+        and traces.model = $model
+        and traces.temperature = $temperature
+        and traces.max_tokens = $max_tokens
+        and traces.error is null
+    group by list_id
+)
+select
+    list_id,
+    coalesce(answered, []) as answered,
+    coalesce(accepted, 0) as accepted,
+    (select count(*) from chosen) as chosen_lists
+from chosen
+left join done using (list_id)
+where coalesce(accepted, 0) < $accept and len(coalesce(answered, [])) < $max_attempts
+order by list_id
+
+-- name: sampling_runs
+-- Every sampling run: whether it ended, and how much of its journal is absorbed.
+select run_id, ended_at is not null as ended, coalesce(absorbed_bytes, 0) as absorbed_bytes
+from runs
+left join journals using (run_id)
+where kind = 'trace'
+order by started_at, run_id
+
+-- name: clear_absorbed_bytes
+delete from journals where run_id = $run_id
+
+-- name: record_absorbed_bytes
+insert into journals values ($run_id, $absorbed_bytes)
+
+-- name: end_run
+update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
+
+-- name: run_policy_rules
+select rules from policies where policy = $policy
+
+-- name: policy_names
+select policy from policies order by policy
+
+-- name: completions_to_judge
+-- Stored completions of a data set, in batches by trace id.
+select traces.trace_id, traces.prompt_id, traces.completion, traces.finish_reason
+from traces
+join prompts using (prompt_id)
+where prompts.dataset = $dataset and traces.completion is not null and traces.trace_id > $after
+order by traces.trace_id
+limit $batch

@@ -1,0 +1,45 @@
+-- name: status_datasets
+select
+    datasets.dataset,
+    datasets.source,
+    (select count(*) from items where items.dataset = datasets.dataset) as items,
+    (select count(distinct user_id) from interactions where interactions.dataset = datasets.dataset) as users,
+    (select count(*) from interactions where interactions.dataset = datasets.dataset) as interactions,
+    (
+        select round(arg_max(uniqueness, created_at), 4) from sid_versions where sid_versions.dataset = datasets.dataset
+    ) as sid_uniqueness,
+    (
+        select count(*) from candidate_lists where candidate_lists.dataset = datasets.dataset
+    ) as lists,
+    (
+        select count(*) from candidate_lists
+        where candidate_lists.dataset = datasets.dataset and target_rank is not null
+    ) as lists_with_target
+from datasets
+order by datasets.dataset
+
+-- name: status_rankers
+pivot (
+    select dataset, split, ranker, metric, n, value
+    from evaluations
+    join runs using (run_id, dataset)
+    where metric in ('recall_at_1', 'recall_at_5', 'ndcg_at_5', 'recall_at_10')
+    qualify row_number() over (partition by evaluations.dataset, split, ranker, metric order by started_at desc) = 1
+)
+on metric in ('recall_at_1', 'recall_at_5', 'ndcg_at_5', 'recall_at_10')
+using first(round(value, 4))
+group by dataset, split, ranker, n
+order by dataset, split, ranker
+
+-- name: acceptance_funnel
+from acceptance_funnel
+
+-- name: status_reasons
+select dataset, template, teacher, rule, reason, count(*) as traces
+from verdicts_current
+join traces using (trace_id)
+join prompts using (prompt_id)
+where not passed
+group by all
+order by traces desc
+limit 20
