@@ -56,11 +56,11 @@ class Session:
         """Run one query; its rows come in Arrow batches, so that they need not fit in memory."""
         return self.connection.sql(query(name), params=parameters or None).to_arrow_reader()
 
-    def insert(self, name: str, batch: Any) -> int:
-        """Run one statement that inserts from `batch` (Polars, Arrow or a reader); returns how many rows went in."""
+    def insert(self, name: str, batch: Any, **parameters: Any) -> int:
+        """Run one statement that reads `batch` (Polars, Arrow or a reader); returns what `execute` does."""
         self.connection.register("batch", batch)
         try:
-            return self.execute(name)
+            return self.execute(name, **parameters)
         finally:
             self.connection.unregister("batch")
 

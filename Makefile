@@ -1,0 +1,50 @@
+# Two commands are all you need: `make demo` and `make test`. Each sets up what it needs, once.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CONSTRAINTS := .ci/constraints.txt
+# Set-up marks: redone when a dependency or a pin changes.
+APP_READY := $(VENV)/.ready-app
+DEV_READY := $(VENV)/.ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(APP_READY)  ## Simulate shoppers, write traces, judge them, publish a snapshot.
+	$(BIN)/gr2 demo
+
+test: check  ## Set up and run every check.
+
+check: $(DEV_READY)  ## Format, lint, types, import contract, tests: what CI runs.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+format: $(DEV_READY)  ## Format the code and mend what the linter can.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the environment and caches, never a store.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "gr2 needs Python 3.11 or newer as $(PYTHON); set PYTHON=..."; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gr2 needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(APP_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "setting up $(VENV) (about a minute, once)"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app]'
+	@touch $@
+
+$(DEV_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "setting up $(VENV) with torch and the test tools (a few minutes, once)"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,dev]'
+	@touch $@ $(APP_READY)

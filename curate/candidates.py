@@ -1,0 +1,228 @@
+"""The pre-ranker, its candidate lists, and the evidence that links each candidate to its history.
+
+The embedded pre-ranker is windowed item co-occurrence: an item is scored by how often it was bought near the items of
+the history, faded by distance and age and normalised by both popularities. All of it is SQL (`store/sql/candidates.sql`)
+in a scratch database, batch by batch, so that memory does not grow with the number of lists; the store is only read at
+the start and written at the end. Training lists are cross-fitted: their users' fold is left out of what is counted.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from curate.evaluation import RankerMetrics, put_evaluation
+from curate.metrics import score_ranks
+from store import InputError, Session, Store
+
+PRE_RANKER = "cooccurrence.v1"
+FOLDS = 5
+BATCH_LISTS = 4_000
+KS = (1, 3, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class PreRankerSettings:
+    """Windowed co-occurrence, tuned on the valid splits of Beauty and Sports; new values make a new PRE_RANKER name.
+
+    window: how far apart two purchases count. decay: weight per step of distance. backward: weight of what came before
+    against what came after. left_power, right_power: normalisation by the popularity of the history's item and of the
+    candidate. recency: weight per step back in the history. history: how many last items count.
+    """
+
+    window: int = 5
+    decay: float = 0.85
+    backward: float = 0.3
+    left_power: float = 0.3
+    right_power: float = 0.1
+    recency: float = 0.7
+    history: int = 20
+    candidates: int = 10
+
+
+class Source(NamedTuple):
+    """Lists of one split (and fold), and the splits whose interactions their evidence is counted in."""
+
+    split: str
+    fold: int | None
+    counted: tuple[str, ...]
+
+
+SOURCES = (
+    *(Source("train", fold, ("train",)) for fold in range(FOLDS)),
+    Source("valid", None, ("train",)),
+    # A test list comes after its user's valid interaction, so that may be counted.
+    Source("test", None, ("train", "valid")),
+)
+
+
+class SplitCount(NamedTuple):
+    """Lists of one split: all, those that hold their target, those that were new to the store."""
+
+    split: str
+    lists: int
+    with_target: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateSummary:
+    """What was made. Metrics by split and ranker, over all lists (`full`) or those that hold the target (`conditional`)."""
+
+    dataset: str
+    pre_ranker: str
+    splits: list[SplitCount]
+    full: RankerMetrics
+    conditional: RankerMetrics
+    seconds: float
+
+
+def make_candidates(store: Store, dataset: str) -> CandidateSummary:
+    """Make and store the lists of all splits with the embedded pre-ranker; the same again changes nothing.
+
+    Raises InputError where there is no such data set.
+    """
+    return _make(store, dataset, PRE_RANKER, None)
+
+
+def import_candidates(store: Store, dataset: str, scores: Path, pre_ranker: str | None = None) -> CandidateSummary:
+    """Make and store lists from somebody else's scores: Parquet with user_id, item_id, score.
+
+    A column `position` says which of the user's interactions is the target (0 is the first); without it, a column
+    `split` says whether the valid or the test one is meant, and without that, it is test.
+
+    Raises InputError on a file that does not fit, or where lists of the same name hold other candidates.
+    """
+    return _make(store, dataset, pre_ranker or scores.stem, scores)
+
+
+def _make(store: Store, dataset: str, pre_ranker: str, scores: Path | None) -> CandidateSummary:
+    started = time.perf_counter()
+    settings = PreRankerSettings()
+    with store.scratch() as scratch:
+        _load(store, scratch, dataset)
+        if scores is not None:
+            _load_scores(scratch, scores)
+        scratch.execute("create_made")
+        for source in SOURCES:
+            _make_source(scratch, dataset, pre_ranker, source, settings, imported=scores is not None)
+        return _store_made(store, scratch, dataset, pre_ranker, started)
+
+
+def _load(store: Store, scratch: Session, dataset: str) -> None:
+    """Copy the data set into the scratch database; the store is free again afterwards."""
+    with store.reading() as session:
+        catalogue = session.frame("catalogue_of", dataset=dataset)
+        interactions = session.frame("interactions_of", dataset=dataset)
+    if interactions.height == 0:
+        raise InputError(f"there is no data set {dataset!r}; run gr2 ingest or gr2 simulate first")
+    scratch.insert("create_catalogue", catalogue)
+    scratch.insert("create_sequences", interactions, folds=FOLDS)
+    scratch.execute("create_lists")
+
+
+def _make_source(
+    scratch: Session, dataset: str, pre_ranker: str, source: Source, settings: PreRankerSettings, *, imported: bool
+) -> None:
+    """Count co-occurrence for one source and make its lists, batch by batch."""
+    lists = int(scratch.rows("count_lists", split=source.split, fold=source.fold)[0][0])
+    if lists == 0:
+        return
+    counted = {"splits": list(source.counted), "without_fold": source.fold}
+    scratch.execute("create_popularity", **counted)
+    scratch.execute(
+        "create_pairs",
+        **counted,
+        window=settings.window,
+        decay=settings.decay,
+        backward=settings.backward,
+        left_power=settings.left_power,
+        right_power=settings.right_power,
+    )
+    batches = -(-lists // BATCH_LISTS)
+    for batch in range(batches):
+        scratch.execute("create_batch", split=source.split, fold=source.fold, batches=batches, batch=batch)
+        if imported:
+            scratch.execute("keep_imported_lists")
+        scratch.execute("create_recent", history=settings.history)
+        if imported:
+            scratch.execute("create_imported_ranked", candidates=settings.candidates)
+        else:
+            scratch.execute(
+                "create_ranked",
+                recency=settings.recency,
+                candidates=settings.candidates,
+                history=settings.history,
+            )
+        scratch.execute("create_facts")
+        scratch.execute("append_made_lists", dataset=dataset, pre_ranker=pre_ranker)
+        scratch.execute("append_made_evidence", dataset=dataset, pre_ranker=pre_ranker)
+
+
+def _load_scores(scratch: Session, path: Path) -> None:
+    """Read a Parquet file of scores and find the list that each row is for."""
+    import polars as pl
+
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; --from wants Parquet with user_id, item_id, score")
+    try:
+        schema = pl.read_parquet_schema(path)
+        missing = [name for name in ("user_id", "item_id", "score") if name not in schema]
+        if missing:
+            raise InputError(f"{path} has no column {missing[0]!r}; its columns are {', '.join(schema)}")
+        rows = (
+            pl.scan_parquet(path)
+            .select(
+                pl.col("user_id").cast(pl.String),
+                pl.col("item_id").cast(pl.String),
+                pl.col("score").cast(pl.Float64),
+                (pl.col("position").cast(pl.Int64) if "position" in schema else pl.lit(None, pl.Int64)).alias(
+                    "position"
+                ),
+                (pl.col("split").cast(pl.String) if "split" in schema else pl.lit("test")).alias("split"),
+            )
+            .with_row_index("row", offset=1)
+            .collect()
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet of scores: {error}") from error
+    scratch.insert("create_imported", rows)
+    for row, user_id, item_id, problem in scratch.rows("first_bad_score"):
+        raise InputError(f"{path}: row {row} (user {user_id!r}, item {item_id!r}): {problem}")
+
+
+def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, started: float) -> CandidateSummary:
+    counts = scratch.rows("list_counts")
+    if not counts:
+        raise InputError(f"no list could be made of {dataset!r}: no user has two interactions")
+    with store.writing() as session:
+        known = dict(session.rows("known_lists", dataset=dataset, pre_ranker=pre_ranker))
+        different = session.insert("different_lists", scratch.reader("made_lists")) if known else 0
+        if different:
+            raise InputError(
+                f"{different:,} lists of pre-ranker {pre_ranker!r} are there with other candidates; "
+                "give these another name with --pre-ranker"
+            )
+        session.insert("put_candidate_lists", scratch.reader("made_lists"))
+        session.insert("put_evidence", scratch.reader("made_evidence"))
+        now = dict(session.rows("known_lists", dataset=dataset, pre_ranker=pre_ranker))
+    full: RankerMetrics = {}
+    conditional: RankerMetrics = {}
+    for split, _, with_target in counts:
+        ranks = scratch.frame("target_ranks", split=split)["rank"].to_numpy()
+        full[split, pre_ranker] = score_ranks(ranks, KS)
+        if with_target:
+            conditional[split, pre_ranker] = score_ranks(ranks[ranks > 0], KS)
+    if now != known:
+        put_evaluation(store, dataset, full, conditional)
+    return CandidateSummary(
+        dataset,
+        pre_ranker,
+        [
+            SplitCount(split, lists, with_target, now.get(split, 0) - known.get(split, 0))
+            for split, lists, with_target in counts
+        ],
+        full,
+        conditional,
+        time.perf_counter() - started,
+    )

@@ -1,0 +1,50 @@
+"""Rankers' metrics as rows of the store, one run for each evaluation."""
+
+import secrets
+from datetime import UTC, datetime
+
+import polars as pl
+
+from curate.metrics import Metric
+from store import Store
+
+RankerMetrics = dict[tuple[str, str], list[Metric]]
+"""Metrics by (split, ranker)."""
+
+CONDITIONAL = "conditional_"
+"""Prefix of metrics over only those lists that hold their target."""
+
+
+def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> str:
+    """Store metrics over all lists and over those that hold their target; returns the run's id."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    run_id = f"evaluate-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    run = {
+        "run_id": run_id,
+        "kind": "evaluate",
+        "dataset": dataset,
+        "settings": "{}",
+        "status": "done",
+        "started_at": now,
+        "ended_at": now,
+    }
+    rows = [
+        {
+            "run_id": run_id,
+            "dataset": dataset,
+            "split": split,
+            "ranker": ranker,
+            "metric": prefix + metric.name,
+            "value": metric.value,
+            "low": metric.low,
+            "high": metric.high,
+            "n": metric.n,
+        }
+        for prefix, rankings in (("", full), (CONDITIONAL, conditional))
+        for (split, ranker), metrics in rankings.items()
+        for metric in metrics
+    ]
+    with store.writing() as session:
+        session.put("runs", pl.DataFrame([run]))
+        session.put("evaluations", pl.DataFrame(rows))
+    return run_id
