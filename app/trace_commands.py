@@ -154,7 +154,8 @@ def print_trace(progress: "Progress") -> None:
     rate = progress.accepted / progress.attempts if progress.attempts else 0.0
     say(
         f"run {progress.run_id}: {progress.done:,} of {progress.prompts:,} prompts done, "
-        f"{progress.attempts:,} attempts, {progress.parsed:,} parsed, {progress.accepted:,} accepted ({rate:.1%}), {progress.failed:,} failed, "
+        f"{progress.attempts:,} attempts, {progress.parsed:,} parsed, {progress.accepted:,} accepted ({rate:.1%}), "
+        f"{progress.failed:,} failed, "
         f"in {progress.seconds:.1f} s"
     )
     if progress.prompt_tokens or progress.cost_usd:

@@ -1,15 +1,18 @@
 """The pre-ranker, its candidate lists, and the evidence that links each candidate to its history.
 
 The embedded pre-ranker is windowed item co-occurrence: an item is scored by how often it was bought near the items of
-the history, faded by distance and age and normalised by both popularities. All of it is SQL (`store/sql/candidates.sql`)
-in a scratch database, batch by batch, so that memory does not grow with the number of lists; the store is only read at
-the start and written at the end. Training lists are cross-fitted: their users' fold is left out of what is counted.
+the history, faded by distance and age and normalised by both popularities. All of it is SQL, in
+`store/sql/candidates.sql`, in a scratch database and batch by batch, so that memory does not grow with the number of
+lists; the store is only read at the start and written at the end. Training lists are cross-fitted: their users' fold is
+left out of what is counted.
 """
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import polars as pl
 
 from curate.evaluation import RankerMetrics, put_evaluation
 from curate.metrics import score_ranks
@@ -67,7 +70,7 @@ class SplitCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CandidateSummary:
-    """What was made. Metrics by split and ranker, over all lists (`full`) or those that hold the target (`conditional`)."""
+    """What was made. full: metrics over all lists. conditional: over those that hold their target."""
 
     dataset: str
     pre_ranker: str
@@ -161,8 +164,6 @@ def _make_source(
 
 def _load_scores(scratch: Session, path: Path) -> None:
     """Read a Parquet file of scores and find the list that each row is for."""
-    import polars as pl
-
     if not path.is_file():
         raise InputError(f"{path} is not a file; --from wants Parquet with user_id, item_id, score")
     try:

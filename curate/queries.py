@@ -8,9 +8,9 @@ from store import InputError, Store
 
 def run_sql(store: Store, query: str) -> pl.DataFrame:
     """The rows of one statement. Raises InputError with DuckDB's own message, position included, where it fails."""
-    with store.querying() as connection:
+    with store.reading() as session:
         try:
-            relation = connection.sql(query)
+            relation = session.connection.sql(query)
             if relation is None:
                 raise InputError("the statement gives no rows; gr2 sql is for queries")
             rows: pl.DataFrame = relation.pl()

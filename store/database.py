@@ -6,8 +6,10 @@ a file of their own, attached read-only under the name `labels`, so that labelli
 """
 
 import re
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,10 +61,9 @@ class Session:
     def insert(self, name: str, batch: Any, **parameters: Any) -> int:
         """Run one statement that reads `batch` (Polars, Arrow or a reader); returns what `execute` does."""
         self.connection.register("batch", batch)
-        try:
-            return self.execute(name, **parameters)
-        finally:
-            self.connection.unregister("batch")
+        done = self.execute(name, **parameters)
+        self.connection.unregister("batch")
+        return done
 
     def put(self, table: str, frame: Any) -> Put:
         """Insert the rows of `frame` (Polars or Arrow) that are not in `table` yet.
@@ -76,50 +77,82 @@ class Session:
         return Put(inserted, len(frame) - inserted)
 
 
+class _Gate:
+    """Lets connections of this process to one file take turns: any number that read, or one that writes.
+
+    DuckDB's own lock keeps other processes out but not a second database instance of the same process.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers = 0
+        self._writing = False
+        self.opening = threading.Lock()
+
+    @contextmanager
+    def entered(self, path: Path, *, read_only: bool) -> Iterator[None]:
+        """Wait for a turn and keep it for the block. Raises StoreBusyError after WAIT_S."""
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: not self._writing and (read_only or self._readers == 0), timeout=WAIT_S
+            ):
+                raise _busy(path, "a connection of this same process")
+            self._readers += read_only
+            self._writing = not read_only
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= read_only
+                self._writing = False
+                self._changed.notify_all()
+
+
+_gates: defaultdict[Path, _Gate] = defaultdict(_Gate)
+
+
 def _is_lock_error(error: BaseException) -> bool:
-    """Whether waiting can help: another process holds the file, or this one has it open in the other mode."""
-    if isinstance(error, duckdb.IOException):
-        return "Could not set lock" in str(error)
-    if isinstance(error, duckdb.ConnectionException | duckdb.BinderException):
-        text = str(error)
-        return "different configuration" in text or "already attached" in text
-    return False
+    return isinstance(error, duckdb.IOException) and "Could not set lock" in str(error)
 
 
-def _busy(path: Path, error: BaseException) -> StoreBusyError:
-    holder = _LOCK_HOLDER.search(str(error))
-    who = f"process {holder[2]} ({holder[1]})" if holder else "a connection of this same process"
+def _busy(path: Path, holder: str) -> StoreBusyError:
     return StoreBusyError(
-        f"{path} has been in use by {who} for {WAIT_S:.0f} s, longer than gr2 ever holds it: "
+        f"{path} has been in use by {holder} for {WAIT_S:.0f} s, longer than gr2 ever holds it: "
         "close that program, then try again"
     )
 
 
 def _open(path: Path, *, read_only: bool, labels: Path | None) -> duckdb.DuckDBPyConnection:
     """Connect and attach the labels; waits while another process has a file locked."""
+
+    def connect() -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect(str(path), read_only=read_only, config={"autoinstall_known_extensions": "false"})
+        try:
+            # Readers of one process share an instance: the second finds the labels attached and the settings locked.
+            if labels is not None:
+                connection.execute(f"attach if not exists {_quoted(labels)} as labels (read_only)")
+            if not read_only:
+                connection.execute("set timezone = 'UTC'")
+            elif connection.execute("select not current_setting('lock_configuration')").fetchone() == (True,):
+                connection.execute("set enable_external_access = false")
+                connection.execute("set lock_configuration = true")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_lock_error),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),
         stop=tenacity.stop_after_delay(WAIT_S),
         reraise=True,
     )
-
-    def connect() -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(str(path), read_only=read_only, config={"autoinstall_known_extensions": "false"})
-        try:
-            connection.execute("set timezone = 'UTC'")
-            if labels is not None:
-                connection.execute(f"attach {_quoted(labels)} as labels (read_only)")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     try:
         return retrying(connect)
     except duckdb.Error as error:
         if _is_lock_error(error):
-            raise _busy(path, error) from error
+            holder = _LOCK_HOLDER.search(str(error))
+            raise _busy(path, f"process {holder[2]} ({holder[1]})" if holder else "another process") from error
         raise StoreError(f"{path} cannot be opened: {_first_line(error)}") from error
 
 
@@ -136,33 +169,26 @@ def _first_line(error: BaseException) -> str:
 def connect(path: Path, *, read_only: bool, labels: Path | None = None) -> Iterator[Session]:
     """One transaction on a DuckDB file: committed at the end of the block, rolled back if the block raises.
 
-    Raises StoreBusyError when another process keeps the file longer than WAIT_S, StoreError when DuckDB cannot write
-    (a full disk, a damaged file); nothing of the transaction stands then.
+    What is read-only is locked down too: no files, no network, no settings, no second database but the labels.
+
+    Raises StoreBusyError when the file stays in use longer than WAIT_S, StoreError when DuckDB cannot write (a full
+    disk, a damaged file); nothing of the transaction stands then.
     """
-    connection = _open(path, read_only=read_only, labels=labels)
-    try:
-        connection.begin()
-        yield Session(connection)
-        connection.commit()
-    except duckdb.FatalException as error:
-        raise StoreError(f"{path} could not be written, nothing was stored: {_first_line(error)}") from error
-    except duckdb.IOException as error:
-        raise StoreError(f"{path} could not be written, nothing was stored: {_first_line(error)}") from error
-    finally:
+    with ExitStack() as stack:
+        gate = _gates[path]
+        stack.enter_context(gate.entered(path, read_only=read_only))
+        if labels is not None:
+            stack.enter_context(_gates[labels].entered(labels, read_only=True))
+        with gate.opening:
+            connection = _open(path, read_only=read_only, labels=labels)
         # Closing rolls back what was not committed.
-        connection.close()
-
-
-@contextmanager
-def connect_locked_down(path: Path, labels: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection for SQL that people write: no files, no network, no settings, no second database."""
-    connection = _open(path, read_only=True, labels=labels)
-    try:
-        connection.execute("set enable_external_access = false")
-        connection.execute("set lock_configuration = true")
-        yield connection
-    finally:
-        connection.close()
+        stack.callback(connection.close)
+        try:
+            connection.begin()
+            yield Session(connection)
+            connection.commit()
+        except (duckdb.FatalException, duckdb.IOException) as error:
+            raise StoreError(f"{path} could not be written, nothing was stored: {_first_line(error)}") from error
 
 
 @contextmanager

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
-
 from store import database
 from store.database import Session
 from store.errors import InputError, StoreError
@@ -58,7 +56,10 @@ class Store:
         return self.folder / "snapshots"
 
     def reading(self) -> AbstractContextManager[Session]:
-        """A read-only transaction; labels are visible as `labels.label_events`. Keep it short: writers wait for it."""
+        """A read-only, locked-down transaction, safe for SQL that people write; labels are `labels.label_events`.
+
+        Keep it short: writers wait for it.
+        """
         return database.connect(self.main_file, read_only=True, labels=self.labels_file)
 
     def writing(self) -> AbstractContextManager[Session]:
@@ -68,10 +69,6 @@ class Store:
     def labelling(self) -> AbstractContextManager[Session]:
         """A transaction on the labels alone."""
         return database.connect(self.labels_file, read_only=False)
-
-    def querying(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """A locked-down, read-only connection for SQL that people write."""
-        return database.connect_locked_down(self.main_file, self.labels_file)
 
     def scratch(self) -> AbstractContextManager[Session]:
         """An in-memory DuckDB for heavy work, spilling into the store's folder."""

@@ -1,4 +1,4 @@
-"""People's labels: append-only events in a database file of their own. The last event of an annotator on a trace wins."""
+"""People's labels: append-only events in a database file of their own; an annotator's last event on a trace wins."""
 
 import uuid
 from collections.abc import Sequence

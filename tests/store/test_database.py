@@ -1,0 +1,191 @@
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from store import InputError, Store, StoreBusyError, StoreError, database
+
+
+def run_row(run_id: str) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"run_id": [run_id], "kind": ["trace"], "settings": ["{}"], "status": ["running"]}
+    ).with_columns(
+        pl.lit(None, pl.Datetime("us")).alias("ended_at"), pl.lit("2026-01-01").str.to_datetime().alias("started_at")
+    )
+
+
+def run_ids(store: Store) -> list[str]:
+    with store.reading() as session:
+        return sorted(row[0] for row in session.connection.execute("select run_id from runs").fetchall())
+
+
+def test_a_put_counts_what_went_in_and_what_was_there(store: Store) -> None:
+    with store.writing() as session:
+        assert session.put("runs", run_row("a")) == (1, 0)
+        assert session.put("runs", pl.concat([run_row("a"), run_row("b")])) == (1, 1)
+        assert session.put("runs", run_row("a").clear()) == (0, 0)
+    assert run_ids(store) == ["a", "b"]
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
+    class FailError(Exception):
+        pass
+
+    def fail() -> None:
+        with store.writing() as session:
+            session.put("runs", run_row("a"))
+            raise FailError
+
+    with pytest.raises(FailError):
+        fail()
+    assert run_ids(store) == []
+
+
+def test_reading_cannot_write(store: Store) -> None:
+    with pytest.raises(duckdb.InvalidInputException), store.reading() as session:
+        session.put("runs", run_row("a"))
+
+
+def test_a_reader_waits_for_a_writer_of_another_process(store: Store) -> None:
+    holder = hold(store.main_file, seconds=0.5)
+    assert run_ids(store) == []
+    holder.wait()
+
+
+def test_a_lock_held_too_long_names_its_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "WAIT_S", 0.2)
+    holder = hold(store.main_file, seconds=30)
+    try:
+        with pytest.raises(StoreBusyError, match=str(holder.pid)), store.writing():
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
+    """Another process that holds a database open for writing; returns once it does."""
+    code = f"import duckdb, time; c = duckdb.connect({str(path)!r}); print('held', flush=True); time.sleep({seconds})"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.stdout.close()
+    return holder
+
+
+def test_readers_and_writers_in_threads_of_one_process_take_turns(store: Store) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(5):
+                with store.writing() as session:
+                    session.put("runs", run_row(f"{number}-{turn}"))
+                run_ids(store)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(run_ids(store)) == 20
+
+
+def test_labelling_does_not_wait_for_a_long_write_of_the_store(store: Store) -> None:
+    with store.writing() as writer, store.labelling() as session:
+        writer.put("runs", run_row("a"))
+        assert session.rows("has_schema_tables")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "copy runs to 'out.csv'",
+        "attach 'other.duckdb'",
+        "select * from read_csv('/etc/hostname')",
+        "select * from read_text('/etc/hostname')",
+        "install httpfs",
+        "load httpfs",
+        "set threads = 1",
+        "set enable_external_access = true",
+        "insert into runs by name (select 'x' as run_id)",
+        "delete from runs",
+        "drop table runs",
+        "create table t as select 1",
+        "commit; attach 'other.duckdb'",
+        "detach labels; attach 'other.duckdb'",
+        "export database 'out'",
+    ],
+)
+def test_sql_of_people_can_neither_write_nor_reach_files(store: Store, statement: str) -> None:
+    with pytest.raises(duckdb.Error), store.reading() as session:
+        session.connection.execute(statement)
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(store: Store) -> None:
+    store.main_file.write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(StoreError, match=r"store\.duckdb cannot be opened"):
+        run_ids(store)
+
+
+def test_a_missing_store_tells_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gr2 ingest"):
+        Store.open(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_store_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not a folder"):
+        Store.open(tmp_path / "file", create=True)
+
+
+def test_what_a_killed_writer_committed_stays_and_the_rest_goes(store: Store) -> None:
+    code = f"""
+import os, signal, duckdb
+c = duckdb.connect({str(store.main_file)!r})
+c.execute("insert into runs by name (select 'kept' as run_id, 'trace' as kind, '{{}}' as settings, 'x' as status,"
+          " current_localtimestamp() as started_at)")
+c.begin()
+c.execute("insert into runs by name (select 'lost' as run_id, 'trace' as kind, '{{}}' as settings, 'x' as status,"
+          " current_localtimestamp() as started_at)")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert run_ids(store) == ["kept"]
+
+
+def test_claims_are_exclusive_between_processes_and_free_themselves(store: Store) -> None:
+    code = f"""
+import time
+from store import Store
+with Store.open({str(store.folder)!r}).claim("x", "testing"):
+    print("held", flush=True)
+    time.sleep(30)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.stdout.close()
+    with pytest.raises(InputError, match=f"process {holder.pid} is testing already"), store.claim("x", "testing"):
+        pass
+    holder.kill()
+    holder.wait()
+    with store.claim("x", "testing"):
+        pass
+
+
+def test_waiting_ends_with_the_holder_not_with_the_limit(store: Store) -> None:
+    holder = hold(store.main_file, seconds=0.3)
+    started = time.monotonic()
+    run_ids(store)
+    assert time.monotonic() - started < database.WAIT_S / 2
+    holder.wait()
