@@ -41,9 +41,9 @@ class Session:
         self.connection = connection
 
     def execute(self, name: str, /, **parameters: Any) -> int:
-        """Run one statement; returns how many rows it changed (0 where DuckDB does not count)."""
-        row = self.connection.execute(query(name), parameters or None).fetchone()
-        return int(row[0]) if row and isinstance(row[0], int) else 0
+        """Run one statement; returns how many rows it changed, or the one number it selects; 0 where there is none."""
+        rows = self.connection.execute(query(name), parameters or None).fetchall()
+        return int(rows[0][0]) if rows and isinstance(rows[0][0], int) else 0
 
     def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
         """Run one query; returns all of its rows."""

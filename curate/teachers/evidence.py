@@ -113,9 +113,7 @@ def _pattern(history: Sequence[ShownItem], style: int) -> str:
         if len(history) == 1:
             return f"The only item of the history, {member}, is in {name}."
         if style == 2:
-            return (
-                f"Pattern: {name} holds {count} of the {len(history)} items bought so far, the newest of them {member}."
-            )
+            return f"Pattern: {name} holds {count} of the {len(history)} items in the history, the newest {member}."
         verb = "is" if count == 1 else "are"
         return f"{count} of the {len(history)} items in the history {verb} in {name}, most recently {member}."
     return f"The history ends with {history[-1].sid}."

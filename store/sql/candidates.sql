@@ -26,7 +26,8 @@ from batch
 left join paths using (item_id)
 
 -- name: create_sequences
--- Folds go by the user's name, so that they stay when users are added.
+-- Folds go by the name of the user, so that they stay when users are added. Uncast, the parameter would make the
+-- division one of doubles.
 create table sequences as
 select
     cast(dense_rank() over (order by user_id) - 1 as integer) as user,
@@ -34,7 +35,7 @@ select
     catalogue.item,
     position,
     split,
-    cast(md5_number(user_id) % $folds as tinyint) as fold
+    cast(md5_number(user_id) % cast($folds as uhugeint) as tinyint) as fold
 from batch
 join catalogue using (item_id)
 order by user, position

@@ -196,7 +196,7 @@ def test_a_silent_server_times_out_and_is_asked_again() -> None:
 
     completion, server = talk(silent_at_first, once, timeout_s=0.1)
     assert completion.text == "hello"
-    assert len(server.calls) == 2
+    assert len(server.calls) >= 2
 
 
 def test_a_connection_dropped_in_the_answer_is_tried_again() -> None:

@@ -1,0 +1,220 @@
+"""Kill `gr2 trace` at random points, resume, and count: nothing received may be lost, nothing may be there twice.
+
+    python bench/kill_resume.py --rounds 50
+
+Rounds alternate between the evidence teacher and an OpenAI-compatible server on loopback that answers with delays, so
+that kills also hit requests under way. Meanwhile a second process writes a label every 0.2 s and a third one reads.
+Exit status 1 if anything is wrong.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import orjson
+
+from store import Store
+from store.journals import read_journal
+
+GR2 = [sys.executable, "-m", "app.cli"]
+LABELLER = """
+import sys, time
+from store import Store
+from store.labels import Label, put_label
+store = Store.open(sys.argv[1])
+written = 0
+try:
+    while True:
+        put_label(store, f"trace-{written}", "bench", Label.GOOD)
+        written += 1
+        print(written, flush=True)
+        time.sleep(0.2)
+except KeyboardInterrupt:
+    pass
+"""
+READER = """
+import sys, time
+from store import Store
+from curate.browsing import TraceFilter, find_traces
+store = Store.open(sys.argv[1])
+reads = 0
+try:
+    while True:
+        find_traces(store, TraceFilter(accepted=True))
+        with store.reading() as session:
+            session.frame("acceptance_funnel")
+        reads += 1
+        print(reads, flush=True)
+        time.sleep(0.05)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+class Server(ThreadingHTTPServer):
+    """Answers chat completions after 20 to 60 ms: the candidates in the prompt's order, some answers unusable."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answered = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chance = random.random()
+        time.sleep(0.02 + 0.04 * chance)
+        schema = request["response_format"]["json_schema"]["schema"]
+        sids = schema["properties"]["recommendations"]["items"]["enum"]
+        random.shuffle(sids)
+        text = "no idea" if chance < 0.1 else json.dumps({"explanation": f"{sids[0]} fits.", "recommendations": sids})
+        body = json.dumps(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": request["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+                "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12},
+            }
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.server.answered += 1  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def watch(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A process beside the run; its last line on stdout counts its operations."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], name: str) -> int:
+    """Stop a watcher; returns how many operations it did. Exits where one failed."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    if process.returncode != 0:
+        sys.exit(f"{name} failed:\n{err}")
+    return int(out.split()[-1])
+
+
+def main() -> None:
+    """Run the rounds and check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--users", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(run(Path(temporary) / "store", arguments.rounds, arguments.users, random.Random(arguments.seed)))
+
+
+def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
+    for words in (
+        ["simulate", "demo", "--users", str(users), "--items", "300"],
+        ["sids", "demo"],
+        ["candidates", "demo"],
+    ):
+        subprocess.run([*GR2, *words, "--store", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    teachers = (
+        ["--teacher", "evidence", "--max-attempts", "24", "--accept", "24"],
+        [
+            *("--teacher", "openai", "--model", "loopback", "--max-attempts", "3", "--limit", "2000"),
+            *("--base-url", f"http://127.0.0.1:{server.server_port}/v1", "--concurrency", "16"),
+        ],
+    )
+    labeller, reader = watch(LABELLER, folder), watch(READER, folder)
+    killed = 0
+    started = time.monotonic()
+    for number in range(rounds):
+        process = subprocess.Popen(
+            [*GR2, "trace", "demo", *teachers[number % 2], "--store", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _, err = process.communicate(timeout=chance.uniform(0.5, 4.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+        else:
+            if process.returncode != 0:
+                sys.exit(f"round {number} failed by itself:\n{err}")
+    outputs = [
+        subprocess.run(
+            [*GR2, "trace", "demo", *words, "--store", str(folder)], check=True, capture_output=True, text=True
+        ).stdout
+        for words in teachers
+    ]
+    labels, reads = finish(labeller, "the labeller"), finish(reader, "the reader")
+    seconds = time.monotonic() - started
+    server.shutdown()
+
+    received: Counter[str] = Counter()
+    sent = 0
+    for journal in folder.joinpath("journals").glob("*.jsonl"):
+        for record, _ in read_journal(journal):
+            if record["event"] == "received":
+                received[record["trace_id"]] += 1
+            else:
+                sent += 1
+    with Store.open(folder).reading() as session:
+        query = session.connection.execute
+        stored = Counter(row[0] for row in query("select trace_id from traces").fetchall())
+        verdicts = query("select count(*), count(distinct (trace_id, rule)) from verdicts").fetchone()
+        kept_labels = query("select count(*) from labels.label_events").fetchone()
+        open_runs = query("select count(*) from runs where ended_at is null").fetchone()
+        funnel = query(
+            "select sum(attempts), sum(answered), sum(parsed), sum(accepted) from acceptance_funnel"
+        ).fetchone()
+        direct = query(
+            "select count(*), count(completion), count(ranking),"
+            " (select count(*) from accepted_traces('paper')) from traces"
+        ).fetchone()
+    checks = {
+        "received responses lost": len(received.keys() - stored.keys()),
+        "traces that no journal holds": len(stored.keys() - received.keys()),
+        "traces stored twice": sum(count - 1 for count in stored.values()),
+        "responses received twice": sum(count - 1 for count in received.values()),
+        "verdicts stored twice": verdicts[0] - verdicts[1] if verdicts else -1,
+        "labels lost": labels - kept_labels[0] if kept_labels else -1,
+        "runs left open": open_runs[0] if open_runs else -1,
+        "funnel off by": sum(abs(a - b) for a, b in zip(funnel or (), direct or (), strict=True)),
+    }
+    print(
+        f"{rounds} rounds, {killed} killed, in {seconds:.0f} s: {len(stored):,} traces, {sent - len(stored):,} requests "
+        f"sent without an answer and asked again, {labels:,} labels, {reads:,} reads, none failed"
+    )
+    for name, count in checks.items():
+        print(f"  {name}: {count}")
+    print(orjson.dumps(outputs).decode() if any(checks.values()) else "all of it adds up")
+    return int(any(checks.values()))
+
+
+if __name__ == "__main__":
+    main()

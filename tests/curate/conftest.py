@@ -1,0 +1,67 @@
+"""A tiny data set whose every number can be worked out by hand."""
+
+from datetime import datetime, timedelta
+
+import polars as pl
+import pytest
+
+from curate.ingest import IngestSettings, put_dataset
+from store import Store
+
+START = datetime(2026, 1, 1)  # noqa: DTZ001
+
+
+def shop(sequences: dict[str, list[str]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Items a, b, c, ... named by the sequences, and interactions one day apart."""
+    names = sorted({item for sequence in sequences.values() for item in sequence})
+    items = pl.DataFrame(
+        {
+            "item_id": names,
+            "title": [f"Item {name}" for name in names],
+            "categories": [["Shop", "Even" if index % 2 == 0 else "Odd", name] for index, name in enumerate(names)],
+            "brand": ["Acme" if index % 3 == 0 else "Other" for index in range(len(names))],
+        }
+    ).with_columns(pl.lit(None, pl.String).alias("description"))
+    interactions = pl.DataFrame(
+        [
+            {"user_id": user, "item_id": item, "timestamp": START + timedelta(days=day)}
+            for user, sequence in sequences.items()
+            for day, item in enumerate(sequence)
+        ]
+    )
+    return items, interactions
+
+
+def put_shop(store: Store, name: str, sequences: dict[str, list[str]]) -> None:
+    """Store a shop with all of its users and items."""
+    items, interactions = shop(sequences)
+    put_dataset(store, name, items, interactions, source="test", source_settings={}, settings=IngestSettings(k_core=0))
+
+
+@pytest.fixture
+def tiny(store: Store) -> Store:
+    """A store with data set `tiny`: twelve users who mostly buy along the alphabet."""
+    put_shop(
+        store,
+        "tiny",
+        {
+            f"u{number:02}": list(sequence)
+            for number, sequence in enumerate(
+                [
+                    "abcde",
+                    "abcdf",
+                    "bcdea",
+                    "acbde",
+                    "fghij",
+                    "ghijk",
+                    "hijkl",
+                    "fgihj",
+                    "abfgc",
+                    "klabc",
+                    "jklde",
+                    "cdehi",
+                ]
+            )
+        },
+    )
+    return store

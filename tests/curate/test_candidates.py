@@ -1,0 +1,198 @@
+"""The SQL against a slow implementation written from the definition."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from curate.candidates import FOLDS, PRE_RANKER, PreRankerSettings, import_candidates, make_candidates
+from store import InputError, Store
+
+P = PreRankerSettings()
+
+
+def fetch(store: Store, statement: str) -> list[dict[str, Any]]:
+    with store.reading() as session:
+        return session.connection.sql(statement).pl().to_dicts()
+
+
+def sequences_of(store: Store) -> dict[str, list[tuple[str, str]]]:
+    """(item, split) by user, in order."""
+    users: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row in fetch(store, "select user_id, item_id, split from interactions order by user_id, position"):
+        users[row["user_id"]].append((row["item_id"], row["split"]))
+    return users
+
+
+def folds_of(store: Store) -> dict[str, int]:
+    rows = fetch(store, f"select distinct user_id, md5_number(user_id) % {FOLDS} as fold from interactions")
+    return {row["user_id"]: int(row["fold"]) for row in rows}
+
+
+def count_slowly(
+    users: dict[str, list[tuple[str, str]]], splits: tuple[str, ...]
+) -> tuple[dict[tuple[str, str], list[float]], dict[str, int]]:
+    """(times after, times before, raw weight) of each (left, right) pair, and purchases of each item."""
+    pairs: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    bought: dict[str, int] = defaultdict(int)
+    for sequence in users.values():
+        for at, (item, split) in enumerate(sequence):
+            if split not in splits:
+                continue
+            bought[item] += 1
+            for distance in range(1, P.window + 1):
+                if at + distance >= len(sequence) or sequence[at + distance][1] not in splits:
+                    continue
+                other = sequence[at + distance][0]
+                if other == item:
+                    continue
+                weight = P.decay ** (distance - 1)
+                pairs[item, other][0] += 1
+                pairs[item, other][2] += weight
+                pairs[other, item][1] += 1
+                pairs[other, item][2] += P.backward * weight
+    return pairs, bought
+
+
+def score_slowly(history: list[str], pairs: dict[Any, Any], bought: dict[str, int]) -> dict[str, float]:
+    scores: dict[str, float] = defaultdict(float)
+    for age, left in enumerate(reversed(history[-P.history :])):
+        for (of, right), (_, _, raw) in pairs.items():
+            if of == left and right not in history:
+                scores[right] += P.recency**age * raw / (bought[left] ** P.left_power * bought[right] ** P.right_power)
+    return scores
+
+
+def test_lists_and_evidence_agree_with_the_definition(tiny: Store) -> None:
+    make_candidates(tiny, "tiny")
+    users, folds = sequences_of(tiny), folds_of(tiny)
+    lists = fetch(tiny, "from candidate_lists order by list_id")
+    evidence = {(row["list_id"], row["rank"]): row for row in fetch(tiny, "from evidence order by list_id, rank")}
+    assert len(lists) == sum(len(sequence) - 1 for sequence in users.values())
+    for row in lists:
+        counted = {
+            "train": {user: sequence for user, sequence in users.items() if folds[user] != folds[row["user_id"]]},
+            "valid": users,
+            "test": users,
+        }[row["split"]]
+        pairs, bought = count_slowly(counted, ("train", "valid") if row["split"] == "test" else ("train",))
+        history = [item for item, _ in users[row["user_id"]][: row["position"]]]
+        scores = score_slowly(history, pairs, bought)
+        assert row["history"] == history
+        found = dict(zip(row["item_ids"], row["scores"], strict=True))
+        # What sells most fills lists up with scores next to nothing.
+        linked = {item: score for item, score in found.items() if score > 1e-6}
+        expected = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:10])
+        assert linked == pytest.approx(expected, rel=1e-5)
+        assert not set(history) & set(row["item_ids"])
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+        target = users[row["user_id"]][row["position"]][0]
+        assert row["target_item_id"] == target
+        assert row["target_rank"] == (row["item_ids"].index(target) + 1 if target in row["item_ids"] else None)
+        assert row["fold"] == (folds[row["user_id"]] if row["split"] == "train" else None)
+        for rank, item in enumerate(row["item_ids"], 1):
+            facts = evidence[row["list_id"], rank]
+            assert facts["item_id"] == item
+            assert facts["score"] == pytest.approx(found[item])
+            assert [(link["item_id"], link["after"], link["before"]) for link in facts["links"]] == [
+                (left, *pairs[left, item][:2]) for left in reversed(history) if (left, item) in pairs
+            ]
+            last = pairs.get((history[-1], item))
+            weight = last[2] / (bought[history[-1]] ** P.left_power * bought[item] ** P.right_power) if last else 0
+            assert facts["last_weight"] == pytest.approx(weight, rel=1e-5)
+
+
+def test_categories_brands_and_popularity_agree_with_the_definition(tiny: Store) -> None:
+    make_candidates(tiny, "tiny")
+    items = {row["item_id"]: row for row in fetch(tiny, "from items")}
+    histories = {row["list_id"]: row["history"] for row in fetch(tiny, "from candidate_lists")}
+    for facts in fetch(tiny, "from evidence"):
+        mine = items[facts["item_id"]]
+        depths = []
+        for other in histories[facts["list_id"]]:
+            theirs = items[other]["categories"]
+            depth = 0
+            while depth < min(len(theirs), len(mine["categories"])) and theirs[depth] == mine["categories"][depth]:
+                depth += 1
+            depths.append(depth)
+        assert facts["shared_category"] == mine["categories"][: max(depths)]
+        assert facts["shared_category_items"] == (depths.count(max(depths)) if max(depths) else 0)
+        brands = [items[other]["brand"] for other in histories[facts["list_id"]]]
+        assert facts["same_brand_items"] == brands.count(mine["brand"])
+        assert 0 <= facts["popularity"] <= 5
+
+
+def test_making_them_again_changes_nothing(tiny: Store) -> None:
+    first = make_candidates(tiny, "tiny")
+    again = make_candidates(tiny, "tiny")
+    assert sum(split.new for split in first.splits) == sum(split.lists for split in first.splits)
+    assert sum(split.new for split in again.splits) == 0
+    assert again.full == first.full
+    assert fetch(tiny, "select count(*) as n from evaluations where metric = 'mrr'") == [{"n": 3}]
+
+
+def test_an_unknown_data_set_is_a_clear_error(tiny: Store) -> None:
+    with pytest.raises(InputError, match="'nope'"):
+        make_candidates(tiny, "nope")
+
+
+def write(path: Path, **columns: list[Any]) -> Path:
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
+def test_imported_scores_make_lists_with_evidence_of_the_same_source(tiny: Store, tmp_path: Path) -> None:
+    make_candidates(tiny, "tiny")
+    scores = write(tmp_path / "mine.parquet", user_id=["u00"] * 3, item_id=["l", "e", "k"], score=[0.5, 0.9, 0.1])
+    summary = import_candidates(tiny, "tiny", scores)
+    assert summary.pre_ranker == "mine"
+    (row,) = fetch(tiny, "from candidate_lists where pre_ranker = 'mine'")
+    assert (row["split"], row["item_ids"], row["target_rank"]) == ("test", ["e", "l", "k"], 1)
+    mine = fetch(tiny, f"from evidence where list_id = '{row['list_id']}' and item_id = 'e'")
+    ours = fetch(
+        tiny,
+        "select evidence.* from evidence join candidate_lists using (list_id) where item_id = 'e'"
+        f" and user_id = 'u00' and split = 'test' and pre_ranker = '{PRE_RANKER}'",
+    )
+    assert mine[0]["links"] == ours[0]["links"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": ["u00"], "item_id": ["a"]}, "no column 'score'"),
+        (
+            {"user_id": ["u00"], "item_id": ["zz"], "score": [1.0]},
+            r"row 1 \(user 'u00', item 'zz'\): there is no such item",
+        ),
+        ({"user_id": ["u99"], "item_id": ["a"], "score": [1.0]}, "there is no such user"),
+        ({"user_id": ["u00"], "item_id": ["a"], "score": [float("nan")]}, "not a number"),
+        ({"user_id": ["u00"], "item_id": ["a"], "score": [1.0], "split": ["train"]}, "add a column position"),
+    ],
+)
+def test_scores_that_do_not_fit_are_clear_errors(
+    tiny: Store, tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        import_candidates(tiny, "tiny", write(tmp_path / "s.parquet", **columns))
+    assert fetch(tiny, "from candidate_lists") == []
+
+
+def test_a_file_that_is_no_parquet_is_a_clear_error(tiny: Store, tmp_path: Path) -> None:
+    (tmp_path / "s.parquet").write_text("user_id,item_id,score\n")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        import_candidates(tiny, "tiny", tmp_path / "s.parquet")
+    with pytest.raises(InputError, match="is not a file"):
+        import_candidates(tiny, "tiny", tmp_path)
+
+
+def test_other_scores_under_the_same_name_are_refused(tiny: Store, tmp_path: Path) -> None:
+    import_candidates(
+        tiny, "tiny", write(tmp_path / "s.parquet", user_id=["u00"], item_id=["e"], score=[1.0]), "theirs"
+    )
+    with pytest.raises(InputError, match="another name with --pre-ranker"):
+        import_candidates(
+            tiny, "tiny", write(tmp_path / "s.parquet", user_id=["u00"], item_id=["k"], score=[1.0]), "theirs"
+        )
