@@ -1,0 +1,53 @@
+"""How a benchmark measures: child processes with their own peak memory, and bars with what was found."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+GR2 = [sys.executable, "-m", "app.cli"]
+DATA = Path(os.environ.get("GR2_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished command."""
+
+    seconds: float
+    peak_mb: float
+    output: str
+
+
+def measure(*words: str) -> Measured:
+    """Run `gr2 ...` as a whole process; its peak memory is the operating system's figure for that process."""
+    started = time.perf_counter()
+    process = subprocess.Popen([*GR2, *words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    if process.returncode != 0:
+        sys.exit(f"gr2 {' '.join(words)} failed")
+    return Measured(time.perf_counter() - started, usage.ru_maxrss / 1024, output)
+
+
+class Bars:
+    """Prints each bar with what was measured, and remembers whether all were met."""
+
+    def __init__(self) -> None:
+        self.met = True
+
+    def at_least(self, what: str, value: float, bar: float) -> None:
+        """A figure that must not be under its bar."""
+        self._print(what, value, f">= {bar:g}", value >= bar)
+
+    def at_most(self, what: str, value: float, bar: float) -> None:
+        """A figure that must not be over its bar."""
+        self._print(what, value, f"<= {bar:g}", value <= bar)
+
+    def _print(self, what: str, value: float, bar: str, met: bool) -> None:
+        self.met &= met
+        print(f"{'met   ' if met else 'MISSED'} {what}: {value:,.4g} (bar {bar})", flush=True)
