@@ -207,8 +207,9 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
         "funnel off by": sum(abs(a - b) for a, b in zip(funnel or (), direct or (), strict=True)),
     }
     print(
-        f"{rounds} rounds, {killed} killed, in {seconds:.0f} s: {len(stored):,} traces, {sent - len(stored):,} requests "
-        f"sent without an answer and asked again, {labels:,} labels, {reads:,} reads, none failed"
+        f"{rounds} rounds, {killed} killed, in {seconds:.0f} s: {len(stored):,} traces, "
+        f"{sent - len(stored):,} requests sent without an answer and asked again, "
+        f"{labels:,} labels, {reads:,} reads, none failed"
     )
     for name, count in checks.items():
         print(f"  {name}: {count}")

@@ -4,8 +4,8 @@ It is a statistical teacher, for work offline, for tests and as a baseline, and 
 but the task, and says nothing that the task does not bear out. Where the template shows no evidence it sees none
 either, and keeps to the pre-ranker's order and the categories and brands on show.
 
-Source: the score is that of the untrained re-ranker measured on Beauty (score + 0.1 log(1 + last_weight)); Gumbel
-noise draws rankings from the Plackett-Luce model of the scores. Ours: scaling scores within the list, and NOISE.
+Source: ours. The weights are rounded from a softmax fit on the valid lists of Beauty; Gumbel noise draws rankings from
+the Plackett-Luce model of the scores, so at temperature 1 the teacher samples in proportion to exp(score).
 """
 
 import math
@@ -18,9 +18,10 @@ from prompts.completion import render_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.records import Evidence
 
-# At temperature 1, of two candidates that differ by NOISE in score the better one leads e times as often. Where no
-# evidence is shown, one place in the pre-ranker's order is worth as much.
-NOISE = 0.1
+# Where no evidence is shown, one place in the pre-ranker's order is worth as much as this difference in score.
+PLACE = 0.3
+# Keeps the logarithm of a score of zero finite, below that of any candidate with a co-purchase.
+LEAST_SCORE = 1e-9
 
 
 class EvidenceTeacher:
@@ -45,9 +46,18 @@ class EvidenceTeacher:
         """Nothing is held."""
 
 
-def evidence_score(evidence: Evidence, low: float, high: float) -> float:
-    """How well a candidate fits, in units of the list's range of pre-ranker scores, `low` to `high`."""
-    return (evidence.score - low) / ((high - low) or 1.0) + 0.1 * math.log1p(evidence.last_weight)
+def evidence_score(evidence: Evidence, last_item_id: str | None) -> float:
+    """How well a candidate fits: log of the pre-ranker's score, its purchases after the last item, brand and category.
+
+    A logarithm, so the scale of the pre-ranker's scores does not matter.
+    """
+    after_last = next((link.after for link in evidence.links if link.item_id == last_item_id), 0)
+    return (
+        1.5 * math.log(max(evidence.score, 0.0) + LEAST_SCORE)
+        + 0.8 * math.log1p(after_last)
+        + 0.7 * (evidence.same_brand_items > 0)
+        + 0.2 * len(evidence.shared_category)
+    )
 
 
 def rank_candidates(task: RerankTask, temperature: float, seed: int) -> list[Candidate]:
@@ -55,11 +65,11 @@ def rank_candidates(task: RerankTask, temperature: float, seed: int) -> list[Can
 
     temperature 0 is deterministic, and ties stay in the pre-ranker's order; above it, Gumbel noise is added.
     """
-    scores_K = _scores(task.candidates)
+    scores_K = _scores(task)
     if temperature > 0:
         rng = random.Random(seed)
         # The logarithm of an exponential variable is Gumbel noise, negated; the variable is 0 once in 2**53 draws.
-        scores_K = [score - temperature * NOISE * math.log(rng.expovariate(1.0) or 1e-16) for score in scores_K]
+        scores_K = [score - temperature * math.log(rng.expovariate(1.0) or 1e-16) for score in scores_K]
     target_id = task.target.item_id if task.target is not None else None
     order = sorted(range(len(scores_K)), key=lambda k: (task.candidates[k].item.item_id != target_id, -scores_K[k]))
     return [task.candidates[k] for k in order]
@@ -90,12 +100,12 @@ def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int)
     return " ".join(sentences)
 
 
-def _scores(candidates: Sequence[Candidate]) -> list[float]:
-    shown = [candidate.evidence for candidate in candidates if candidate.evidence is not None]
-    if len(shown) < len(candidates):
-        return [-NOISE * place for place in range(len(candidates))]
-    low, high = min(evidence.score for evidence in shown), max(evidence.score for evidence in shown)
-    return [evidence_score(evidence, low, high) for evidence in shown]
+def _scores(task: RerankTask) -> list[float]:
+    shown = [candidate.evidence for candidate in task.candidates if candidate.evidence is not None]
+    if len(shown) < len(task.candidates):
+        return [-PLACE * place for place in range(len(task.candidates))]
+    last_item_id = task.history[-1].item_id if task.history else None
+    return [evidence_score(evidence, last_item_id) for evidence in shown]
 
 
 def _pattern(history: Sequence[ShownItem], style: int) -> str:

@@ -1,0 +1,241 @@
+"""Completions: the JSON that a teacher is asked for, and what can be read from what it really writes.
+
+The names of the fields, the schema for structured output, the canonical text and the parser stand together here, so
+that they cannot drift apart. Parsing never raises: a completion that cannot be read is a failure with a reason. Whether
+an order is a permutation, or a reasoning true, is for rules to say.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import orjson
+
+from prompts.semantic_ids import find_bare_sid, find_sids
+from prompts.tasks import Candidate, RerankTask
+
+EXPLANATION = "explanation"
+RECOMMENDATIONS = "recommendations"
+
+# How many opening braces before the last "recommendations" are tried: an explanation may hold a few of its own.
+_BRACES = 32
+_MAX_ENTRIES = 200
+_SHOWN_CHARACTERS = 200
+_ENTRY_KEYS = ("sid", "semantic_id", "item", "item_id", "id", "title", "name")
+_TRAILING_COMMA = re.compile(r",(\s*[\]}])")
+_DECODER = json.JSONDecoder(strict=False)
+
+
+class ParseReason(StrEnum):
+    """Why a completion cannot be read."""
+
+    EMPTY = "empty"
+    UNFINISHED_THINKING = "unfinished_thinking"
+    NO_JSON = "no_json"
+    BROKEN_JSON = "broken_json"
+    UNFINISHED_JSON = "unfinished_json"
+    NO_RECOMMENDATIONS = "no_recommendations"
+
+
+class ParsedCompletion(NamedTuple):
+    """What a completion says.
+
+    reasoning: the explanation, or the thinking where that is empty. ranking: item ids of candidates in the order
+    stated, duplicates and all. unknown: entries that name no candidate, or more than one, shortened.
+    """
+
+    reasoning: str
+    ranking: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+class ParseFailure(NamedTuple):
+    """Why there is nothing to judge; `detail` is what was seen."""
+
+    reason: ParseReason
+    detail: str
+
+
+def answer_format(candidates: int) -> str:
+    """How a prompt describes the answer wanted of it."""
+    return (
+        f'one JSON object {{"{EXPLANATION}": "...", "{RECOMMENDATIONS}": ["...", "..."]}}, where "{RECOMMENDATIONS}" '
+        f"holds the semantic IDs of all {candidates} candidates, the best first, each exactly once"
+    )
+
+
+def completion_schema(candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """JSON schema of a completion, within what OpenAI's strict structured output takes."""
+    sids = [candidate.item.sid for candidate in candidates]
+    return {
+        "type": "object",
+        "properties": {
+            EXPLANATION: {"type": "string"},
+            RECOMMENDATIONS: {
+                "type": "array",
+                "items": {"type": "string", "enum": sids},
+                "minItems": len(sids),
+                "maxItems": len(sids),
+            },
+        },
+        "required": [EXPLANATION, RECOMMENDATIONS],
+        "additionalProperties": False,
+    }
+
+
+def render_completion(reasoning: str, sids: Sequence[str]) -> str:
+    """The canonical completion: one line of JSON, explanation first."""
+    return orjson.dumps({EXPLANATION: reasoning, RECOMMENDATIONS: list(sids)}).decode()
+
+
+def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFailure:
+    """Read an explanation and an order from whatever a model wrote.
+
+    Taken are thinking before the answer, code fences, prose around the JSON, trailing commas, objects in place of IDs,
+    blanks inside an ID, IDs without their begin and end, and titles where only one candidate has that title.
+    """
+    thinking, answer = _split_thinking(text)
+    if answer is None:
+        return ParseFailure(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
+    if not answer.strip():
+        return ParseFailure(ParseReason.EMPTY, "nothing but thinking" if thinking else "no text")
+    found = _load_answer(answer)
+    if isinstance(found, ParseFailure):
+        return found
+    ranking: list[str] = []
+    unknown: list[str] = []
+    names = _Names(task.candidates)
+    entries = _entries(found[RECOMMENDATIONS])
+    if entries is None:
+        return ParseFailure(ParseReason.NO_RECOMMENDATIONS, f'"{RECOMMENDATIONS}" is no list')
+    for entry in entries:
+        item = names.find(entry)
+        if item is None:
+            unknown.append(entry[:_SHOWN_CHARACTERS])
+        else:
+            ranking.append(item)
+    reasoning = _as_text(found.get(EXPLANATION)) or thinking
+    return ParsedCompletion(reasoning, tuple(ranking), tuple(unknown))
+
+
+def _split_thinking(text: str) -> tuple[str, str | None]:
+    """Thinking and answer; the answer is None where the thinking never ends."""
+    before, end, after = text.rpartition("</think>")
+    if end:
+        return before.replace("<think>", "", 1).strip(), after
+    before, start, after = text.partition("<think>")
+    return (after.strip(), None) if start and not before.strip() else ("", text)
+
+
+def _load_answer(text: str) -> dict[str, Any] | ParseFailure:
+    """The last JSON object with recommendations."""
+    try:
+        whole = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        whole = None
+    if isinstance(whole, dict) and RECOMMENDATIONS in whole:
+        return whole
+    end = text.rfind(f'"{RECOMMENDATIONS}"')
+    if end < 0:
+        return _why_no_answer(text)
+    start = end
+    for _ in range(_BRACES):
+        start = text.rfind("{", 0, start)
+        if start < 0:
+            break
+        found = _decode(text[start:])
+        if isinstance(found, dict) and RECOMMENDATIONS in found:
+            return found
+    if "]" not in text[end:]:
+        return ParseFailure(ParseReason.UNFINISHED_JSON, _shown(text[end:]))
+    return ParseFailure(ParseReason.BROKEN_JSON, _shown(text[end:]))
+
+
+def _decode(text: str) -> Any:
+    """The JSON value that a text begins with, trailing commas forgiven; None where there is none."""
+    for attempt in (text, None):
+        try:
+            return _DECODER.raw_decode(_TRAILING_COMMA.sub(r"\1", text) if attempt is None else text)[0]
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _why_no_answer(text: str) -> ParseFailure:
+    opening = text.find("{")
+    if opening < 0:
+        return ParseFailure(ParseReason.NO_JSON, _shown(text))
+    if isinstance(_decode(text[opening:]), dict):
+        return ParseFailure(ParseReason.NO_RECOMMENDATIONS, _shown(text[opening:]))
+    if "}" not in text[opening:]:
+        return ParseFailure(ParseReason.UNFINISHED_JSON, _shown(text[opening:]))
+    return ParseFailure(ParseReason.BROKEN_JSON, _shown(text[opening:]))
+
+
+def _entries(value: Any) -> list[str] | None:
+    """Recommendations as texts; None where they are no list."""
+    if isinstance(value, str):
+        return list(find_sids(value)) or None
+    if not isinstance(value, list):
+        return None
+    return [_as_text(_field(entry) if isinstance(entry, dict) else entry) for entry in value[:_MAX_ENTRIES]]
+
+
+def _field(entry: dict[str, Any]) -> Any:
+    """What an object in place of a semantic ID names."""
+    return next((entry[key] for key in _ENTRY_KEYS if isinstance(entry.get(key), str)), entry)
+
+
+def _as_text(value: Any) -> str:
+    """A JSON value as text that can be stored: lone surrogates, which no database takes, become U+FFFD."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = " ".join(value)
+    if not isinstance(value, str):
+        try:
+            value = json.dumps(value, ensure_ascii=False)
+        except RecursionError:
+            return ""
+    text = str(value)
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _shown(text: str) -> str:
+    return _as_text(" ".join(text[: 2 * _SHOWN_CHARACTERS].split())[:_SHOWN_CHARACTERS])
+
+
+class _Names:
+    """Finds the candidate that an entry names."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self._candidates = candidates
+        self._by_sid = {candidate.item.sid: candidate.item.item_id for candidate in candidates}
+        self._by_title: dict[str, str | None] | None = None
+
+    def find(self, entry: str) -> str | None:
+        """Its item id; None for what names no candidate, or more than one."""
+        known = self._by_sid.get(entry)
+        if known is not None:
+            return known
+        sids = find_sids(entry)
+        if sids:
+            return self._by_sid.get(sids[0]) if len(set(sids)) == 1 else None
+        bare = find_bare_sid(entry)
+        return self._by_sid.get(bare) if bare else self._titles().get(_normal(entry))
+
+    def _titles(self) -> dict[str, str | None]:
+        """Item ids by title; None for a title that several candidates have."""
+        if self._by_title is None:
+            self._by_title = {}
+            for candidate in self._candidates:
+                if candidate.item.title:
+                    title = _normal(candidate.item.title)
+                    self._by_title[title] = None if title in self._by_title else candidate.item.item_id
+        return self._by_title
+
+
+def _normal(title: str) -> str:
+    return " ".join(title.casefold().split())

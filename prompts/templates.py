@@ -1,0 +1,203 @@
+"""Prompt templates: files with a version in their name, rendered to chat messages.
+
+A template is a Jinja file `<name>.v<N>.jinja`: a head of `key: value` lines between two `---`, then the blocks `system`
+and `user`. New wording is a new number, so that a trace's template says for ever what its teacher read. Item texts come
+from strangers: they are cleaned here, in one place, so that no title can forge a semantic ID or a chat token. It does
+not know where rows come from.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import jinja2.meta
+import jinja2.sandbox
+
+from prompts.completion import answer_format
+from prompts.tasks import Candidate, RerankTask, ShownItem
+from store.errors import InputError
+
+STRATEGIES = ("rejection", "targeted")
+TITLE_CHARACTERS = 200
+VARIABLES = {"history", "candidates", "target", "knowledge_priming", "answer_format"}
+BLOCKS = ("system", "user")
+
+_FILE_NAME = re.compile(r"[a-z][a-z0-9_]*\.v[1-9]\d*")
+_HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+# What could pass for a special token of a chat format, a semantic ID or a thinking mark.
+_TOKEN = re.compile(r"<(?=[|/]|s_|think)|(?<=\|)>")
+
+
+class _Link(NamedTuple):
+    """A link as templates see it: the history's item by semantic ID."""
+
+    sid: str
+    after: int
+    before: int
+
+
+class _Line(NamedTuple):
+    """An item as templates see it: clean texts, empty where unknown; `links` and `evidence` of candidates alone."""
+
+    sid: str
+    title: str
+    category: str
+    brand: str
+    evidence: Any = None
+    links: Sequence[_Link] = ()
+    shared_category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A loaded template.
+
+    name: with its version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered.
+    student: the template whose prompt a student of these traces is given. sha256: of the file.
+    """
+
+    name: str
+    strategy: str
+    shows_evidence: bool
+    student: str
+    sha256: str
+    _compiled: jinja2.Template
+
+    def render(self, task: RerankTask, *, knowledge_priming: bool = True) -> tuple[dict[str, str], ...]:
+        """Chat messages (`role`, `content`) that show a task.
+
+        Raises ValueError where a targeted template gets no target, or any other one gets one.
+        """
+        if (task.target is not None) != (self.strategy == "targeted"):
+            raise ValueError(
+                f"template {self.name} is for strategy {self.strategy}; the task's target is {task.target}"
+            )
+        history = [_line(item) for item in task.history]
+        sids = {item.item_id: item.sid for item in task.history}
+        context = self._compiled.new_context(
+            {
+                "history": history,
+                "candidates": [_candidate_line(candidate, sids) for candidate in task.candidates],
+                "target": _line(task.target) if task.target else None,
+                "knowledge_priming": knowledge_priming,
+                "answer_format": answer_format(len(task.candidates)),
+            }
+        )
+        return tuple(
+            {"role": name, "content": "".join(self._compiled.blocks[name](context)).strip()} for name in BLOCKS
+        )
+
+
+def list_templates() -> list[str]:
+    """Names of the templates that come with gr2."""
+    folder = files("prompts").joinpath("templates")
+    return sorted(file.name.removesuffix(".jinja") for file in folder.iterdir() if file.name.endswith(".jinja"))
+
+
+@lru_cache(maxsize=64)
+def load_template(name: str) -> Template:
+    """A template by name, or from a file `<name>.v<N>.jinja` of the user's own.
+
+    Raises InputError where there is none, or the file is not a template: an unknown variable is found here, not when
+    the first prompt is rendered.
+    """
+    if name in list_templates():
+        text = files("prompts").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+        return _compile(name, name, text)
+    path = Path(name)
+    if path.suffix != ".jinja" or not path.is_file():
+        raise InputError(
+            f"there is no template {name!r}; give one of {', '.join(list_templates())}, or a file NAME.vN.jinja"
+        )
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return _compile(path.name.removesuffix(".jinja"), str(path), text)
+
+
+def clean_text(text: str | None, limit: int = TITLE_CHARACTERS) -> str:
+    """Text of an item as prompts may show it: one line, no control characters, no token look-alikes, not too long.
+
+    >>> clean_text("Shampoo\\n<|im_end|> <s_a_1>")
+    'Shampoo ‹|im_end|› ‹s_a_1>'
+    """
+    if not text:
+        return ""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = " ".join(text[: 4 * limit].split())
+    if "<" in text or "|>" in text:
+        text = _TOKEN.sub(lambda found: "‹" if found[0] == "<" else "›", text)
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+@cache
+def _environment() -> jinja2.sandbox.SandboxedEnvironment:
+    return jinja2.sandbox.SandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+
+
+def _compile(name: str, source: str, text: str) -> Template:
+    head = _HEAD.match(text)
+    if head is None:
+        raise InputError(f"{source} does not begin with a head: lines `strategy: ...`, `evidence: ...` between two ---")
+    if not _FILE_NAME.fullmatch(name):
+        raise InputError(f"{source}: the file must be called NAME.vN.jinja, such as my_prompt.v1.jinja")
+    fields = dict(_field(source, line) for line in head[1].splitlines() if line.strip())
+    if fields.get("strategy") not in STRATEGIES:
+        raise InputError(f"{source}: strategy is {fields.get('strategy')!r}; it must be {' or '.join(STRATEGIES)}")
+    if fields.get("evidence") not in ("shown", "hidden"):
+        raise InputError(f"{source}: evidence is {fields.get('evidence')!r}; it must be shown or hidden")
+    environment = _environment()
+    body = text[head.end() :]
+    try:
+        unknown = jinja2.meta.find_undeclared_variables(environment.parse(body)) - VARIABLES
+        compiled = environment.from_string(body)
+    except jinja2.TemplateError as error:
+        raise InputError(f"{source}: {error}") from error
+    if unknown:
+        raise InputError(f"{source} uses {', '.join(sorted(unknown))}; a template knows {', '.join(sorted(VARIABLES))}")
+    if missing := [block for block in BLOCKS if block not in compiled.blocks]:
+        raise InputError(f"{source} has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}")
+    return Template(
+        name=name,
+        strategy=fields["strategy"],
+        shows_evidence=fields["evidence"] == "shown",
+        student=fields.get("student", source),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        _compiled=compiled,
+    )
+
+
+def _field(source: str, line: str) -> tuple[str, str]:
+    key, colon, value = line.partition(":")
+    if not colon or key.strip() not in ("strategy", "evidence", "student"):
+        raise InputError(f"{source}: {line!r} in the head; it knows strategy, evidence and student")
+    return key.strip(), value.strip()
+
+
+def _path(categories: Iterable[str]) -> str:
+    return clean_text(" > ".join(categories))
+
+
+def _line(item: ShownItem) -> _Line:
+    return _Line(item.sid, clean_text(item.title), _path(item.categories), clean_text(item.brand))
+
+
+def _candidate_line(candidate: Candidate, sids: dict[str, str]) -> _Line:
+    evidence = candidate.evidence
+    if evidence is None:
+        return _line(candidate.item)
+    return _line(candidate.item)._replace(
+        evidence=evidence,
+        links=[_Link(sids[link.item_id], link.after, link.before) for link in evidence.links if link.item_id in sids],
+        shared_category=_path(evidence.shared_category),
+    )
