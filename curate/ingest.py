@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import orjson
 import polars as pl
@@ -29,13 +28,15 @@ class IngestSettings:
 
     format: str = "auto"
     k_core: int = 5
-    split: Literal["last", "time"] = "last"
+    split: str = "last"
     valid_share: float = 0.1
     test_share: float = 0.1
     drop_unknown_items: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.split not in ("last", "time"):
+            raise InputError(f"--split is {self.split!r}; it must be last or time")
         if self.k_core < 0:
             raise InputError(f"k-core is {self.k_core}; it must be 0 (keep all) or more")
         if not (self.valid_share > 0 and self.test_share > 0 and self.valid_share + self.test_share < 1):
