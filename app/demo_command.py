@@ -60,11 +60,14 @@ def demo(
         if table.title.startswith(("funnel", "why")):
             print_table(table.rows.columns, table.rows.rows(), title=table.title)
     say(f"done in {time.perf_counter() - started:.1f} s. Next:")
-    gr2 = "gr2" if store == DEFAULT_STORE else f"gr2 --store {store}"
-    for line in (
-        f"{gr2} app                                 read the traces in a browser",
-        f"{gr2} sql \"from accepted_traces('strict') select reasoning limit 3\"",
-        f"{gr2} trace demo --teacher openai --model M --base-url http://127.0.0.1:8000/v1   a real teacher",
-        f"python -c \"import datasets; print(datasets.load_dataset('{published.path}'))\"   needs the extra [train]",
+    where = "" if store == DEFAULT_STORE else f" --store {store}"
+    for what, line in (
+        ("read the traces in a browser", f"gr2 app{where}"),
+        ("ask in SQL", f"gr2 sql{where} \"from accepted_traces('strict') select reasoning limit 3\""),
+        (
+            "ask a language model",
+            f"gr2 trace demo{where} --teacher openai --model M --base-url http://127.0.0.1:8000/v1",
+        ),
+        ("train on them", f"python -c \"from datasets import load_dataset; print(load_dataset('{published.path}'))\""),
     ):
-        say(f"  {line}")
+        say(f"  {what}:\n    {line}")

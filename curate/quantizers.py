@@ -5,11 +5,13 @@ level is drawn at random from the codes that its prefix has not used, so that it
 get IDs of their own. It knows neither items nor texts.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from store.errors import InputError
 
@@ -61,7 +63,10 @@ class ResidualKMeans:
 def _k_means(vectors_N_D: NDArray[np.float32], codes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Codes and codebook; no more clusters than there are different vectors."""
     clusters = min(codes, len(np.unique(vectors_N_D, axis=0)))
-    model = KMeans(clusters, init="k-means++", n_init=1, max_iter=50, random_state=seed).fit(vectors_N_D)
+    with warnings.catch_warnings():
+        # Vectors that differ by rounding alone give fewer clusters than were asked for, which is right.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = KMeans(clusters, init="k-means++", n_init=1, max_iter=50, random_state=seed).fit(vectors_N_D)
     return model.labels_.astype(np.int64), model.cluster_centers_.astype(np.float32)
 
 

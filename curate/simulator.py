@@ -1,7 +1,7 @@
 """Shoppers whose reasons are known: a catalogue with purchase routines, and users who follow them with noise.
 
-Each user has a hidden routine (shampoo, conditioner, hair mask, styling gel) and a hidden favourite brand. The next item
-is drawn, among those not bought yet, from a mixture: the routine's next step after the last item, any step of the
+Each user has a hidden routine (shampoo, conditioner, hair mask, styling gel) and a hidden favourite brand. The next
+item is drawn, among those not bought yet, from a mixture: the routine's next step after the last item, any step of the
 routine, or anything by popularity; within a step the favourite brand is preferred. The hidden state is one of finitely
 many, so the probability of every next item given what was bought is exact, and with it the best order of any
 candidates: the ceiling for every re-ranker. Ours: the papers simulate nothing.
@@ -160,7 +160,9 @@ class Simulator:
         routines_R = 1.0 / (1.0 + np.arange(len(ROUTINES))) ** 0.5
         brands_B = 1.0 / (1.0 + np.arange(len(BRANDS))) ** 0.5
         priors_S = np.outer(routines_R, brands_B).ravel()
-        return priors_S / priors_S.sum()
+        total = float(priors_S.sum())
+        normalised_S: NDArray[np.float64] = priors_S / total
+        return normalised_S
 
     @cached_property
     def _step_L_B_N(self) -> NDArray[np.float64]:
@@ -172,7 +174,8 @@ class Simulator:
         any_L_B_N = np.broadcast_to(inside_L_N[:, None], loyal_L_B_N.shape)
         # A step without an item of the brand is chosen from as a whole.
         loyal_L_B_N = np.where(sums_L_B > 0, loyal_L_B_N / np.maximum(sums_L_B, 1e-300), any_L_B_N)
-        return self.settings.loyalty * loyal_L_B_N + (1 - self.settings.loyalty) * any_L_B_N
+        mixed_L_B_N: NDArray[np.float64] = self.settings.loyalty * loyal_L_B_N + (1 - self.settings.loyalty) * any_L_B_N
+        return mixed_L_B_N
 
     @cached_property
     def _leaves_of_routine(self) -> list[list[int]]:
@@ -186,7 +189,8 @@ class Simulator:
         routine_R_B_N = np.stack([self._step_L_B_N[leaves].mean(axis=0) for leaves in self._leaves_of_routine])
         noise_N = self._weights_N / self._weights_N.sum()
         follows = settings.next_step + settings.same_routine
-        return (follows * routine_R_B_N + (1 - follows) * noise_N).reshape(-1, settings.items)
+        mixed_R_B_N: NDArray[np.float64] = follows * routine_R_B_N + (1 - follows) * noise_N
+        return mixed_R_B_N.reshape(-1, settings.items)
 
     @cached_property
     def _by_last_leaf(self) -> list[NDArray[np.float64]]:
@@ -239,7 +243,8 @@ class Simulator:
         """P(item | state, history) of shape (S, items): the mixture over what is not bought yet."""
         mixture_S_N = self._mixture_S_N(history)
         left_S = 1.0 - mixture_S_N[:, list(history)].sum(axis=1)
-        return mixture_S_N[:, items] / left_S[:, None]
+        given_S_K: NDArray[np.float64] = mixture_S_N[:, items] / left_S[:, None]
+        return given_S_K
 
     def _predict(self, history: tuple[int, ...], items: NDArray[np.int64]) -> NDArray[np.float64]:
         """P(item | history): each state's probability, weighted by the state's own given the history."""
