@@ -54,9 +54,9 @@ def evidence_score(evidence: Evidence, last_item_id: str | None) -> float:
     after_last = next((link.after for link in evidence.links if link.item_id == last_item_id), 0)
     return (
         1.5 * math.log(max(evidence.score, 0.0) + LEAST_SCORE)
-        + 0.8 * math.log1p(after_last)
-        + 0.7 * (evidence.same_brand_items > 0)
-        + 0.2 * len(evidence.shared_category)
+        + 0.9 * math.log1p(after_last)
+        + 0.75 * (evidence.same_brand_items > 0)
+        + 0.22 * len(evidence.shared_category)
     )
 
 
