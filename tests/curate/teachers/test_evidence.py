@@ -1,4 +1,5 @@
 import asyncio
+import math
 import random
 import re
 from dataclasses import replace
@@ -166,17 +167,15 @@ def test_above_zero_the_seed_decides_and_decides_again_the_same() -> None:
 
 def test_a_higher_temperature_strays_further_from_the_scores() -> None:
     task = scored(*range(10, 0, -1))
-    firsts = [sum(ranking(task, t, seed)[0] == "i0" for seed in range(300)) for t in (0.1, 1.0, 10.0)]
+    firsts = [sum(ranking(task, t, seed)[0] == "i0" for seed in range(300)) for t in (0.01, 1.0, 10.0)]
     assert firsts[0] == 300
     assert firsts[0] > firsts[1] > firsts[2]
 
 
 def test_first_places_follow_the_softmax_of_the_scores() -> None:
-    """Gumbel noise of scale NOISE on scores 1 and 0.9 apart: odds e : 1, or 73% against 27%."""
-    task = scored(1.0, 0.9, -1e9)
-    low_spread = RerankTask((), (*task.candidates[:2], Candidate(an_item(2), Evidence(0.0))))
-    wins = sum(ranking(low_spread, 1.0, seed)[0] == "i0" for seed in range(2000))
-    assert 0.69 < wins / 2000 < 0.77
+    """Scores s of the pre-ranker count 1.5 log s, so 4 against 1 has odds 4**1.5 : 1, or 8 to 9."""
+    wins = sum(ranking(scored(4.0, 1.0), 1.0, seed)[0] == "i0" for seed in range(2000))
+    assert wins / 2000 == pytest.approx(8 / 9, abs=0.03)
 
 
 def test_ties_and_missing_evidence_keep_the_pre_rankers_order() -> None:
@@ -191,20 +190,33 @@ def test_ties_and_missing_evidence_keep_the_pre_rankers_order() -> None:
 def test_the_scale_of_the_pre_rankers_scores_does_not_matter() -> None:
     for seed in range(100):
         task = a_task(seed)
-        rescaled = tuple(
-            replace(c, evidence=c.evidence and replace(c.evidence, score=1000 * c.evidence.score - 77))
-            for c in task.candidates
-        )
-        assert ranking(replace(task, candidates=rescaled)) == ranking(task)
+        positive = [replace(c, evidence=c.evidence and replace(c.evidence, score=1.0 + n)) for n, c in pairs(task)]
+        rescaled = [
+            replace(c, evidence=c.evidence and replace(c.evidence, score=1000.0 + 1000 * n)) for n, c in pairs(task)
+        ]
+        assert ranking(replace(task, candidates=tuple(positive))) == ranking(replace(task, candidates=tuple(rescaled)))
 
 
-def test_a_strong_link_to_the_last_item_lifts_a_candidate() -> None:
-    assert evidence_score(Evidence(3.0, last_weight=0.0), 1.0, 5.0) == 0.5
-    assert evidence_score(Evidence(3.0, last_weight=1.718281828), 1.0, 5.0) == pytest.approx(0.6)
-    assert evidence_score(Evidence(3.0), 3.0, 3.0) == 0.0
-    task = scored(1.0, 0.95, 0.0)
-    lifted = Candidate(an_item(1), Evidence(0.95, last_weight=2.0))
-    assert ranking(replace(task, candidates=(task.candidates[0], lifted, task.candidates[2]))) == ("i1", "i0", "i2")
+def pairs(task: RerankTask) -> list[tuple[int, Candidate]]:
+    return list(enumerate(task.candidates))
+
+
+def test_the_score_is_one_line_of_arithmetic() -> None:
+    assert evidence_score(Evidence(1.0), None) == pytest.approx(0.0, abs=1e-6)
+    facts = Evidence(math.e, 0.0, (Link("last", 1, 9), Link("older", 50, 0)), ("Beauty", "Hair"), 3, 2)
+    assert evidence_score(facts, "last") == pytest.approx(1.5 + 0.9 * math.log(2) + 0.75 + 0.44, abs=1e-6)
+    assert evidence_score(facts, "elsewhere") == pytest.approx(1.5 + 0.75 + 0.44, abs=1e-6)
+    assert math.isfinite(evidence_score(Evidence(0.0), None))
+    assert math.isfinite(evidence_score(Evidence(-5.0), None))
+
+
+def test_purchases_after_the_last_item_lift_a_candidate() -> None:
+    history = (an_item(7), an_item(8))
+    lifted = Candidate(an_item(1), Evidence(0.9, links=(Link("i8", 3, 0),)))
+    older = Candidate(an_item(1), Evidence(0.9, links=(Link("i7", 3, 0),)))
+    first = Candidate(an_item(0), Evidence(1.0))
+    assert ranking(RerankTask(history, (first, lifted))) == ("i1", "i0")
+    assert ranking(RerankTask(history, (first, older))) == ("i0", "i1")
 
 
 def test_the_target_comes_first_and_only_where_the_task_names_one() -> None:
