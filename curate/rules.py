@@ -73,7 +73,8 @@ _CLAIM = re.compile(
 _COUNTS = {"once": 1, "twice": 2}
 _LEAK = re.compile(
     r"\bground[- ]truth\b"
-    r"|\b(?:the|a) (?:correct|right|true|expected|given) (?:answer|target|item|choice|label)\b"
+    r"|\b(?:the|a) (?:correct|true|expected) (?:answer|target|item|choice|label)\b"
+    r"|\b(?:the|a) (?:right|given) (?:answer|target|label)\b"
     r"|\bthe target(?: item| product)?\b(?! (?:audience|group|market|customer|consumer|demographic|area|zone))"
     r"|\b(?:actual|true|real|known) next (?:item|purchase|product)\b"
     r"|\b(?:actually|in fact|indeed) (?:bought|purchased|chose|picked) (?:it )?next\b"

@@ -98,7 +98,7 @@ def write_snapshot(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Snapshot(target, manifest)
+    return Snapshot(target, orjson.loads(text))
 
 
 def _seal(manifest: dict[str, Any]) -> tuple[str, bytes]:

@@ -1,10 +1,14 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from curate.candidates import make_candidates
+from curate.semantic_ids import assign_semantic_ids
+from curate.simulation import simulate
 from store import Store
 
 
@@ -21,3 +25,20 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; set GR2_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated data set `shop` with semantic IDs and candidate lists; copied for each test that wants it."""
+    folder = tmp_path_factory.mktemp("shop") / "store"
+    store = Store.open(folder, create=True)
+    simulate(store, "shop", users=120, items=80, seed=1)
+    assign_semantic_ids(store, "shop")
+    make_candidates(store, "shop")
+    return folder
+
+
+@pytest.fixture
+def shop(built_shop: Path, tmp_path: Path) -> Store:
+    """A store of its own with data set `shop`, ready for traces."""
+    return Store.open(shutil.copytree(built_shop, tmp_path / "shop-store"))

@@ -1,0 +1,66 @@
+"""Screenshots of the app for the README, in a headless Chromium.
+
+python bench/screenshots.py STORE          writes docs/images/*.png
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import expect, sync_playwright
+
+from curate.browsing import TraceFilter, find_traces
+from store import Store
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+PORT = 8598
+
+
+def main() -> None:
+    """Start the app, open it, take the pictures."""
+    store = Store.open(sys.argv[1])
+    accepted = find_traces(store, TraceFilter(accepted=True, split="train"), limit=200)
+    moved = accepted.filter(accepted["target_rank"] > 3)
+    trace_id = (moved if moved.height else accepted)["trace_id"][0]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "app", "--port", str(PORT), "--store", str(store.folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{PORT}/_stcore/health")
+        with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+            context = playwright.chromium.launch_persistent_context(
+                profile,
+                executable_path=shutil.which("chromium"),
+                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
+                viewport={"width": 1280, "height": 1330},
+            )
+            page = context.pages[0]
+            page.goto(f"http://127.0.0.1:{PORT}/?trace={trace_id}")
+            expect(page.get_by_text("Prompt as sent")).to_be_visible(timeout=30_000)
+            page.wait_for_timeout(1500)
+            IMAGES.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=IMAGES / "traces.png")
+            context.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(address: str) -> None:
+    """Until the server answers."""
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit(f"{address} does not answer")
+
+
+if __name__ == "__main__":
+    main()

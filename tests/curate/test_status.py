@@ -1,0 +1,22 @@
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.status import load_status
+from curate.teachers.evidence import EvidenceTeacher
+from store import Store
+
+
+def test_an_empty_store_says_what_to_do_next(store: Store) -> None:
+    for table in load_status(store):
+        assert table.rows.height == 0
+        assert "gr2 " in table.next_step
+
+
+def test_the_funnel_counts_what_is_there(shop: Store) -> None:
+    progress = sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=20))
+    tables = {table.title.split(",", maxsplit=1)[0]: table.rows for table in load_status(shop)}
+    (funnel,) = tables["funnel"].to_dicts()
+    assert (funnel["prompts"], funnel["attempts"], funnel["accepted"]) == (20, progress.attempts, progress.accepted)
+    (dataset,) = tables["data sets"].to_dicts()
+    assert (dataset["items"], dataset["users"], dataset["sid_uniqueness"]) == (80, 120, 1.0)
+    assert {row["ranker"] for row in tables["rankers (newest evaluation)"].to_dicts()} == {"cooccurrence.v1"}
+    assert tables["why traces fail"]["reason"].to_list()[0] == "target_not_first"
