@@ -12,6 +12,7 @@ import streamlit as st
 
 from curate.browsing import PAGE_TRACES, TraceFilter, TraceView, find_traces, load_choices, load_trace
 from curate.tasks import ListedTask
+from prompts.semantic_ids import parse_sid
 from prompts.tasks import ShownItem
 from store import Gr2Error, Store
 
@@ -75,8 +76,8 @@ def draw_table(store: Store, chosen: TraceFilter) -> None:
         "accepted",
         pl.col("target_rank").alias("target before"),
         pl.col("new_rank").alias("after"),
-        pl.col("failed_rules").list.join(", ").alias("failed rules"),
-        pl.coalesce("reasoning", "error").alias("reasoning"),
+        pl.col("failed_rules").list.join(", ").fill_null("").alias("failed rules"),
+        pl.coalesce("reasoning", "error", pl.lit("")).alias("reasoning"),
     )
     event = st.dataframe(
         shown,
@@ -113,14 +114,20 @@ def draw_trace(view: TraceView) -> None:
         st.dataframe(order_table(view.listed, trace["ranking"]), hide_index=True, height=388)
         st.caption("History, oldest first")
         st.dataframe(
-            pl.DataFrame([{"item": name_of(item), "sid": item.sid} for item in view.listed.task.history]),
+            pl.DataFrame(
+                [{"item": name_of(item), "semantic ID": short_sid(item.sid)} for item in view.listed.task.history]
+            ),
             hide_index=True,
         )
     with right:
-        st.caption("Reasoning, each semantic ID with its title")
+        st.caption("Reasoning, with a title in each semantic ID")
         st.text(with_titles(trace["reasoning"] or trace["error"] or "(no reasoning)", view.listed))
         st.caption("Verdicts")
-        st.dataframe(view.verdicts, hide_index=True)
+        st.dataframe(
+            view.verdicts.select("rule", "passed", pl.coalesce("detail", "reason", pl.lit("")).alias("why not")),
+            hide_index=True,
+            height=350,
+        )
         if view.labels.height:
             st.caption("Labels")
             st.dataframe(view.labels, hide_index=True)
@@ -150,9 +157,9 @@ def order_table(listed: ListedTask, ranking: list[str] | None) -> pl.DataFrame:
                 "after": after.get(item),
                 "before": before[item],
                 "moved": "" if not moved else f"▲ {moved}" if moved > 0 else f"▼ {-moved}",
-                "target": "◀ target" if item == listed.target_item_id else "",
+                "target": "★" if item == listed.target_item_id else "",
                 "item": name_of(candidate.item),
-                "sid": candidate.item.sid,
+                "semantic ID": short_sid(candidate.item.sid),
             }
         )
     rows.sort(key=lambda row: (row["after"] is None, row["after"] or 0, row["before"]))
@@ -160,11 +167,16 @@ def order_table(listed: ListedTask, ranking: list[str] | None) -> pl.DataFrame:
 
 
 def with_titles(text: str, listed: ListedTask) -> str:
-    """The text with a title after each semantic ID that the prompt showed."""
+    """The text with each semantic ID that the prompt showed as ‹codes title›; others stay as they are."""
     items = [*listed.task.history, *(candidate.item for candidate in listed.task.candidates)]
     for item in {item.sid: item for item in items}.values():
-        text = text.replace(item.sid, f"{item.sid} [{name_of(item)}]")
+        text = text.replace(item.sid, f"‹{short_sid(item.sid)} {name_of(item)}›")
     return text
+
+
+def short_sid(sid: str) -> str:
+    """The codes alone, for eyes: 57·7·23·4."""
+    return "·".join(map(str, parse_sid(sid) or ())) or sid
 
 
 def name_of(item: ShownItem) -> str:

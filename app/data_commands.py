@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from curate.semantic_ids import SidSummary
 
 
+SHOWN_METRICS = ("recall_at_1", "recall_at_3", "recall_at_5", "recall_at_10", "ndcg_at_5", "mrr")
+
+
 def register(cli: typer.Typer) -> None:
     """Add these commands."""
     for command in (simulate, ingest, sids, candidates):
@@ -151,12 +154,8 @@ def print_candidates(summary: "CandidateSummary") -> None:
         ("re-ranking: only lists that hold their target", summary.conditional),
     ):
         if rankings:
-            names = [metric.name for metric in next(iter(rankings.values()))]
-            print_table(
-                ("split", "ranker", "n", *names),
-                [
-                    (split, ranker, metrics[0].n, *(metric.value for metric in metrics))
-                    for (split, ranker), metrics in rankings.items()
-                ],
-                title=title,
-            )
+            rows = []
+            for (split, ranker), metrics in rankings.items():
+                values = {metric.name: metric.value for metric in metrics}
+                rows.append((split, ranker, metrics[0].n, *(values.get(name) for name in SHOWN_METRICS)))
+            print_table(("split", "ranker", "lists", *SHOWN_METRICS), rows, title=title)

@@ -1,6 +1,10 @@
 """`gr2 demo`: the whole way, from simulated shoppers to a snapshot of verified traces, on a laptop and offline."""
 
+import os
+import shutil
+import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,7 +54,7 @@ def demo(
     print_candidates(summary)
     say("4. reasoning traces: up to four samples a prompt, until one puts the target first")
     for split in ("train", "valid"):
-        print_trace(sample(opened, EvidenceTeacher(), SamplingSettings(DATASET, split=split)))
+        print_trace(sample(opened, EvidenceTeacher(), SamplingSettings(DATASET, split=split, temperature=0.5)))
     say("\n5. an immutable snapshot of those that pass every rule")
     published = publish(opened, DATASET, SnapshotSettings(DATASET, policy="strict"))
     verify_snapshot(published.path)
@@ -60,14 +64,19 @@ def demo(
         if table.title.startswith(("funnel", "why")):
             print_table(table.rows.columns, table.rows.rows(), title=table.title)
     say(f"done in {time.perf_counter() - started:.1f} s. Next:")
+    # `make demo` leaves gr2 in an environment of its own, which need not be on the path.
+    gr2 = "gr2" if shutil.which("gr2") else os.path.relpath(Path(sys.executable).with_name("gr2"))
     where = "" if store == DEFAULT_STORE else f" --store {store}"
     for what, line in (
-        ("read the traces in a browser", f"gr2 app{where}"),
-        ("ask in SQL", f"gr2 sql{where} \"from accepted_traces('strict') select reasoning limit 3\""),
+        ("read the traces in a browser", f"{gr2} app{where}"),
+        ("ask in SQL", f"{gr2} sql{where} \"from accepted_traces('strict') select reasoning limit 3\""),
         (
             "ask a language model",
-            f"gr2 trace demo{where} --teacher openai --model M --base-url http://127.0.0.1:8000/v1",
+            f"{gr2} trace demo{where} --teacher openai --model M --base-url http://127.0.0.1:8000/v1",
         ),
-        ("train on them", f"python -c \"from datasets import load_dataset; print(load_dataset('{published.path}'))\""),
+        (
+            "train on them (pip install datasets)",
+            f"python -c \"from datasets import load_dataset; print(load_dataset('{published.path}'))\"",
+        ),
     ):
         say(f"  {what}:\n    {line}")

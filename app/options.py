@@ -36,7 +36,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = any(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
@@ -45,8 +45,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     console = Console()
     if not console.is_terminal:
         # A pipe or a log has no width of its own: wrapping there would break lines that people search.
-        console = Console(width=max(200, console.width))
-    console.print(table)
+        console = Console(width=max(240, console.width))
+    with console.capture() as captured:
+        console.print(table)
+    if title:
+        say(title)
+    say("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()) + "\n")
 
 
 def show(value: Any) -> str:

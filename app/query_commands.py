@@ -88,5 +88,6 @@ def browse(
             f"--server.address={address}",
             "--server.headless=true",
             "--browser.gatherUsageStats=false",
+            "--client.toolbarMode=minimal",
         ],
     )

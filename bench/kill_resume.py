@@ -10,7 +10,6 @@ Exit status 1 if anything is wrong.
 import argparse
 import json
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,36 +26,30 @@ from store.journals import read_journal
 
 GR2 = [sys.executable, "-m", "app.cli"]
 LABELLER = """
-import sys, time
+import os, sys, time
 from store import Store
 from store.labels import Label, put_label
 store = Store.open(sys.argv[1])
 written = 0
-try:
-    while True:
-        put_label(store, f"trace-{written}", "bench", Label.GOOD)
-        written += 1
-        print(written, flush=True)
-        time.sleep(0.2)
-except KeyboardInterrupt:
-    pass
+while not os.path.exists(sys.argv[2]):
+    put_label(store, f"trace-{written}", "bench", Label.GOOD)
+    written += 1
+    time.sleep(0.2)
+print(written)
 """
 READER = """
-import sys, time
+import os, sys, time
 from store import Store
 from curate.browsing import TraceFilter, find_traces
 store = Store.open(sys.argv[1])
 reads = 0
-try:
-    while True:
-        find_traces(store, TraceFilter(accepted=True))
-        with store.reading() as session:
-            session.frame("acceptance_funnel")
-        reads += 1
-        print(reads, flush=True)
-        time.sleep(0.05)
-except KeyboardInterrupt:
-    pass
+while not os.path.exists(sys.argv[2]):
+    find_traces(store, TraceFilter(accepted=True))
+    with store.reading() as session:
+        session.frame("status_funnel")
+    reads += 1
+    time.sleep(0.05)
+print(reads)
 """
 
 
@@ -104,20 +97,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def watch(code: str, folder: Path) -> subprocess.Popen[str]:
-    """A process beside the run; its last line on stdout counts its operations."""
+def watch(code: str, folder: Path, stop: Path) -> subprocess.Popen[str]:
+    """A process beside the run, until the file `stop` appears; it prints how many operations it did."""
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(folder), str(stop)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
 def finish(process: subprocess.Popen[str], name: str) -> int:
-    """Stop a watcher; returns how many operations it did. Exits where one failed."""
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    """Await a watcher; returns how many operations it did. Exits where one failed."""
+    out, err = process.communicate(timeout=120)
     if process.returncode != 0:
         sys.exit(f"{name} failed:\n{err}")
-    return int(out.split()[-1])
+    return int(out)
 
 
 def main() -> None:
@@ -147,7 +142,8 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
             *("--base-url", f"http://127.0.0.1:{server.server_port}/v1", "--concurrency", "16"),
         ],
     )
-    labeller, reader = watch(LABELLER, folder), watch(READER, folder)
+    stop = folder.with_name("stop")
+    labeller, reader = watch(LABELLER, folder, stop), watch(READER, folder, stop)
     killed = 0
     started = time.monotonic()
     for number in range(rounds):
@@ -172,6 +168,7 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
         ).stdout
         for words in teachers
     ]
+    stop.touch()
     labels, reads = finish(labeller, "the labeller"), finish(reader, "the reader")
     seconds = time.monotonic() - started
     server.shutdown()

@@ -164,10 +164,12 @@ class _Run:
             for task in [*self.workers, *background]:
                 task.cancel()
             await asyncio.gather(*self.workers, *background, return_exceptions=True)
-            await self._absorb()
-            self.journal.close()
-            await self.teacher.close()
-            self.on_progress(self.progress)
+            try:
+                await self._absorb()
+            finally:
+                self.journal.close()
+                await self.teacher.close()
+                self.on_progress(self.progress)
         return "interrupted" if self.progress.stopping else "done"
 
     @contextmanager

@@ -31,7 +31,8 @@ using first(round(value, 4))
 group by dataset, split, ranker, n
 order by dataset, split, ranker
 
--- name: acceptance_funnel
+-- name: status_funnel
+select dataset, split, template, teacher, prompts, attempts, answered, parsed, accepted, labelled, cost_usd
 from acceptance_funnel
 
 -- name: status_reasons

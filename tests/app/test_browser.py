@@ -72,8 +72,9 @@ def test_a_link_opens_one_trace_in_full(traced: Store, monkeypatch: pytest.Monke
     assert trace_id in page.text[0].value
     order = page.dataframe[1].value
     assert order["after"].to_list() == list(range(1, 11))
-    assert order["target"].to_list()[0] == "◀ target"
-    assert "[" in page.text[1].value
+    assert order["target"].to_list()[0] == "★"
+    assert "‹" in page.text[1].value
+    assert "<|sid_begin|>" not in page.text[1].value
 
 
 def test_an_unknown_trace_and_a_missing_store_are_messages(
