@@ -30,7 +30,8 @@ class PreRankerSettings:
 
     window: how far apart two purchases count. decay: weight per step of distance. backward: weight of what came before
     against what came after. left_power, right_power: normalisation by the popularity of the history's item and of the
-    candidate. recency: weight per step back in the history. history: how many last items count.
+    candidate. recency: weight per step back in the history. history: how many last items count. neighbours: how many of
+    an item's strongest pairs are scored.
     """
 
     window: int = 5
@@ -40,6 +41,7 @@ class PreRankerSettings:
     right_power: float = 0.1
     recency: float = 0.7
     history: int = 20
+    neighbours: int = 200
     candidates: int = 10
 
 
@@ -142,6 +144,7 @@ def _make_source(
         left_power=settings.left_power,
         right_power=settings.right_power,
     )
+    scratch.execute("create_neighbours", neighbours=settings.neighbours)
     batches = -(-lists // BATCH_LISTS)
     for batch in range(batches):
         scratch.execute("create_batch", split=source.split, fold=source.fold, batches=batches, batch=batch)

@@ -84,6 +84,10 @@ _LEAK = re.compile(
 )
 
 
+# Each leak has one of these words; most reasonings have none, and looking for them is ten times as fast.
+_LEAK_WORDS = ("ground", "correct", "true", "expected", "answer", "target", "label", "next", " know", "told", "given")
+
+
 def _complete(answer: Answer, _: ParsedCompletion) -> Failure | None:
     return Failure(Reason.TRUNCATED) if answer.finish_reason == "length" else None
 
@@ -116,8 +120,8 @@ def _shown_sids(task: RerankTask) -> set[str]:
 
 
 def _cites(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
-    cited = find_sids(parsed.reasoning)
-    return None if cited and not _shown_sids(answer.task).isdisjoint(cited) else Failure(Reason.NO_CITATION)
+    cited = not _shown_sids(answer.task).isdisjoint(find_sids(parsed.reasoning))
+    return None if cited else Failure(Reason.NO_CITATION)
 
 
 def _grounded(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
@@ -146,6 +150,9 @@ def _not_copied(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
 
 def find_leak(text: str) -> str | None:
     """The first words of a text that tell that its writer was shown the answer; None where there are none."""
+    lowered = text.lower()
+    if not any(word in lowered for word in _LEAK_WORDS):
+        return None
     found = _LEAK.search(text)
     return found[0] if found else None
 

@@ -6,6 +6,7 @@ not know which IDs exist.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from string import ascii_lowercase
 
 BEGIN = "<|sid_begin|>"
@@ -49,14 +50,13 @@ def find_sids(text: str) -> list[str]:
     """All semantic IDs in a text, in order, in canonical form; what is malformed is passed over."""
     if BEGIN not in text:
         return []
-    return [render_sid(codes) for body in _SID.findall(text) if (codes := _codes(body))]
+    return [sid for body in _SID.findall(text) if (sid := _canonical(body))]
 
 
 def find_bare_sid(text: str) -> str | None:
     """The canonical form of a text's codes where it has one run of them without begin and end; else None."""
     runs = _BARE.findall(text)
-    codes = _codes(runs[0]) if len(runs) == 1 else None
-    return render_sid(codes) if codes else None
+    return _canonical(runs[0]) if len(runs) == 1 else None
 
 
 def sid_tokens(levels: int, codebook_size: int) -> list[str]:
@@ -64,6 +64,13 @@ def sid_tokens(levels: int, codebook_size: int) -> list[str]:
     return [BEGIN, END] + [
         f"<s_{letter}_{code}>" for letter in ascii_lowercase[:levels] for code in range(codebook_size)
     ]
+
+
+@lru_cache(maxsize=1 << 16)
+def _canonical(body: str) -> str | None:
+    """The ID that a run of codes stands for; kept, since traces cite the same items over and over."""
+    codes = _codes(body)
+    return render_sid(codes) if codes else None
 
 
 def _codes(body: str) -> tuple[int, ...] | None:

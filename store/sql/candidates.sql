@@ -10,7 +10,8 @@ select user_id, item_id, position, split from interactions where dataset = $data
 select item_id, brand, categories from items where dataset = $dataset
 
 -- name: create_catalogue
--- `path` numbers every prefix of the category path, so that two items share as many numbers as leading categories.
+-- p1 to p8 number the prefixes of the category path: two items share as many of them as leading categories (an
+-- intersection of lists is seven times as slow). What lies deeper than eight levels is not told apart.
 create table catalogue as
 with prefixes as (
     select item_id, depth, dense_rank() over (order by categories[:depth]) as prefix
@@ -21,7 +22,8 @@ paths as (
 )
 select
     cast(row_number() over (order by item_id) - 1 as integer) as item, item_id, brand, categories,
-    coalesce(path, []) as path
+    path[1] as p1, path[2] as p2, path[3] as p3, path[4] as p4,
+    path[5] as p5, path[6] as p6, path[7] as p7, path[8] as p8
 from batch
 left join paths using (item_id)
 
@@ -99,6 +101,13 @@ join popularity as l on l.item = counted.left_item
 join popularity as r on r.item = counted.right_item
 group by counted.left_item, counted.right_item
 
+-- name: create_neighbours
+-- What scores: the strongest pairs of each left item. The rest changes R@10 by less than .0002 and costs half the time.
+create or replace table neighbours as
+select left_item, right_item, weight
+from pairs
+qualify row_number() over (partition by left_item order by weight desc, right_item) <= $neighbours
+
 -- name: create_batch
 -- A share of the lists of one source, and the last items of their histories; `age` 0 is the last one.
 create or replace table batch_lists as
@@ -118,9 +127,9 @@ join sequences
 -- with scores next to nothing, so that a list with too few co-purchases is filled up.
 create or replace table ranked as
 with weighted as (
-    select recent.list, pairs.right_item as item, $recency ** recent.age * pairs.weight as score
+    select recent.list, neighbours.right_item as item, $recency ** recent.age * neighbours.weight as score
     from recent
-    join pairs on pairs.left_item = recent.item
+    join neighbours on neighbours.left_item = recent.item
     union all
     select list, item, 1e-9 / rank
     from batch_lists, (
@@ -180,12 +189,14 @@ compared as (
     select
         ranked.list,
         ranked.item,
-        len(list_intersect(candidates.path, histories.path)) as depth,
-        candidates.brand = histories.brand as same_brand
+        coalesce(c.p1 = h.p1, false)::int + coalesce(c.p2 = h.p2, false)::int + coalesce(c.p3 = h.p3, false)::int
+            + coalesce(c.p4 = h.p4, false)::int + coalesce(c.p5 = h.p5, false)::int + coalesce(c.p6 = h.p6, false)::int
+            + coalesce(c.p7 = h.p7, false)::int + coalesce(c.p8 = h.p8, false)::int as depth,
+        c.brand = h.brand as same_brand
     from ranked
     join recent using (list)
-    join catalogue as candidates on candidates.item = ranked.item
-    join catalogue as histories on histories.item = recent.item
+    join catalogue as c on c.item = ranked.item
+    join catalogue as h on h.item = recent.item
 ),
 shared as (
     select
