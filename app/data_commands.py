@@ -9,6 +9,7 @@ from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_tabl
 
 if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
+    from curate.evaluation import RankerMetrics
     from curate.ingest import IngestSummary
     from curate.semantic_ids import SidSummary
 
@@ -108,11 +109,11 @@ def candidates(
     Example: gr2 candidates beauty
     """
     from curate.candidates import import_candidates, make_candidates
+    from curate.simulation import put_ceiling
 
     opened = open_store(store)
-    print_candidates(
-        make_candidates(opened, name) if scores is None else import_candidates(opened, name, scores, pre_ranker)
-    )
+    made = make_candidates(opened, name) if scores is None else import_candidates(opened, name, scores, pre_ranker)
+    print_candidates(made, put_ceiling(opened, name, made.pre_ranker))
 
 
 def print_ingest(summary: "IngestSummary") -> None:
@@ -142,8 +143,8 @@ def print_sids(summary: "SidSummary") -> None:
         say("under 99%: items that share an ID cannot be told apart; use more --levels or a larger --codebook-size")
 
 
-def print_candidates(summary: "CandidateSummary") -> None:
-    """How many lists there are, and how good the pre-ranker is."""
+def print_candidates(summary: "CandidateSummary", ceiling: "RankerMetrics") -> None:
+    """How many lists there are, and how good the pre-ranker and, on simulated data, the best order is."""
     print_table(
         ("split", "lists", "hold the target", "new"),
         [(split.split, split.lists, split.with_target, split.new) for split in summary.splits],
@@ -151,7 +152,7 @@ def print_candidates(summary: "CandidateSummary") -> None:
     )
     for title, rankings in (
         ("full ranking: every list counts, a target outside the ten is a miss", summary.full),
-        ("re-ranking: only lists that hold their target", summary.conditional),
+        ("re-ranking: only lists that hold their target", {**summary.conditional, **ceiling}),
     ):
         if rankings:
             rows = []

@@ -50,8 +50,7 @@ def demo(
     print_sids(assign_semantic_ids(opened, DATASET))
     say("\n3. ten candidates for each history, with evidence; and the best order there can be")
     summary = make_candidates(opened, DATASET)
-    summary.conditional.update(put_ceiling(opened, DATASET, summary.pre_ranker))
-    print_candidates(summary)
+    print_candidates(summary, put_ceiling(opened, DATASET, summary.pre_ranker))
     say("4. reasoning traces: up to four samples a prompt, until one puts the target first")
     for split in ("train", "valid"):
         print_trace(sample(opened, EvidenceTeacher(), SamplingSettings(DATASET, split=split, temperature=0.5)))

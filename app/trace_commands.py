@@ -66,7 +66,8 @@ def trace(
     opened = open_store(store)
     asked = _make_teacher(teacher, model, base_url, prompt_price, completion_price)
     with _progress() as view:
-        print_trace(sample(opened, asked, settings, concurrency=concurrency, on_progress=view.update))
+        done = sample(opened, asked, settings, concurrency=concurrency, on_progress=view.update)
+    print_trace(done)
 
 
 def verify(

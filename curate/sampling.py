@@ -22,7 +22,7 @@ import polars as pl
 from curate.absorption import JudgedTrace, Recovery, absorb, judge_record, recover
 from curate.requests import OpenPrompt, Plan, SamplingSettings, find_open_lists, open_prompts, plan_sampling
 from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
-from store import Store
+from store import InputError, Store
 from store.journals import JournalWriter
 
 ABSORB_SECONDS = 3.0
@@ -88,6 +88,8 @@ def sample(
     Raises InputError where the store is not ready, or another process samples the same; TeacherError where the
     teacher cannot work at all.
     """
+    if concurrency < 1:
+        raise InputError(f"--concurrency is {concurrency}; it must be 1 or more")
     recovered = recover(store)
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):

@@ -1,0 +1,1 @@
+"""Teachers: whatever answers a re-ranking request with a completion."""

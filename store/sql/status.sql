@@ -19,16 +19,19 @@ from datasets
 order by datasets.dataset
 
 -- name: status_rankers
+-- Over all lists, and (conditional) over those that hold their target.
 pivot (
-    select dataset, split, ranker, metric, n, value
+    select dataset, split, ranker, metric, value
     from evaluations
     join runs using (run_id, dataset)
-    where metric in ('recall_at_1', 'recall_at_5', 'ndcg_at_5', 'recall_at_10')
     qualify row_number() over (partition by evaluations.dataset, split, ranker, metric order by started_at desc) = 1
 )
-on metric in ('recall_at_1', 'recall_at_5', 'ndcg_at_5', 'recall_at_10')
+on metric in (
+    'recall_at_5', 'recall_at_10', 'ndcg_at_5', 'conditional_recall_at_1', 'conditional_recall_at_5',
+    'conditional_ndcg_at_5'
+)
 using first(round(value, 4))
-group by dataset, split, ranker, n
+group by dataset, split, ranker
 order by dataset, split, ranker
 
 -- name: status_funnel
