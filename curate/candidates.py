@@ -217,8 +217,7 @@ def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, s
         full[split, pre_ranker] = score_ranks(ranks, KS)
         if with_target:
             conditional[split, pre_ranker] = score_ranks(ranks[ranks > 0], KS)
-    if now != known:
-        put_evaluation(store, dataset, full, conditional)
+    put_evaluation(store, dataset, full, conditional)
     return CandidateSummary(
         dataset,
         pre_ranker,

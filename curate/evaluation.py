@@ -15,19 +15,10 @@ CONDITIONAL = "conditional_"
 """Prefix of metrics over only those lists that hold their target."""
 
 
-def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> str:
-    """Store metrics over all lists and over those that hold their target; returns the run's id."""
+def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> None:
+    """Store metrics over all lists and over those that hold their target; figures that are there already add no run."""
     now = datetime.now(UTC).replace(tzinfo=None)
     run_id = f"evaluate-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    run = {
-        "run_id": run_id,
-        "kind": "evaluate",
-        "dataset": dataset,
-        "settings": "{}",
-        "status": "done",
-        "started_at": now,
-        "ended_at": now,
-    }
     rows = [
         {
             "run_id": run_id,
@@ -44,7 +35,17 @@ def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional:
         for (split, ranker), metrics in rankings.items()
         for metric in metrics
     ]
+    run = {
+        "run_id": run_id,
+        "kind": "evaluate",
+        "dataset": dataset,
+        "settings": "{}",
+        "status": "done",
+        "started_at": now,
+        "ended_at": now,
+    }
     with store.writing() as session:
-        session.put("runs", pl.DataFrame([run]))
-        session.put("evaluations", pl.DataFrame(rows))
-    return run_id
+        known = set(session.rows("evaluated", dataset=dataset))
+        if not known.issuperset((row["split"], row["ranker"], row["metric"], row["value"], row["n"]) for row in rows):
+            session.put("runs", pl.DataFrame([run]))
+            session.put("evaluations", pl.DataFrame(rows))

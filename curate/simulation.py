@@ -77,9 +77,8 @@ def put_ceiling(store: Store, dataset: str, pre_ranker: str) -> RankerMetrics:
         if (lists["split"] == split).any():
             metrics[split, OPTIMAL] = score_ranks(ranks[(lists["split"] == split).to_numpy()], KS)
     with store.writing() as session:
-        inserted = session.put("optimal_rankings", rankings).inserted
-    if inserted:
-        put_evaluation(store, dataset, {}, metrics)
+        session.put("optimal_rankings", rankings)
+    put_evaluation(store, dataset, {}, metrics)
     return metrics
 
 

@@ -6,6 +6,7 @@ a file of their own, attached read-only under the name `labels`, so that labelli
 """
 
 import re
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -197,16 +198,17 @@ def scratch(folder: Path, *, memory_limit: str = "1GB") -> Iterator[Session]:
 
     `memory_limit` bounds what DuckDB keeps in memory before it spills.
     """
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "memory_limit": memory_limit,
-            "temp_directory": str(folder / "scratch"),
-            "preserve_insertion_order": "false",
-            "autoinstall_known_extensions": "false",
-        },
-    )
-    try:
-        yield Session(connection)
-    finally:
-        connection.close()
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as spill:
+        connection = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": memory_limit,
+                "temp_directory": spill,
+                "preserve_insertion_order": "false",
+                "autoinstall_known_extensions": "false",
+            },
+        )
+        try:
+            yield Session(connection)
+        finally:
+            connection.close()
