@@ -66,6 +66,7 @@ group by item
 -- name: create_pairs
 -- For each ordered pair (left, right): how often right came after and before left within the window, and the weight of
 -- going from left to right. What came before counts `backward` of what came after; both fade with the distance.
+-- Decimals, because a sum of doubles depends on the order of threads.
 create or replace table pairs as
 with bought_after as (
     select earlier.item as left_item, later.item as right_item, later.position - earlier.position as distance
@@ -80,11 +81,11 @@ with bought_after as (
 ),
 counted as (
     select left_item, right_item, cast(count(*) as integer) as times_after, cast(0 as integer) as times_before,
-        sum($decay ** (distance - 1)) as raw
+        sum(cast($decay ** (distance - 1) as decimal(18, 9))) as raw
     from bought_after
     group by left_item, right_item
     union all
-    select right_item, left_item, 0, cast(count(*) as integer), $backward * sum($decay ** (distance - 1))
+    select right_item, left_item, 0, cast(count(*) as integer), $backward * sum(cast($decay ** (distance - 1) as decimal(18, 9)))
     from bought_after
     group by left_item, right_item
 )
@@ -123,15 +124,17 @@ join sequences
     and sequences.position >= batch_lists.position - $history
 
 -- name: create_ranked
--- The best candidates of each list, never of its history; equal scores go by the item's number. What sells most comes in
--- with scores next to nothing, so that a list with too few co-purchases is filled up.
+-- The best candidates of each list, never of its history. Votes are whole numbers (64 to a millionth, about), so that
+-- their sum does not depend on the order of threads; equal sums go by the item's number. What sells most comes in with
+-- votes under 64, so that a list with too few co-purchases is filled up, at score 0.
 create or replace table ranked as
-with weighted as (
-    select recent.list, neighbours.right_item as item, $recency ** recent.age * neighbours.weight as score
+with votes as (
+    select recent.list, neighbours.right_item as item,
+        64 * round($recency ** recent.age * neighbours.weight * 1048576) as vote
     from recent
     join neighbours on neighbours.left_item = recent.item
     union all
-    select list, item, 1e-9 / rank
+    select list, item, cast($candidates + $history - rank + 1 as double)
     from batch_lists, (
         select item, row_number() over (order by purchases desc, item) as rank
         from popularity
@@ -140,7 +143,9 @@ with weighted as (
     )
 ),
 scored as (
-    select list, item, sum(score) * (1 - item * 1e-13) as score from weighted group by list, item
+    select list, item, cast(sum(vote) as bigint) * 16777216 + (16777215 - item) as votes_then_item
+    from votes
+    group by list, item
 ),
 seen as (
     select batch_lists.list, sequences.item
@@ -148,7 +153,7 @@ seen as (
     join sequences on sequences.user = batch_lists.user and sequences.position < batch_lists.position
 ),
 best as (
-    select list, arg_max(item, score, $candidates) as items, max(score, $candidates) as scores
+    select list, arg_max(item, votes_then_item, $candidates) as items, max(votes_then_item, $candidates) as sums
     from scored
     anti join seen using (list, item)
     group by list
@@ -156,7 +161,7 @@ best as (
 select
     list,
     unnest(items) as item,
-    cast(unnest(scores) as float) as score,
+    cast((unnest(sums) >> 30) / 1048576.0 as float) as score,
     cast(unnest(range(1, len(items) + 1)) as integer) as rank
 from best
 
