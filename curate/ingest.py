@@ -104,7 +104,8 @@ def ingest(
             store,
             scratch,
             dataset,
-            source=settings.format,
+            source="files",
+            source_settings={"items_file": items.name, "interactions_file": interactions.name},
             settings=settings,
             counts={
                 "read_items": read_items_count,

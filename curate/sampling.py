@@ -129,8 +129,10 @@ def _start_run(store: Store, plan: Plan, run_id: str) -> None:
         "started_at": _now(),
         "ended_at": None,
     }
+    template = {"template": plan.template.name, "sha256": plan.template.sha256, "text": plan.template.text}
     with store.writing() as session:
         session.put("runs", pl.DataFrame([row], schema_overrides={"ended_at": pl.Datetime("us")}))
+        session.put("templates", pl.DataFrame([template]))
 
 
 class _Run:

@@ -18,8 +18,8 @@ from curate.requests import render_list
 from curate.rules import RULES, find_leak
 from curate.tasks import ListedTask, load_tasks
 from prompts.completion import render_completion
-from prompts.templates import load_template
-from store import InputError, SnapshotError, Store
+from prompts.templates import Template, load_template, parse_template
+from store import InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
@@ -175,7 +175,12 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
         for (sid_version,), group in selected.group_by("sid_version"):
             lists = group["list_id"].unique().to_list()
             tasks |= load_tasks(session, settings.dataset, str(sid_version), lists)
-    rows = [(row["split"], _sft_row(row, tasks[row["list_id"]])) for row in selected.iter_rows(named=True)]
+        templates = selected.select("template", "template_sha256").unique().sort("template", "template_sha256").rows()
+        students = {sha256: _student(session, template, sha256) for template, sha256 in templates}
+    rows = [
+        (row["split"], _sft_row(row, tasks[row["list_id"]], students[row["template_sha256"]]))
+        for row in selected.iter_rows(named=True)
+    ]
     _refuse_leaks([row for _, row in rows])
     splits = {
         SPLIT_NAMES[split]: pl.DataFrame([row for of, row in rows if of == split], schema=SFT_SCHEMA)
@@ -195,13 +200,7 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
             "dataset_fingerprint": datasets["fingerprint"][0],
             "dataset_settings": orjson.loads(datasets["settings"][0]),
             "sid_versions": sorted(selected["sid_version"].unique()),
-            "templates": [
-                {"template": template, "sha256": sha}
-                for template, sha in selected.select("template", "template_sha256")
-                .unique()
-                .sort("template")
-                .iter_rows()
-            ],
+            "templates": [{"template": template, "sha256": sha256} for template, sha256 in templates],
             "teachers": sorted({f"{teacher}/{model}" for teacher, model in selected.select("teacher", "model").rows()}),
             "code_commit": code_commit(),
             "libraries": library_versions(),
@@ -210,9 +209,15 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
     return write_snapshot(folder, splits, body, _card(name, settings, splits), latest=latest)
 
 
-def _sft_row(row: dict[str, Any], listed: ListedTask) -> dict[str, Any]:
+def _student(session: Session, template: str, sha256: str) -> Template:
+    """The template whose prompt goes with traces of a template, in the wording that they were made with."""
+    ((text,),) = session.rows("template_text", template=template, sha256=sha256)
+    teacher = parse_template(template, text)
+    return teacher if teacher.student == template else load_template(teacher.student)
+
+
+def _sft_row(row: dict[str, Any], listed: ListedTask, student: Template) -> dict[str, Any]:
     """What a trainer gets of one trace; every item is a semantic ID."""
-    student = load_template(load_template(row["template"]).student)
     task, messages = render_list(student, listed, knowledge_priming=row["knowledge_priming"])
     sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
     parsed = row["ranking"] is not None and all(item in sids for item in row["ranking"])

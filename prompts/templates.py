@@ -59,13 +59,14 @@ class Template:
     """A loaded template.
 
     name: with its version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered.
-    student: the template whose prompt a student of these traces is given. sha256: of the file.
+    student: the template whose prompt a student of these traces is given. text: the file; sha256: its hash.
     """
 
     name: str
     strategy: str
     shows_evidence: bool
     student: str
+    text: str
     sha256: str
     _compiled: jinja2.Template
 
@@ -94,13 +95,13 @@ class Template:
         )
 
 
+@cache
 def list_templates() -> list[str]:
     """Names of the templates that come with gr2."""
     folder = files("prompts").joinpath("templates")
     return sorted(file.name.removesuffix(".jinja") for file in folder.iterdir() if file.name.endswith(".jinja"))
 
 
-@lru_cache(maxsize=64)
 def load_template(name: str) -> Template:
     """A template by name, or from a file `<name>.v<N>.jinja` of the user's own.
 
@@ -109,7 +110,7 @@ def load_template(name: str) -> Template:
     """
     if name in list_templates():
         text = files("prompts").joinpath("templates", f"{name}.jinja").read_text("utf-8")
-        return _compile(name, name, text)
+        return parse_template(name, text)
     path = Path(name)
     if path.suffix != ".jinja" or not path.is_file():
         raise InputError(
@@ -119,7 +120,7 @@ def load_template(name: str) -> Template:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    return _compile(path.name.removesuffix(".jinja"), str(path), text)
+    return parse_template(path.name.removesuffix(".jinja"), text)
 
 
 def clean_text(text: str | None, limit: int = TITLE_CHARACTERS) -> str:
@@ -145,42 +146,48 @@ def _environment() -> jinja2.sandbox.SandboxedEnvironment:
     )
 
 
-def _compile(name: str, source: str, text: str) -> Template:
+@lru_cache(maxsize=64)
+def parse_template(name: str, text: str) -> Template:
+    """A template from its file's text. Raises InputError where it is none."""
     head = _HEAD.match(text)
     if head is None:
-        raise InputError(f"{source} does not begin with a head: lines `strategy: ...`, `evidence: ...` between two ---")
+        raise InputError(
+            f"template {name} does not begin with a head: lines `strategy: ...`, `evidence: ...` between two ---"
+        )
     if not _FILE_NAME.fullmatch(name):
-        raise InputError(f"{source}: the file must be called NAME.vN.jinja, such as my_prompt.v1.jinja")
-    fields = dict(_field(source, line) for line in head[1].splitlines() if line.strip())
-    if fields.get("strategy") not in STRATEGIES:
-        raise InputError(f"{source}: strategy is {fields.get('strategy')!r}; it must be {' or '.join(STRATEGIES)}")
-    if fields.get("evidence") not in ("shown", "hidden"):
-        raise InputError(f"{source}: evidence is {fields.get('evidence')!r}; it must be shown or hidden")
-    environment = _environment()
+        raise InputError(f"template {name}: the file must be called NAME.vN.jinja, such as my_prompt.v1.jinja")
+    fields = dict(_field(name, line) for line in head[1].splitlines() if line.strip())
+    strategy, evidence, student = fields.get("strategy"), fields.get("evidence"), fields.get("student", name)
+    if strategy not in STRATEGIES:
+        raise InputError(f"template {name}: strategy is {strategy!r}; it must be {' or '.join(STRATEGIES)}")
+    if evidence not in ("shown", "hidden"):
+        raise InputError(f"template {name}: evidence is {evidence!r}; it must be shown or hidden")
+    if student not in (list_templates() if strategy == "targeted" else [name, *list_templates()]):
+        raise InputError(
+            f"template {name}: student is {student!r}; it must be one of {', '.join(list_templates())}, the prompt "
+            "without the target that these traces are to teach"
+        )
     body = text[head.end() :]
     try:
-        unknown = jinja2.meta.find_undeclared_variables(environment.parse(body)) - VARIABLES
-        compiled = environment.from_string(body)
+        unknown = jinja2.meta.find_undeclared_variables(_environment().parse(body)) - VARIABLES
+        compiled = _environment().from_string(body)
     except jinja2.TemplateError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"template {name}: {error}") from error
     if unknown:
-        raise InputError(f"{source} uses {', '.join(sorted(unknown))}; a template knows {', '.join(sorted(VARIABLES))}")
+        raise InputError(
+            f"template {name} uses {', '.join(sorted(unknown))}; a template knows {', '.join(sorted(VARIABLES))}"
+        )
     if missing := [block for block in BLOCKS if block not in compiled.blocks]:
-        raise InputError(f"{source} has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}")
+        raise InputError(f"template {name} has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}")
     return Template(
-        name=name,
-        strategy=fields["strategy"],
-        shows_evidence=fields["evidence"] == "shown",
-        student=fields.get("student", source),
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        _compiled=compiled,
+        name, strategy, evidence == "shown", student, text, hashlib.sha256(text.encode()).hexdigest(), compiled
     )
 
 
-def _field(source: str, line: str) -> tuple[str, str]:
+def _field(name: str, line: str) -> tuple[str, str]:
     key, colon, value = line.partition(":")
     if not colon or key.strip() not in ("strategy", "evidence", "student"):
-        raise InputError(f"{source}: {line!r} in the head; it knows strategy, evidence and student")
+        raise InputError(f"template {name}: {line!r} in the head; it knows strategy, evidence and student")
     return key.strip(), value.strip()
 
 

@@ -25,6 +25,9 @@ insert into evidence by name from batch anti join evidence using (list_id)
 -- name: put_optimal_rankings
 insert into optimal_rankings by name from batch anti join optimal_rankings using (list_id)
 
+-- name: put_templates
+insert into templates by name from batch anti join templates using (template, sha256)
+
 -- name: put_prompts
 insert into prompts by name from batch anti join prompts using (prompt_id)
 

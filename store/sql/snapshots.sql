@@ -44,6 +44,9 @@ where dataset = $dataset
 order by all
 limit 5
 
+-- name: template_text
+select text from templates where template = $template and sha256 = $sha256
+
 -- name: label_watermark
 -- What was known of people's labels on a data set.
 select count(*) as events, coalesce(max(label_events.created_at)::varchar, '') as newest

@@ -165,6 +165,20 @@ def test_a_targeted_trace_comes_with_the_prompt_of_its_student(shop: Store) -> N
     assert all("to rank first is" in messages for (messages,) in stored)
 
 
+def test_a_template_of_ones_own_is_kept_with_its_traces(shop: Store, tmp_path: Path) -> None:
+    path = tmp_path / "mine.v1.jinja"
+    path.write_text(
+        "---\nstrategy: rejection\nevidence: shown\n---\n{% block system %}Mine.{% endblock %}"
+        "{% block user %}{% for item in candidates %}{{ item.sid }}{% endfor %}{% endblock %}"
+    )
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", template=str(path), limit=20))
+    path.unlink()
+    snapshot = publish(shop, "shop", SnapshotSettings("shop"))
+    rows = read_split(snapshot.path, "train").to_dicts()
+    assert {row["prompt"][0]["content"] for row in rows} == {"Mine."}
+    assert {row["template"] for row in rows} == {"mine.v1"}
+
+
 def test_the_manifest_tells_where_everything_came_from(traced: Store) -> None:
     manifest = publish(traced, "shop", SnapshotSettings("shop", policy="strict")).manifest
     assert manifest["selection"]["policy"] == "strict"

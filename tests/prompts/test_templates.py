@@ -140,7 +140,7 @@ def test_a_template_of_ones_own_is_loaded_by_path(tmp_path: Path, task: RerankTa
     path = tmp_path / "mine.v3.jinja"
     path.write_text(HEAD + BLOCKS)
     template = load_template(str(path))
-    assert template.name == "mine.v3"
+    assert (template.name, template.student) == ("mine.v3", "mine.v3")
     assert template.render(task)[1]["content"] == "3"
 
 
@@ -148,12 +148,14 @@ def test_a_template_of_ones_own_is_loaded_by_path(tmp_path: Path, task: RerankTa
     ("name", "text", "message"),
     [
         ("mine.v1.jinja", BLOCKS, "does not begin with a head"),
-        ("mine.jinja", HEAD + BLOCKS, "NAME.vN.jinja"),
+        ("mine.jinja", HEAD + BLOCKS, r"NAME\.vN\.jinja"),
+        ("mine.v1.jinja", HEAD.replace("rejection", "targeted") + BLOCKS, "student is 'mine.v1'"),
+        ("mine.v1.jinja", HEAD.replace("hidden", "hidden\nstudent: nope.v1") + BLOCKS, "student is 'nope.v1'"),
         ("mine.v1.jinja", HEAD.replace("rejection", "magic") + BLOCKS, "strategy is 'magic'"),
         ("mine.v1.jinja", HEAD.replace("hidden", "maybe") + BLOCKS, "evidence is 'maybe'"),
         ("mine.v1.jinja", HEAD.replace("evidence", "colour") + BLOCKS, "colour"),
         ("mine.v1.jinja", HEAD + BLOCKS.replace("history", "histroy"), "uses histroy"),
-        ("mine.v1.jinja", HEAD + BLOCKS.replace("endblock", "endblok"), "mine.v1.jinja"),
+        ("mine.v1.jinja", HEAD + BLOCKS.replace("endblock", "endblok"), "template mine.v1: "),
         ("mine.v1.jinja", HEAD + BLOCKS.replace("user", "assistant"), "no block 'user'"),
     ],
 )

@@ -78,6 +78,12 @@ create table optimal_rankings (
     probabilities float[] not null
 );
 
+create table templates (
+    template varchar not null,
+    sha256 varchar not null,
+    text varchar not null
+);
+
 create table prompts (
     prompt_id varchar not null,
     list_id varchar not null,
