@@ -22,8 +22,15 @@ def register(cli: typer.Typer) -> None:
 def trace(
     name: Name,
     teacher: Annotated[str, typer.Option(help="evidence (offline) or openai (any compatible endpoint).")] = "evidence",
-    strategy: Annotated[str | None, typer.Option(help="rejection or targeted.")] = None,
-    template: Annotated[str | None, typer.Option(help="A shipped template, or a file NAME.vN.jinja.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="rejection: the teacher does not see the answer; targeted: it does.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Default rerank_evidence.v1 or, targeted, rerank_targeted.v1; also rerank.v1, rerank_compact.v1, or a file."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Whose lists: train, valid or test.")] = "train",
     max_attempts: Annotated[int, typer.Option(help="Samples per prompt at most.")] = 4,
     accept: Annotated[int, typer.Option(help="Stop a prompt once so many samples are accepted.")] = 1,
