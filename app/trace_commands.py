@@ -27,9 +27,7 @@ def trace(
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option(
-            help="Default rerank_evidence.v1 or, targeted, rerank_targeted.v1; also rerank.v1, rerank_compact.v1, or a file."
-        ),
+        typer.Option(help="Default rerank_evidence.v1, or rerank_targeted.v1; or a file NAME.vN.jinja."),
     ] = None,
     split: Annotated[str, typer.Option(help="Whose lists: train, valid or test.")] = "train",
     max_attempts: Annotated[int, typer.Option(help="Samples per prompt at most.")] = 4,
