@@ -165,8 +165,9 @@ class _Run:
                     if not task.cancelled() and (error := task.exception()):
                         raise error
         finally:
-            for task in [*self.workers, *background]:
-                task.cancel()
+            for worker in self.workers:
+                worker.cancel()
+            # The background ends by itself once no worker is left; cancelled, it would leave a write under way.
             await asyncio.gather(*self.workers, *background, return_exceptions=True)
             try:
                 await self._absorb()
@@ -230,6 +231,8 @@ class _Run:
             passed = judged.accepted(self.plan.policy_rules)
             accepted += passed
             self.progress.count(judged, accepted=passed)
+            # A teacher that never waits would otherwise keep the loop from absorbing and reporting.
+            await asyncio.sleep(0)
             if len(self.pending) >= MAX_PENDING_TRACES:
                 async with self.room:
                     await self.room.wait_for(lambda: len(self.pending) < MAX_PENDING_TRACES)
@@ -246,8 +249,6 @@ class _Run:
             completion = await self.teacher.complete(request)
         except RequestFailedError as failed:
             error = str(failed) or "the request failed"
-        # A teacher that never waits would otherwise keep the loop from absorbing and reporting.
-        await asyncio.sleep(0)
         return {
             "event": "received",
             "trace_id": request.trace_id,

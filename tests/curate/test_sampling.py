@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import random
@@ -193,6 +194,29 @@ def test_a_signal_ends_the_run_cleanly_and_the_same_command_goes_on(shop: Store,
     assert fetch(shop, "select status from runs where kind = 'trace'") == [("interrupted",)]
     rest = run(shop, limit=None, max_attempts=1)
     assert rest.attempts == progress.prompts - progress.attempts
+
+
+class SlowTeacher(FakeTeacher):
+    """Answers ten requests at once and then takes an hour; interrupts the run twice meanwhile."""
+
+    async def complete(self, request: TeacherRequest) -> Completion:
+        answered = len(self.requests)
+        completion = await super().complete(request)
+        if answered == 10:
+            loop = asyncio.get_running_loop()
+            for delay in (0.2, 0.4):
+                loop.call_later(delay, os.kill, os.getpid(), signal.SIGINT)
+        if answered >= 10:
+            await asyncio.sleep(3600)
+        return completion
+
+
+def test_a_second_signal_leaves_what_is_under_way_and_keeps_what_came(shop: Store) -> None:
+    progress = sample(shop, SlowTeacher(shuffled), SamplingSettings("shop", max_attempts=1), concurrency=8)
+    assert progress.attempts == progress.stored == 10
+    assert fetch(shop, "select status from runs where kind = 'trace'") == [("interrupted",)]
+    again = run(shop, limit=None, max_attempts=1)
+    assert again.attempts == progress.prompts - 10
 
 
 def test_what_a_dead_run_left_in_its_journal_is_taken_over(shop: Store) -> None:
