@@ -1,4 +1,6 @@
-"""Training: it reads snapshots and nothing else. This gr2 loads them; trainers come with a later release."""
+"""Training: it reads snapshots and semantic IDs, and nothing else. This gr2 loads snapshots and constrains decoding to
+valid IDs; trainers come with a later release.
+"""
 
 from typing import TYPE_CHECKING, Any
 
