@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from curate.data_sets import find_data_set
 from curate.evaluation import RankerMetrics, put_evaluation
 from curate.metrics import score_ranks
 from store import InputError, Session, Store
@@ -117,10 +118,9 @@ def _make(store: Store, dataset: str, pre_ranker: str, scores: Path | None) -> C
 def _load(store: Store, scratch: Session, dataset: str) -> None:
     """Copy the data set into the scratch database; the store is free again afterwards."""
     with store.reading() as session:
+        find_data_set(session, dataset)
         catalogue = session.frame("catalogue_of", dataset=dataset)
         interactions = session.frame("interactions_of", dataset=dataset)
-    if interactions.height == 0:
-        raise InputError(f"there is no data set {dataset!r}; run gr2 ingest or gr2 simulate first")
     scratch.insert("create_catalogue", catalogue)
     scratch.insert("create_sequences", interactions, folds=FOLDS)
     scratch.execute("create_lists")

@@ -48,7 +48,9 @@ class TfidfSvdEmbedder:
         if width < 2:
             reduced = terms_N_V[:, :1].toarray()
         else:
-            reduced = TruncatedSVD(width, random_state=self.seed).fit_transform(terms_N_V)
+            # Of texts all alike, scikit-learn divides no variance by no variance, for a ratio that we do not use.
+            with np.errstate(invalid="ignore"):
+                reduced = TruncatedSVD(width, random_state=self.seed).fit_transform(terms_N_V)
         lengths_N = np.linalg.norm(reduced, axis=1, keepdims=True)
         np.divide(reduced, lengths_N, out=vectors_N_D[:, : reduced.shape[1]], where=lengths_N > 1e-12)
         return vectors_N_D

@@ -1,12 +1,12 @@
 """Rankers' metrics as rows of the store, one run for each evaluation."""
 
 import secrets
-from datetime import UTC, datetime
 
 import polars as pl
 
 from curate.metrics import Metric
 from store import Store
+from store.values import utc_now
 
 RankerMetrics = dict[tuple[str, str], list[Metric]]
 """Metrics by (split, ranker)."""
@@ -17,7 +17,7 @@ CONDITIONAL = "conditional_"
 
 def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> None:
     """Store metrics over all lists and over those that hold their target; figures that are there already add no run."""
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = utc_now()
     run_id = f"evaluate-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     rows = [
         {

@@ -6,7 +6,6 @@ transaction: nothing is ever half ingested. Splits follow the paper (arXiv 2602.
 
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -14,6 +13,7 @@ import polars as pl
 
 from curate.formats import read_interactions, read_items
 from store import InputError, Session, Store
+from store.values import utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _finish(
                         "source": [source],
                         "settings": [orjson.dumps({**asdict(settings), **(source_settings or {})}).decode()],
                         "fingerprint": [fingerprint],
-                        "created_at": [datetime.now(UTC).replace(tzinfo=None)],
+                        "created_at": [utc_now()],
                     }
                 ),
             )

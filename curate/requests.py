@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from curate.data_sets import find_data_set
 from curate.tasks import ListedTask, load_tasks
 from curate.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema
@@ -142,9 +143,7 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
             "leave one of them out"
         )
     with store.reading() as session:
-        if not session.rows("dataset", dataset=settings.dataset):
-            names = ", ".join(name for (name,) in session.rows("dataset_names")) or "none yet"
-            raise InputError(f"no data set is called {settings.dataset!r}; there are: {names}")
+        find_data_set(session, settings.dataset)
         sid_version = choose(
             "semantic-ID version",
             settings.sid_version,

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -24,6 +23,7 @@ from curate.requests import OpenPrompt, Plan, SamplingSettings, find_open_lists,
 from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from store import InputError, Store
 from store.journals import JournalWriter
+from store.values import storable_text, utc_now
 
 ABSORB_SECONDS = 3.0
 ABSORB_TRACES = 2_000
@@ -94,7 +94,7 @@ def sample(
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
         lists = find_open_lists(store, plan)
-        run_id = f"trace-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        run_id = f"trace-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         chosen = int(lists["chosen_lists"][0]) if lists.height else 0
         progress = Progress(run_id, chosen, lists.height, recovered=recovered)
         if lists.height == 0:
@@ -126,7 +126,7 @@ def _start_run(store: Store, plan: Plan, run_id: str) -> None:
         "dataset": plan.settings.dataset,
         "settings": orjson.dumps(facts).decode(),
         "status": "running",
-        "started_at": _now(),
+        "started_at": utc_now(),
         "ended_at": None,
     }
     template = {"template": plan.template.name, "sha256": plan.template.sha256, "text": plan.template.text}
@@ -259,14 +259,14 @@ class _Run:
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
             "sample_index": request.sample_index,
-            "completion": None if error else _storable(completion.text),
+            "completion": None if error else storable_text(completion.text),
             "finish_reason": completion.finish_reason or None,
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
             "cost_usd": completion.cost_usd,
             "latency_ms": (time.perf_counter() - started) * 1000,
             "error": error,
-            "created_at": _now().isoformat(),
+            "created_at": utc_now().isoformat(),
         }
 
     async def _absorb_regularly(self) -> None:
@@ -298,12 +298,3 @@ class _Run:
         while not all(worker.done() for worker in self.workers):
             self.on_progress(self.progress)
             await asyncio.sleep(0.2)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _storable(text: str) -> str:
-    """Lone surrogates, which no database takes, become U+FFFD."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

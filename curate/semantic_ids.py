@@ -3,16 +3,17 @@
 import hashlib
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 import orjson
 import polars as pl
 
+from curate.data_sets import find_data_set
 from curate.embedders import TfidfSvdEmbedder
 from curate.quantizers import ResidualKMeans
 from prompts.semantic_ids import render_sid
 from store import InputError, Store
 from store.records import Item
+from store.values import utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,12 @@ def assign_semantic_ids(store: Store, dataset: str, settings: SidSettings | None
     settings = settings or SidSettings()
     started = time.perf_counter()
     with store.reading() as session:
+        find_data_set(session, dataset)
         items = [
             Item(item_id, title, tuple(categories), brand, description)
             for item_id, title, categories, brand, description in session.rows("items_of", dataset=dataset)
         ]
         known = session.frame("sid_version", dataset=dataset, sid_version=settings.version)
-    if not items:
-        raise InputError(f"there are no items of {dataset!r}; run gr2 ingest or gr2 simulate first")
     if not known.height:
         vectors = TfidfSvdEmbedder(dimensions=settings.dimensions, seed=settings.seed).embed(
             [item.text for item in items]
@@ -84,7 +84,7 @@ def assign_semantic_ids(store: Store, dataset: str, settings: SidSettings | None
                 "items": [len(items)],
                 "distinct_ids": [len(set(texts))],
                 "uniqueness": [len(set(texts)) / len(items)],
-                "created_at": [datetime.now(UTC).replace(tzinfo=None)],
+                "created_at": [utc_now()],
             }
         )
         ids = pl.DataFrame(

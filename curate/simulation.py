@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 import polars as pl
 
+from curate.data_sets import find_data_set
 from curate.evaluation import RankerMetrics, put_evaluation
 from curate.ingest import IngestSettings, IngestSummary, put_dataset
 from curate.metrics import score_ranks
@@ -55,15 +56,13 @@ def put_ceiling(store: Store, dataset: str, pre_ranker: str) -> RankerMetrics:
     The same again changes nothing; a data set that was not simulated has no ceiling and gives {}.
     """
     with store.reading() as session:
-        datasets = session.frame("dataset", dataset=dataset)
-        if datasets.height == 0:
-            raise InputError(f"there is no data set {dataset!r}; run gr2 simulate first")
-        if datasets["source"][0] != SOURCE:
+        found = find_data_set(session, dataset)
+        if found["source"] != SOURCE:
             return {}
         lists = session.frame("lists_with_target", dataset=dataset, pre_ranker=pre_ranker)
     if lists.height == 0:
         return {}
-    simulator = Simulator(SimulatorSettings(**orjson.loads(datasets["settings"][0])["simulator"]))
+    simulator = Simulator(SimulatorSettings(**orjson.loads(found["settings"])["simulator"]))
     with store.reading() as session:
         _check_catalogue(session, dataset, simulator)
     orders, probabilities = simulator.optimal_rankings(lists["history"].to_list(), lists["item_ids"].to_list())

@@ -6,13 +6,13 @@ paired with the prompt of its template's student. Files and hashes are `store.sn
 
 import tempfile
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
 
+from curate.data_sets import find_data_set
 from curate.lineage import code_commit, library_versions
 from curate.requests import render_list
 from curate.rules import RULES, find_leak
@@ -21,6 +21,7 @@ from prompts.completion import render_completion
 from prompts.templates import Template, load_template, parse_template
 from store import InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
+from store.values import utc_now
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
@@ -76,7 +77,7 @@ def publish(store: Store, name: str, settings: SnapshotSettings) -> Snapshot:
         "rows": sum(split["rows"] for split in snapshot.manifest["splits"].values()),
         "path": str(snapshot.path.relative_to(store.folder)),
         "manifest": orjson.dumps(snapshot.manifest).decode(),
-        "created_at": datetime.now(UTC).replace(tzinfo=None),
+        "created_at": utc_now(),
     }
     with store.writing() as session:
         session.put("snapshots", pl.DataFrame([row]))
@@ -157,7 +158,7 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
     with store.reading() as session:
         selected = session.frame("snapshot_rows", dataset=settings.dataset, **(selection | {"splits": settings.splits}))
         rules = session.rows("run_policy_rules", policy=settings.policy)
-        datasets = session.frame("dataset", dataset=settings.dataset)
+        data_set = find_data_set(session, settings.dataset)
         events, newest = session.rows("label_watermark", dataset=settings.dataset)[0]
         if selected.height == 0:
             raise InputError(
@@ -197,8 +198,8 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
         },
         "lineage": {
             "dataset": settings.dataset,
-            "dataset_fingerprint": datasets["fingerprint"][0],
-            "dataset_settings": orjson.loads(datasets["settings"][0]),
+            "dataset_fingerprint": data_set["fingerprint"],
+            "dataset_settings": orjson.loads(data_set["settings"]),
             "sid_versions": sorted(selected["sid_version"].unique()),
             "templates": [{"template": template, "sha256": sha256} for template, sha256 in templates],
             "teachers": sorted({f"{teacher}/{model}" for teacher, model in selected.select("teacher", "model").rows()}),

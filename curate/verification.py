@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from curate.absorption import answer_to, load_tasks_of_prompts, verdict_frame
+from curate.data_sets import find_data_set
 from curate.rules import RULE_NAMES, check_rule_names, judge
-from store import InputError, Store
+from store import Store
 
 VERIFY_BATCH = 5_000
 
@@ -32,9 +33,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
     """
     rules = check_rule_names(rules)
     with store.reading() as session:
-        if not session.rows("dataset", dataset=dataset):
-            names = ", ".join(name for (name,) in session.rows("dataset_names")) or "none yet"
-            raise InputError(f"no data set is called {dataset!r}; there are: {names}")
+        find_data_set(session, dataset)
     summary = VerifySummary()
     after = ""
     while True:

@@ -15,6 +15,7 @@ import orjson
 
 from prompts.semantic_ids import find_bare_sid, find_sids
 from prompts.tasks import Candidate, RerankTask
+from store.values import storable_text
 
 EXPLANATION = "explanation"
 RECOMMENDATIONS = "recommendations"
@@ -189,7 +190,7 @@ def _field(entry: dict[str, Any]) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """A JSON value as text that can be stored: lone surrogates, which no database takes, become U+FFFD."""
+    """A JSON value as text that can be stored."""
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
@@ -199,8 +200,7 @@ def _as_text(value: Any) -> str:
             value = json.dumps(value, ensure_ascii=False)
         except RecursionError:
             return ""
-    text = str(value)
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return storable_text(str(value))
 
 
 def _shown(text: str) -> str:

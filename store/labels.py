@@ -2,12 +2,12 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 
 import polars as pl
 
 from store.folder import Store
+from store.values import utc_now
 
 
 class Label(StrEnum):
@@ -41,7 +41,7 @@ def put_label(
             "tags": pl.Series([list(tags)], dtype=pl.List(pl.String)),
             "note": pl.Series([note], dtype=pl.String),
             "seconds": pl.Series([seconds], dtype=pl.Float64),
-            "created_at": [datetime.now(UTC).replace(tzinfo=None)],
+            "created_at": [utc_now()],
         }
     )
     with store.labelling() as session:

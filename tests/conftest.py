@@ -5,11 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from curate.candidates import make_candidates
 from curate.semantic_ids import assign_semantic_ids
 from curate.simulation import simulate
 from store import Store
+
+# A slow machine is no failure; speed is measured in bench/.
+settings.register_profile("unhurried", parent=settings.get_profile(settings.get_current_profile_name()), deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -27,6 +27,12 @@ def test_any_texts_give_finite_unit_or_zero_vectors(texts: list[str]) -> None:
     assert all(length == pytest.approx(1, abs=1e-4) or length == 0 for length in lengths)
 
 
+def test_texts_that_are_all_alike_get_one_vector() -> None:
+    vectors = TfidfSvdEmbedder(dimensions=4).embed(["00:01"] * 20)
+    assert np.isfinite(vectors).all()
+    assert len(np.unique(vectors.round(5), axis=0)) == 1
+
+
 def test_identical_texts_get_identical_vectors_and_empty_ones_zero() -> None:
     vectors = TfidfSvdEmbedder(dimensions=4).embed(["same words", "same words", "", "other words here"])
     assert vectors[0] == pytest.approx(vectors[1])
