@@ -4,7 +4,6 @@ A row holds the prompt that a student will see, never the one that showed a teac
 paired with the prompt of its template's student. Files and hashes are `store.snapshots`' part.
 """
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from prompts.completion import render_completion
 from prompts.templates import Template, load_template, parse_template
 from store import InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
+from store.temporary import temporary_folder
 from store.values import utc_now
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
@@ -95,8 +95,8 @@ def rebuild(store: Store, snapshot: Snapshot) -> bool:
         template=selection["template"],
         teacher=selection["teacher"],
     )
-    with tempfile.TemporaryDirectory(dir=store.folder) as folder:
-        again = _write(store, Path(folder), settings, snapshot.manifest["name"], snapshot)
+    with temporary_folder(store.folder) as folder:
+        again = _write(store, folder, settings, snapshot.manifest["name"], snapshot)
         return again.version == snapshot.version
 
 

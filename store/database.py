@@ -6,7 +6,6 @@ a file of their own, attached read-only under the name `labels`, so that labelli
 """
 
 import re
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import tenacity
 
 from store.errors import StoreBusyError, StoreError
 from store.queries import query
+from store.temporary import temporary_folder
 
 WAIT_S = 60.0
 _LOCK_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
@@ -198,12 +198,12 @@ def scratch(folder: Path, *, memory_limit: str = "1GB") -> Iterator[Session]:
 
     `memory_limit` bounds what DuckDB keeps in memory before it spills.
     """
-    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as spill:
+    with temporary_folder(folder) as spill:
         connection = duckdb.connect(
             ":memory:",
             config={
                 "memory_limit": memory_limit,
-                "temp_directory": spill,
+                "temp_directory": str(spill),
                 "preserve_insertion_order": "false",
                 "autoinstall_known_extensions": "false",
             },

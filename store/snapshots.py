@@ -11,7 +11,6 @@ gives the same bytes. It refuses to know how rows were chosen: `curate.snapshots
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import orjson
 import polars as pl
 
 from store.errors import InputError, SnapshotError
+from store.temporary import temporary_folder
 
 FORMAT_VERSION = 1
 VERSION_DIGITS = 16
@@ -51,11 +51,24 @@ def write_snapshot(
     splits: rows by split name, in the order to keep. body: JSON-able facts about the selection and its lineage.
     card: text of README.md. latest: the newest snapshot of the same name, which becomes the parent of a different one.
     Written to a temporary folder, synced, then renamed: a reader sees all of it or nothing.
+
+    Raises SnapshotError where it cannot be written; nothing is kept then.
     """
-    temporary = folder / f".writing-{os.getpid()}"
-    data = temporary / "data"
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
+        return _write(folder, splits, body, card, latest)
+    except OSError as error:
+        raise SnapshotError(
+            f"{folder}: the snapshot could not be written ({error.strerror}); nothing was kept"
+        ) from error
+
+
+def _write(
+    folder: Path, splits: Mapping[str, pl.DataFrame], body: Mapping[str, Any], card: str, latest: Snapshot | None
+) -> Snapshot:
+    with temporary_folder(folder) as temporary:
+        # A folder inside, because a temporary folder is its owner's alone to read, and a snapshot everybody's.
+        staged = temporary / "snapshot"
+        data = staged / "data"
         data.mkdir(parents=True)
         for split, frame in splits.items():
             # One writer thread and fixed row groups: the bytes depend on the rows alone.
@@ -66,8 +79,8 @@ def write_snapshot(
                 row_group_size=ROW_GROUP_ROWS,
                 statistics=True,
             )
-        (temporary / "README.md").write_text(card, "utf-8")
-        files = {str(file.relative_to(temporary)): _describe(file) for file in _files(temporary)}
+        (staged / "README.md").write_text(card, "utf-8")
+        files = {str(file.relative_to(staged)): _describe(file) for file in _files(staged)}
         manifest = {
             "format_version": FORMAT_VERSION,
             **body,
@@ -82,22 +95,16 @@ def write_snapshot(
             manifest["parent"] = latest.version
             version, text = _seal(manifest)
         target = folder / version
-        (temporary / "manifest.json").write_bytes(text)
-        for file in _files(temporary):
+        (staged / "manifest.json").write_bytes(text)
+        for file in _files(staged):
             _sync(file)
         _sync(data)
-        _sync(temporary)
+        _sync(staged)
         if target.exists():
             verify_snapshot(target)
         else:
-            temporary.rename(target)
+            staged.rename(target)
             _sync(folder)
-    except OSError as error:
-        raise SnapshotError(
-            f"{folder}: the snapshot could not be written ({error.strerror}); nothing was kept"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Snapshot(target, orjson.loads(text))
 
 
