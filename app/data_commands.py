@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
     from curate.evaluation import RankerMetrics
     from curate.ingest import IngestSummary
-    from curate.semantic_ids import SidSummary
+    from curate.sids.assignment import SidSummary
 
 
 SHOWN_METRICS = ("recall_at_1", "recall_at_3", "recall_at_5", "recall_at_10", "ndcg_at_5", "mrr")
@@ -87,7 +87,7 @@ def sids(
 
     Example: gr2 sids beauty
     """
-    from curate.semantic_ids import SidSettings, assign_semantic_ids
+    from curate.sids.assignment import SidSettings, assign_semantic_ids
 
     settings = SidSettings(method=method, levels=levels, codebook_size=codebook_size, seed=seed)
     print_sids(assign_semantic_ids(open_store(store), name, settings))

@@ -35,7 +35,7 @@ def demo(
     from curate.candidates import make_candidates
     from curate.requests import SamplingSettings
     from curate.sampling import sample
-    from curate.semantic_ids import assign_semantic_ids
+    from curate.sids.assignment import assign_semantic_ids
     from curate.simulation import put_ceiling, simulate
     from curate.snapshots import SnapshotSettings, publish
     from curate.status import load_status

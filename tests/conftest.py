@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from curate.candidates import make_candidates
-from curate.semantic_ids import assign_semantic_ids
+from curate.sids.assignment import assign_semantic_ids
 from curate.simulation import simulate
 from store import Store
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.embedders import TfidfSvdEmbedder
+from curate.sids.embedders import TfidfSvdEmbedder
 
 TEXTS = [
     f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("soap", "brush", "towel", "lamp", "chair")

@@ -1,6 +1,6 @@
 import pytest
 
-from curate.semantic_ids import SidSettings, assign_semantic_ids
+from curate.sids.assignment import SidSettings, assign_semantic_ids
 from prompts.semantic_ids import parse_sid
 from store import InputError, Store
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curate.quantizers import ResidualKMeans
+from curate.sids.quantizers import ResidualKMeans
 from store import InputError
 
 

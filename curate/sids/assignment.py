@@ -8,8 +8,8 @@ import orjson
 import polars as pl
 
 from curate.data_sets import find_data_set
-from curate.embedders import TfidfSvdEmbedder
-from curate.quantizers import ResidualKMeans
+from curate.sids.embedders import TfidfSvdEmbedder
+from curate.sids.quantizers import ResidualKMeans
 from prompts.semantic_ids import render_sid
 from store import InputError, Store
 from store.records import Item
