@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from app import data_commands, demo_command, query_commands, snapshot_commands, trace_commands
+from app import data_commands, demo_command, query_commands, sid_commands, snapshot_commands, trace_commands
 from store.errors import Gr2Error
 
 cli = typer.Typer(
@@ -22,6 +22,7 @@ cli = typer.Typer(
 
 demo_command.register(cli)
 data_commands.register(cli)
+sid_commands.register(cli)
 trace_commands.register(cli)
 snapshot_commands.register(cli)
 query_commands.register(cli)

@@ -1,4 +1,4 @@
-"""Commands that fill the store: simulate, ingest, sids, candidates."""
+"""Commands that fill the store: simulate, ingest, candidates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
     from curate.evaluation import RankerMetrics
     from curate.ingest import IngestSummary
-    from curate.sids.assignment import SidSummary
 
 
 SHOWN_METRICS = ("recall_at_1", "recall_at_3", "recall_at_5", "recall_at_10", "ndcg_at_5", "mrr")
@@ -19,7 +18,7 @@ SHOWN_METRICS = ("recall_at_1", "recall_at_3", "recall_at_5", "recall_at_10", "n
 
 def register(cli: typer.Typer) -> None:
     """Add these commands."""
-    for command in (simulate, ingest, sids, candidates):
+    for command in (simulate, ingest, candidates):
         cli.command()(command)
 
 
@@ -75,24 +74,6 @@ def ingest(
     print_ingest(ingest_files(open_store(store, create=True), name, items, interactions, settings))
 
 
-def sids(
-    name: Name,
-    method: Annotated[str, typer.Option(help="rq-kmeans: residual k-means over TF-IDF + SVD vectors.")] = "rq-kmeans",
-    levels: Annotated[int, typer.Option(help="Codes per semantic ID.")] = 4,
-    codebook_size: Annotated[int, typer.Option(help="Codes per level.")] = 256,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same IDs.")] = 0,
-    store: StoreOption = DEFAULT_STORE,
-) -> None:
-    """Give every item a semantic ID, in a new version.
-
-    Example: gr2 sids beauty
-    """
-    from curate.sids.assignment import SidSettings, assign_semantic_ids
-
-    settings = SidSettings(method=method, levels=levels, codebook_size=codebook_size, seed=seed)
-    print_sids(assign_semantic_ids(open_store(store), name, settings))
-
-
 def candidates(
     name: Name,
     scores: Annotated[
@@ -130,17 +111,6 @@ def print_ingest(summary: "IngestSummary") -> None:
     }
     if any(dropped.values()):
         say("left out: " + ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count))
-
-
-def print_sids(summary: "SidSummary") -> None:
-    """What a version of semantic IDs is like."""
-    say(
-        f"{summary.dataset}: {summary.items:,} items, {summary.distinct_ids:,} distinct semantic IDs "
-        f"({summary.uniqueness:.2%} unique), version {summary.sid_version}, in {summary.seconds:.1f} s"
-        + ("; it was there already" if summary.already_there else "")
-    )
-    if summary.uniqueness < 0.99:
-        say("under 99%: items that share an ID cannot be told apart; use more --levels or a larger --codebook-size")
 
 
 def print_candidates(summary: "CandidateSummary", ceiling: "RankerMetrics") -> None:

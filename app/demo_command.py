@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from app.data_commands import print_candidates, print_ingest, print_sids
+from app.data_commands import print_candidates, print_ingest
 from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
+from app.sid_commands import print_sids
 from app.snapshot_commands import print_snapshot
 from app.trace_commands import print_trace
 

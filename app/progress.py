@@ -1,6 +1,8 @@
-"""How a sampling run shows itself: bars on a terminal, plain lines elsewhere."""
+"""How long work shows itself: bars and live lines on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
@@ -79,3 +81,22 @@ class PlainProgress:
         Console(stderr=True, soft_wrap=True).print(
             f"{progress.done:,} of {progress.prompts:,} prompts, {describe(progress)}{eta}", highlight=False
         )
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """What is being done, in one line that is told anew; on no terminal, a line every few seconds."""
+    console = Console(stderr=True, soft_wrap=True)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+        return
+    told = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PLAIN_SECONDS:
+            told = time.monotonic()
+            console.print(text, highlight=False, markup=False)
+
+    yield tell

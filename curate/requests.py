@@ -145,7 +145,7 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
     with store.reading() as session:
         find_data_set(session, settings.dataset)
         sid_version = choose(
-            "semantic-ID version",
+            "semantic-ID version fit for training",
             settings.sid_version,
             [name for (name,) in session.rows("sid_version_names", dataset=settings.dataset)],
             f"run gr2 sids {settings.dataset} first",

@@ -1,4 +1,4 @@
-"""The store: a folder with `store.duckdb`, `labels.duckdb`, `journals/`, `snapshots/` and `models/`."""
+"""The store: a folder with `store.duckdb`, `labels.duckdb`, `journals/`, `snapshots/`, `models/` and `embeddings/`."""
 
 import fcntl
 import os
@@ -55,6 +55,16 @@ class Store:
         """Published snapshots, `<name>/<version>/`."""
         return self.folder / "snapshots"
 
+    @property
+    def models(self) -> Path:
+        """Fitted quantizers of semantic IDs, `sids/<dataset>/<sid_version>/`, and trained models."""
+        return self.folder / "models"
+
+    @property
+    def embeddings(self) -> Path:
+        """Texts' vectors, `<embedder>/part-*.parquet`, made once."""
+        return self.folder / "embeddings"
+
     def reading(self) -> AbstractContextManager[Session]:
         """A read-only, locked-down transaction, safe for SQL that people write; labels are `labels.label_events`.
 
@@ -97,7 +107,7 @@ class Store:
     def _prepare(self) -> None:
         """Make folders and files, and migrate. Reading a store that is up to date takes no write lock."""
         try:
-            for folder in (self.folder, self.journals, self.snapshots, self.folder / "models"):
+            for folder in (self.folder, self.journals, self.snapshots, self.models):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.folder} cannot be made: {error.strerror}; choose another --store") from error

@@ -1,113 +1,104 @@
-"""Semantic IDs for a data set's items: text -> vectors -> codes -> a version in the store."""
+"""Semantic IDs for a data set's items: text -> vectors -> codes -> IDs that nobody shares -> a version in the store."""
 
-import hashlib
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
-import orjson
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
 from curate.data_sets import find_data_set
-from curate.sids.embedders import TfidfSvdEmbedder
-from curate.sids.quantizers import ResidualKMeans
-from prompts.semantic_ids import render_sid
-from store import InputError, Store
+from curate.sids.copurchases import Copurchases
+from curate.sids.embeddings import embed_texts
+from curate.sids.measures import Measure, measure_ids
+from curate.sids.methods import EmbedderSettings, OpenEmbedder, open_embedder
+from curate.sids.quantizers import OnProgress, Quantizer, ResidualKMeans
+from curate.sids.unique_codes import complete_codes
+from curate.sids.versions import SidSummary, load_items, load_summary, name_version, put_version
+from store import Session, Store
 from store.records import Item
-from store.values import utc_now
+
+# The best of several by next-item recommendation on Beauty's valid interactions (docs/decisions/0007).
+COPURCHASE_WEIGHT = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class SidSettings:
-    """How IDs are made: `levels` codes of `codebook_size`, from vectors of `dimensions`."""
-
-    method: str = "rq-kmeans"
-    levels: int = 4
-    codebook_size: int = 256
-    dimensions: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.method != "rq-kmeans":
-            raise InputError(f"--method is {self.method!r}; this gr2 has rq-kmeans")
-        if not 1 <= self.levels <= 8:
-            raise InputError(f"--levels is {self.levels}; it must be from 1 to 8")
-        if not 2 <= self.codebook_size <= 65_536:
-            raise InputError(f"--codebook-size is {self.codebook_size}; it must be from 2 to 65,536")
-
-    @property
-    def version(self) -> str:
-        """The name of what these settings make."""
-        digest = hashlib.sha256(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)).hexdigest()
-        return f"{self.method}-{self.levels}x{self.codebook_size}-{digest[:6]}"
-
-
-@dataclass(frozen=True, slots=True)
-class SidSummary:
-    """A stored version of semantic IDs; uniqueness = distinct IDs / items."""
-
-    dataset: str
-    sid_version: str
-    items: int
-    distinct_ids: int
-    uniqueness: float
-    already_there: bool
-    seconds: float
-
-
-def assign_semantic_ids(store: Store, dataset: str, settings: SidSettings | None = None) -> SidSummary:
+def assign_semantic_ids(
+    store: Store,
+    dataset: str,
+    quantizer: Quantizer | None = None,
+    embedder: EmbedderSettings | None = None,
+    *,
+    copurchase_weight: float = COPURCHASE_WEIGHT,
+    open_embedder: OpenEmbedder = open_embedder,
+    accept_shared: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> SidSummary:
     """Give each item of `dataset` an ID; the same settings again change nothing.
 
-    Raises InputError where there is no such data set.
+    copurchase_weight: length of the part of an item's vector that tells what it is bought with; the text's part has
+    length 1. accept_shared: mark the version fit for training though fewer than 99% of its IDs are distinct.
+
+    Raises InputError where there is no such data set, or no way to give its items IDs.
     """
-    settings = settings or SidSettings()
+    quantizer, embedder = quantizer or ResidualKMeans(), embedder or EmbedderSettings()
     started = time.perf_counter()
     with store.reading() as session:
         find_data_set(session, dataset)
-        items = [
-            Item(item_id, title, tuple(categories), brand, description)
-            for item_id, title, categories, brand, description in session.rows("items_of", dataset=dataset)
-        ]
-        known = session.frame("sid_version", dataset=dataset, sid_version=settings.version)
-    if not known.height:
-        vectors = TfidfSvdEmbedder(dimensions=settings.dimensions, seed=settings.seed).embed(
-            [item.text for item in items]
-        )
-        quantizer = ResidualKMeans(levels=settings.levels, codebook_size=settings.codebook_size, seed=settings.seed)
-        codes_N_L = quantizer.fit_assign(vectors).codes_N_L
-        texts = [render_sid(codes) for codes in codes_N_L.tolist()]
-        known = pl.DataFrame(
-            {
-                "dataset": [dataset],
-                "sid_version": [settings.version],
-                "method": [settings.method],
-                "settings": [orjson.dumps(asdict(settings)).decode()],
-                "items": [len(items)],
-                "distinct_ids": [len(set(texts))],
-                "uniqueness": [len(set(texts)) / len(items)],
-                "created_at": [utc_now()],
-            }
-        )
-        ids = pl.DataFrame(
-            {
-                "dataset": [dataset] * len(items),
-                "sid_version": [settings.version] * len(items),
-                "item_id": [item.item_id for item in items],
-                "codes": pl.Series(codes_N_L.tolist(), dtype=pl.List(pl.UInt16)),
-                "text": texts,
-            }
-        )
-        with store.writing() as session:
-            inserted = session.put("sid_versions", known).inserted
-            session.put("semantic_ids", ids)
-    else:
-        inserted = 0
-    row = known.row(0, named=True)
-    return SidSummary(
-        dataset,
-        settings.version,
-        row["items"],
-        row["distinct_ids"],
-        row["uniqueness"],
-        already_there=inserted == 0,
-        seconds=time.perf_counter() - started,
+        items = load_items(session, dataset)
+    opened = open_embedder(embedder, store.embeddings, [item.text for item in items])
+    settings = {
+        "method": quantizer.method,
+        **quantizer.settings(),
+        "copurchase_weight": copurchase_weight,
+        "embedder": asdict(embedder) | {"name": opened.name},
+    }
+    version = name_version(dataset, settings)
+    with store.reading() as session:
+        known = load_summary(session, version, started)
+        pairs_P_2 = load_pairs(session, dataset, items)
+    if known is not None:
+        return _accept(store, known) if accept_shared else known
+    texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
+    copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, copurchase_weight, seed=quantizer.seed)
+    fitted, codes_N_F = quantizer.fit(vectors_N_D, pairs_P_2, on_progress)
+    ids_N_L, moved = complete_codes(
+        codes_N_F,
+        fitted.encode(vectors_N_D),
+        fitted.codebooks,
+        codebook_size=quantizer.codebook_size,
+        random_levels=quantizer.random_levels,
+        seed=quantizer.seed,
     )
+    measures = measure_ids(ids_N_L, quantizer.codebook_size, vectors_N_D, fitted, items, seed=quantizer.seed)
+    measures.append(Measure("moved", None, moved))
+
+    def save_model(folder: Path) -> None:
+        fitted.save(folder)
+        copurchases.save(folder)
+
+    return put_version(
+        store,
+        version,
+        settings,
+        items,
+        ids_N_L,
+        measures=measures,
+        save_model=save_model,
+        accept_shared=accept_shared,
+        started=started,
+    )
+
+
+def load_pairs(session: Session, dataset: str, items: Sequence[Item]) -> NDArray[np.int64]:
+    """Rows (P, 2) of items that a user took one after the other, training interactions only."""
+    rows = {item.item_id: row for row, item in enumerate(items)}
+    pairs = [(rows[left], rows[right]) for left, right in session.rows("co_interacted_pairs", dataset=dataset)]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _accept(store: Store, known: SidSummary) -> SidSummary:
+    """The same version, fit for training by its user's word."""
+    with store.writing() as session:
+        session.execute("accept_sid_version", **known.version._asdict())
+    return replace(known, fit_for_training=True)

@@ -1,56 +1,120 @@
 """Texts as vectors: what semantic IDs are quantized from.
 
-The embedded embedder needs no model: TF-IDF over words and character n-grams, reduced by a truncated SVD (latent
-semantic analysis, Deerwester et al. 1990). It knows neither items nor codes.
+The embedded embedder needs no model: TF-IDF over words, reduced by a truncated SVD (latent semantic analysis,
+Deerwester et al. 1990). It knows neither items nor codes. Others stand behind the same protocol: `openai_embedder`, and
+`train.hf_embedder` for what needs torch.
 """
 
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
+import orjson
+import safetensors.numpy
 from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from store.temporary import temporary_folder
+
+EMBEDDER_FILE = "embedder.safetensors"
+
 
 class TextEmbedder(Protocol):
-    """Turns N texts into N vectors of one length."""
+    """Turns texts into vectors of one length. Under one name, a text always has the same vector."""
+
+    @property
+    def name(self) -> str:
+        """Fit to name a folder."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of shape (N, D), finite."""
+        """Vectors of shape (N, D); no text is empty."""
 
 
 class TfidfSvdEmbedder:
-    """TF-IDF and truncated SVD, by scikit-learn; fitted on the very texts that it embeds.
+    """TF-IDF and truncated SVD, by scikit-learn, fitted on a corpus.
 
-    A text of length 1 in the reduced space, or zero where it shares no term with another text: empty texts and texts of
-    nothing but rare signs become the zero vector. Fewer texts than `dimensions` leave the last dimensions zero.
+    A vector has length 1, or is zero where the text shares no term with the corpus. Fewer texts or terms than
+    dimensions leave the last dimensions zero.
+
+    terms: V terms. idf_V: their inverse document frequencies. axes_D_V: the singular vectors, fewer than `dimensions`
+    where the corpus has no more.
     """
 
-    def __init__(self, dimensions: int = 64, seed: int = 0) -> None:
-        self.dimensions = dimensions
-        self.seed = seed
+    def __init__(
+        self, name: str, dimensions: int, terms: list[str], idf_V: NDArray[np.float32], axes_D_V: NDArray[np.float32]
+    ) -> None:
+        self.name = name
+        self._dimensions = dimensions
+        self._terms = terms
+        self._idf_V = idf_V
+        self._axes_D_V = axes_D_V
+        if terms:
+            self._vectorizer = TfidfVectorizer(sublinear_tf=True, vocabulary=terms, dtype=np.float32)
+            self._vectorizer.idf_ = idf_V
+
+    @classmethod
+    def fit(cls, folder: Path, corpus: Sequence[str], *, dimensions: int = 64, seed: int = 0) -> Self:
+        """The embedder of a corpus; kept in a folder of `folder` that is named by corpus, dimensions and seed."""
+        digest = hashlib.sha256(orjson.dumps([dimensions, seed, *sorted(set(corpus))])).hexdigest()
+        name = f"tfidf-svd-{dimensions}-{digest[:12]}"
+        if (folder / name / EMBEDDER_FILE).exists():
+            return cls.load(folder / name)
+        embedder = cls(name, dimensions, *_fit(corpus, dimensions, seed))
+        embedder.save(folder)
+        return embedder
+
+    def save(self, folder: Path) -> None:
+        """Keep it in `folder`, under its name."""
+        (folder / self.name).mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder) as temporary:
+            safetensors.numpy.save_file(
+                # safetensors writes memory as it lies, whatever its strides say.
+                {"idf_V": self._idf_V, "axes_D_V": np.ascontiguousarray(self._axes_D_V)},
+                temporary / EMBEDDER_FILE,
+                metadata={"terms": orjson.dumps(self._terms).decode(), "dimensions": str(self._dimensions)},
+            )
+            (temporary / EMBEDDER_FILE).replace(folder / self.name / EMBEDDER_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` kept under this very folder."""
+        with safetensors.safe_open(folder / EMBEDDER_FILE, "np") as file:
+            metadata = file.metadata()
+            idf_V, axes_D_V = file.get_tensor("idf_V"), file.get_tensor("axes_D_V")
+        return cls(folder.name, int(metadata["dimensions"]), orjson.loads(metadata["terms"]), idf_V, axes_D_V)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit or zero vectors of shape (N, dimensions)."""
-        vectors_N_D = np.zeros((len(texts), self.dimensions), np.float32)
-        vectorizer = TfidfVectorizer(
-            sublinear_tf=True,
-            min_df=2 if len(texts) > 10 else 1,
-            max_df=0.5 if len(texts) > 10 else 1.0,
-            dtype=np.float32,
-        )
-        try:
-            terms_N_V = vectorizer.fit_transform(texts)
-        except ValueError:  # no term is left: every text is empty, or shares nothing with another
+        vectors_N_D = np.zeros((len(texts), self._dimensions), np.float32)
+        if not self._terms:
             return vectors_N_D
-        width = min(self.dimensions, *terms_N_V.shape)
-        if width < 2:
-            reduced = terms_N_V[:, :1].toarray()
-        else:
-            # Of texts all alike, scikit-learn divides no variance by no variance, for a ratio that we do not use.
-            with np.errstate(invalid="ignore"):
-                reduced = TruncatedSVD(width, random_state=self.seed).fit_transform(terms_N_V)
-        lengths_N = np.linalg.norm(reduced, axis=1, keepdims=True)
-        np.divide(reduced, lengths_N, out=vectors_N_D[:, : reduced.shape[1]], where=lengths_N > 1e-12)
+        reduced_N_D = np.asarray(self._vectorizer.transform(texts) @ self._axes_D_V.T)
+        lengths_N = np.linalg.norm(reduced_N_D, axis=1, keepdims=True)
+        np.divide(reduced_N_D, lengths_N, out=vectors_N_D[:, : reduced_N_D.shape[1]], where=lengths_N > 1e-12)
         return vectors_N_D
+
+
+def _fit(
+    corpus: Sequence[str], dimensions: int, seed: int
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Terms, their inverse document frequencies, and singular vectors."""
+    few = len(corpus) <= 10
+    vectorizer = TfidfVectorizer(
+        sublinear_tf=True, min_df=1 if few else 2, max_df=1.0 if few else 0.5, dtype=np.float32
+    )
+    try:
+        terms_N_V = vectorizer.fit_transform(corpus)
+    except ValueError:  # no term is left: every text is empty, or shares nothing with another
+        return [], np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+    terms = vectorizer.get_feature_names_out().tolist()
+    width = min(dimensions, *terms_N_V.shape)
+    if width < 2:
+        axes_D_V = np.eye(1, len(terms), dtype=np.float32)
+    else:
+        # Of texts all alike, scikit-learn divides no variance by no variance, for a ratio that we do not use.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            axes_D_V = TruncatedSVD(width, random_state=seed).fit(terms_N_V).components_.astype(np.float32)
+    return terms, vectorizer.idf_.astype(np.float32), axes_D_V

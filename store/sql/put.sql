@@ -13,8 +13,12 @@ insert into interactions by name from batch
 -- name: put_sid_versions
 insert into sid_versions by name from batch anti join sid_versions using (dataset, sid_version)
 
--- name: put_semantic_ids
-insert into semantic_ids by name from batch anti join semantic_ids using (dataset, sid_version, item_id)
+-- name: append_semantic_ids
+-- Only for a version that is new in the same transaction.
+insert into semantic_ids by name from batch
+
+-- name: append_sid_measures
+insert into sid_measures by name from batch
 
 -- name: put_candidate_lists
 insert into candidate_lists by name from batch anti join candidate_lists using (list_id)

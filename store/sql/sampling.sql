@@ -1,5 +1,5 @@
 -- name: sid_version_names
-select sid_version from sid_versions where dataset = $dataset order by created_at desc
+select sid_version from sid_versions where dataset = $dataset and fit_for_training order by created_at desc
 
 -- name: pre_ranker_names
 select pre_ranker from candidate_lists where dataset = $dataset group by pre_ranker order by pre_ranker

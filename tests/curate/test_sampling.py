@@ -331,7 +331,7 @@ def test_a_run_keeps_its_settings(shop: Store) -> None:
     [
         ({"template": "nope.v1"}, "no template"),
         ({"strategy": "targeted", "template": "rerank.v1"}, "is for strategy 'rejection'"),
-        ({"sid_version": "nope"}, "no semantic-ID version is called 'nope'"),
+        ({"sid_version": "nope"}, "no semantic-ID version fit for training is called 'nope'"),
         ({"pre_ranker": "nope"}, "no pre-ranker is called 'nope'"),
         ({"policy": "nope"}, "no policy is called 'nope'; there are: all, paper, strict"),
         ({"max_attempts": 0}, "--max-attempts is 0"),

@@ -1,13 +1,27 @@
-import pytest
+from collections.abc import Callable, Sequence
 
-from curate.sids.assignment import SidSettings, assign_semantic_ids
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from curate.requests import SamplingSettings, plan_sampling
+from curate.sids.assignment import assign_semantic_ids
+from curate.sids.methods import EmbedderSettings
+from curate.sids.quantizers import ResidualCodebooks, ResidualKMeans
+from curate.sids.versions import model_folder
+from curate.teachers.evidence import EvidenceTeacher
 from prompts.semantic_ids import parse_sid
 from store import InputError, Store
 
+PutTexts = Callable[[str, Sequence[str]], None]
+
+SMALL = ResidualKMeans(levels=3, codebook_size=16)
+
 
 def test_every_item_gets_an_id_and_its_codes_say_the_same(tiny: Store) -> None:
-    summary = assign_semantic_ids(tiny, "tiny", SidSettings(levels=3, codebook_size=16))
+    summary = assign_semantic_ids(tiny, "tiny", SMALL)
     assert (summary.items, summary.distinct_ids, summary.uniqueness) == (12, 12, 1.0)
+    assert summary.fit_for_training
     with tiny.reading() as session:
         rows = session.connection.execute("select codes, text from semantic_ids").fetchall()
     assert len(rows) == 12
@@ -17,20 +31,82 @@ def test_every_item_gets_an_id_and_its_codes_say_the_same(tiny: Store) -> None:
 def test_versions_go_by_settings_and_the_same_again_changes_nothing(tiny: Store) -> None:
     first = assign_semantic_ids(tiny, "tiny")
     again = assign_semantic_ids(tiny, "tiny")
-    other = assign_semantic_ids(tiny, "tiny", SidSettings(seed=1))
+    others = [
+        assign_semantic_ids(tiny, "tiny", ResidualKMeans(seed=1)),
+        assign_semantic_ids(tiny, "tiny", embedder=EmbedderSettings(dimensions=5)),
+        assign_semantic_ids(tiny, "tiny", copurchase_weight=0.0),
+    ]
     assert not first.already_there
     assert again.already_there
-    assert first.sid_version == again.sid_version != other.sid_version
+    assert again.measures == first.measures
+    assert len({first.version, again.version, *(other.version for other in others)}) == 4
     with tiny.reading() as session:
-        assert session.connection.execute("select count(*) from semantic_ids").fetchall() == [(24,)]
+        assert session.connection.execute("select count(*) from semantic_ids").fetchall() == [(48,)]
+
+
+def test_the_model_is_kept_beside_the_rows(tiny: Store) -> None:
+    summary = assign_semantic_ids(tiny, "tiny", SMALL)
+    codebooks = ResidualCodebooks.load(model_folder(tiny, summary.version)).codebooks
+    assert len(codebooks) == 2
+    assert {path.name for path in tiny.models.iterdir()} == {"sids"}
+
+
+def test_shared_ids_are_not_fit_for_training_unless_somebody_says_so(put_texts: PutTexts, store: Store) -> None:
+    put_texts("same", ["red soap"] * 6 + ["blue towel"] * 6)
+    fitted = ResidualKMeans(levels=3, codebook_size=16, random_levels=0)
+    refused = assign_semantic_ids(store, "same", fitted, copurchase_weight=0)
+    assert (refused.distinct_ids, refused.fit_for_training) == (2, False)
+    with pytest.raises(InputError, match="no semantic-ID version fit for training yet; run gr2 sids same first"):
+        plan_sampling(store, EvidenceTeacher(), SamplingSettings("same"))
+    insisted = assign_semantic_ids(store, "same", fitted, copurchase_weight=0, accept_shared=True)
+    assert insisted.already_there
+    assert insisted.fit_for_training
+    assert assign_semantic_ids(store, "same", fitted, copurchase_weight=0).fit_for_training
+
+
+@pytest.mark.parametrize("texts", [["only one"], ["same"] * 5, [""] * 5, ["", "a b", "a b", "c d"]])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_any_texts_get_ids_of_their_own(texts: list[str], balanced: bool, put_texts: PutTexts, store: Store) -> None:
+    put_texts("odd", texts)
+    summary = assign_semantic_ids(store, "odd", ResidualKMeans(codebook_size=4, balanced=balanced))
+    assert summary.uniqueness == 1.0
+
+
+def test_more_items_than_one_prefix_holds_take_the_next(put_texts: PutTexts, store: Store) -> None:
+    put_texts("same", ["one text"] * 10)
+    summary = assign_semantic_ids(store, "same", ResidualKMeans(codebook_size=4, levels=3), copurchase_weight=0)
+    assert summary.uniqueness == 1.0
+    assert summary.figure("moved") == 6
+
+
+def test_too_many_items_and_broken_vectors_are_clear_errors(tiny: Store) -> None:
+    with pytest.raises(InputError, match="all 8 semantic IDs are taken"):
+        assign_semantic_ids(tiny, "tiny", ResidualKMeans(levels=3, codebook_size=2))
+
+    class Broken:
+        name = "broken"
+
+        def embed(self, texts: list[str]) -> NDArray[np.float32]:
+            return np.array([[np.nan if "Item c" in text else 1.0] for text in texts], np.float32)
+
+    with pytest.raises(InputError, match="broken gave a vector that is not finite for the text 'Item c"):
+        assign_semantic_ids(tiny, "tiny", open_embedder=lambda *_: Broken())
+    with tiny.reading() as session:
+        assert session.connection.execute("select count(*) from sid_versions").fetchall() == [(0,)]
 
 
 def test_what_cannot_be_is_a_clear_error(tiny: Store) -> None:
     with pytest.raises(InputError, match="'nope'"):
         assign_semantic_ids(tiny, "nope")
-    with pytest.raises(InputError, match="rq-kmeans"):
-        SidSettings(method="magic")
-    with pytest.raises(InputError, match="--levels"):
-        SidSettings(levels=0)
-    with pytest.raises(InputError, match="--codebook-size"):
-        SidSettings(codebook_size=1)
+    with pytest.raises(InputError, match="--levels is 0"):
+        ResidualKMeans(levels=0)
+    with pytest.raises(InputError, match="--codebook-size is 1"):
+        ResidualKMeans(codebook_size=1)
+    with pytest.raises(InputError, match="--random-levels is 4; with 4 levels it must be from 0 to 3"):
+        ResidualKMeans(random_levels=4)
+    with pytest.raises(InputError, match="--embedder is 'magic'"):
+        EmbedderSettings("magic")
+    with pytest.raises(InputError, match="--embedder hf needs a --model"):
+        EmbedderSettings("hf")
+    with pytest.raises(InputError, match="takes no --model"):
+        EmbedderSettings(model="x")

@@ -1,0 +1,263 @@
+"""`gr2 sids`: make semantic IDs, list, compare and explain them."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
+from app.progress import status_line
+
+if TYPE_CHECKING:
+    from curate.sids.versions import SidSummary
+
+MAKE = "make"
+LEVEL_MEASURES = {
+    "distinct_prefixes": "prefixes",
+    "largest_prefix": "largest",
+    "shared": "shared",
+    "codes_used": "codes",
+    "perplexity": "perplexity",
+    "category_purity": "purity",
+    "category_purity_chance": "by chance",
+    "neighbours_kept": "neighbours",
+    "unexplained": "unexplained",
+}
+COUNTS = {"distinct_prefixes", "largest_prefix", "codes_used"}
+
+
+class MakesByDefault(TyperGroup):
+    """`gr2 sids NAME` is `gr2 sids make NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command's name in front where none stands there."""
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = [MAKE, *args]
+        return super().parse_args(ctx, args)
+
+
+def register(cli: typer.Typer) -> None:
+    """Add these commands."""
+    sids = typer.Typer(
+        cls=MakesByDefault,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help=(
+            "Give items semantic IDs, and list, compare and explain them. A data set's name alone makes IDs: options are "
+            "those of make.\n\nExample: gr2 sids beauty --method rq-vae"
+        ),
+    )
+    sids.command(MAKE)(make)
+    sids.command("list")(list_)
+    sids.command()(compare)
+    sids.command()(explain)
+    cli.add_typer(sids, name="sids")
+
+
+def make(
+    name: Name,
+    method: Annotated[str, typer.Option(help="rq-kmeans (residual k-means) or rq-vae (needs torch).")] = "rq-kmeans",
+    levels: Annotated[int, typer.Option(help="Codes per semantic ID.")] = 4,
+    codebook_size: Annotated[int, typer.Option(help="Codes per level.")] = 256,
+    random_levels: Annotated[
+        int, typer.Option(help="Last levels, drawn from what a prefix has not used; 0 fits all levels.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same IDs.")] = 0,
+    embedder: Annotated[
+        str, typer.Option(help="tfidf-svd, hf (a Hugging Face model) or openai (an embeddings endpoint).")
+    ] = "tfidf-svd",
+    model: Annotated[str | None, typer.Option(help="Model of hf (a path or a hub name) or openai.")] = None,
+    dimensions: Annotated[int, typer.Option(help="Of tfidf-svd's vectors.")] = 64,
+    pooling: Annotated[str, typer.Option(help="Of hf: mean, last or cls.")] = "mean",
+    base_url: Annotated[str | None, typer.Option(help="Of openai, such as http://127.0.0.1:8000/v1.")] = None,
+    copurchase_weight: Annotated[
+        float | None,
+        typer.Option(help="How much what an item is bought with counts beside its text; 0: the text alone."),
+    ] = None,
+    balanced: Annotated[
+        bool | None, typer.Option("--balanced", help="rq-kmeans: no code gets more than its share of items.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="rq-vae: passes over the items.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="rq-vae: items in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="rq-vae: of AdamW.")] = None,
+    kmeans_init: Annotated[
+        bool | None, typer.Option(help="rq-vae: codebooks begin at k-means++ clusters, level by level.")
+    ] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="rq-vae: codebooks as moving averages, 0.95 to 0.99; 0: by gradient.")
+    ] = None,
+    diversity_weight: Annotated[float | None, typer.Option(help="rq-vae: weight of the diversity loss.")] = None,
+    reset_after: Annotated[
+        int | None, typer.Option(help="rq-vae: move codes that so many batches did not use; 0: never.")
+    ] = None,
+    contrastive_weight: Annotated[
+        float | None, typer.Option(help="rq-vae: weight of InfoNCE over items that users took one after the other.")
+    ] = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            help="Train nothing: take over the IDs of this version of another data set, and give new items theirs.",
+            metavar="DATASET[@VERSION]",
+        ),
+    ] = None,
+    accept_shared: Annotated[
+        bool, typer.Option("--accept-shared", help="Mark fit for training even where under 99% of IDs are distinct.")
+    ] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Give every item a semantic ID, in a new version, and report what the IDs are worth.
+
+    Example: gr2 sids beauty --method rq-vae
+    """
+    from curate.sids.assignment import COPURCHASE_WEIGHT, assign_semantic_ids
+    from curate.sids.extension import extend_semantic_ids
+    from curate.sids.methods import EmbedderSettings
+    from train.sid_methods import load_quantizer, make_quantizer, open_embedder
+
+    opened = open_store(store)
+    by_url = partial(open_embedder, base_url=base_url)
+    with status_line() as on_progress:
+        if extend is not None:
+            summary = extend_semantic_ids(
+                opened,
+                name,
+                extend,
+                open_embedder=by_url,
+                load_quantizer=load_quantizer,
+                accept_shared=accept_shared,
+                on_progress=on_progress,
+            )
+        else:
+            settings = {
+                "levels": levels,
+                "codebook_size": codebook_size,
+                "random_levels": random_levels,
+                "seed": seed,
+                "balanced": balanced,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "kmeans_init": kmeans_init,
+                "ema_decay": ema_decay,
+                "diversity_weight": diversity_weight,
+                "reset_after": reset_after,
+                "contrastive_weight": contrastive_weight,
+            }
+            summary = assign_semantic_ids(
+                opened,
+                name,
+                make_quantizer(method, settings),
+                EmbedderSettings(embedder, model, dimensions, pooling),
+                copurchase_weight=COPURCHASE_WEIGHT if copurchase_weight is None else copurchase_weight,
+                open_embedder=by_url,
+                accept_shared=accept_shared,
+                on_progress=on_progress,
+            )
+    print_sids(summary)
+
+
+def list_(store: StoreOption = DEFAULT_STORE) -> None:
+    """List all versions of semantic IDs, newest first.
+
+    Example: gr2 sids list
+    """
+    from curate.sids.versions import list_versions
+
+    versions = list_versions(open_store(store))
+    if versions.height == 0:
+        say("no semantic IDs yet; gr2 sids NAME makes them")
+        return
+    print_table(versions.columns, versions.rows())
+
+
+def compare(
+    left: Annotated[str, typer.Argument(help="A version, DATASET@VERSION, or a data set: its newest.", metavar="A")],
+    right: Annotated[str, typer.Argument(help="Another.", metavar="B")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Put two versions side by side, measure by measure, and tell how alike they group items.
+
+    Example: gr2 sids compare beauty@rq-kmeans beauty@rq-vae
+    """
+    from curate.sids.comparison import compare_versions
+
+    table = compare_versions(open_store(store), left, right)
+    print_table(
+        table.columns,
+        [(measure, level, *(_figure(measure, value) for value in values)) for measure, level, *values in table.rows()],
+    )
+
+
+def explain(
+    item: Annotated[str, typer.Argument(help="An item's identifier.", metavar="ITEM")],
+    version: Annotated[str | None, typer.Option(help="DATASET@VERSION or a data set; default its newest.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show the path to an item's ID: who shares each prefix, and what they have in common.
+
+    Example: gr2 sids explain 7806397051 --version beauty
+    """
+    from curate.sids.explanation import explain_item
+
+    explained = explain_item(open_store(store), item, version)
+    say(f"{explained.item.title or explained.item.item_id} in {explained.version}")
+    rows = [
+        (
+            "all" if step.level == 0 else ".".join(map(str, explained.codes[: step.level])),
+            step.items,
+            _share(step.category),
+            _share(step.brand),
+            ", ".join(_share(word) for word in step.words),
+            step.examples[0][:60] if step.examples else "",
+        )
+        for step in explained.steps
+    ]
+    print_table(("prefix", "items", "category", "brand", "words of titles", "such as"), rows)
+
+
+def print_sids(summary: "SidSummary") -> None:
+    """What a version of semantic IDs is like."""
+    say(
+        f"{summary.version.dataset}: {summary.items:,} items, {summary.distinct_ids:,} distinct semantic IDs "
+        f"({summary.uniqueness:.2%} unique), version {summary.version.sid_version}, in {summary.seconds:.1f} s"
+        + ("; it was there already" if summary.already_there else "")
+    )
+    levels = sorted({measure.level for measure in summary.measures if measure.level is not None})
+    if levels:
+        print_table(
+            ("level", *LEVEL_MEASURES.values()),
+            [(level, *(_figure(name, summary.figure(name, level)) for name in LEVEL_MEASURES)) for level in levels],
+        )
+    if moved := summary.figure("moved"):
+        say(f"{moved:,.0f} items found their nearest prefix full and took the next")
+    if (new := summary.figure("new_items")) is not None:
+        _print_drift(summary, int(new))
+    if not summary.fit_for_training:
+        say(
+            "not marked fit for training: under 99% of the IDs are distinct, and items that share one cannot be told "
+            "apart. Draw the last level (--random-levels 1), use more --levels or a larger --codebook-size, or insist "
+            "with --accept-shared"
+        )
+
+
+def _print_drift(summary: "SidSummary", new: int) -> None:
+    """What new items are like for a quantizer that never saw them."""
+    gone, changed = (int(summary.figure(name) or 0) for name in ("gone_items", "changed_texts"))
+    say(f"extends {summary.settings['extends']}: {new:,} new items, {gone:,} gone, {changed:,} with another text")
+    base, fresh = summary.figure("base_error"), summary.figure("new_error")
+    if base and fresh:
+        say(
+            f"drift: the error of new items is {fresh / base:.2f} times that of the others; "
+            f"{summary.figure('new_share_unknown') or 0.0:.1%} of them have no word that the embedder knows"
+            + ("; train new IDs when traces and models can follow" if fresh > 1.5 * base else "")
+        )
+
+
+def _figure(measure: str, value: float | None) -> int | float | None:
+    whole = measure in COUNTS or measure.endswith(("items", "ids", "texts")) or measure in {"moved", "items_in_both"}
+    return int(value) if value is not None and whole else value
+
+
+def _share(found: tuple[str, float] | None) -> str:
+    return f"{found[0]} {found[1]:.0%}" if found else ""

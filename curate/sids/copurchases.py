@@ -1,0 +1,89 @@
+"""What people buy together, as vectors beside those of the texts.
+
+Texts say what an item is, not what it is bought with; a next-item model over IDs wants both in the prefix
+(docs/decisions/0007). The vectors are a truncated SVD of normalised co-purchase counts, training interactions only.
+What nobody bought yet gets the vector that a ridge regression tells from its text, so new items have a place at once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.linear_model import Ridge
+
+COPURCHASES_FILE = "copurchases.safetensors"
+DIMENSIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Copurchases:
+    """weight: length of the co-purchase part, beside a text part of length 1; 0 leaves it out.
+
+    told_T_D: what a text vector tells of its item's co-purchase vector.
+    """
+
+    weight: float
+    told_T_D: NDArray[np.float32]
+
+    @classmethod
+    def fit(
+        cls, texts_N_T: NDArray[np.float32], pairs_P_2: NDArray[np.int64], weight: float, *, seed: int
+    ) -> tuple["Copurchases", NDArray[np.float32]]:
+        """What the text tells, and the joined vectors (N, T + D) of the items themselves.
+
+        pairs_P_2: rows of items that somebody bought one after the other; without any, or without weight, the text is
+        all.
+        """
+        if weight == 0 or len(pairs_P_2) == 0 or len(texts_N_T) < 3:
+            nothing = cls(0.0, np.zeros((texts_N_T.shape[1], 0), np.float32))
+            return nothing, nothing.join(texts_N_T)
+        bought_N_D = copurchase_vectors(pairs_P_2, len(texts_N_T), seed=seed)
+        known_N = bought_N_D.any(axis=1)
+        ridge = Ridge(alpha=1.0, fit_intercept=False).fit(texts_N_T[known_N], bought_N_D[known_N])
+        fitted = cls(weight, np.ascontiguousarray(ridge.coef_.T, np.float32))
+        joined_N_X = fitted.join(texts_N_T)
+        joined_N_X[known_N, texts_N_T.shape[1] :] = weight * bought_N_D[known_N]
+        return fitted, joined_N_X
+
+    def join(self, texts_N_T: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Joined vectors (N, T + D) of items of which nothing but the text is known."""
+        told_N_D = self.weight * _unit(texts_N_T @ self.told_T_D)
+        return np.concatenate([texts_N_T, told_N_D], axis=1)
+
+    def save(self, folder: Path) -> None:
+        """One safetensors file."""
+        arrays = {"told_T_D": self.told_T_D, "weight": np.array([self.weight], np.float32)}
+        safetensors.numpy.save_file(arrays, folder / COPURCHASES_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Copurchases":
+        """What `save` wrote."""
+        arrays = safetensors.numpy.load_file(folder / COPURCHASES_FILE)
+        return cls(float(arrays["weight"][0]), arrays["told_T_D"])
+
+
+def copurchase_vectors(pairs_P_2: NDArray[np.int64], items: int, *, seed: int) -> NDArray[np.float32]:
+    """Unit vectors (items, D) whose products follow how often two items were bought together; zero for what never was.
+
+    The counts C are normalised as C_ij / sqrt((1 + c_i) (1 + c_j)), c_i the sum of row i: what sells with everything
+    says little, and one pair of a rare item does not make it certain.
+    """
+    both_ways = np.concatenate([pairs_P_2, pairs_P_2[:, ::-1]])
+    counts = sparse.csr_array((np.ones(len(both_ways), np.float32), both_ways.T), shape=(items, items))
+    damped_N = 1 / np.sqrt(1 + counts.sum(axis=1))
+    normalised = sparse.diags_array(damped_N) @ counts @ sparse.diags_array(damped_N)
+    width = min(DIMENSIONS, items - 1)
+    reduced_N_D = TruncatedSVD(width, random_state=seed).fit_transform(normalised.tocsr())
+    return _unit(reduced_N_D.astype(np.float32))
+
+
+def _unit(vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; rows of nothing stay zero."""
+    lengths_N = np.linalg.norm(vectors_N_D, axis=1, keepdims=True)
+    units_N_D = np.zeros_like(vectors_N_D)
+    np.divide(vectors_N_D, lengths_N, out=units_N_D, where=lengths_N > 1e-12)
+    return units_N_D

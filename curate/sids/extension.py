@@ -1,0 +1,147 @@
+"""IDs for items that come after training: without training anew, and never somebody else's."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.data_sets import find_data_set
+from curate.sids.copurchases import Copurchases
+from curate.sids.embedders import TfidfSvdEmbedder
+from curate.sids.embeddings import embed_texts
+from curate.sids.measures import Measure, measure_ids, perplexity, reconstruction_errors
+from curate.sids.methods import EmbedderSettings, LoadQuantizer, OpenEmbedder, load_quantizer, open_embedder
+from curate.sids.quantizers import FittedQuantizer, OnProgress, nearest_codes, sum_codes
+from curate.sids.unique_codes import Placement
+from curate.sids.versions import (
+    SidSummary,
+    find_version,
+    load_codes,
+    load_items,
+    load_settings,
+    load_summary,
+    model_folder,
+    name_version,
+    put_version,
+)
+from store import InputError, Session, Store
+
+
+def extend_semantic_ids(
+    store: Store,
+    dataset: str,
+    base: str,
+    *,
+    open_embedder: OpenEmbedder = open_embedder,
+    load_quantizer: LoadQuantizer = load_quantizer,
+    accept_shared: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> SidSummary:
+    """Take over the IDs that items have in another version, and give the items that are new in `dataset` IDs.
+
+    Nothing is trained, and nobody's ID is taken, not even that of an item that is gone. base: a version of another data
+    set, as `find_version` takes it. The measures also tell drift: new_items, gone_items, changed_texts; new_error over
+    base_error, the mean reconstruction error of new items over that of the base's; new_share_unknown, new items whose
+    text the embedder can say nothing of; new_perplexity of their first codes.
+
+    Raises InputError where there is no such data set or version, or where all IDs are taken.
+    """
+    started = time.perf_counter()
+    with store.reading() as session:
+        find_data_set(session, dataset)
+        source = find_version(session, base)
+        if source.dataset == dataset:
+            raise InputError(f"{base!r} is a version of {dataset!r} itself; every item of a data set has an ID in it")
+        items = load_items(session, dataset)
+        before = {item.item_id: item.text for item in load_items(session, source.dataset)}
+        stored, codes_by_item = load_settings(session, source), load_codes(session, source)
+        taken = set(codes_by_item.values()) | _codes_of_ancestors(session, stored)
+    settings = {**stored, "extends": str(source)}
+    version = name_version(dataset, settings)
+    with store.reading() as session:
+        known = load_summary(session, version, started)
+    if known is not None:
+        return known
+    folder = model_folder(store, source)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is gone, which {source} was made with; make the IDs again with gr2 sids {dataset}")
+    quantizer = load_quantizer(stored["method"], folder)
+    spec = {name: stored["embedder"][name] for name in ("kind", "model", "dimensions", "pooling")}
+    opened = (
+        TfidfSvdEmbedder.load(store.embeddings / stored["embedder"]["name"])
+        if spec["kind"] == "tfidf-svd"
+        else open_embedder(EmbedderSettings(**spec), store.embeddings, [])
+    )
+    texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
+    # Of new items only the text is known; what is measured of the others beside them is told from their texts too.
+    vectors_N_D = Copurchases.load(folder).join(texts_N_T)
+    latents_N_d = quantizer.encode(vectors_N_D)
+    is_new_N = np.array([item.item_id not in codes_by_item for item in items])
+    sizes = {name: stored[name] for name in ("codebook_size", "random_levels", "seed")}
+    book = Placement(taken, quantizer.codebooks, **sizes)
+    ids_N_L = np.array(
+        [
+            book.place(latent_d) if is_new else codes_by_item[item.item_id]
+            for item, latent_d, is_new in zip(items, latents_N_d, is_new_N, strict=True)
+        ],
+        np.uint16,
+    )
+    nearest_N_F = nearest_codes(latents_N_d, quantizer.codebooks)
+    moved = int((nearest_N_F != ids_N_L[:, : nearest_N_F.shape[1]]).any(axis=1)[is_new_N].sum())
+    measures = measure_ids(ids_N_L, stored["codebook_size"], vectors_N_D, quantizer, items, seed=stored["seed"])
+    measures += [
+        Measure("moved", None, moved),
+        Measure("gone_items", None, len(before.keys() - {item.item_id for item in items})),
+        Measure("changed_texts", None, sum(before.get(item.item_id, item.text) != item.text for item in items)),
+        *_drift(is_new_N, nearest_N_F, vectors_N_D, quantizer, stored["codebook_size"]),
+    ]
+    on_progress(f"{int(is_new_N.sum()):,} new items have IDs")
+
+    def copy_model(target: Path) -> None:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+
+    return put_version(
+        store,
+        version,
+        settings,
+        items,
+        ids_N_L,
+        measures=measures,
+        save_model=copy_model,
+        accept_shared=accept_shared,
+        started=started,
+    )
+
+
+def _drift(
+    is_new_N: NDArray[np.bool_],
+    codes_N_F: NDArray[np.int64],
+    vectors_N_D: NDArray[np.float32],
+    quantizer: FittedQuantizer,
+    codebook_size: int,
+) -> list[Measure]:
+    """How well the quantizer, which never saw the new items, fits them."""
+    errors_N = reconstruction_errors(vectors_N_D, quantizer.decode(sum_codes(codes_N_F, quantizer.codebooks)))
+    drift = [Measure("new_items", None, int(is_new_N.sum()))]
+    if not is_new_N.all():
+        drift.append(Measure("base_error", None, float(errors_N[~is_new_N].mean())))
+    if is_new_N.any():
+        drift += [
+            Measure("new_error", None, float(errors_N[is_new_N].mean())),
+            Measure("new_share_unknown", None, float((~vectors_N_D[is_new_N].any(axis=1)).mean())),
+            Measure("new_perplexity", None, perplexity(codes_N_F[is_new_N, 0], codebook_size)),
+        ]
+    return drift
+
+
+def _codes_of_ancestors(session: Session, settings: dict[str, Any]) -> set[tuple[int, ...]]:
+    """IDs of every version that this one goes back to: items that are gone keep theirs."""
+    codes: set[tuple[int, ...]] = set()
+    while "extends" in settings:
+        ancestor = find_version(session, settings["extends"])
+        settings = load_settings(session, ancestor)
+        codes |= set(load_codes(session, ancestor).values())
+    return codes

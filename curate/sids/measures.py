@@ -1,0 +1,146 @@
+"""What semantic IDs are worth: pure functions over codes, vectors and categories.
+
+The level of a measure counts codes from the left: level 2 looks at the first two codes of an ID.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.sids.quantizers import FittedQuantizer, squared_distances, sum_codes
+from store.records import Item
+
+NEIGHBOURS = 10
+QUERIES = 1_000
+CHUNK = 50
+
+
+class Measure(NamedTuple):
+    """One figure of a version; level None where it is about whole IDs."""
+
+    measure: str
+    level: int | None
+    value: float
+
+
+def measure_ids(
+    ids_N_L: NDArray[np.uint16],
+    codebook_size: int,
+    vectors_N_D: NDArray[np.float32],
+    quantizer: FittedQuantizer,
+    items: Sequence[Item],
+    *,
+    seed: int = 0,
+) -> list[Measure]:
+    """Everything that a version's report says.
+
+    distinct_prefixes, largest_prefix and shared: how many prefixes there are, the most items under one, and the share
+    of items that are not alone under theirs. codes_used and perplexity of one level's codes. category_purity and
+    category_purity_chance: see `prefix_purity`. neighbours_kept: see `neighbours_kept`. unexplained: the share of the
+    vectors' variance that the fitted levels up to this one leave, after decoding.
+    """
+    measures = []
+    fitted = len(quantizer.codebooks)
+    unexplained = variance_unexplained(ids_N_L[:, :fitted].astype(np.int64), vectors_N_D, quantizer)
+    prefix_L_N = prefix_numbers(ids_N_L)
+    kept_L = neighbours_kept(prefix_L_N, vectors_N_D, seed=seed)
+    category_N = np.unique([" > ".join(item.categories) for item in items], return_inverse=True)[1]
+    shuffled_N = np.random.default_rng(seed).permutation(category_N)
+    for level, prefix_N in enumerate(prefix_L_N, 1):
+        counts = np.bincount(prefix_N)
+        by_name = {
+            "distinct_prefixes": len(counts),
+            "largest_prefix": counts.max(),
+            "shared": (counts[prefix_N] > 1).mean(),
+            "codes_used": len(np.unique(ids_N_L[:, level - 1])),
+            "perplexity": perplexity(ids_N_L[:, level - 1], codebook_size),
+            "category_purity": prefix_purity(prefix_N, category_N),
+            "category_purity_chance": prefix_purity(prefix_N, shuffled_N),
+            "neighbours_kept": kept_L[level - 1],
+        }
+        if level <= fitted:
+            by_name["unexplained"] = unexplained[level - 1]
+        measures += [Measure(name, level, float(value)) for name, value in by_name.items() if np.isfinite(value)]
+    return measures
+
+
+def perplexity(codes_N: NDArray[np.integer], codebook_size: int) -> float:
+    """exp of the entropy of the codes' shares: how many codes are in use, were they used alike; 1 to codebook_size.
+
+    >>> perplexity(np.array([0, 0, 1, 1]), 4)
+    2.0
+    """
+    share_C = np.bincount(codes_N, minlength=codebook_size) / len(codes_N)
+    share_C = share_C[share_C > 0]
+    return float(np.exp(-(share_C * np.log(share_C)).sum()))
+
+
+def prefix_numbers(ids_N_L: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+    """For each level, a number of each item's prefix: equal numbers, equal prefixes."""
+    numbers = []
+    prefix_N = np.zeros(len(ids_N_L), np.int64)
+    for level in range(ids_N_L.shape[1]):
+        prefix_N = np.unique(prefix_N * 65_536 + ids_N_L[:, level], return_inverse=True)[1]
+        numbers.append(prefix_N)
+    return numbers
+
+
+def prefix_purity(prefix_N: NDArray[np.int64], category_N: NDArray[np.int64]) -> float:
+    """Share of items that have the most common category of their prefix, over items that share their prefix.
+
+    An item alone is pure by itself and says nothing; NaN where all are alone. What is left to chance is the same with
+    the categories shuffled.
+
+    >>> prefix_purity(np.array([0, 0, 0, 1]), np.array([7, 7, 8, 9]))
+    0.6666666666666666
+    """
+    pairs, counts = np.unique(np.stack([prefix_N, category_N]), axis=1, return_counts=True)
+    most = np.zeros(int(prefix_N.max()) + 1, np.int64)
+    np.maximum.at(most, pairs[0], counts)
+    size = np.bincount(prefix_N)
+    together = size > 1
+    return float(most[together].sum() / size[together].sum()) if together.any() else float("nan")
+
+
+def neighbours_kept(
+    prefix_L_N: Sequence[NDArray[np.int64]], vectors_N_D: NDArray[np.float32], *, seed: int = 0
+) -> list[float]:
+    """For each level, the share of an item's true nearest NEIGHBOURS, by Euclidean distance, that have its prefix.
+
+    Over all items, or over QUERIES drawn ones where there are more. NaN where there is one item.
+    """
+    count = len(vectors_N_D)
+    wanted = min(NEIGHBOURS, count - 1)
+    if wanted == 0:
+        return [float("nan")] * len(prefix_L_N)
+    queries = np.sort(np.random.default_rng(seed).choice(count, min(QUERIES, count), replace=False))
+    same = np.zeros(len(prefix_L_N))
+    for start in range(0, len(queries), CHUNK):
+        rows = queries[start : start + CHUNK]
+        distances = squared_distances(vectors_N_D[rows], vectors_N_D)
+        distances[np.arange(len(rows)), rows] = np.inf
+        nearest = np.argpartition(distances, wanted - 1, axis=1)[:, :wanted]
+        same += [(prefix_N[nearest] == prefix_N[rows, None]).sum() for prefix_N in prefix_L_N]
+    return [float(found) / (len(queries) * wanted) for found in same]
+
+
+def variance_unexplained(
+    codes_N_F: NDArray[np.int64], vectors_N_D: NDArray[np.float32], quantizer: FittedQuantizer
+) -> list[float]:
+    """After each fitted level, sum |vector - decoded|^2 / sum |vector - mean|^2; 0 where all vectors are alike."""
+    variance = float(((vectors_N_D - vectors_N_D.mean(axis=0)) ** 2).sum())
+    if variance < 1e-9 * len(vectors_N_D):
+        return [0.0] * codes_N_F.shape[1]
+    left = []
+    for levels in range(1, codes_N_F.shape[1] + 1):
+        decoded_N_D = quantizer.decode(sum_codes(codes_N_F[:, :levels], quantizer.codebooks[:levels]))
+        left.append(float(((decoded_N_D - vectors_N_D) ** 2).sum()) / variance)
+    return left
+
+
+def reconstruction_errors(vectors_N_D: NDArray[np.float32], decoded_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    """|vector - decoded|^2 of each item (N,)."""
+    errors_N: NDArray[np.float32] = ((vectors_N_D - decoded_N_D) ** 2).sum(axis=1)
+    return errors_N

@@ -1,0 +1,184 @@
+"""Versions of semantic IDs in the store: their names, their rows, and the fitted quantizers kept beside them."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+from numpy import uint16
+from numpy.typing import NDArray
+
+from curate.sids.measures import Measure
+from prompts.semantic_ids import render_sid
+from store import InputError, Session, Store
+from store.records import Item
+from store.temporary import temporary_folder
+from store.values import utc_now
+
+UNIQUENESS_BAR = 0.99
+
+
+class SidVersion(NamedTuple):
+    """Which IDs of which data set; written `dataset@version`."""
+
+    dataset: str
+    sid_version: str
+
+    def __str__(self) -> str:
+        return f"{self.dataset}@{self.sid_version}"
+
+
+@dataclass(frozen=True, slots=True)
+class SidSummary:
+    """A stored version; uniqueness = distinct IDs / items. settings: what made it, extended versions' included."""
+
+    version: SidVersion
+    settings: dict[str, Any]
+    items: int
+    distinct_ids: int
+    uniqueness: float
+    fit_for_training: bool
+    measures: list[Measure]
+    already_there: bool
+    seconds: float
+
+    def figure(self, measure: str, level: int | None = None) -> float | None:
+        """One measure; None where it was not taken."""
+        return next((row.value for row in self.measures if (row.measure, row.level) == (measure, level)), None)
+
+
+def name_version(dataset: str, settings: dict[str, Any]) -> SidVersion:
+    """The name of what settings make: method, sizes and a hash of all."""
+    digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return SidVersion(dataset, f"{settings['method']}-{settings['levels']}x{settings['codebook_size']}-{digest[:6]}")
+
+
+def find_version(session: Session, text: str) -> SidVersion:
+    """The version that `dataset@version`, a data set (its newest fit for training) or a version names.
+
+    The beginning of a version's name will do. Raises InputError where none or several fit; it names those there are.
+    """
+    dataset, _, name = text.partition("@")
+    versions = [
+        (SidVersion(*row[:2]), row[2])
+        for row in session.frame("sid_version_list").select("dataset", "sid_version", "fit_for_training").rows()
+    ]
+    named = [version for version, _ in versions if version.dataset == dataset and version.sid_version.startswith(name)]
+    if not name and named:
+        return next((version for version, fit in versions if version.dataset == dataset and fit), named[0])
+    found = named if name else [version for version, _ in versions if version.sid_version.startswith(text)]
+    exact = [version for version in found if text in {str(version), version.sid_version}]
+    found = exact or found
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(str, found or [version for version, _ in versions]))
+    raise InputError(
+        f"{text!r} names {'several versions' if found else 'no version'} of semantic IDs; there are: "
+        f"{names or 'none yet (gr2 sids NAME makes one)'}"
+    )
+
+
+def list_versions(store: Store) -> pl.DataFrame:
+    """All versions, newest first."""
+    with store.reading() as session:
+        return session.frame("sid_version_list")
+
+
+def model_folder(store: Store, version: SidVersion) -> Path:
+    """Where the fitted quantizer of a version is kept."""
+    return store.models / "sids" / version.dataset / version.sid_version
+
+
+def load_items(session: Session, dataset: str) -> list[Item]:
+    """The catalogue, by item_id."""
+    return [
+        Item(item_id, title, tuple(categories), brand, description)
+        for item_id, title, categories, brand, description in session.rows("items_of", dataset=dataset)
+    ]
+
+
+def load_codes(session: Session, version: SidVersion) -> dict[str, tuple[int, ...]]:
+    """Codes by item_id."""
+    return {item_id: tuple(codes) for item_id, codes in session.rows("codes_of", **version._asdict())}
+
+
+def load_settings(session: Session, version: SidVersion) -> dict[str, Any]:
+    """What made a version, which is there."""
+    settings: dict[str, Any] = orjson.loads(session.rows("sid_version", **version._asdict())[0][0])
+    return settings
+
+
+def load_summary(
+    session: Session, version: SidVersion, started: float | None = None, *, already_there: bool = True
+) -> SidSummary | None:
+    """A stored version; None where there is none. started: when the work for it began, by perf_counter."""
+    found = session.frame("sid_version", **version._asdict())
+    if found.height == 0:
+        return None
+    row = found.row(0, named=True)
+    return SidSummary(
+        version=version,
+        settings=orjson.loads(row.pop("settings")),
+        **row,
+        measures=[Measure(*values) for values in session.rows("sid_measures_of", **version._asdict())],
+        already_there=already_there,
+        seconds=time.perf_counter() - started if started else 0.0,
+    )
+
+
+def put_version(
+    store: Store,
+    version: SidVersion,
+    settings: dict[str, Any],
+    items: Sequence[Item],
+    ids_N_L: NDArray[uint16],
+    *,
+    measures: Sequence[Measure],
+    save_model: Callable[[Path], object],
+    accept_shared: bool,
+    started: float,
+) -> SidSummary:
+    """Keep the model, then the rows: where the rows are, the model is."""
+    target = model_folder(store, version)
+    with temporary_folder(store.models) as temporary:
+        save_model(temporary)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            file.replace(target / file.name)
+    codes = ids_N_L.tolist()
+    texts = [render_sid(item_codes) for item_codes in codes]
+    distinct = len(set(texts))
+    row = {
+        **version._asdict(),
+        "method": settings["method"],
+        "settings": orjson.dumps(settings).decode(),
+        "items": len(items),
+        "distinct_ids": distinct,
+        "uniqueness": distinct / len(items),
+        "fit_for_training": accept_shared or distinct / len(items) >= UNIQUENESS_BAR,
+        "created_at": utc_now(),
+    }
+    key = [pl.lit(value).alias(name) for name, value in version._asdict().items()]
+    ids = pl.DataFrame(
+        {
+            "item_id": [item.item_id for item in items],
+            "codes": pl.Series(codes, dtype=pl.List(pl.UInt16)),
+            "text": texts,
+        }
+    ).with_columns(key)
+    figures = pl.DataFrame(
+        measures, schema={"measure": pl.String, "level": pl.Int32, "value": pl.Float64}, orient="row"
+    ).with_columns(key)
+    with store.writing() as session:
+        inserted = session.put("sid_versions", pl.DataFrame([row])).inserted
+        # Whoever was first has stored all three.
+        if inserted:
+            session.insert("append_semantic_ids", ids)
+            session.insert("append_sid_measures", figures)
+        summary = load_summary(session, version, started, already_there=not inserted)
+    assert summary is not None
+    return summary

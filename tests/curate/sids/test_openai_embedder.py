@@ -1,0 +1,86 @@
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from curate.sids.openai_embedder import OpenAIEmbedder
+from store import TeacherError
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Embeds a text as its length and its number of a's; answers out of order; fails first where told."""
+
+    def do_POST(self) -> None:
+        server: Any = self.server
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.asked.append(asked["input"])
+        if server.failures:
+            server.failures -= 1
+            self.send_error(503)
+            return
+        if asked["model"] == "unknown":
+            self.send_error(404)
+            return
+        rows = [
+            {"object": "embedding", "index": index, "embedding": [len(text), text.count("a")]}
+            for index, text in enumerate(asked["input"])
+        ]
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        body = json.dumps({"object": "list", "model": asked["model"], "data": rows[::-1], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Any]:
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.asked, server.failures = [], 0
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def url(endpoint: Any) -> str:
+    return f"http://127.0.0.1:{endpoint.server_port}/v1"
+
+
+def test_vectors_come_in_the_order_of_the_texts_and_in_batches(endpoint: Any) -> None:
+    embedder = OpenAIEmbedder("org/model-1", url(endpoint))
+    texts = ["a" * (number % 7) + "b" for number in range(300)]
+    vectors = embedder.embed(texts)
+    assert vectors.tolist() == [[len(text), len(text) - 1] for text in texts]
+    assert [len(asked) for asked in endpoint.asked] == [256, 44]
+    assert embedder.name == "openai-org-model-1"
+
+
+def test_long_texts_are_cut(endpoint: Any) -> None:
+    assert OpenAIEmbedder("m", url(endpoint)).embed(["x" * 99_999]).tolist() == [[16_000, 0]]
+
+
+def test_a_failure_is_tried_again(endpoint: Any) -> None:
+    endpoint.failures = 1
+    assert OpenAIEmbedder("m", url(endpoint)).embed(["aa"]).tolist() == [[2, 2]]
+    assert len(endpoint.asked) == 2
+
+
+def test_refusals_and_silence_are_clear_errors(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TeacherError, match=r"http://127.0.0.1:\d+/v1 gave no embeddings by 'unknown'"):
+        OpenAIEmbedder("unknown", url(endpoint)).embed(["a"])
+    with pytest.raises(TeacherError, match="gave no embeddings by 'm'"):
+        OpenAIEmbedder("m", "http://127.0.0.1:9/v1", max_retries=0).embed(["a"])
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(TeacherError, match="set the variable OPENAI_API_KEY"):
+        OpenAIEmbedder("m")

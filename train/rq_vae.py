@@ -1,0 +1,182 @@
+"""The residual-quantized variational autoencoder of semantic IDs: its network and each term of its loss.
+
+Owns formulas on tensors; how they are put to work over epochs is `rq_vae_training`'s affair. Sources: RQ-VAE, Lee et
+al. 2022 (arXiv 2203.01941), as TIGER (arXiv 2305.05065) uses it on item texts; EMA codebooks, van den Oord et al. 2017
+(arXiv 1711.00937, appendix A.1); the diversity and contrastive terms as GR2 (arXiv 2602.07774) names them. Encoder
+sizes and what the contrastive term looks at are not stated there and are ours.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Quantization(NamedTuple):
+    """What residual quantization of latents (B, d) gives at F levels.
+
+    codes_B_F: int64. residuals_F_B_d: what each level saw, with its gradient to the latents. chosen_F_B_d: the code
+    vectors it took, with their gradient to the codebooks.
+    """
+
+    codes_B_F: Tensor
+    residuals_F_B_d: Tensor
+    chosen_F_B_d: Tensor
+
+    def straight_through(self, latents_B_d: Tensor) -> Tensor:
+        """The sum of the chosen codes, whose gradient goes to the latents as if nothing had been quantized."""
+        return latents_B_d + (self.chosen_F_B_d.sum(dim=0) - latents_B_d).detach()
+
+
+class RqVae(nn.Module):
+    """Encoder and decoder MLPs around F codebooks of C vectors.
+
+    dimensions: D of the vectors. hidden: widths between D and the latent's d, mirrored in the decoder.
+    """
+
+    codebooks_F_C_d: nn.Parameter
+    mean_D: Tensor
+    scale: Tensor
+
+    def __init__(self, dimensions: int, hidden: Sequence[int], latent: int, levels: int, codebook_size: int) -> None:
+        super().__init__()
+        widths = [dimensions, *hidden, latent]
+        self.encoder = _mlp(widths)
+        self.decoder = _mlp(widths[::-1])
+        self.codebooks_F_C_d = nn.Parameter(torch.empty(levels, codebook_size, latent).uniform_(-1, 1) / codebook_size)
+        self.register_buffer("mean_D", torch.zeros(dimensions))
+        self.register_buffer("scale", torch.ones(()))
+
+    def encode(self, vectors_B_D: Tensor) -> Tensor:
+        """Latents (B, d)."""
+        encoded: Tensor = self.encoder((vectors_B_D - self.mean_D) / self.scale)
+        return encoded
+
+    def decode(self, latents_B_d: Tensor) -> Tensor:
+        """Vectors (B, D)."""
+        decoded: Tensor = self.decoder(latents_B_d)
+        return decoded * self.scale + self.mean_D
+
+    def quantize(self, latents_B_d: Tensor) -> Quantization:
+        """The nearest code of each level, on what the levels before left over."""
+        codes, residuals, chosen = [], [], []
+        residual_B_d = latents_B_d
+        for codebook_C_d in self.codebooks_F_C_d:
+            codes_B = torch.cdist(residual_B_d.detach(), codebook_C_d.detach()).argmin(dim=1)
+            codes.append(codes_B)
+            residuals.append(residual_B_d)
+            chosen.append(codebook_C_d[codes_B])
+            residual_B_d = residual_B_d - chosen[-1].detach()
+        return Quantization(torch.stack(codes, dim=1), torch.stack(residuals), torch.stack(chosen))
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def squared_error(left_B_D: Tensor, right_B_D: Tensor) -> Tensor:
+    """mean over the batch of |left - right|^2, a sum over dimensions."""
+    return (left_B_D - right_B_D).square().sum(dim=-1).mean()
+
+
+def codebook_loss(quantization: Quantization) -> Tensor:
+    """sum over levels of |sg[residual] - code|^2: draws codes to what they stand for."""
+    return squared_error(quantization.residuals_F_B_d.detach(), quantization.chosen_F_B_d) * len(
+        quantization.chosen_F_B_d
+    )
+
+
+def commitment_loss(quantization: Quantization) -> Tensor:
+    """sum over levels of |residual - sg[code]|^2: draws latents to their codes."""
+    return squared_error(quantization.residuals_F_B_d, quantization.chosen_F_B_d.detach()) * len(
+        quantization.chosen_F_B_d
+    )
+
+
+def diversity_loss(residuals_F_B_d: Tensor, codebooks_F_C_d: Tensor) -> Tensor:
+    """C * sum_j p_j^2, the mean over levels: 1 where all codes are used alike, C where one takes all.
+
+    p_j is the mean over the batch of softmax(-|residual - code_j|^2 / tau), tau the batch's mean squared distance to
+    the nearest code. The papers do not say how p_j gets its gradient; this soft share is our choice.
+    """
+    distances_F_B_C = torch.cdist(residuals_F_B_d, codebooks_F_C_d).square()
+    nearest_F = distances_F_B_C.detach().amin(dim=2).mean(dim=1).clamp_min(1e-12)
+    share_F_C = (-distances_F_B_C / nearest_F[:, None, None]).softmax(dim=2).mean(dim=1)
+    return share_F_C.square().sum(dim=1).mean() * codebooks_F_C_d.shape[1]
+
+
+def info_nce(left_P_d: Tensor, right_P_d: Tensor, items_P_2: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of P pairs of items over cosine similarities, both ways, the other pairs of the batch as negatives.
+
+    items_P_2: which items they are; a negative that is the very item of either end is left out. (van den Oord et al.
+    2018, arXiv 1807.03748.)
+    """
+    logits_P_P = functional.normalize(left_P_d, dim=1) @ functional.normalize(right_P_d, dim=1).T / temperature
+    left_P, right_P = items_P_2.unbind(dim=1)
+    same_P_P = (right_P[None, :] == right_P[:, None]) | (right_P[None, :] == left_P[:, None])
+    same_P_P |= left_P[:, None] == left_P[None, :]
+    same_P_P.fill_diagonal_(fill_value=False)
+    logits_P_P = logits_P_P.masked_fill(same_P_P, -torch.inf)
+    own_P = torch.arange(len(logits_P_P), device=logits_P_P.device)
+    return (functional.cross_entropy(logits_P_P, own_P) + functional.cross_entropy(logits_P_P.T, own_P)) / 2
+
+
+class EmaCodebooks:
+    """Codebooks as moving averages of what was assigned to them, in place of a gradient.
+
+    count_j <- decay * count_j + (1 - decay) * n_j, sum_j likewise, code_j = sum_j / count_j; a code that nothing was
+    assigned to for long keeps its place, since both fade alike.
+    """
+
+    def __init__(self, codebooks_F_C_d: Tensor, decay: float) -> None:
+        self.decay = decay
+        self.count_F_C = torch.ones(codebooks_F_C_d.shape[:2], device=codebooks_F_C_d.device)
+        self.sum_F_C_d = codebooks_F_C_d.detach().clone()
+
+    @torch.no_grad()
+    def update(self, codebooks_F_C_d: Tensor, quantization: Quantization) -> None:
+        """Take in one batch, and write the codebooks in place."""
+        taken_F_B_C = functional.one_hot(quantization.codes_B_F.T, codebooks_F_C_d.shape[1]).to(codebooks_F_C_d.dtype)
+        self.count_F_C.lerp_(taken_F_B_C.sum(dim=1), 1 - self.decay)
+        self.sum_F_C_d.lerp_(taken_F_B_C.mT @ quantization.residuals_F_B_d, 1 - self.decay)
+        # Below this both have faded to nothing, and their quotient would be noise.
+        alive_F_C = self.count_F_C > 1e-6
+        codebooks_F_C_d[alive_F_C] = (self.sum_F_C_d / self.count_F_C[..., None])[alive_F_C]
+
+    @torch.no_grad()
+    def restart(self, level: int, codes: Tensor, vectors: Tensor) -> None:
+        """Begin anew for some codes of a level, at the given vectors."""
+        self.count_F_C[level, codes] = 1.0
+        self.sum_F_C_d[level, codes] = vectors
+
+
+class DeadCodes:
+    """Finds codes that no batch used for `patience` batches and puts them onto the worst-reconstructed latents."""
+
+    def __init__(self, levels: int, codebook_size: int, patience: int, device: torch.device) -> None:
+        self.patience = patience
+        self.unused_F_C = torch.zeros(levels, codebook_size, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def reset(self, codebooks_F_C_d: Tensor, quantization: Quantization, ema: EmaCodebooks | None) -> int:
+        """Count one batch; move dead codes, at most one onto each latent of the batch. Returns how many moved."""
+        left_B_d = quantization.residuals_F_B_d[-1] - quantization.chosen_F_B_d[-1]
+        worst_B = left_B_d.square().sum(dim=1).argsort(descending=True, stable=True)
+        moved = 0
+        for level in range(len(self.unused_F_C)):
+            self.unused_F_C[level] += 1
+            self.unused_F_C[level, quantization.codes_B_F[:, level]] = 0
+            dead = (self.unused_F_C[level] >= self.patience).nonzero()[:, 0][: len(worst_B)]
+            vectors = quantization.residuals_F_B_d[level, worst_B[: len(dead)]]
+            codebooks_F_C_d[level, dead] = vectors
+            self.unused_F_C[level, dead] = 0
+            if ema is not None:
+                ema.restart(level, dead, vectors)
+            moved += len(dead)
+        return moved

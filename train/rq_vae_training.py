@@ -1,0 +1,258 @@
+"""Training the RQ-VAE on items' vectors: every means of the GR2 paper for unique and balanced IDs is a switch here.
+
+Owns epochs, seeds and progress; formulas are in `rq_vae`. It knows vectors and pairs of rows, neither items nor texts.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curate.sids.measures import perplexity
+from curate.sids.quantizers import Fit, OnProgress, check_sizes, fit_k_means, nearest_codes
+from store.errors import InputError
+from train.rq_vae import (
+    DeadCodes,
+    EmaCodebooks,
+    RqVae,
+    codebook_loss,
+    commitment_loss,
+    diversity_loss,
+    info_nce,
+    squared_error,
+)
+
+CHUNK = 16_384
+K_MEANS_ROUNDS = 20
+MODEL_FILE = "quantizer.safetensors"
+PROGRESS_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RqVaeQuantizer:
+    """Settings of one training; `fit` trains.
+
+    hidden, latent: widths of the encoder and of what is quantized. codebook_weight, commitment_weight: beta and gamma
+    of the paper. kmeans_init: codebooks begin at k-means++ clusters of the first latents, level by level, else at
+    random. ema_decay: 0.95 to 0.99 makes codebooks moving averages, 0 trains them by gradient. diversity_weight:
+    lambda; 0 is off. reset_after: batches without use before a code is moved; 0 is off. contrastive_weight: of InfoNCE
+    over co-interacted items; 0 is off. learning_rate: of AdamW.
+    """
+
+    method: ClassVar[str] = "rq-vae"
+    levels: int = 4
+    codebook_size: int = 256
+    random_levels: int = 1
+    seed: int = 0
+    epochs: int = 200
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    hidden: tuple[int, ...] = (256, 128)
+    latent: int = 32
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    kmeans_init: bool = True
+    ema_decay: float = 0.99
+    diversity_weight: float = 0.0
+    reset_after: int = 0
+    contrastive_weight: float = 0.0
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_sizes(self.levels, self.codebook_size, self.random_levels)
+        for name, low, high in (
+            ("epochs", 1, 100_000),
+            ("batch_size", 2, 1 << 20),
+            ("learning_rate", 1e-8, 1.0),
+            ("latent", 1, 4096),
+            ("codebook_weight", 0.0, 1e3),
+            ("commitment_weight", 0.0, 1e3),
+            ("ema_decay", 0.0, 0.9999),
+            ("diversity_weight", 0.0, 1e3),
+            ("reset_after", 0, 1 << 31),
+            ("contrastive_weight", 0.0, 1e3),
+            ("temperature", 1e-3, 100.0),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value}; it must be from {low:g} to {high:g}")
+
+    def settings(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    def fit(self, vectors_N_D: NDArray[np.float32], pairs_P_2: NDArray[np.int64], on_progress: OnProgress) -> Fit:
+        """Train; the same vectors, pairs and seed on one machine give the same codes.
+
+        Raises InputError where the contrastive term is on and there is no pair, or where the loss is not finite.
+        """
+        if self.contrastive_weight and len(pairs_P_2) == 0:
+            raise InputError("the contrastive term needs items that users took one after the other; there are none")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            model = RqVae(
+                vectors_N_D.shape[1], self.hidden, self.latent, self.levels - self.random_levels, self.codebook_size
+            ).to(device)
+        vectors = torch.from_numpy(vectors_N_D).to(device)
+        model.mean_D.copy_(vectors.mean(dim=0))
+        # One scale for all dimensions: which of them say more is the embedder's word.
+        model.scale.copy_((vectors - model.mean_D).square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
+        fitted = FittedRqVae(model, self)
+        if self.kmeans_init:
+            _init_by_k_means(model, fitted.encode(vectors_N_D), self.seed)
+        training = _Training(self, model, vectors, torch.from_numpy(pairs_P_2).to(device))
+        training.run(lambda epoch, loss: on_progress(self._describe(epoch, loss, fitted, vectors_N_D)))
+        return Fit(fitted, nearest_codes(fitted.encode(vectors_N_D), fitted.codebooks))
+
+    def _describe(self, epoch: int, loss: float, fitted: "FittedRqVae", vectors_N_D: NDArray[np.float32]) -> str:
+        codes_N_F = nearest_codes(fitted.encode(vectors_N_D), fitted.codebooks)
+        unique = len(np.unique(codes_N_F, axis=0)) / len(codes_N_F)
+        used = " ".join(f"{perplexity(codes_N, self.codebook_size):.0f}" for codes_N in codes_N_F.T)
+        return (
+            f"epoch {epoch} of {self.epochs}: loss {loss:.4f}, perplexity {used} of "
+            f"{self.codebook_size}, {unique:.1%} distinct by the fitted levels"
+        )
+
+
+class FittedRqVae:
+    """A trained RQ-VAE as what maps vectors to latents and back."""
+
+    def __init__(self, model: RqVae, settings: RqVaeQuantizer) -> None:
+        self.model = model
+        self.settings = settings
+
+    @property
+    def codebooks(self) -> Sequence[NDArray[np.float32]]:
+        """F arrays (C, d)."""
+        return list(self.model.codebooks_F_C_d.detach().cpu().numpy())
+
+    def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Latents (N, d)."""
+        return self._in_chunks(self.model.encode, vectors_N_D, self.settings.latent)
+
+    def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors (N, D)."""
+        return self._in_chunks(self.model.decode, latents_N_d, len(self.model.mean_D))
+
+    def save(self, folder: Path) -> None:
+        """One safetensors file with the settings in its header."""
+        settings = {"settings": json.dumps(self.settings.settings(), sort_keys=True)}
+        safetensors.torch.save_file(self.model.state_dict(), folder / MODEL_FILE, metadata=settings)
+
+    @classmethod
+    def load(cls, folder: Path) -> "FittedRqVae":
+        """What `save` wrote."""
+        with safetensors.safe_open(folder / MODEL_FILE, "pt") as file:
+            stored = json.loads(file.metadata()["settings"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        known = {field.name for field in fields(RqVaeQuantizer)}
+        settings = RqVaeQuantizer(
+            **{name: value for name, value in stored.items() if name in known} | {"hidden": tuple(stored["hidden"])}
+        )
+        levels, codes, latent = state["codebooks_F_C_d"].shape
+        model = RqVae(len(state["mean_D"]), settings.hidden, latent, levels, codes)
+        model.load_state_dict(state)
+        return cls(model, settings)
+
+    @torch.no_grad()
+    def _in_chunks(self, function: Any, rows_N_X: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+        out = np.empty((len(rows_N_X), width), np.float32)
+        device = self.model.mean_D.device
+        for start in range(0, len(rows_N_X), CHUNK):
+            chunk = torch.from_numpy(np.ascontiguousarray(rows_N_X[start : start + CHUNK], np.float32)).to(device)
+            out[start : start + CHUNK] = function(chunk).cpu().numpy()
+        return out
+
+
+class _Training:
+    """One run over epochs."""
+
+    def __init__(
+        self,
+        settings: RqVaeQuantizer,
+        model: RqVae,
+        vectors: Tensor,
+        pairs: Tensor,
+    ) -> None:
+        self.settings = settings
+        self.model = model
+        self.vectors = vectors
+        self.pairs = pairs
+        self.random = torch.Generator().manual_seed(settings.seed)
+        codebooks = model.codebooks_F_C_d
+        self.ema = EmaCodebooks(codebooks, settings.ema_decay) if settings.ema_decay else None
+        self.dead = (
+            DeadCodes(codebooks.shape[0], codebooks.shape[1], settings.reset_after, vectors.device)
+            if settings.reset_after
+            else None
+        )
+        codebooks.requires_grad_(self.ema is None)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=1e-4)
+
+    def run(self, on_epoch: Callable[[int, float], None]) -> None:
+        """All epochs, each over every item once; `on_epoch` hears number and loss of one now and then."""
+        told = time.monotonic()
+        for epoch in range(1, self.settings.epochs + 1):
+            losses = torch.zeros((), device=self.vectors.device)
+            order_N = torch.randperm(len(self.vectors), generator=self.random)
+            batches = torch.split(order_N, self.settings.batch_size)
+            for batch_B in batches:
+                losses += self._step(batch_B.to(self.vectors.device))
+            loss = float(losses) / len(batches)
+            if not np.isfinite(loss):
+                raise InputError(f"the loss of epoch {epoch} is {loss}; lower the learning rate")
+            if time.monotonic() - told >= PROGRESS_S or epoch == self.settings.epochs:
+                told = time.monotonic()
+                on_epoch(epoch, loss)
+
+    def _step(self, batch_B: Tensor) -> Tensor:
+        settings, model = self.settings, self.model
+        vectors_B_D = self.vectors[batch_B]
+        latents_B_d = model.encode(vectors_B_D)
+        quantization = model.quantize(latents_B_d)
+        decoded_B_D = model.decode(quantization.straight_through(latents_B_d))
+        loss = squared_error(decoded_B_D, vectors_B_D) / model.scale.square()
+        loss = loss + settings.commitment_weight * commitment_loss(quantization)
+        if self.ema is None:
+            loss = loss + settings.codebook_weight * codebook_loss(quantization)
+        if settings.diversity_weight:
+            loss = loss + settings.diversity_weight * diversity_loss(
+                quantization.residuals_F_B_d, model.codebooks_F_C_d
+            )
+        if settings.contrastive_weight:
+            loss = loss + settings.contrastive_weight * self._contrast()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(model.codebooks_F_C_d.data, quantization)
+        if self.dead is not None:
+            self.dead.reset(model.codebooks_F_C_d.data, quantization, self.ema)
+        return loss.detach()
+
+    def _contrast(self) -> Tensor:
+        """InfoNCE of a batch of pairs, of what their codes stand for."""
+        drawn = torch.randint(len(self.pairs), (min(self.settings.batch_size, len(self.pairs)),), generator=self.random)
+        items_P_2 = self.pairs[drawn.to(self.pairs.device)]
+        latents = self.model.encode(self.vectors[items_P_2.flatten()])
+        ends = self.model.quantize(latents).straight_through(latents).reshape(len(items_P_2), 2, -1)
+        return info_nce(ends[:, 0], ends[:, 1], items_P_2, self.settings.temperature)
+
+
+def _init_by_k_means(model: RqVae, latents_N_d: NDArray[np.float32], seed: int) -> None:
+    """Codebooks at the clusters of the residuals; codes beyond the clusters stay far from everything."""
+    residuals_N_d = latents_N_d.copy()
+    for level, codebook_C_d in enumerate(model.codebooks_F_C_d.data):
+        codes_N, clusters_C_d = fit_k_means(residuals_N_d, len(codebook_C_d), seed + level, rounds=K_MEANS_ROUNDS)
+        codebook_C_d[: len(clusters_C_d)] = torch.from_numpy(clusters_C_d)
+        residuals_N_d -= clusters_C_d[codes_N]
