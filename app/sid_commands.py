@@ -44,8 +44,8 @@ def register(cli: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
         help=(
-            "Give items semantic IDs, and list, compare and explain them. A data set's name alone makes IDs: options are "
-            "those of make.\n\nExample: gr2 sids beauty --method rq-vae"
+            "Give items semantic IDs, and list, compare and explain them. A data set's name alone makes IDs: options "
+            "are those of make.\n\nExample: gr2 sids beauty --method rq-vae"
         ),
     )
     sids.command(MAKE)(make)

@@ -37,3 +37,59 @@ update sid_versions set fit_for_training = true where dataset = $dataset and sid
 
 -- name: data_sets_of_item
 select dataset from semantic_ids where item_id = $item_id group by dataset order by dataset
+
+-- name: prefix_nodes
+-- Every prefix of a version: how many items have it, and their most common category with its share.
+with paths as (
+    select codes, array_to_string(categories, ' > ') as category
+    from semantic_ids
+    join items using (dataset, item_id)
+    where semantic_ids.dataset = $dataset and sid_version = $sid_version
+),
+counted as (
+    select level, codes[1:level] as prefix, category, count(*) as items
+    from paths, (select unnest(range(1, $levels + 1)) as level)
+    group by all
+)
+select
+    level::integer as level,
+    prefix,
+    sum(items)::bigint as items,
+    arg_max(category, (items, category)) as category,
+    max(items) / sum(items) as category_share
+from counted
+group by level, prefix
+order by level, prefix
+
+-- name: largest_prefixes
+-- Prefixes with the most items, and some of these items.
+select
+    codes[1:$levels] as prefix,
+    count(*) as items,
+    count(distinct text) as distinct_ids,
+    (list(coalesce(title, item_id) order by item_id))[1:5] as such_as
+from semantic_ids
+join items using (dataset, item_id)
+where semantic_ids.dataset = $dataset and sid_version = $sid_version
+group by prefix
+having count(*) > 1
+order by items desc, prefix
+limit $limit
+
+-- name: code_counts
+-- How many items have each code of each level.
+select level::integer as level, codes[level] as code, count(*) as items
+from semantic_ids, (select unnest(range(1, $levels + 1)) as level)
+where dataset = $dataset and sid_version = $sid_version
+group by all
+order by level, items desc, code
+
+-- name: find_items_by_text
+select item_id, title
+from semantic_ids
+join items using (dataset, item_id)
+where semantic_ids.dataset = $dataset
+    and sid_version = $sid_version
+    and (item_id = $text or contains(lower(title), lower($text)))
+order by item_id <> $text, item_id
+limit $limit

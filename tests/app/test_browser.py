@@ -86,6 +86,32 @@ def test_an_unknown_trace_and_a_missing_store_are_messages(
     assert "there is no store" in page.error[0].value
 
 
+def test_the_page_of_semantic_ids_shows_a_version_and_the_path_to_an_item(
+    traced: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GR2_STORE", str(traced.folder))
+    page = AppTest.from_function(draw_sids_page, default_timeout=30).run()
+    assert not page.exception
+    assert page.metric[1].value == "100.00%"
+    with traced.reading() as session:
+        ((item,),) = session.connection.execute("select item_id from items limit 1").fetchall()
+    page.text_input(key="sids-item").set_value(item).run()
+    assert not page.exception
+    path = page.dataframe[-1].value
+    assert path["items"].to_list()[-1] == 1
+    page.text_input(key="sids-item").set_value("no such thing").run()
+    assert page.info[0].value == "No item fits."
+
+
+def draw_sids_page() -> None:
+    import os  # noqa: PLC0415
+
+    from app.sid_page import draw_sids  # noqa: PLC0415
+    from store import Store  # noqa: PLC0415
+
+    draw_sids(Store.open(os.environ["GR2_STORE"]))
+
+
 @pytest.fixture(scope="module")
 def server(traced: Store) -> Iterator[str]:
     """The address of `gr2 app`, running."""
@@ -138,6 +164,15 @@ def test_in_a_real_browser_a_trace_can_be_found_and_read(server: str, traced: St
     expect(page.get_by_text("Re-rank the candidates so that").first).to_be_visible()
 
 
+def test_in_a_real_browser_the_pages_are_one_click_apart(server: str, page: Page) -> None:
+    page.goto(server)
+    page.get_by_role("link", name="Semantic IDs").click()
+    expect(page.get_by_text("Tree of prefixes")).to_be_visible(timeout=30_000)
+    expect(page.locator("canvas").first).to_be_visible()
+    page.get_by_role("link", name="Traces").click()
+    expect(page.get_by_text("Filter", exact=True)).to_be_visible(timeout=30_000)
+
+
 def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, page: Page) -> None:
     with traced.reading() as session:
         ((trace_id,),) = session.connection.execute(
@@ -145,4 +180,4 @@ def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, page
         ).fetchall()
     page.goto(f"{server}/?trace={trace_id}")
     expect(page.get_by_text("<script>document.title='owned'</script> **bold**").first).to_be_visible(timeout=30_000)
-    assert page.title() == "gr2 traces"
+    assert page.title() == "gr2"
