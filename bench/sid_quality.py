@@ -10,7 +10,6 @@ each run as it ends, so that a run that was stopped goes on. Needs the real data
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,18 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import DATA
+from catalogues import load_sequences, prepare
 from next_item import Budget, fit, rank
 
-from curate.ingest import ingest
 from curate.metrics import ndcg_at_k, recall_at_k
-from curate.sids.assignment import load_pairs
 from curate.sids.copurchases import Copurchases
-from curate.sids.embedders import TfidfSvdEmbedder
 from curate.sids.quantizers import Quantizer, ResidualKMeans
 from curate.sids.unique_codes import complete_codes
-from curate.sids.versions import load_items
-from store import Store
 from train.rq_vae_training import RqVaeQuantizer
 
 METHODS: dict[str, tuple[Quantizer, float]] = {
@@ -43,37 +37,12 @@ METHODS: dict[str, tuple[Quantizer, float]] = {
 KS = (5, 10)
 
 
-def prepare(name: str, folder: Path) -> Path:
-    """Items' text vectors, pairs and users' sequences of item rows in one file."""
-    store = Store.open(folder / "store", create=True)
-    ingest(store, name, DATA / name / "items.jsonl", DATA / name / "interactions.csv.gz")
-    with store.reading() as session:
-        items = load_items(session, name)
-        pairs_P_2 = load_pairs(session, name, items)
-        rows = session.connection.execute(
-            "select list(item_id order by position) from interactions group by user_id order by user_id"
-        ).fetchall()
-    row_of = {item.item_id: row for row, item in enumerate(items)}
-    texts = [item.text for item in items]
-    embedder = TfidfSvdEmbedder.fit(store.embeddings, texts)
-    sequences = [[row_of[item] for item in sequence] for (sequence,) in rows]
-    file = folder / "prepared.npz"
-    np.savez(
-        file,
-        texts=embedder.embed(texts),
-        pairs=pairs_P_2,
-        items=np.concatenate(sequences),
-        ends=np.cumsum([len(sequence) for sequence in sequences]),
-    )
-    return file
-
-
 def run(job: tuple[Path, str, int]) -> dict:
     """One method with one seed: ranks of every user's valid and test item."""
     file, method, seed = job
     torch.set_num_threads(1)
     data = np.load(file)
-    sequences = np.split(data["items"], data["ends"][:-1])
+    sequences = load_sequences(data)
     quantizer, weight = METHODS[method]
     quantizer = type(quantizer)(**{**quantizer.settings(), "seed": seed})
     started = time.perf_counter()
@@ -140,8 +109,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path)
     arguments = parser.parse_args()
-    if not (DATA / arguments.data).is_dir():
-        sys.exit(f"no real data in {DATA / arguments.data}; set GR2_DATA to the folder that holds it")
     kept = arguments.keep.read_text().splitlines() if arguments.keep and arguments.keep.exists() else []
     results = [json.loads(line) for line in kept]
     done = {(result["method"], result["seed"]) for result in results}
