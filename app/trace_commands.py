@@ -36,7 +36,9 @@ def trace(
     temperature: Annotated[float, typer.Option(help="0 is deterministic.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 1024,
     limit: Annotated[int | None, typer.Option(help="Only so many lists.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model that the endpoint serves.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model that the endpoint serves; of evidence: evidence.v1 or evidence_brief.v1.")
+    ] = None,
     base_url: Annotated[str | None, typer.Option(help="Of the endpoint, such as http://127.0.0.1:8000/v1.")] = None,
     prompt_price: Annotated[float | None, typer.Option(help="US dollars per million prompt tokens.")] = None,
     completion_price: Annotated[float | None, typer.Option(help="US dollars per million completion tokens.")] = None,
@@ -114,9 +116,9 @@ def _make_teacher(
     from store import InputError
 
     if name == "evidence":
-        from curate.teachers.evidence import EvidenceTeacher
+        from curate.teachers.evidence import FULL, EvidenceTeacher
 
-        return EvidenceTeacher()
+        return EvidenceTeacher(model or FULL)
     if name == "openai":
         from curate.teachers.openai_compatible import OpenAISettings, OpenAITeacher
 

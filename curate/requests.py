@@ -18,7 +18,7 @@ from curate.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
-from store import InputError, Store
+from store import InputError, Session, Store
 
 PROMPT_BATCH = 1_000
 ID_DIGITS = 32
@@ -126,7 +126,7 @@ class OpenPrompt:
             trace_id=trace_id,
             messages=self.messages,
             task=self.shown,
-            response_schema=completion_schema(self.shown.candidates),
+            response_schema=completion_schema(self.shown.candidates, plan.template.answer),
             sample_index=sample_index,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
@@ -144,23 +144,30 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
         )
     with store.reading() as session:
         find_data_set(session, settings.dataset)
-        sid_version = choose(
-            "semantic-ID version fit for training",
-            settings.sid_version,
-            [name for (name,) in session.rows("sid_version_names", dataset=settings.dataset)],
-            f"run gr2 sids {settings.dataset} first",
-        )
-        pre_ranker = choose(
-            "pre-ranker",
-            settings.pre_ranker,
-            [name for (name,) in session.rows("pre_ranker_names", dataset=settings.dataset)],
-            f"run gr2 candidates {settings.dataset} first",
-        )
+        sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
         policies = session.rows("run_policy_rules", policy=settings.policy)
         if not policies:
             names = ", ".join(name for (name,) in session.rows("policy_names"))
             raise InputError(f"no policy is called {settings.policy!r}; there are: {names}")
     return Plan(settings, template, sid_version, pre_ranker, tuple(policies[0][0]), teacher.name, teacher.model)
+
+
+def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_ranker: str | None) -> tuple[str, str]:
+    """The semantic IDs that tasks show, by default the newest, and whose candidate lists. Raises InputError."""
+    return (
+        choose(
+            "semantic-ID version fit for training",
+            sid_version,
+            [name for (name,) in session.rows("sid_version_names", dataset=dataset)],
+            f"run gr2 sids {dataset} first",
+        ),
+        choose(
+            "pre-ranker",
+            pre_ranker,
+            [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)],
+            f"run gr2 candidates {dataset} first",
+        ),
+    )
 
 
 def choose(what: str, wanted: str | None, known: Sequence[str], where_none: str) -> str:
@@ -217,11 +224,18 @@ def render_list(
 ) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
     """What a template shows of a list, and the chat messages that show it."""
     task = listed.task
-    if not template.shows_evidence:
-        task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
     if template.strategy == "targeted":
         target = next(c.item for c in task.candidates if c.item.item_id == listed.target_item_id)
         task = replace(task, target=target)
+    return render_task(template, task, knowledge_priming=knowledge_priming)
+
+
+def render_task(
+    template: Template, task: RerankTask, *, knowledge_priming: bool
+) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
+    """What a template shows of a task, and the chat messages that show it."""
+    if not template.shows_evidence:
+        task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
     return task, template.render(task, knowledge_priming=knowledge_priming)
 
 

@@ -204,13 +204,13 @@ RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         Rule("complete", 1, _complete),
-        Rule("known_sids", 1, _known_sids),
-        Rule("permutation", 1, _permutation),
-        Rule("target_first", 1, _target_first),
+        Rule("known_sids", 2, _known_sids),
+        Rule("permutation", 2, _permutation),
+        Rule("target_first", 2, _target_first),
         Rule("cites", 1, _cites),
         Rule("grounded", 1, _grounded),
         Rule("no_leak", 1, _no_leak),
-        Rule("not_copied", 1, _not_copied),
+        Rule("not_copied", 2, _not_copied),
     )
 }
 RULE_NAMES = (PARSED, *RULES)

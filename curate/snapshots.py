@@ -16,7 +16,7 @@ from curate.lineage import code_commit, library_versions
 from curate.requests import render_list
 from curate.rules import RULES, find_leak
 from curate.tasks import ListedTask, load_tasks
-from prompts.completion import render_completion
+from prompts.completion import NUMBERS, render_completion
 from prompts.templates import Template, load_template, parse_template
 from store import InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
@@ -223,8 +223,11 @@ def _sft_row(row: dict[str, Any], listed: ListedTask, student: Template) -> dict
     sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
     parsed = row["ranking"] is not None and all(item in sids for item in row["ranking"])
     ranking = [sids[item] for item in row["ranking"]] if parsed else None
-    completion = render_completion(row["reasoning"], ranking) if ranking is not None else row["completion"]
     candidates = list(sids.values())
+    completion = row["completion"]
+    if ranking is not None:
+        numbers = [candidates.index(sid) + 1 for sid in ranking]
+        completion = render_completion(row["reasoning"], numbers if student.answer == NUMBERS else ranking)
     target = sids.get(listed.target_item_id)
     return {
         "trace_id": row["trace_id"],

@@ -19,6 +19,10 @@ from store.values import storable_text
 
 EXPLANATION = "explanation"
 RECOMMENDATIONS = "recommendations"
+# How an answer may name candidates: by semantic ID, or by their numbers in the prompt, the first of which is 1.
+SIDS = "sids"
+NUMBERS = "numbers"
+ANSWERS = (SIDS, NUMBERS)
 
 # How many opening braces before the last "recommendations" are tried: an explanation may hold a few of its own.
 _BRACES = 32
@@ -59,26 +63,33 @@ class ParseFailure(NamedTuple):
     detail: str
 
 
-def answer_format(candidates: int) -> str:
-    """How a prompt describes the answer wanted of it."""
+def answer_format(candidates: int, answer: str = SIDS) -> str:
+    """How a prompt describes the answer wanted of it; answer: one of ANSWERS."""
+    if answer == NUMBERS:
+        return (
+            f'{{"{EXPLANATION}": "...", "{RECOMMENDATIONS}": [...]}} with the numbers of all {candidates} candidates, '
+            "best first"
+        )
     return (
         f'one JSON object {{"{EXPLANATION}": "...", "{RECOMMENDATIONS}": ["...", "..."]}}, where "{RECOMMENDATIONS}" '
         f"holds the semantic IDs of all {candidates} candidates, the best first, each exactly once"
     )
 
 
-def completion_schema(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """JSON schema of a completion, within what OpenAI's strict structured output takes."""
-    sids = [candidate.item.sid for candidate in candidates]
+def completion_schema(candidates: Sequence[Candidate], answer: str = SIDS) -> dict[str, Any]:
+    """JSON schema of a completion, within what OpenAI's strict structured output takes; answer: one of ANSWERS."""
+    entries: dict[str, Any] = {"type": "string", "enum": [candidate.item.sid for candidate in candidates]}
+    if answer == NUMBERS:
+        entries = {"type": "integer", "enum": list(range(1, len(candidates) + 1))}
     return {
         "type": "object",
         "properties": {
             EXPLANATION: {"type": "string"},
             RECOMMENDATIONS: {
                 "type": "array",
-                "items": {"type": "string", "enum": sids},
-                "minItems": len(sids),
-                "maxItems": len(sids),
+                "items": entries,
+                "minItems": len(candidates),
+                "maxItems": len(candidates),
             },
         },
         "required": [EXPLANATION, RECOMMENDATIONS],
@@ -86,16 +97,21 @@ def completion_schema(candidates: Sequence[Candidate]) -> dict[str, Any]:
     }
 
 
-def render_completion(reasoning: str, sids: Sequence[str]) -> str:
-    """The canonical completion: one line of JSON, explanation first."""
-    return orjson.dumps({EXPLANATION: reasoning, RECOMMENDATIONS: list(sids)}).decode()
+def render_completion(reasoning: str, ranking: Sequence[str] | Sequence[int]) -> str:
+    """The canonical completion: one line of JSON, explanation first. ranking: semantic IDs, or candidates' numbers.
+
+    >>> render_completion("The third fits.", [3, 1, 2])
+    '{"explanation":"The third fits.","recommendations":[3,1,2]}'
+    """
+    return orjson.dumps({EXPLANATION: reasoning, RECOMMENDATIONS: list(ranking)}).decode()
 
 
 def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFailure:
     """Read an explanation and an order from whatever a model wrote.
 
     Taken are thinking before the answer, code fences, prose around the JSON, trailing commas, objects in place of IDs,
-    blanks inside an ID, IDs without their begin and end, and titles where only one candidate has that title.
+    blanks inside an ID, IDs without their begin and end, candidates' numbers in the prompt, and titles where only one
+    candidate has that title.
     """
     thinking, answer = _split_thinking(text)
     if answer is None:
@@ -114,7 +130,7 @@ def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFai
     for entry in entries:
         item = names.find(entry)
         if item is None:
-            unknown.append(entry[:_SHOWN_CHARACTERS])
+            unknown.append(str(entry)[:_SHOWN_CHARACTERS])
         else:
             ranking.append(item)
     reasoning = _as_text(found.get(EXPLANATION)) or thinking
@@ -175,13 +191,18 @@ def _why_no_answer(text: str) -> ParseFailure:
     return ParseFailure(ParseReason.BROKEN_JSON, _shown(text[opening:]))
 
 
-def _entries(value: Any) -> list[str] | None:
-    """Recommendations as texts; None where they are no list."""
+def _entries(value: Any) -> list[str | int] | None:
+    """Recommendations as texts, or as the whole numbers that they are; None where they are no list."""
     if isinstance(value, str):
         return list(find_sids(value)) or None
     if not isinstance(value, list):
         return None
-    return [_as_text(_field(entry) if isinstance(entry, dict) else entry) for entry in value[:_MAX_ENTRIES]]
+    return [
+        entry
+        if isinstance(entry, int) and not isinstance(entry, bool)
+        else _as_text(_field(entry) if isinstance(entry, dict) else entry)
+        for entry in value[:_MAX_ENTRIES]
+    ]
 
 
 def _field(entry: dict[str, Any]) -> Any:
@@ -215,8 +236,10 @@ class _Names:
         self._by_sid = {candidate.item.sid: candidate.item.item_id for candidate in candidates}
         self._by_title: dict[str, str | None] | None = None
 
-    def find(self, entry: str) -> str | None:
+    def find(self, entry: str | int) -> str | None:
         """Its item id; None for what names no candidate, or more than one."""
+        if isinstance(entry, int):
+            return self._candidates[entry - 1].item.item_id if 1 <= entry <= len(self._candidates) else None
         known = self._by_sid.get(entry)
         if known is not None:
             return known

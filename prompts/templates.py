@@ -7,6 +7,7 @@ not know where rows come from.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import jinja2
 import jinja2.meta
 import jinja2.sandbox
 
-from prompts.completion import answer_format
+from prompts.completion import ANSWERS, SIDS, answer_format
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.errors import InputError
 
@@ -27,6 +28,7 @@ STRATEGIES = ("rejection", "targeted")
 TITLE_CHARACTERS = 200
 VARIABLES = {"history", "candidates", "target", "knowledge_priming", "answer_format"}
 BLOCKS = ("system", "user")
+_MOST_STEPS = 40
 
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]*\.v[1-9]\d*")
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -35,15 +37,18 @@ _TOKEN = re.compile(r"<(?=[|/]|s_|think)|(?<=\|)>")
 
 
 class _Link(NamedTuple):
-    """A link as templates see it: the history's item by semantic ID."""
+    """A link as templates see it: the history's item by semantic ID and by its age, 1 for the newest."""
 
     sid: str
+    age: int
     after: int
     before: int
 
 
 class _Line(NamedTuple):
-    """An item as templates see it: clean texts, empty where unknown; `links` and `evidence` of candidates alone."""
+    """An item as templates see it: clean texts, empty where unknown. Of candidates alone: `links` and `evidence`, and
+    `score_steps`, how many quarters of a halving the pre-ranker's score lies below the best of the list, at most 40.
+    """
 
     sid: str
     title: str
@@ -52,6 +57,7 @@ class _Line(NamedTuple):
     evidence: Any = None
     links: Sequence[_Link] = ()
     shared_category: str = ""
+    score_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,14 @@ class Template:
     """A loaded template.
 
     name: with its version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered.
+    answer: whether answers name candidates by semantic ID (sids) or by number (numbers).
     student: the template whose prompt a student of these traces is given. text: the file; sha256: its hash.
     """
 
     name: str
     strategy: str
     shows_evidence: bool
+    answer: str
     student: str
     text: str
     sha256: str
@@ -80,14 +88,16 @@ class Template:
                 f"template {self.name} is for strategy {self.strategy}; the task's target is {task.target}"
             )
         history = [_line(item) for item in task.history]
-        sids = {item.item_id: item.sid for item in task.history}
+        newest_first = list(enumerate(reversed(task.history), 1))
+        names = {item.item_id: (item.sid, age) for age, item in reversed(newest_first)}
+        best = max((c.evidence.score for c in task.candidates if c.evidence is not None), default=0.0)
         context = self._compiled.new_context(
             {
                 "history": history,
-                "candidates": [_candidate_line(candidate, sids) for candidate in task.candidates],
+                "candidates": [_candidate_line(candidate, names, best) for candidate in task.candidates],
                 "target": _line(task.target) if task.target else None,
                 "knowledge_priming": knowledge_priming,
-                "answer_format": answer_format(len(task.candidates)),
+                "answer_format": answer_format(len(task.candidates), self.answer),
             }
         )
         return tuple(
@@ -158,10 +168,13 @@ def parse_template(name: str, text: str) -> Template:
         raise InputError(f"template {name}: the file must be called NAME.vN.jinja, such as my_prompt.v1.jinja")
     fields = dict(_field(name, line) for line in head[1].splitlines() if line.strip())
     strategy, evidence, student = fields.get("strategy"), fields.get("evidence"), fields.get("student", name)
+    answer = fields.get("answer", SIDS)
     if strategy not in STRATEGIES:
         raise InputError(f"template {name}: strategy is {strategy!r}; it must be {' or '.join(STRATEGIES)}")
     if evidence not in ("shown", "hidden"):
         raise InputError(f"template {name}: evidence is {evidence!r}; it must be shown or hidden")
+    if answer not in ANSWERS:
+        raise InputError(f"template {name}: answer is {answer!r}; it must be {' or '.join(ANSWERS)}")
     if student not in (list_templates() if strategy == "targeted" else [name, *list_templates()]):
         raise InputError(
             f"template {name}: student is {student!r}; it must be one of {', '.join(list_templates())}, the prompt "
@@ -180,14 +193,14 @@ def parse_template(name: str, text: str) -> Template:
     if missing := [block for block in BLOCKS if block not in compiled.blocks]:
         raise InputError(f"template {name} has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}")
     return Template(
-        name, strategy, evidence == "shown", student, text, hashlib.sha256(text.encode()).hexdigest(), compiled
+        name, strategy, evidence == "shown", answer, student, text, hashlib.sha256(text.encode()).hexdigest(), compiled
     )
 
 
 def _field(name: str, line: str) -> tuple[str, str]:
     key, colon, value = line.partition(":")
-    if not colon or key.strip() not in ("strategy", "evidence", "student"):
-        raise InputError(f"template {name}: {line!r} in the head; it knows strategy, evidence and student")
+    if not colon or key.strip() not in ("strategy", "evidence", "answer", "student"):
+        raise InputError(f"template {name}: {line!r} in the head; it knows strategy, evidence, answer and student")
     return key.strip(), value.strip()
 
 
@@ -199,12 +212,22 @@ def _line(item: ShownItem) -> _Line:
     return _Line(item.sid, clean_text(item.title), _path(item.categories), clean_text(item.brand))
 
 
-def _candidate_line(candidate: Candidate, sids: dict[str, str]) -> _Line:
+def _candidate_line(candidate: Candidate, names: dict[str, tuple[str, int]], best_score: float) -> _Line:
     evidence = candidate.evidence
     if evidence is None:
         return _line(candidate.item)
     return _line(candidate.item)._replace(
         evidence=evidence,
-        links=[_Link(sids[link.item_id], link.after, link.before) for link in evidence.links if link.item_id in sids],
+        # One item of the history may stand there twice: its newest place names it.
+        links=[
+            _Link(*names[link.item_id], link.after, link.before) for link in evidence.links if link.item_id in names
+        ],
         shared_category=_path(evidence.shared_category),
+        score_steps=_score_steps(evidence.score, best_score),
     )
+
+
+def _score_steps(score: float, best: float) -> int:
+    if score <= 0 or best <= score:
+        return 0 if best <= score else _MOST_STEPS
+    return min(_MOST_STEPS, round(4 * math.log2(best / score)))

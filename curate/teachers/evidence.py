@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
+from store.errors import InputError
 from store.records import Evidence
 
 # Where no evidence is shown, one place in the pre-ranker's order is worth as much as this difference in score.
@@ -24,12 +25,22 @@ PLACE = 0.3
 LEAST_SCORE = 1e-9
 
 
+FULL = "evidence.v1"
+# One sentence: what a small student has to write costs it most of its time.
+BRIEF = "evidence_brief.v1"
+
+
 class EvidenceTeacher:
-    """Answers offline, at once and free of charge; the same request always gets the same answer."""
+    """Answers offline, at once and free of charge; the same request always gets the same answer.
+
+    model: FULL or BRIEF, how much is said; the order is the same. Raises InputError on any other.
+    """
 
     name = "evidence"
 
-    def __init__(self, model: str = "evidence.v1") -> None:
+    def __init__(self, model: str = FULL) -> None:
+        if model not in (FULL, BRIEF):
+            raise InputError(f"--model is {model!r}; of teacher evidence it must be {FULL} or {BRIEF}")
         self.model = model
 
     async def complete(self, request: TeacherRequest) -> Completion:
@@ -38,7 +49,10 @@ class EvidenceTeacher:
         if not task.candidates:
             raise RequestFailedError("the prompt shows no candidates")
         ranked = rank_candidates(task, request.temperature, request.seed)
-        reasoning = explain_ranking(task, ranked, wording=request.seed if request.temperature > 0 else 0)
+        if self.model == BRIEF:
+            reasoning = explain_briefly(task, ranked[0])
+        else:
+            reasoning = explain_ranking(task, ranked, wording=request.seed if request.temperature > 0 else 0)
         text = render_completion(reasoning, [candidate.item.sid for candidate in ranked])
         return Completion(text, "stop", cost_usd=0.0)
 
@@ -90,14 +104,26 @@ def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int)
     if match:
         sentences.append(f"{('', '', 'Match: ')[style]}{first.item.sid} {match}.")
     elif not claim:
-        place = task.candidates.index(first) + 1
-        sentences.append(
-            f"No count, category or brand shown links {first.item.sid} to the history; the given order has it at "
-            f"place {place} of {len(task.candidates)}."
-        )
+        sentences.append(_without_link(task, first))
     if tells_second and len(ranked) > 1 and (second := _claim(ranked[1], task.history)):
         sentences.append(f"Second, {second}.")
     return " ".join(sentences)
+
+
+def explain_briefly(task: RerankTask, first: Candidate) -> str:
+    """What says most for the candidate that is ranked first, in one sentence."""
+    if claim := _claim(first, task.history):
+        return f"{claim}."
+    if match := _match(first, task.history):
+        return f"{first.item.sid} {match}."
+    return _without_link(task, first)
+
+
+def _without_link(task: RerankTask, candidate: Candidate) -> str:
+    return (
+        f"No count, category or brand shown links {candidate.item.sid} to the history; the given order has it at "
+        f"place {task.candidates.index(candidate) + 1} of {len(task.candidates)}."
+    )
 
 
 def _scores(task: RerankTask) -> list[float]:

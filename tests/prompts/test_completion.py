@@ -171,3 +171,15 @@ def test_the_schema_admits_the_canonical_completion_and_is_strict() -> None:
     listed = schema["properties"]["recommendations"]
     assert set(answer["recommendations"]) <= set(listed["items"]["enum"])
     assert listed["minItems"] == listed["maxItems"] == 4
+
+
+def test_candidates_may_be_named_by_their_numbers_in_the_prompt() -> None:
+    found = parsed(render_completion("by number", [3, 1, 4, 2]))
+    assert found.ranking == ("i2", "i0", "i3", "i1")
+    assert found.unknown == ()
+    assert parsed('{"recommendations": [0, 5, true, 1.0, -1]}').unknown == ("0", "5", "true", "1.0", "-1")
+
+
+def test_the_schema_of_numbers_allows_the_numbers_of_the_candidates() -> None:
+    entries = completion_schema(TASK.candidates, "numbers")["properties"]["recommendations"]["items"]
+    assert entries == {"type": "integer", "enum": [1, 2, 3, 4]}

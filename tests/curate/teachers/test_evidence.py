@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from curate.rules import Answer, judge
-from curate.teachers.evidence import EvidenceTeacher, evidence_score
+from curate.teachers.evidence import BRIEF, FULL, EvidenceTeacher, evidence_score
 from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from prompts.completion import ParsedCompletion, parse_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
+from store import InputError
 from store.records import Evidence, Link
 
 PATHS = [(), ("Beauty",), ("Beauty", "Hair"), ("Beauty", "Hair", "Shampoo"), ("Beauty", "Skin", "Cream & Co.")]
@@ -61,8 +62,8 @@ def a_request(task: RerankTask, temperature: float = 0.0, seed: int = 0) -> Teac
     return TeacherRequest("t", (), task, {}, 0, temperature, 1024, seed)
 
 
-def complete(task: RerankTask, temperature: float = 0.0, seed: int = 0) -> Completion:
-    return asyncio.run(EvidenceTeacher().complete(a_request(task, temperature, seed)))
+def complete(task: RerankTask, temperature: float = 0.0, seed: int = 0, model: str = FULL) -> Completion:
+    return asyncio.run(EvidenceTeacher(model).complete(a_request(task, temperature, seed)))
 
 
 def parse(task: RerankTask, completion: Completion) -> ParsedCompletion:
@@ -80,10 +81,11 @@ def scored(*scores: float) -> RerankTask:
     return RerankTask((), tuple(Candidate(an_item(n), Evidence(score)) for n, score in enumerate(scores)))
 
 
-def test_every_ranking_is_a_permutation_and_passes_the_rules_on_form() -> None:
+@pytest.mark.parametrize("model", [FULL, BRIEF])
+def test_every_ranking_is_a_permutation_and_passes_the_rules_on_form(model: str) -> None:
     for seed in range(300):
         task = a_task(seed)
-        answer = Answer(task, "", "stop", parse(task, complete(task, 1.0, seed)))
+        answer = Answer(task, "", "stop", parse(task, complete(task, 1.0, seed, model)))
         rules = ["parsed", "complete", "known_sids", "permutation", "cites", "grounded", "no_leak"]
         assert [verdict for verdict in judge(answer, rules) if not verdict.passed] == []
 
@@ -242,3 +244,13 @@ def test_a_completion_is_finished_free_and_uncounted() -> None:
 def test_a_list_without_candidates_fails_that_request_alone() -> None:
     with pytest.raises(RequestFailedError, match="no candidates"):
         complete(RerankTask((), ()))
+
+
+def test_a_brief_answer_has_the_same_order_and_one_sentence() -> None:
+    for seed in range(50):
+        task = a_task(seed)
+        full, brief = (parse(task, complete(task, 1.0, seed, model)) for model in (FULL, BRIEF))
+        assert full.ranking == brief.ranking
+        assert brief.reasoning.count(". ") == 0
+    with pytest.raises(InputError, match="of teacher evidence it must be"):
+        EvidenceTeacher("gpt")
