@@ -38,7 +38,8 @@ def demo(
     from curate.sampling import sample
     from curate.sids.assignment import assign_semantic_ids
     from curate.simulation import put_ceiling, simulate
-    from curate.snapshots import SnapshotSettings, publish
+    from curate.snapshot_kinds import SnapshotSettings
+    from curate.snapshots import publish
     from curate.status import load_status
     from curate.teachers.evidence import EvidenceTeacher
     from store.snapshots import verify_snapshot

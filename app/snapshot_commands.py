@@ -23,18 +23,27 @@ def register(cli: typer.Typer) -> None:
 def publish(
     name: Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")],
     dataset: Annotated[str | None, typer.Option(help="Of which data set; default the one called NAME.")] = None,
-    kind: Annotated[str, typer.Option(help="sft.")] = "sft",
-    policy: Annotated[str, typer.Option(help="paper, strict or all.")] = "paper",
-    template: Annotated[str | None, typer.Option(help="Only traces of this template.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Only traces of this kind of teacher.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="sft (accepted traces), dapo (prompts with targets) or midtrain (texts with IDs).")
+    ] = "sft",
+    policy: Annotated[str, typer.Option(help="Of sft: paper, strict or all.")] = "paper",
+    template: Annotated[
+        str | None, typer.Option(help="Of sft: only traces of it. Of dapo: the prompt, default rerank_evidence.v1.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Only traces, or pass rates, of this kind of teacher.")] = None,
     splits: Annotated[str, typer.Option(help="Comma-separated.")] = "train,valid",
+    sid_version: Annotated[
+        str | None, typer.Option(help="Of dapo and midtrain: version of the semantic IDs; default the newest.")
+    ] = None,
+    pre_ranker: Annotated[str | None, typer.Option(help="Of dapo: whose lists, where there are several.")] = None,
+    text: Annotated[str | None, typer.Option(help="Of midtrain: a folder of general text (.txt, .md).")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write the accepted traces as Parquet, named by the hash of what it holds.
+    """Write training data as Parquet, named by the hash of what it holds.
 
     Example: gr2 snapshot publish beauty --kind sft --policy strict
     """
-    from curate.snapshots import SnapshotSettings
+    from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish as publish_snapshot
 
     settings = SnapshotSettings(
@@ -44,6 +53,9 @@ def publish(
         splits=tuple(splits.split(",")),
         template=template,
         teacher=teacher,
+        sid_version=sid_version,
+        pre_ranker=pre_ranker,
+        text_folder=text,
     )
     print_snapshot(publish_snapshot(open_store(store), name, settings))
 
@@ -121,8 +133,8 @@ def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE)
     print_table(
         ("rows", "count", "for example"),
         [
-            (what, len(traces), " ".join(traces[:3]))
-            for what, traces in (("added", found.added), ("removed", found.removed), ("changed", found.changed))
+            (what, len(keys), " ".join(keys[:3]))
+            for what, keys in (("added", found.added), ("removed", found.removed), ("changed", found.changed))
         ],
     )
 

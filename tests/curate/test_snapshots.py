@@ -9,7 +9,8 @@ import pytest
 
 from curate.requests import SamplingSettings
 from curate.sampling import sample
-from curate.snapshots import SnapshotSettings, diff, find_snapshot, publish, rebuild
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import diff, find_snapshot, publish, rebuild
 from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
 from prompts.completion import render_completion
@@ -187,7 +188,8 @@ def test_the_manifest_tells_where_everything_came_from(traced: Store) -> None:
     assert lineage["teachers"] == ["evidence/evidence.v1"]
     assert lineage["templates"][0]["template"] == "rerank_evidence.v1"
     assert lineage["dataset_settings"]["simulator"]["seed"] == 1
-    assert set(lineage) >= {"dataset_fingerprint", "sid_versions", "code_commit", "libraries"}
+    assert set(lineage) >= {"dataset_fingerprint", "semantic_ids", "code_commit", "libraries"}
+    assert lineage["semantic_ids"][0]["codebook_size"] == 256
 
 
 def test_a_snapshot_that_was_moved_still_verifies(traced: Store, tmp_path: Path) -> None:
@@ -205,5 +207,5 @@ def test_names_that_are_no_file_names_are_refused(traced: Store, name: str) -> N
 def test_what_is_not_there_is_a_clear_error(traced: Store) -> None:
     with pytest.raises(InputError, match="gr2 snapshot list"):
         find_snapshot(traced, "nope")
-    with pytest.raises(InputError, match="this gr2 publishes 'sft'"):
-        SnapshotSettings("shop", kind="dapo")
+    with pytest.raises(InputError, match="--kind is 'dpo'; it must be one of midtrain, sft, dapo"):
+        publish(traced, "x", SnapshotSettings("shop", kind="dpo"))

@@ -1,0 +1,18 @@
+"""What each kind of snapshot holds: rows for mid-training, SFT and DAPO."""
+
+from curate.snapshot_kinds.contents import Contents, Kind, SnapshotSettings
+from curate.snapshot_kinds.dapo import DAPO
+from curate.snapshot_kinds.midtrain import MIDTRAIN
+from curate.snapshot_kinds.sft import SFT
+from store import InputError
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (MIDTRAIN, SFT, DAPO)}
+
+__all__ = ["KINDS", "Contents", "Kind", "SnapshotSettings", "find_kind"]
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of that name. Raises InputError."""
+    if name not in KINDS:
+        raise InputError(f"--kind is {name!r}; it must be one of {', '.join(KINDS)}")
+    return KINDS[name]

@@ -1,0 +1,116 @@
+"""Snapshots for mid-training: texts in which semantic IDs and words stand together.
+
+The task mix of OneRec-Think, which the GR2 paper takes: what a user buys in sequence, as IDs (next_item); what kind of
+shopper buys such things (persona); what an item is (caption); and general text. A row holds one text and its task; in
+what shares tasks are drawn is the trainer's to say. Only training interactions are told, and of the valid split each
+user's sequence up to the valid one. Personas are counted, not written by a model: categories and brands of a history.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from curate.requests import choose
+from curate.snapshot_kinds.contents import Contents, Kind, Schema, SnapshotSettings, SplitRow
+from prompts.tasks import ShownItem
+from prompts.templates import clean_text
+from store import InputError, Session
+
+SCHEMA: Schema = {"row_id": pl.String, "task": pl.String, "text": pl.String}
+TASKS = ("next_item", "persona", "caption", "general")
+HISTORY = 20
+MOST_CHARACTERS = 4_000
+
+
+def select(session: Session, settings: SnapshotSettings) -> Contents:
+    """Sequences, personas and captions of a data set, and the text files of a folder."""
+    sid_version = choose(
+        "semantic-ID version fit for training",
+        settings.sid_version,
+        [name for (name,) in session.rows("sid_version_names", dataset=settings.dataset)],
+        f"run gr2 sids {settings.dataset} first",
+    )
+    items = {
+        item_id: ShownItem(item_id, sid, title, tuple(categories), brand)
+        for item_id, sid, title, categories, brand in session.rows(
+            "catalogue_with_sids", dataset=settings.dataset, sid_version=sid_version
+        )
+    }
+    sequences = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits)
+    if sequences.height == 0:
+        raise InputError(f"{settings.dataset!r} has no interactions in splits {', '.join(settings.splits)}")
+    texts = _read_folder(Path(settings.text_folder)) if settings.text_folder else []
+
+    def render() -> list[SplitRow]:
+        rows: list[SplitRow] = []
+        for user_id, split, item_ids in sequences.select("user_id", "split", "item_ids").iter_rows():
+            shown = [items[item] for item in item_ids]
+            rows.append((split, _text_row("next_item", user_id, sequence_text(shown))))
+            if split == "train":
+                rows.append((split, _text_row("persona", user_id, persona_text(shown))))
+        rows += [("train", _text_row("caption", item.item_id, caption_text(item))) for item in items.values()]
+        rows += [("train", _text_row("general", name, text)) for name, text in texts]
+        return rows
+
+    return Contents(
+        render=render,
+        targets={
+            (user_id, last) for user_id, last in sequences.select("user_id", "last_position").rows() if last is not None
+        },
+        sid_versions=(sid_version,),
+        lineage={"general_texts": len(texts)},
+    )
+
+
+def sequence_text(items: Sequence[ShownItem]) -> str:
+    """The last HISTORY purchases, oldest first."""
+    return "A shopper bought, one after the other: " + "".join(item.sid for item in items[-HISTORY:])
+
+
+def persona_text(items: Sequence[ShownItem]) -> str:
+    """Some purchases, and what most of them have in common."""
+    kinds = Counter(" > ".join(item.categories[1:3] or item.categories) for item in items if item.categories)
+    brands = Counter(item.brand for item in items if item.brand)
+    likes = ", ".join(f"{clean_text(kind)} ({count})" for kind, count in kinds.most_common(3))
+    loyal = ", ".join(clean_text(brand) for brand, count in brands.most_common(3) if count > 1)
+    bought = "".join(item.sid for item in items[-HISTORY:])
+    return f"A shopper of {bought} likes {likes or 'many things'}" + (f" and comes back to {loyal}." if loyal else ".")
+
+
+def caption_text(item: ShownItem) -> str:
+    """What an item is."""
+    parts = [clean_text(item.title), clean_text(item.brand), clean_text(" > ".join(item.categories))]
+    return f"{item.sid} is {' | '.join(part for part in parts if part) or 'an item of which nothing is known'}."
+
+
+def _text_row(task: str, name: str, text: str) -> dict[str, str]:
+    return {"row_id": f"{task}/{name}", "task": task, "text": text}
+
+
+def _read_folder(folder: Path) -> list[tuple[str, str]]:
+    """Paragraphs of the .txt and .md files of a folder, each with a name. Raises InputError where there is none."""
+    if not folder.is_dir():
+        raise InputError(f"--text {folder} is not a folder")
+    found = []
+    for file in sorted([*folder.rglob("*.txt"), *folder.rglob("*.md")]):
+        try:
+            paragraphs = file.read_text("utf-8").split("\n\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} cannot be read: {error}") from error
+        for number, paragraph in enumerate(paragraphs):
+            if text := clean_text(paragraph, MOST_CHARACTERS):
+                found.append((f"{file.relative_to(folder)}/{number}", text))
+    if not found:
+        raise InputError(f"--text {folder} holds no text in .txt or .md files")
+    return found
+
+
+MIDTRAIN = Kind(
+    "midtrain",
+    "row_id",
+    SCHEMA,
+    "Texts for mid-training: purchases in sequence, personas, captions, general text.",
+    select,
+)

@@ -1,0 +1,137 @@
+"""Snapshots for SFT: accepted traces, each with the prompt that a student will see.
+
+That prompt is never the one that showed a teacher the target: a targeted trace is paired with the prompt of its
+template's student.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from curate.requests import render_list
+from curate.rules import RULES, find_leak
+from curate.snapshot_kinds.contents import MESSAGES, Contents, Kind, Schema, SnapshotSettings, SplitRow
+from curate.tasks import ListedTask, load_tasks
+from prompts.completion import NUMBERS, render_completion
+from prompts.templates import Template, load_template, parse_template
+from store import InputError, Session, SnapshotError
+
+SCHEMA: Schema = {
+    "trace_id": pl.String,
+    "list_id": pl.String,
+    "prompt": MESSAGES,
+    "completion": MESSAGES,
+    "reasoning": pl.String,
+    "ranking": pl.List(pl.String),
+    "candidates": pl.List(pl.String),
+    "history": pl.List(pl.String),
+    "target": pl.String,
+    "target_rank": pl.Int32,
+    "pass_rate": pl.Float64,
+    "template": pl.String,
+    "strategy": pl.String,
+    "teacher": pl.String,
+    "model": pl.String,
+    "temperature": pl.Float64,
+}
+
+
+def select(session: Session, settings: SnapshotSettings) -> Contents:
+    """The traces that pass the policy."""
+    selected = session.frame(
+        "snapshot_traces",
+        dataset=settings.dataset,
+        policy=settings.policy,
+        splits=settings.splits,
+        template=settings.template,
+        teacher=settings.teacher,
+    )
+    rules = session.rows("run_policy_rules", policy=settings.policy)
+    if selected.height == 0:
+        raise InputError(
+            f"no trace of {settings.dataset!r} is accepted under policy {settings.policy!r} with these filters; "
+            "gr2 status shows the funnel"
+        )
+    events, newest = session.rows("label_watermark", dataset=settings.dataset)[0]
+    tasks: dict[str, ListedTask] = {}
+    for (sid_version,), group in selected.group_by("sid_version"):
+        lists = group["list_id"].unique().to_list()
+        tasks |= load_tasks(session, settings.dataset, str(sid_version), lists)
+    templates = selected.select("template", "template_sha256").unique().sort("template", "template_sha256").rows()
+    students = {sha256: _student(session, template, sha256) for template, sha256 in templates}
+
+    def render() -> list[SplitRow]:
+        rows = [
+            (row["split"], _row(row, tasks[row["list_id"]], students[row["template_sha256"]]))
+            for row in selected.iter_rows(named=True)
+        ]
+        _refuse_leaks([row for _, row in rows])
+        return rows
+
+    return Contents(
+        render=render,
+        targets=set(selected.select("user_id", "position").rows()),
+        sid_versions=tuple(sorted(selected["sid_version"].unique())),
+        selection={
+            "rules": [{"rule": rule, "version": RULES[rule].version if rule in RULES else 1} for rule in rules[0][0]],
+            "labels": {"events": events, "newest": newest},
+        },
+        lineage={
+            "templates": [{"template": template, "sha256": sha256} for template, sha256 in templates],
+            "teachers": sorted({f"{teacher}/{model}" for teacher, model in selected.select("teacher", "model").rows()}),
+        },
+    )
+
+
+def _student(session: Session, template: str, sha256: str) -> Template:
+    """The template whose prompt goes with traces of a template, in the wording that they were made with."""
+    ((text,),) = session.rows("template_text", template=template, sha256=sha256)
+    teacher = parse_template(template, text)
+    return teacher if teacher.student == template else load_template(teacher.student)
+
+
+def _row(row: dict[str, Any], listed: ListedTask, student: Template) -> dict[str, Any]:
+    """What a trainer gets of one trace; every item is a semantic ID."""
+    task, messages = render_list(student, listed, knowledge_priming=row["knowledge_priming"])
+    sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
+    parsed = row["ranking"] is not None and all(item in sids for item in row["ranking"])
+    ranking = [sids[item] for item in row["ranking"]] if parsed else None
+    candidates = list(sids.values())
+    completion = row["completion"]
+    if ranking is not None:
+        numbers = [candidates.index(sid) + 1 for sid in ranking]
+        completion = render_completion(row["reasoning"], numbers if student.answer == NUMBERS else ranking)
+    target = sids.get(listed.target_item_id)
+    return {
+        "trace_id": row["trace_id"],
+        "list_id": row["list_id"],
+        "prompt": list(messages),
+        "completion": [{"role": "assistant", "content": completion}],
+        "reasoning": row["reasoning"],
+        "ranking": ranking,
+        "candidates": candidates,
+        "history": [item.sid for item in task.history],
+        "target": target,
+        "target_rank": candidates.index(target) + 1 if target else None,
+        "pass_rate": row["pass_rate"],
+        "template": student.name,
+        "strategy": row["strategy"],
+        "teacher": row["teacher"],
+        "model": row["model"],
+        "temperature": row["temperature"],
+    }
+
+
+def _refuse_leaks(rows: list[dict[str, Any]]) -> None:
+    """Raises SnapshotError where a completion tells that its writer was shown the target."""
+    leaks = [(row["trace_id"], leak) for row in rows if (leak := find_leak(row["completion"][0]["content"]))]
+    if leaks:
+        raise SnapshotError(
+            f"{len(leaks)} of {len(rows)} traces leak the target, {leaks[0][0]} for one, by the words {leaks[0][1]!r}; "
+            "nothing was published: use policy strict, or label them bad"
+        )
+
+
+SFT = Kind(
+    "sft", "trace_id", SCHEMA, "Reasoning traces for re-ranking; `prompt` and `completion` are chat messages.", select
+)
