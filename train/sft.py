@@ -1,0 +1,165 @@
+"""Supervised fine-tuning on traces: reasoning tokens weigh less than those of the order.
+
+    L = -lambda_r sum log P(reasoning tokens) - lambda_o sum log P(order tokens)    arXiv 2602.07774, stage 3
+
+over what the assistant says, divided, as TRL does, by how many such tokens the whole step has. lambda_r < lambda_o is
+the paper's; its values are not published and are ours. TRL's SFTTrainer does the work: ours are a weight for each
+token, which travels beside the labels through packing, and one multiplication in the one forward pass. The order begins
+with the key "recommendations"; a token that stands across that border belongs to the order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import orjson
+import torch
+from torch import Tensor
+from trl import SFTConfig, SFTTrainer
+from trl.data_utils import pack_dataset
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from prompts.completion import EXPLANATION, RECOMMENDATIONS, render_completion
+from store.errors import InputError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class SftLoss:
+    """What a token of a completion weighs. reasoning_weight: lambda_r. order_weight: lambda_o."""
+
+    reasoning_weight: float = 0.1
+    order_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, weight in (("reasoning-weight", self.reasoning_weight), ("order-weight", self.order_weight)):
+            if weight < 0:
+                raise InputError(f"--{name} is {weight}; it must be 0 or more")
+
+
+def encode_traces(
+    rows: datasets.Dataset, tokenizer: Any, loss: SftLoss, *, max_tokens: int, reasoning: bool = True
+) -> datasets.Dataset:
+    """Rows of a snapshot of kind sft as input_ids, labels and weights.
+
+    max_tokens: the longest row allowed, prompt and completion. reasoning: False teaches the order alone, with an empty
+    explanation.
+
+    Raises InputError on no row, a row that is too long, or a chat template that renders a prompt in another way before
+    a completion than alone.
+    """
+    if len(rows) == 0:
+        raise InputError("the split has no rows; publish a snapshot that has some")
+    encoded = rows.map(
+        lambda batch: _encode(batch, tokenizer, loss, reasoning=reasoning),
+        batched=True,
+        batch_size=512,
+        remove_columns=rows.column_names,
+        load_from_cache_file=False,
+        keep_in_memory=True,
+    )
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    if (longest := max(lengths)) > max_tokens:
+        over = sum(length > max_tokens for length in lengths)
+        raise InputError(
+            f"{over:,} of {len(lengths):,} rows are longer than {max_tokens:,} tokens, the longest has {longest:,}; "
+            "raise --max-tokens up to what the model takes, or publish a snapshot with a shorter template"
+        )
+    return encoded
+
+
+def _encode(batch: Mapping[str, Sequence[Any]], tokenizer: Any, loss: SftLoss, *, reasoning: bool) -> dict[str, Any]:
+    columns: dict[str, list[list[Any]]] = {"input_ids": [], "labels": [], "weights": []}
+    texts, starts, borders = [], [], []
+    for prompt, completion in zip(batch["prompt"], batch["completion"], strict=True):
+        answer = completion[0]["content"] if reasoning else _without_reasoning(completion[0]["content"])
+        before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+        at = whole.rfind(answer)
+        if not whole.startswith(before) or at < 0:
+            raise InputError(
+                "the tokenizer's chat template renders a prompt in another way alone than before an answer; training "
+                "would show the model other prompts than it will get"
+            )
+        key = answer.rfind(f'"{RECOMMENDATIONS}"')
+        texts.append(whole)
+        starts.append(len(before))
+        borders.append(at + (key if key >= 0 else len(answer)))
+    tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    for ids, offsets, start, border in zip(tokens["input_ids"], tokens["offset_mapping"], starts, borders, strict=True):
+        said = [first >= start for first, _ in offsets]
+        columns["input_ids"].append(ids)
+        columns["labels"].append([token if is_said else IGNORED for token, is_said in zip(ids, said, strict=True)])
+        columns["weights"].append(
+            [
+                0.0 if not is_said else loss.order_weight if end > border else loss.reasoning_weight
+                for (_, end), is_said in zip(offsets, said, strict=True)
+            ]
+        )
+    return dict(columns)
+
+
+def _without_reasoning(completion: str) -> str:
+    """The same order with an empty explanation."""
+    try:
+        answer = orjson.loads(completion)
+    except orjson.JSONDecodeError:
+        return completion
+    if isinstance(answer, dict) and {EXPLANATION, RECOMMENDATIONS} <= answer.keys():
+        return render_completion("", answer[RECOMMENDATIONS])
+    return completion
+
+
+@dataclass
+class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
+    """Pads, or lays side by side, weights as TRL does labels."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """What TRL's collator gives, and weights of the shape of the labels."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        rows = [torch.tensor(example["weights"]) for example in examples]
+        if self.padding_free:
+            rows = [torch.cat(rows)]
+        batch["weights"] = torch.zeros(batch["labels"].shape)
+        for row, weights_T in enumerate(rows):
+            batch["weights"][row, : len(weights_T)] = weights_T
+        return batch
+
+
+class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer over what `encode_traces` gives; with weights of 1 its loss is TRL's own."""
+
+    def __init__(
+        self, model: Any, args: SFTConfig, train_dataset: datasets.Dataset, *, processing_class: Any, **others: Any
+    ) -> None:
+        args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        if args.packing:
+            assert args.max_length is not None
+            train_dataset = pack_dataset(
+                train_dataset, args.max_length, args.packing_strategy, {"keep_in_memory": True}
+            )
+        super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **others)
+        # TRL takes no collator of others when it packs, so ours replaces the one that it made.
+        self.data_collator = WeightedCollator(
+            pad_token_id=processing_class.pad_token_id,
+            padding_free=self.padding_free,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+        )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "weights"]))  # type: ignore[has-type]
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **others: Any) -> Any:
+        """TRL's loss, of log-probabilities that were multiplied by their tokens' weights."""
+        weights_B_T: Tensor = inputs.pop("weights")
+
+        def weighted(**kwargs: Any) -> Any:
+            outputs = model(**kwargs)
+            # The log-probability at one place is of the token at the next.
+            outputs.log_probs = outputs.log_probs * weights_B_T[:, 1:]
+            return outputs
+
+        return super().compute_loss(weighted, inputs, *args, **others)
