@@ -41,10 +41,10 @@ $(BIN)/python:
 
 $(APP_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) (about a minute, once)"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app]'
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,eval]'
 	@touch $@
 
 $(DEV_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) with torch and the test tools (a few minutes, once)"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,dev]'
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,eval,dev]'
 	@touch $@ $(APP_READY)

@@ -8,7 +8,15 @@ import sys
 
 import typer
 
-from app import data_commands, demo_command, query_commands, sid_commands, snapshot_commands, trace_commands
+from app import (
+    data_commands,
+    demo_command,
+    eval_commands,
+    query_commands,
+    sid_commands,
+    snapshot_commands,
+    trace_commands,
+)
 from store.errors import Gr2Error
 
 cli = typer.Typer(
@@ -25,6 +33,7 @@ data_commands.register(cli)
 sid_commands.register(cli)
 trace_commands.register(cli)
 snapshot_commands.register(cli)
+eval_commands.register(cli)
 query_commands.register(cli)
 
 

@@ -1,51 +1,261 @@
-"""Rankers' metrics as rows of the store, one run for each evaluation."""
+"""The evaluation of rankers: the same lists for all, what each makes of them, and how sure the figures are.
+
+A re-ranker only orders what it is given, so its figures are conditional, over the lists that hold their target (prefix
+`conditional_`); end to end all lists count, and a target outside the candidates is a miss. No ranker sees a target.
+Every figure and every order is a row of the store, one run for each evaluation.
+
+Source: the conditional protocol is the paper's (arXiv 2602.07774); intervals, shuffles and slices are ours.
+"""
 
 import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple
 
+import numpy as np
+import orjson
 import polars as pl
 
-from curate.metrics import Metric
-from store import Store
+from curate.comparison import CONDITIONAL, Comparison
+from curate.data_sets import find_data_set
+from curate.lineage import code_commit
+from curate.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
+from curate.position_bias import PositionBias, measure_position_bias, shuffle_candidates
+from curate.rankers.lists import TargetLists, load_target_lists
+from curate.rankers.offline import PreRanker
+from curate.rankers.protocol import Ranked, Ranker, checked, given_order
+from curate.requests import choose_sources
+from prompts.tasks import RerankTask
+from store import InputError, Store
 from store.values import utc_now
 
 RankerMetrics = dict[tuple[str, str], list[Metric]]
 """Metrics by (split, ranker)."""
 
-CONDITIONAL = "conditional_"
-"""Prefix of metrics over only those lists that hold their target."""
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """What rankers are evaluated on.
+
+    split: whose lists. pre_ranker and sid_version: None means the only one, and the newest. limit: how many lists that
+    hold their target, None for all. shuffles: how often each list is shown with its candidates shuffled, 0 for not at
+    all. seed: of shuffles and resamples.
+    """
+
+    split: str = "test"
+    pre_ranker: str | None = None
+    sid_version: str | None = None
+    limit: int | None = None
+    shuffles: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "valid", "test"):
+            raise InputError(f"--split is {self.split!r}; it must be train, valid or test")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit is {self.limit}; it must be 1 or more")
+        if self.shuffles < 0 or self.shuffles == 1:
+            raise InputError(f"--shuffles is {self.shuffles}; it must be 0, or 2 or more to compare")
+
+
+class Evaluations(NamedTuple):
+    """Rows of the tables `runs`, `evaluations`, `evaluation_differences` and `evaluation_slices`."""
+
+    runs: pl.DataFrame
+    metrics: pl.DataFrame
+    differences: pl.DataFrame
+    slices: pl.DataFrame
+
+
+class _Outcome(NamedTuple):
+    """What one ranker made of all lists; bias is None where nothing was shuffled."""
+
+    ranker: str
+    ranked: list[Ranked]
+    bias: PositionBias | None
+
+
+def evaluate(
+    store: Store,
+    dataset: str,
+    rankers: Sequence[Ranker],
+    settings: EvalSettings,
+    *,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Evaluations:
+    """Have the pre-ranker and all `rankers` order the same lists; store every order and all figures as one new run.
+
+    The pre-ranker always takes part, since gains are gains over it. An error of a ranker ends the evaluation, and
+    nothing is stored. Raises InputError where the store lacks what is needed, or two rankers have one name.
+    """
+    started = utc_now()
+    with store.reading() as session:
+        find_data_set(session, dataset)
+        sid_version, pre_ranker = choose_sources(session, dataset, settings.sid_version, settings.pre_ranker)
+    settings = replace(settings, sid_version=sid_version, pre_ranker=pre_ranker)
+    everyone: list[Ranker] = [PreRanker(pre_ranker), *rankers]
+    names = [ranker.name for ranker in everyone]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two rankers are called {twice[0]!r}; leave one out")
+    on_progress(f"reading {settings.split} lists")
+    lists = load_target_lists(store, dataset, sid_version, pre_ranker, settings.split, limit=settings.limit)
+    if not lists.listed:
+        raise InputError(f"no {settings.split} list of {dataset!r} by {pre_ranker} holds its target")
+    outcomes = _ask_all(everyone, lists, settings, on_progress)
+    facts = {
+        **asdict(settings),
+        "rankers": {ranker.name: ranker.settings for ranker in everyone},
+        "bootstrap_samples": BOOTSTRAP_SAMPLES,
+        "code_commit": code_commit(),
+    }
+    run = _run(dataset, started, facts)
+    _put(store, run, settings, lists, outcomes)
+    return load_evaluations(store, dataset, run["run_id"])
+
+
+def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
+    """One evaluation of a data set's rankers, or all, the newest first. Raises InputError on an unknown data set."""
+    wanted = {"dataset": dataset, "run_id": run_id}
+    with store.reading() as session:
+        find_data_set(session, dataset)
+        return Evaluations(
+            session.frame("evaluation_runs", **wanted),
+            session.frame("evaluation_metrics", **wanted),
+            session.frame("evaluation_differences", **wanted),
+            session.frame("evaluation_slices", **wanted),
+        )
 
 
 def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> None:
     """Store metrics over all lists and over those that hold their target; figures that are there already add no run."""
-    now = utc_now()
-    run_id = f"evaluate-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    rows = [
-        {
-            "run_id": run_id,
-            "dataset": dataset,
-            "split": split,
-            "ranker": ranker,
-            "metric": prefix + metric.name,
-            "value": metric.value,
-            "low": metric.low,
-            "high": metric.high,
-            "n": metric.n,
-        }
+    run = _run(dataset, utc_now(), {})
+    metrics = [
+        (split, ranker, metric._replace(name=prefix + metric.name))
         for prefix, rankings in (("", full), (CONDITIONAL, conditional))
-        for (split, ranker), metrics in rankings.items()
-        for metric in metrics
+        for (split, ranker), of_ranker in rankings.items()
+        for metric in of_ranker
     ]
-    run = {
-        "run_id": run_id,
-        "kind": "evaluate",
-        "dataset": dataset,
-        "settings": "{}",
-        "status": "done",
-        "started_at": now,
-        "ended_at": now,
-    }
+    rows = _rows({"run_id": run["run_id"], "dataset": dataset}, ("split", "ranker"), metrics)
     with store.writing() as session:
         known = set(session.rows("evaluated", dataset=dataset))
         if not known.issuperset((row["split"], row["ranker"], row["metric"], row["value"], row["n"]) for row in rows):
             session.put("runs", pl.DataFrame([run]))
             session.put("evaluations", pl.DataFrame(rows))
+
+
+def _ask_all(
+    rankers: Sequence[Ranker], lists: TargetLists, settings: EvalSettings, on_progress: Callable[[str], None]
+) -> list[_Outcome]:
+    """One call a ranker, for the lists and their shuffles, so that it can batch and overlap them."""
+    tasks = [listed.task for listed in lists.listed]
+    shuffled = shuffle_candidates(tasks, settings.shuffles, settings.seed)
+    asked: list[RerankTask] = [*tasks, *shuffled]
+    outcomes = []
+    for ranker in rankers:
+        ranked = []
+        for task, given in zip(asked, ranker.rank(asked), strict=True):
+            ranked.append(checked(task, given))
+            on_progress(f"{ranker.name}: {len(ranked):,} of {len(asked):,} lists, each shuffle counted as one")
+        orders = [order.item_ids for order in ranked[len(tasks) :]]
+        bias = measure_position_bias(shuffled, orders, settings.shuffles) if shuffled else None
+        outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias))
+    return outcomes
+
+
+def _put(
+    store: Store, run: dict[str, Any], settings: EvalSettings, lists: TargetLists, outcomes: Sequence[_Outcome]
+) -> None:
+    """Measure everything and store it in one transaction."""
+    ranks_B_R = np.array(
+        [
+            [order.item_ids.index(listed.target_item_id) + 1 for order in orders]
+            for listed, *orders in zip(lists.listed, *(outcome.ranked for outcome in outcomes), strict=True)
+        ]
+    )
+    compared = Comparison(tuple(outcome.ranker for outcome in outcomes), ranks_B_R, lists.misses, settings.seed)
+    metrics = [*compared.metrics(), *_habits(outcomes, lists, settings.seed)]
+    slices = [*compared.slices(_buckets(lists.facts)), *_first_picks(outcomes, settings.seed)]
+    of_run = {"run_id": run["run_id"], "dataset": run["dataset"], "split": settings.split}
+    evaluations = _rows(of_run, ("ranker",), metrics)
+    differences = _rows(of_run, ("ranker", "other"), compared.differences())
+    evaluation_slices = _rows(of_run, ("ranker", "slice", "bucket"), slices)
+    rankings = [
+        {"run_id": run["run_id"], "list_id": listed.list_id, "ranker": outcome.ranker, **ranked._asdict()}
+        for outcome in outcomes
+        for listed, ranked in zip(lists.listed, outcome.ranked, strict=True)
+    ]
+    with store.writing() as session:
+        session.put("runs", pl.DataFrame([run]))
+        session.put("evaluations", pl.DataFrame(evaluations))
+        session.put("evaluation_differences", pl.DataFrame(differences))
+        session.put("evaluation_slices", pl.DataFrame(evaluation_slices))
+        session.put("rankings", pl.DataFrame(rankings))
+
+
+def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iterator[tuple[str, Metric]]:
+    """(ranker, metric): how often it answers, copies, and lets itself be moved by the order that it is shown."""
+    for ranker, ranked, bias in outcomes:
+        copied = [
+            order.valid and order.item_ids == given_order(listed.task)
+            for listed, order in zip(lists.listed, ranked, strict=True)
+        ]
+        yield ranker, mean_value("valid_share", np.array([order.valid for order in ranked]), seed=seed)
+        yield ranker, mean_value("copy_share", np.array(copied), seed=seed)
+        if bias is not None:
+            yield ranker, mean_value("position_bias_tau", bias.tau_B, seed=seed)
+            yield ranker, mean_value("position_bias_same_first", bias.same_first_B, seed=seed)
+
+
+def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:
+    """(ranker, slice, bucket, metric): at which place of the shuffled input its first picks stood."""
+    for ranker, _, bias in outcomes:
+        if bias is not None:
+            for place, shares_B in enumerate(bias.first_picks_B_P.T, 1):
+                yield ranker, "input_position", str(place), mean_value("first_pick_share", shares_B, seed=seed)
+
+
+def _buckets(facts: pl.DataFrame) -> pl.DataFrame:
+    """What figures are broken down by: a bucket's name for each list, a column for each slice."""
+    length = pl.col("history_length")
+    return facts.select(
+        history_length=pl.when(length <= 2)
+        .then(pl.lit("1-2"))
+        .when(length <= 5)
+        .then(pl.lit("3-5"))
+        .when(length <= 10)
+        .then(pl.lit("6-10"))
+        .otherwise(pl.lit("11+")),
+        target_popularity=pl.col("target_popularity").cast(pl.String),
+        pre_rank=pl.col("target_rank").cast(pl.String),
+    )
+
+
+def _run(dataset: str, started: datetime, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": f"evaluate-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+        "kind": "evaluate",
+        "dataset": dataset,
+        "settings": orjson.dumps(settings).decode(),
+        "status": "done",
+        "started_at": started,
+        "ended_at": utc_now(),
+    }
+
+
+def _rows(
+    shared: dict[str, str], keys: Sequence[str], figures: Iterable[tuple[*tuple[str, ...], Metric]]
+) -> list[dict[str, Any]]:
+    """Rows of a table. shared: columns that are the same in all; figures: the values of the keys, and the metric."""
+    return [
+        {
+            **shared,
+            **dict(zip(keys, values, strict=True)),
+            "metric": metric.name,
+            "value": metric.value,
+            "low": metric.low,
+            "high": metric.high,
+            "n": metric.n,
+        }
+        for *values, metric in figures
+    ]

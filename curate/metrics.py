@@ -1,8 +1,9 @@
-"""Ranking metrics over target ranks, with bootstrap intervals.
+"""Ranking metrics over target ranks, with bootstrap intervals, paired where several rankers are compared.
 
 One relevant item a list: recall@K is the share of lists whose target is in the first K, NDCG@K the mean of
 1 / log2(1 + rank) there, MRR the mean of 1 / rank (Järvelin and Kekäläinen 2002; one relevant item makes the ideal
-DCG 1). An unranked target, 0, counts as nothing.
+DCG 1). An unranked target, 0, counts as nothing. Intervals are 95% percentile bootstrap intervals over lists (Efron
+1979); a resample takes the same lists for all rankers, so that what they have in common cancels in a difference.
 """
 
 from typing import NamedTuple
@@ -46,22 +47,46 @@ def reciprocal_rank(ranks_B: NDArray[np.int64]) -> NDArray[np.float64]:
     return (ranks_B >= 1) / np.maximum(ranks_B, 1)
 
 
-def score_ranks(ranks_B: NDArray[np.int64], ks: tuple[int, ...], *, seed: int = 0) -> list[Metric]:
-    """recall@K and NDCG@K for each K, and MRR, with percentile bootstrap intervals over lists.
+class Bootstrap:
+    """Lists and what is known of each, resampled once: figures that are measured here are paired.
 
-    Lists with the same rank are alike, so a resample is one draw of a multinomial over the ranks: exact, and cheap for
-    millions of lists. Empty input gives no metric.
+    columns_B_C: a row for each list, at least one, such as its target's rank by each of C rankers. rows_U_C: the
+    distinct ones among them. Lists with the same row are alike, so a resample is one draw of a multinomial over the
+    distinct rows: exact, and cheap for millions of lists.
     """
-    if len(ranks_B) == 0:
-        return []
-    rank_values, counts = np.unique(ranks_B, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(ranks_B), counts / len(ranks_B), size=BOOTSTRAP_SAMPLES)
-    by_name = {"mrr": reciprocal_rank(rank_values)}
-    for k in ks:
-        by_name[f"recall_at_{k}"] = recall_at_k(rank_values, k)
-        by_name[f"ndcg_at_{k}"] = ndcg_at_k(rank_values, k)
-    metrics = []
-    for name, values in by_name.items():
-        low, high = np.quantile(draws @ values / len(ranks_B), (0.025, 0.975))
-        metrics.append(Metric(name, float(counts @ values / len(ranks_B)), float(low), float(high), len(ranks_B)))
-    return metrics
+
+    def __init__(self, columns_B_C: NDArray[np.generic], *, seed: int = 0) -> None:
+        self.rows_U_C, self._counts_U = np.unique(columns_B_C, axis=0, return_counts=True)
+        self._n = len(columns_B_C)
+        chances_U = self._counts_U / self._n
+        self._draws_S_U = np.random.default_rng(seed).multinomial(self._n, chances_U, size=BOOTSTRAP_SAMPLES)
+
+    def mean(self, name: str, values_U: NDArray[np.float64]) -> Metric:
+        """The mean over lists of a value that each distinct row has."""
+        low, high = np.quantile(self._draws_S_U @ values_U / self._n, (0.025, 0.975))
+        return Metric(name, float(self._counts_U @ values_U / self._n), float(low), float(high), self._n)
+
+    def score(self, column: int, ks: tuple[int, ...]) -> list[Metric]:
+        """MRR, and recall@K and NDCG@K for each K, of the ranks in a column."""
+        ranks_U = self.rows_U_C[:, column]
+        metrics = [self.mean("mrr", reciprocal_rank(ranks_U))]
+        for k in ks:
+            metrics.append(self.mean(f"recall_at_{k}", recall_at_k(ranks_U, k)))
+            metrics.append(self.mean(f"ndcg_at_{k}", ndcg_at_k(ranks_U, k)))
+        return metrics
+
+    def ndcg_gain(self, column: int, other: int, k: int) -> Metric:
+        """By how much the NDCG@K of one column of ranks exceeds that of another."""
+        gains_U = ndcg_at_k(self.rows_U_C[:, column], k) - ndcg_at_k(self.rows_U_C[:, other], k)
+        return self.mean(f"ndcg_at_{k}_gain", gains_U)
+
+
+def score_ranks(ranks_B: NDArray[np.int64], ks: tuple[int, ...], *, seed: int = 0) -> list[Metric]:
+    """recall@K and NDCG@K for each K, and MRR, with their intervals. Empty input gives no metric."""
+    return Bootstrap(ranks_B[:, None], seed=seed).score(0, ks) if len(ranks_B) else []
+
+
+def mean_value(name: str, values_B: NDArray[np.float64] | NDArray[np.bool_], *, seed: int = 0) -> Metric:
+    """The mean of one value a list, of which there must be one, with its interval."""
+    lists = Bootstrap(values_B[:, None], seed=seed)
+    return lists.mean(name, lists.rows_U_C[:, 0].astype(np.float64))

@@ -6,7 +6,7 @@ rate under policy paper goes with it, and the model that it is the pass rate of.
 
 import polars as pl
 
-from curate.requests import choose, render_list
+from curate.requests import choose_sources, render_list
 from curate.snapshot_kinds.contents import MESSAGES, Contents, Kind, Schema, SnapshotSettings, SplitRow
 from curate.tasks import load_tasks
 from prompts.templates import load_template
@@ -32,18 +32,7 @@ def select(session: Session, settings: SnapshotSettings) -> Contents:
     template = load_template(settings.template or TEMPLATE)
     if template.strategy == "targeted":
         raise InputError(f"template {template.name} shows the target; a student is trained on {template.student}")
-    sid_version = choose(
-        "semantic-ID version fit for training",
-        settings.sid_version,
-        [name for (name,) in session.rows("sid_version_names", dataset=settings.dataset)],
-        f"run gr2 sids {settings.dataset} first",
-    )
-    pre_ranker = choose(
-        "pre-ranker",
-        settings.pre_ranker,
-        [name for (name,) in session.rows("pre_ranker_names", dataset=settings.dataset)],
-        f"run gr2 candidates {settings.dataset} first",
-    )
+    sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
     selected = session.frame(
         "snapshot_lists",
         dataset=settings.dataset,

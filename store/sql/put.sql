@@ -61,3 +61,16 @@ insert into evaluations by name from batch anti join evaluations using (run_id, 
 
 -- name: put_label_events
 insert into label_events by name from batch anti join label_events using (event_id)
+
+-- name: put_evaluation_differences
+insert into evaluation_differences by name
+from batch
+anti join evaluation_differences using (run_id, dataset, split, ranker, other, metric)
+
+-- name: put_evaluation_slices
+insert into evaluation_slices by name
+from batch
+anti join evaluation_slices using (run_id, dataset, split, ranker, slice, bucket, metric)
+
+-- name: put_rankings
+insert into rankings by name from batch anti join rankings using (run_id, list_id, ranker)

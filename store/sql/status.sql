@@ -19,12 +19,12 @@ from datasets
 order by datasets.dataset
 
 -- name: status_rankers
--- Over all lists, and (conditional) over those that hold their target.
+-- Over all lists, and (conditional) over those that hold their target; figures of a few lists do not hide those of all.
 pivot (
     select dataset, split, ranker, metric, value
     from evaluations
     join runs using (run_id, dataset)
-    qualify row_number() over (partition by evaluations.dataset, split, ranker, metric order by started_at desc) = 1
+    qualify row_number() over (partition by evaluations.dataset, split, ranker, metric order by n desc, started_at desc) = 1
 )
 on metric in (
     'recall_at_5', 'recall_at_10', 'ndcg_at_5', 'conditional_recall_at_1', 'conditional_recall_at_5',

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, built_shop: Path) -> Path:
     return copied
 
 
-COMMANDS = ["demo", "simulate", "ingest", "sids", "candidates", "trace", "verify", "sql", "status", "app"]
+COMMANDS = ["demo", "simulate", "ingest", "sids", "candidates", "trace", "verify", "eval", "sql", "status", "app"]
 
 
 def test_help_answers_without_heavy_imports() -> None:
@@ -45,7 +45,7 @@ try:
     runpy.run_module("app.cli", run_name="__main__")
 except SystemExit:
     pass
-heavy = {"torch", "trl", "transformers", "datasets", "streamlit", "vllm", "ray", "sklearn", "openai"}
+heavy = {"torch", "trl", "transformers", "datasets", "streamlit", "vllm", "ray", "sklearn", "openai", "lightgbm"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

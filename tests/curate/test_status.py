@@ -18,5 +18,7 @@ def test_the_funnel_counts_what_is_there(shop: Store) -> None:
     assert (funnel["prompts"], funnel["attempts"], funnel["accepted"]) == (20, progress.attempts, progress.accepted)
     (dataset,) = tables["data sets"].to_dicts()
     assert (dataset["items"], dataset["users"], dataset["sid_uniqueness"]) == (80, 120, 1.0)
-    assert {row["ranker"] for row in tables["rankers (newest evaluation)"].to_dicts()} == {"cooccurrence.v1"}
+    assert {row["ranker"] for row in tables["rankers (newest evaluation of most lists)"].to_dicts()} == {
+        "cooccurrence.v1"
+    }
     assert tables["why traces fail"]["reason"].to_list()[0] == "target_not_first"

@@ -246,11 +246,11 @@ def test_a_list_without_candidates_fails_that_request_alone() -> None:
         complete(RerankTask((), ()))
 
 
-def test_a_brief_answer_has_the_same_order_and_one_sentence() -> None:
+def test_a_brief_answer_has_the_same_order_and_says_less() -> None:
     for seed in range(50):
         task = a_task(seed)
         full, brief = (parse(task, complete(task, 1.0, seed, model)) for model in (FULL, BRIEF))
         assert full.ranking == brief.ranking
-        assert brief.reasoning.count(". ") == 0
+        assert len(brief.reasoning) < len(full.reasoning)
     with pytest.raises(InputError, match="of teacher evidence it must be"):
         EvidenceTeacher("gpt")

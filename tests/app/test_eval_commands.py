@@ -1,0 +1,135 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from curate.candidates import PRE_RANKER
+from curate.evaluation import load_evaluations
+from curate.rankers.lambdamart import import_lightgbm
+from curate.simulation import put_ceiling
+from store import InputError, Store
+
+
+def gr2(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", "eval", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        check=False,
+    )
+
+
+def ok(*words: object, **env: str) -> str:
+    done = gr2(*words, **env)
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
+    return done.stdout
+
+
+class Reverser(BaseHTTPRequestHandler):
+    """A chat completions endpoint that turns the candidates round, and to some lists has nothing to say."""
+
+    asked: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        sids = body["response_format"]["json_schema"]["schema"]["properties"]["recommendations"]["items"]["enum"]
+        text = "no" if sids[0] < sids[-1] else json.dumps({"explanation": "", "recommendations": sids[::-1]})
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        answer = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Its address, and what it was asked."""
+    handler = type("Handler", (Reverser,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", handler.asked
+        server.shutdown()
+        thread.join()
+
+
+def test_all_that_can_be_had_is_compared(shop: Store) -> None:
+    try:
+        import_lightgbm()
+    except InputError as error:
+        pytest.skip(str(error))
+    put_ceiling(shop, "shop", PRE_RANKER)
+    out = ok("shop", "--slices", "--store", shop.folder)
+    table, differences, *_ = out.split("gain over each other")
+    for text in ("valid", "copied", "R@1", "N@5", "MRR", "same first", "end to end, over all 120 lists"):
+        assert text in table
+    rankers = ("cooccurrence.v1", "evidence.v1", "lambdamart", "bayes_optimal")
+    assert [line.split()[0] for line in table.splitlines() if line.strip().startswith(rankers)] == list(rankers)
+    assert differences.split("N@5 by")[0].count("+") >= 3
+    for title in ("length of the history", "popularity of the target", "place in the input", "first picks by their"):
+        assert title in differences
+    done = load_evaluations(shop, "shop")
+    assert done.runs.height == 1
+    assert done.differences.height == 6
+
+
+def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
+    shop: Store, endpoint: tuple[str, list[dict[str, Any]]]
+) -> None:
+    url, asked = endpoint
+    out = ok(
+        *("shop", "--rankers", "evidence,endpoint", "--model", "reverser", "--base-url", url, "--limit", 10),
+        *("--shuffles", 2, "--concurrency", 3, "--store", shop.folder),
+        NO_PROXY="127.0.0.1",
+    )
+    assert "reverser@rerank_evidence.v1" in out
+    assert "N@5 by length" not in out
+    assert len(asked) == 10 * (1 + 2)
+    assert {body["temperature"] for body in asked} == {0}
+    with shop.reading() as session:
+        rows = session.connection.execute(
+            "select valid, r.item_ids = list_reverse(c.item_ids), r.item_ids = c.item_ids from rankings r"
+            " join candidate_lists c using (list_id) where ranker like 'reverser%'"
+        ).fetchall()
+    assert len(rows) == 10
+    assert set(rows) == {(True, True, False), (False, False, True)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], "no data set is called 'nope'; there are: shop"),
+        (["shop", "--rankers", "best"], "no ranker is called 'best'; there are: pre-ranker, evidence, lambdamart"),
+        (["shop", "--rankers", "endpoint"], "needs --model"),
+        (["shop", "--rankers", "ceiling"], "is not known; gr2 candidates stores it for simulated data"),
+        (["shop", "--rankers", "lambdamart", "--split", "train"], "only --split test can judge it"),
+        (["shop", "--rankers", "evidence,evidence"], "two rankers are called 'evidence.v1'"),
+        (["shop", "--split", "all"], "--split is 'all'"),
+        (["shop", "--limit", "0"], "--limit is 0"),
+        (["shop", "--shuffles", "1"], "--shuffles is 1"),
+        (["shop", "--pre-ranker", "x"], "no pre-ranker is called 'x'"),
+        (["shop", "--rankers", "endpoint", "--model", "m", "--base-url", "nowhere"], "is no address"),
+        (["shop", "--rankers", "endpoint", "--model", "m", "--base-url", "http://127.0.0.1:9/v1"], "cannot reach"),
+        (["shop", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--template", "x"], "there is no template"),
+    ],
+)
+def test_mistakes_are_one_clear_line(words: list[str], message: str, shop: Store) -> None:
+    done = gr2(*words, "--store", shop.folder, NO_PROXY="127.0.0.1")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert load_evaluations(shop, "shop").runs.height == 0

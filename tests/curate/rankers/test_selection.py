@@ -1,0 +1,60 @@
+import sys
+
+import pytest
+
+from curate.candidates import PRE_RANKER
+from curate.evaluation import EvalSettings, evaluate
+from curate.rankers.offline import PreRanker
+from curate.rankers.selection import select_rankers
+from curate.simulation import put_ceiling
+from store import InputError, Store
+
+
+def test_names_make_rankers_in_their_order(shop: Store) -> None:
+    put_ceiling(shop, "shop", PRE_RANKER)
+    endpoint = PreRanker("some model")
+    selection = select_rankers(
+        shop, "shop", ["ceiling", "pre-ranker", "endpoint", "evidence"], EvalSettings(), endpoint
+    )
+    assert [ranker.name for ranker in selection.rankers] == ["bayes_optimal", "some model", "evidence.v1"]
+
+
+def test_the_ceiling_gives_the_orders_that_the_store_holds(shop: Store) -> None:
+    metrics = put_ceiling(shop, "shop", PRE_RANKER)
+    for split in ("train", "valid", "test"):
+        settings = EvalSettings(split=split)
+        done = evaluate(shop, "shop", select_rankers(shop, "shop", ["ceiling"], settings).rankers, settings)
+        figures = {(row["ranker"], row["metric"]): row["value"] for row in done.metrics.iter_rows(named=True)}
+        best = {metric.name: metric.value for metric in metrics[split, "bayes_optimal"]}
+        assert figures["bayes_optimal", "conditional_ndcg_at_5"] == pytest.approx(best["ndcg_at_5"])
+        assert figures["bayes_optimal", "position_bias_tau"] == figures["bayes_optimal", "valid_share"] == 1
+
+
+def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
+    shop: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    selection = select_rankers(shop, "shop", None, EvalSettings(), PreRanker("some model"))
+    assert [ranker.name for ranker in selection.rankers] == ["evidence.v1", "some model"]
+    lambdamart, ceiling = selection.left_out
+    assert "lambdamart is left out: lambdamart needs lightgbm" in lambdamart
+    assert "ceiling is left out: the best order of test lists of 'shop' is not known" in ceiling
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "message"),
+    [
+        (["best"], "test", "no ranker is called 'best'; there are: pre-ranker, evidence, lambdamart"),
+        (["endpoint"], "test", "needs --model"),
+        (["ceiling"], "test", "the best order of test lists of 'shop' is not known"),
+        (["lambdamart"], "valid", "only --split test can judge it"),
+    ],
+)
+def test_what_is_named_and_cannot_be_had_is_an_error(names: list[str], split: str, message: str, shop: Store) -> None:
+    with pytest.raises(InputError, match=message):
+        select_rankers(shop, "shop", names, EvalSettings(split=split))
+
+
+def test_a_model_without_endpoint_among_the_rankers_is_an_error(shop: Store) -> None:
+    with pytest.raises(InputError, match="add it to --rankers"):
+        select_rankers(shop, "shop", ["evidence"], EvalSettings(), PreRanker("some model"))
