@@ -40,9 +40,10 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 
-# Words with the blank before them, numbers by at most two digits, signs, line ends with the indent after them, blanks.
-# A number looks the same after a blank, a letter or a sign, so that it can be copied.
-_PIECE = r" ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|[\r\n]+ *|\s+(?!\S)|\s+"
+# A letter and a count (a7), which short prompts are made of; words with the blank before them, numbers by at most two
+# digits, signs, line ends with the indent after them, blanks. Any other number looks the same after a blank, a word or
+# a sign, so that it can be copied.
+_PIECE = r" ?[a-z]\p{N}{1,2}(?![\p{L}\p{N}])| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|[\r\n]+ *|\s+(?!\S)|\s+"
 # Learned as one piece each, whatever the texts.
 _ALWAYS = ["system", "user", "assistant", *(f"{number:02}" for number in range(100))]
 # Tokens of the vocabulary, which are no text: semantic IDs, chat marks and thinking marks.
