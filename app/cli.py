@@ -16,6 +16,7 @@ from app import (
     sid_commands,
     snapshot_commands,
     trace_commands,
+    train_commands,
 )
 from store.errors import Gr2Error
 
@@ -33,6 +34,7 @@ data_commands.register(cli)
 sid_commands.register(cli)
 trace_commands.register(cli)
 snapshot_commands.register(cli)
+train_commands.register(cli)
 eval_commands.register(cli)
 query_commands.register(cli)
 

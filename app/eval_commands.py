@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
-from app.progress import status_line
+from app.progress import hide_bars, status_line
 
 if TYPE_CHECKING:
     import polars as pl
 
     from curate.evaluation import Evaluations
     from curate.rankers.protocol import Ranker
+    from store import Store
 
 SHOWN = {
     "valid_share": "valid",
@@ -56,7 +57,18 @@ def eval_(
     seed: Annotated[int, typer.Option(help="Of shuffles and intervals.")] = 0,
     model: Annotated[str | None, typer.Option(help="Of endpoint: the model that it serves.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Of endpoint, such as http://127.0.0.1:8000/v1.")] = None,
-    template: Annotated[str, typer.Option(help="Of endpoint: what the model is asked.")] = "rerank_evidence.v1",
+    student: Annotated[
+        list[str] | None,
+        typer.Option(help="Also this student of the store, a folder or a hub name; may be given several times."),
+    ] = None,
+    ways: Annotated[
+        str, typer.Option(help="Of students: reasoning, direct (without reasoning), first-token; comma-separated.")
+    ] = "reasoning",
+    max_tokens: Annotated[int, typer.Option(help="Of students: the longest completion.")] = 256,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Of endpoint, default rerank_evidence.v1; of students, default what they were trained on."),
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under way at once.")] = 64,
     slices: Annotated[
         bool, typer.Option("--slices", help="Also by history length, popularity, pre-rank and input position.")
@@ -76,12 +88,26 @@ def eval_(
         split=split, pre_ranker=pre_ranker, sid_version=sid_version, limit=limit, shuffles=shuffles, seed=seed
     )
     opened = open_store(store)
-    endpoint = _open_endpoint(model, base_url, template, concurrency) if model else None
+    endpoint = _open_endpoint(model, base_url, template or "rerank_evidence.v1", concurrency) if model else None
     names = rankers.split(",") if rankers is not None else None
     with status_line() as on_progress:
+        students = [
+            ranker for each in student or () for ranker in _open_student(opened, each, ways, template, max_tokens)
+        ]
         selection = select_rankers(opened, name, names, settings, endpoint, on_progress=on_progress)
-        done = evaluate(opened, name, selection.rankers, settings, on_progress=on_progress)
+        done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
     print_evaluation(done, selection.left_out, slices=slices)
+
+
+def _open_student(store: "Store", reference: str, ways: str, template: str | None, max_tokens: int) -> list["Ranker"]:
+    from store import InputError
+
+    hide_bars()
+    try:
+        from train.rerankers import student_rankers
+    except ModuleNotFoundError as error:
+        raise InputError("--student needs torch, which is not installed: pip install -e '.[train]'") from error
+    return student_rankers(store, reference, ways.split(","), template=template, max_tokens=max_tokens)
 
 
 def _open_endpoint(model: str, base_url: str | None, template: str, concurrency: int) -> "Ranker":

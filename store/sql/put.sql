@@ -74,3 +74,6 @@ anti join evaluation_slices using (run_id, dataset, split, ranker, slice, bucket
 
 -- name: put_rankings
 insert into rankings by name from batch anti join rankings using (run_id, list_id, ranker)
+
+-- name: put_run_metrics
+insert into run_metrics by name from batch anti join run_metrics using (run_id, step, metric)

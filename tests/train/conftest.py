@@ -1,14 +1,24 @@
 """A student that knows nothing and traces of its kind."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import publish
+from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
+from store import Store
+from train.initialization import init_from_snapshot
 from train.student import init_student, load_student
+
+TEMPLATE = "rerank_numbers.v1"
 
 SIDS = [render_sid([code, 7 - code]) for code in range(8)]
 
@@ -51,3 +61,20 @@ def student(student_folder: Path) -> tuple[Any, Any]:
 @pytest.fixture
 def rows() -> datasets.Dataset:
     return datasets.Dataset.from_list([a_row(number) for number in range(24)])
+
+
+@pytest.fixture(scope="session")
+def built_lessons(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with snapshots `traces` (sft) and `prompts` (dapo), and a student `new` that knows nothing."""
+    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("lessons") / "store"))
+    sample(store, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
+    publish(store, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
+    publish(store, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
+    init_from_snapshot(store, "traces", "new", "tiny")
+    return store.folder
+
+
+@pytest.fixture
+def lessons(built_lessons: Path, tmp_path: Path) -> Store:
+    """A copy of what `built_lessons` made."""
+    return Store.open(shutil.copytree(built_lessons, tmp_path / "lessons"))

@@ -1,0 +1,119 @@
+"""`gr2 train`: make a student, and train it on snapshots."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.options import DEFAULT_STORE, StoreOption, open_store, say
+from app.progress import hide_bars, status_line
+
+if TYPE_CHECKING:
+    from train.runs import TrainingSummary
+
+train = typer.Typer(help="Make students and train them on snapshots.", no_args_is_help=True)
+
+Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a folder.", metavar="SNAPSHOT")]
+StudentOption = Annotated[
+    str | None, typer.Option(help="What to begin with: a student of the store, a folder, or a name on the hub.")
+]
+NameOption = Annotated[str, typer.Option("--name", help="What the new student is called.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the training of this name that was killed.")]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the group of commands."""
+    cli.add_typer(train, name="train")
+
+
+@train.command()
+def init(
+    snapshot: Reference,
+    name: NameOption,
+    size: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same student.")] = 0,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Make a student from scratch, with a vocabulary from a snapshot's own texts, for machines without model weights.
+
+    Example: gr2 train init beauty --name newborn --size tiny
+    """
+    hide_bars()
+    from train.initialization import init_from_snapshot
+
+    done = init_from_snapshot(open_store(store), snapshot, name, size, seed=seed)
+    say(
+        f"student {name}: {done.parameters:,} parameters, {done.text_tokens:,} tokens of text and "
+        f"{done.sid_tokens:,} of semantic IDs, knows nothing yet; in {done.seconds:.1f} s"
+    )
+    say(f"  {done.folder}")
+
+
+@train.command()
+def sft(
+    snapshot: Annotated[str | None, typer.Argument(help="Of kind sft.", metavar="SNAPSHOT")] = None,
+    name: NameOption = "sft",
+    student: StudentOption = None,
+    reasoning_weight: Annotated[float, typer.Option(help="Weight of a reasoning token (lambda_r).")] = 0.1,
+    order_weight: Annotated[float, typer.Option(help="Weight of a token of the order (lambda_o).")] = 1.0,
+    reasoning: Annotated[bool, typer.Option(help="Without it, explanations are left empty.")] = True,
+    epochs: Annotated[float, typer.Option(help="Passes over the training split.")] = 1.0,
+    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows a step and process.")] = 32,
+    accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    learning_rate: Annotated[
+        float, typer.Option(help="3e-3 is for students from scratch; 1e-5 for grown ones.")
+    ] = 3e-3,
+    max_tokens: Annotated[int, typer.Option(help="The longest row allowed.")] = 4096,
+    packing: Annotated[bool, typer.Option("--packing", help="Several rows in one sequence of --max-tokens.")] = False,
+    lora_rank: Annotated[int, typer.Option(help="0 trains every weight.")] = 0,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    log_steps: Annotated[int, typer.Option(help="Steps between figures.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the order of rows.")] = 0,
+    resume: ResumeOption = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Fine-tune a student on accepted traces; tokens of the order weigh more than those of the reasoning.
+
+    Example: gr2 train sft beauty --student newborn --name beauty-sft --epochs 2
+    """
+    hide_bars()
+    from train.sft_training import SftSettings, train_sft
+
+    settings = SftSettings(
+        reasoning_weight=reasoning_weight,
+        order_weight=order_weight,
+        reasoning=reasoning,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        learning_rate=learning_rate,
+        max_tokens=max_tokens,
+        packing=packing,
+        lora_rank=lora_rank,
+        seed=seed,
+        save_steps=save_steps,
+        log_steps=log_steps,
+    )
+    reference, begin = _begin(snapshot, student, resume=resume)
+    with status_line() as on_progress:
+        done = train_sft(open_store(store), reference, begin, name, settings, resume=resume, on_progress=on_progress)
+    print_training(name, done, ("loss", "mean_token_accuracy"))
+
+
+def _begin(snapshot: str | None, student: str | None, *, resume: bool) -> tuple[str, str]:
+    """What a training needs unless it goes on. Raises InputError."""
+    from store import InputError
+
+    if resume and (snapshot or student):
+        raise InputError("--resume goes on with what the training began with; leave SNAPSHOT and --student out")
+    if not resume and not (snapshot and student):
+        raise InputError("a training needs a SNAPSHOT and a --student (gr2 train init makes one)")
+    return snapshot or "", student or ""
+
+
+def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -> None:
+    """Where the student is, and the last figures of its training."""
+    figures = ", ".join(f"{metric} {done.figures[metric]:.4g}" for metric in shown if metric in done.figures)
+    say(f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s; at the end {figures}; run {done.run_id}")
+    say(f"  {done.folder}")

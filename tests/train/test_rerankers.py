@@ -1,0 +1,78 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from curate.evaluation import EvalSettings, evaluate
+from curate.rankers.lists import load_target_lists
+from curate.requests import choose_sources
+from prompts.completion import render_completion
+from prompts.tasks import RerankTask
+from store import InputError, Store
+from train.rerankers import FirstTokenRanker, GeneratingRanker, open_student, student_rankers
+from train.sft_training import SftSettings, train_sft
+
+
+def tasks_of(store: Store) -> list[RerankTask]:
+    with store.reading() as session:
+        sources = choose_sources(session, "shop", None, None)
+    return [listed.task for listed in load_target_lists(store, "shop", *sources, "test", limit=30).listed]
+
+
+@pytest.fixture
+def taught(lessons: Store) -> Store:
+    train_sft(lessons, "traces", "new", "taught", SftSettings(max_steps=2, batch_size=4))
+    return lessons
+
+
+def test_the_first_token_orders_candidates_by_the_logits_of_their_numbers(taught: Store) -> None:
+    student = open_student(taught, "taught")
+    tasks = tasks_of(taught)[:5]
+    for task, ranked in zip(tasks, FirstTokenRanker(student).rank(tasks), strict=True):
+        text = student.prompt(task) + '{"explanation":"","recommendations":['
+        ids = torch.tensor([student.tokenizer.encode(text, add_special_tokens=False)])
+        with torch.no_grad():
+            logits = student.model(ids).logits[0, -1]
+        numbers = [student.tokenizer.convert_tokens_to_ids(str(number)) for number in range(1, 11)]
+        expected = sorted(range(10), key=lambda index: -float(logits[numbers[index]]))
+        assert list(ranked.item_ids) == [task.candidates[index].item.item_id for index in expected]
+
+
+def test_batches_do_not_change_what_a_student_writes(taught: Store) -> None:
+    ranker = GeneratingRanker(open_student(taught, "taught"), max_tokens=12)
+    tasks = tasks_of(taught)[:6]
+    assert ranker.complete(tasks) == [ranker.complete([task])[0] for task in tasks]
+
+
+def test_orders_are_read_and_what_cannot_be_read_is_not_valid(taught: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [render_completion("because", [3, 1, 2, *range(4, 11)]), "no order", render_completion("", [1, 1, 1])]
+
+    def complete(_: Any, tasks: Sequence[RerankTask], beginning: str = "") -> list[str]:
+        assert beginning == ""
+        return answers
+
+    monkeypatch.setattr(GeneratingRanker, "complete", complete)
+    tasks = tasks_of(taught)[:3]
+    first, second, third = GeneratingRanker(open_student(taught, "taught")).rank(tasks)
+    assert first.valid
+    assert [task.item.item_id for task in tasks[0].candidates].index(first.item_ids[0]) == 2
+    assert not second.valid
+    assert len(set(third.item_ids)) < 10
+
+
+def test_an_evaluation_takes_students_beside_other_rankers(taught: Store) -> None:
+    rankers = student_rankers(taught, "taught", ["first-token", "direct"], max_tokens=16)
+    done = evaluate(taught, "shop", rankers, EvalSettings(limit=20, shuffles=2))
+    valid = dict(done.metrics.filter(metric="valid_share").select("ranker", "value").rows())
+    assert valid["taught first token"] == 1.0
+    assert set(valid) == {"cooccurrence.v1", "taught first token", "taught without reasoning"}
+
+
+def test_what_cannot_rank_is_a_clear_error(taught: Store) -> None:
+    with pytest.raises(InputError, match="no way 'magic' to answer"):
+        student_rankers(taught, "taught", ["magic"])
+    with pytest.raises(InputError, match="was trained on 0 templates; name one with --template"):
+        open_student(taught, "new")
+    with pytest.raises(InputError, match="answers with semantic IDs"):
+        FirstTokenRanker(open_student(taught, "new", "rerank_compact.v1"))

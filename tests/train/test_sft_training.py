@@ -1,0 +1,121 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from store import InputError, SnapshotError, Store
+from train.runs import find_student, open_snapshot, student_folder
+from train.sft_training import SftSettings, train_sft
+from train.student import load_student
+
+FEW = SftSettings(max_steps=4, batch_size=4, save_steps=2, log_steps=1)
+
+
+def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
+    with store.reading() as session:
+        return session.connection.execute(statement).fetchall()
+
+
+def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
+
+
+def test_a_training_leaves_a_student_a_run_and_curves(lessons: Store) -> None:
+    told: list[str] = []
+    done = train_sft(lessons, "traces", "new", "first", FEW, on_progress=told.append)
+    assert done.steps == 4
+    assert told[-1].startswith("step 4 of 4: loss ")
+    load_student(find_student(lessons, "first"))
+    assert not (done.folder / "checkpoints").exists()
+    ((kind, dataset, status, settings),) = fetch(
+        lessons, "select kind, dataset, status, settings from runs where kind like 'train%'"
+    )
+    assert (kind, dataset, status) == ("train-sft", "shop", "done")
+    facts = json.loads(settings)
+    assert facts["snapshot"] == f"traces@{open_snapshot(lessons, 'traces').version}"
+    assert (facts["student"], facts["templates"], facts["seed"]) == ("new", ["rerank_numbers.v1"], 0)
+    assert {"torch", "trl", "transformers"} <= facts["libraries"].keys()
+    losses = fetch(lessons, "select step, value from run_metrics where metric = 'loss' order by step")
+    assert [step for step, _ in losses] == [1, 2, 3, 4]
+    assert done.figures["loss"] == losses[-1][1]
+
+
+def test_the_same_training_gives_the_same_weights_and_another_seed_others(lessons: Store) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_sft(lessons, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, seed=seed))
+    a, b, c = (weights(lessons, name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_lora_trains_and_leaves_a_plain_model(lessons: Store) -> None:
+    train_sft(lessons, "traces", "new", "adapted", SftSettings(max_steps=2, batch_size=4, lora_rank=2))
+    assert weights(lessons, "adapted").keys() == weights(lessons, "new").keys()
+
+
+def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(lessons: Store) -> None:
+    words = [
+        "traces", "--student", "new", "--name", "killed", "--max-steps", "12", "--batch-size", "4",
+        "--save-steps", "3", "--log-steps", "1",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "app.cli", "train", "sft", "--store", str(lessons.folder)]
+    process = subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = student_folder(lessons, "killed") / "checkpoints" / "checkpoint-3" / "trainer_state.json"
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with pytest.raises(InputError, match="is not finished; go on with it by --resume"):
+        find_student(lessons, "killed")
+    subprocess.run([*command, "--name", "killed", "--resume"], check=True, stdout=subprocess.DEVNULL)
+    settings = SftSettings(max_steps=12, batch_size=4, save_steps=3, log_steps=1)
+    train_sft(lessons, "traces", "new", "whole", settings)
+    killed, whole = weights(lessons, "killed"), weights(lessons, "whole")
+    assert all(torch.equal(killed[key], whole[key]) for key in killed)
+    curves = fetch(
+        lessons,
+        "select step, list(value order by run_id) from run_metrics where metric = 'loss' group by step order by step",
+    )
+    assert len(curves) == 12
+    assert all(len(values) == 2 and values[0] == values[1] for _, values in curves)
+    assert fetch(lessons, "select distinct status from runs where kind = 'train-sft'") == [("done",)]
+
+
+def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Store) -> None:
+    with pytest.raises(SnapshotError, match="is a snapshot of kind 'dapo'; 'sft' is wanted"):
+        train_sft(lessons, "prompts", "new", "x", FEW)
+    with pytest.raises(InputError, match="there is no snapshot 'nope'"):
+        train_sft(lessons, "nope", "new", "x", FEW)
+    with pytest.raises(InputError, match="cannot load a causal language model from 'nope'"):
+        train_sft(lessons, "traces", "nope", "x", FEW)
+    with pytest.raises(InputError, match=r"rows are longer than 30 tokens"):
+        train_sft(lessons, "traces", "new", "x", SftSettings(max_tokens=30))
+    with pytest.raises(InputError, match="cannot name a student"):
+        train_sft(lessons, "traces", "new", "../x", FEW)
+    with pytest.raises(InputError, match="--batch-size is 0"):
+        SftSettings(batch_size=0)
+    with pytest.raises(InputError, match="no training called 'x' to go on with"):
+        train_sft(lessons, "", "", "x", FEW, resume=True)
+    with pytest.raises(InputError, match="there is a student called 'new' already"):
+        train_sft(lessons, "traces", "new", "new", FEW)
+    file = next((open_snapshot(lessons, "traces").path / "data").iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(SnapshotError, match="was changed"):
+        train_sft(lessons, "traces", "new", "x", FEW)
+    assert not student_folder(lessons, "x").exists()
+    assert fetch(lessons, "select count(*) from runs where kind like 'train%'") == [(0,)]
+
+
+def test_a_tokenizer_without_semantic_ids_is_refused(lessons: Store) -> None:
+    from train.student import init_student  # noqa: PLC0415
+
+    init_student(["some text"], 2, 8, "tiny", student_folder(lessons, "foreign"))
+    with pytest.raises(InputError, match="has no token <s_a_8>"):
+        train_sft(lessons, "traces", "foreign", "x", FEW)

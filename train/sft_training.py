@@ -1,0 +1,137 @@
+"""One SFT training from a snapshot of traces: checked before the first step, recorded in the store, resumable."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trl import SFTConfig
+
+from store import InputError, Store
+from train.lora import make_lora
+from train.runs import (
+    OnProgress,
+    StoreCallback,
+    TrainingRun,
+    TrainingSummary,
+    device_arguments,
+    find_student,
+    open_snapshot,
+    sid_sizes,
+)
+from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
+from train.snapshots import load_snapshot
+from train.student import load_student
+from train.vocabulary import find_vocabulary
+
+SHOWN = ("loss", "mean_token_accuracy", "learning_rate")
+
+
+@dataclass(frozen=True, slots=True)
+class SftSettings:
+    """reasoning_weight, order_weight: lambda_r and lambda_o. reasoning: False teaches orders without explanations.
+
+    epochs: over the training split; max_steps, where given, ends earlier. batch_size: rows a step and process.
+    max_tokens: the longest row allowed. packing: several rows in one sequence of max_tokens; wants a GPU with flash
+    attention to be worth it. lora_rank: 0 trains every weight. save_steps, log_steps: between checkpoints and figures.
+    """
+
+    reasoning_weight: float = 0.1
+    order_weight: float = 1.0
+    reasoning: bool = True
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    max_tokens: int = 4096
+    packing: bool = False
+    lora_rank: int = 0
+    seed: int = 0
+    save_steps: int = 200
+    log_steps: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("epochs", self.epochs, 1e-6),
+            ("batch-size", self.batch_size, 1),
+            ("learning-rate", self.learning_rate, 0.0),
+            ("max-tokens", self.max_tokens, 1),
+            ("lora-rank", self.lora_rank, 0),
+        ):
+            if value < low:
+                raise InputError(f"--{name} is {value}; it must be {low:g} or more")
+
+
+def train_sft(
+    store: Store,
+    reference: str,
+    student: str,
+    name: str,
+    settings: SftSettings,
+    *,
+    resume: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> TrainingSummary:
+    """Train `student` on the snapshot's training split; the new student is called `name`.
+
+    resume: go on with a training of this name that was killed, with the settings that it began with, at its last
+    checkpoint and in the same order of data.
+
+    Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, a tokenizer
+    without semantic IDs, an empty split, a row that is too long.
+    """
+    if resume:
+        run, known = TrainingRun.resume(store, "sft", name)
+        settings = SftSettings(**{field: known[field] for field in asdict(settings)})
+        reference, student = known["snapshot"], known["student"]
+    snapshot = open_snapshot(store, reference)
+    rows = load_snapshot(snapshot.path, kind="sft")
+    model, tokenizer = load_student(find_student(store, student))
+    vocabulary = find_vocabulary(tokenizer, *sid_sizes(snapshot))
+    if "train" not in rows:
+        raise InputError(f"snapshot {reference} has no training split")
+    loss = SftLoss(settings.reasoning_weight, settings.order_weight)
+    limit = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
+    encoded = encode_traces(rows["train"], tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
+    if not resume:
+        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["train"]["template"]))}
+        run = TrainingRun.start(store, "sft", name, snapshot, facts)
+    if settings.lora_rank:
+        model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+    trainer = WeightedSFTTrainer(
+        model,
+        _arguments(settings, run, limit),
+        encoded,
+        processing_class=tokenizer,
+        callbacks=[StoreCallback(run, SHOWN, on_progress)],
+    )
+    return run.carry_out(trainer, tokenizer, resume=resume)
+
+
+def _arguments(settings: SftSettings, run: TrainingRun, limit: int) -> SFTConfig:
+    arguments: dict[str, Any] = {
+        "output_dir": str(run.checkpoints),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "adam_beta2": 0.95,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": settings.warmup_share,
+        "max_length": limit if settings.packing else None,
+        "packing": settings.packing,
+        # Rows of one length pad least.
+        "train_sampling_strategy": "random" if settings.packing else "group_by_length",
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "logging_steps": settings.log_steps,
+        "save_steps": settings.save_steps,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+    }
+    return SFTConfig(**arguments, **device_arguments())
