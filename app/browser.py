@@ -7,6 +7,7 @@ import streamlit as st
 
 from app.sid_page import draw_sids
 from app.trace_page import draw_traces
+from app.training_page import draw_trainings
 from store import Gr2Error, Store
 
 
@@ -17,6 +18,7 @@ def main() -> None:
         [
             st.Page(page(draw_traces), title="Traces", url_path="traces", default=True),
             st.Page(page(draw_sids), title="Semantic IDs", url_path="semantic-ids"),
+            st.Page(page(draw_trainings), title="Training", url_path="training"),
         ],
         position="top",
     ).run()

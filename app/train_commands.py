@@ -101,6 +101,73 @@ def sft(
     print_training(name, done, ("loss", "mean_token_accuracy"))
 
 
+@train.command()
+def dapo(
+    snapshot: Annotated[str | None, typer.Argument(help="Of kind dapo.", metavar="SNAPSHOT")] = None,
+    name: NameOption = "dapo",
+    student: StudentOption = None,
+    reward: Annotated[str, typer.Option(help="paper (conditional), plain, gated, auc or ndcg.")] = "paper",
+    alpha: Annotated[float, typer.Option(help="Weight of the form of the answer.")] = 0.2,
+    group: Annotated[int, typer.Option(help="Completions of each prompt.")] = 8,
+    prompts: Annotated[int, typer.Option(help="Prompts of a step and process.")] = 16,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
+    refill_rounds: Annotated[
+        int, typer.Option(help="Rounds of fresh prompts for groups whose rewards do not differ; 0: as TRL.")
+    ] = 2,
+    min_pass_rate: Annotated[float, typer.Option(help="Only prompts that a teacher passed this often or more.")] = 0.0,
+    max_pass_rate: Annotated[float, typer.Option(help="Only prompts that a teacher passed this often or less.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="The longest completion.")] = 256,
+    overlong_weight: Annotated[float, typer.Option(help="Weight of the punishment of long answers.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    epsilon: Annotated[float, typer.Option(help="How far a probability may fall.")] = 0.2,
+    epsilon_high: Annotated[float, typer.Option(help="How far it may rise.")] = 0.28,
+    learning_rate: Annotated[
+        float, typer.Option(help="1e-4 is for students from scratch; 1e-6 for grown ones.")
+    ] = 1e-4,
+    lora_rank: Annotated[int, typer.Option(help="0 trains every weight.")] = 0,
+    vllm_url: Annotated[
+        str | None, typer.Option(help="Generate there (trl vllm-serve), such as http://127.0.0.1:8000.")
+    ] = None,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 50,
+    log_steps: Annotated[int, typer.Option(help="Steps between figures.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of prompts and samples.")] = 0,
+    resume: ResumeOption = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Train a student by reinforcement on verifiable rewards, with dynamic sampling.
+
+    Example: gr2 train dapo beauty-prompts --student beauty-sft --name beauty-dapo --steps 200
+    """
+    hide_bars()
+    from train.dapo_training import DapoSettings, train_dapo
+
+    settings = DapoSettings(
+        reward=reward,
+        alpha=alpha,
+        group=group,
+        prompts=prompts,
+        steps=steps,
+        refill_rounds=refill_rounds,
+        min_pass_rate=min_pass_rate,
+        max_pass_rate=max_pass_rate,
+        max_tokens=max_tokens,
+        overlong_weight=overlong_weight,
+        temperature=temperature,
+        epsilon=epsilon,
+        epsilon_high=epsilon_high,
+        learning_rate=learning_rate,
+        lora_rank=lora_rank,
+        vllm_url=vllm_url,
+        seed=seed,
+        save_steps=save_steps,
+        log_steps=log_steps,
+    )
+    reference, begin = _begin(snapshot, student, resume=resume)
+    with status_line() as on_progress:
+        done = train_dapo(open_store(store), reference, begin, name, settings, resume=resume, on_progress=on_progress)
+    print_training(name, done, ("reward", "answers/promotion", "answers/valid", "answers/copied"))
+
+
 def _begin(snapshot: str | None, student: str | None, *, resume: bool) -> tuple[str, str]:
     """What a training needs unless it goes on. Raises InputError."""
     from store import InputError

@@ -61,3 +61,7 @@ order by
     cast(regexp_extract(bucket, '^[0-9]+') as integer),
     list_position(json_keys(settings, '$.rankers'), ranker),
     metric
+
+-- name: evaluated_datasets
+-- Data sets whose rankers were compared.
+select distinct dataset from evaluations where run_id in (select run_id from rankings) order by dataset

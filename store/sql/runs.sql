@@ -1,8 +1,5 @@
 -- Trainings.
 
--- name: training_run
-select run_id, kind, dataset, settings, status from runs where run_id = $run_id
-
 -- name: resume_run
 update runs set status = 'running', ended_at = null where run_id = $run_id
 
@@ -14,19 +11,24 @@ delete from run_metrics where run_id = $run_id and step > $step
 select
     runs.run_id,
     kind,
+    settings ->> 'name' as name,
+    settings ->> 'student' as student,
+    settings ->> 'snapshot' as snapshot,
     dataset,
     status,
-    started_at,
-    ended_at,
     max(step) as steps,
     arg_max(value, step) filter (metric = 'loss') as last_loss,
     arg_max(value, step) filter (metric = 'reward') as last_reward,
-    any_value(settings) as settings
+    started_at,
+    ended_at
 from runs
 left join run_metrics using (run_id)
 where kind like 'train-%'
-group by all
+group by runs.run_id, kind, settings, dataset, status, started_at, ended_at
 order by started_at desc
 
 -- name: curves_of
-select step, metric, value from run_metrics where run_id = $run_id order by metric, step
+select run_id, metric, step, value
+from run_metrics
+where list_contains($run_ids, run_id)
+order by run_id, metric, step

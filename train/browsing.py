@@ -1,0 +1,17 @@
+"""What the page of trainings shows: which there were, and their curves."""
+
+import polars as pl
+
+from store import Store
+
+
+def load_trainings(store: Store) -> pl.DataFrame:
+    """All trainings, newest first: what each began with, how far it is, its last loss and reward."""
+    with store.reading() as session:
+        return session.frame("training_runs")
+
+
+def load_curves(store: Store, run_ids: list[str]) -> pl.DataFrame:
+    """Rows of run_id, metric, step, value."""
+    with store.reading() as session:
+        return session.frame("curves_of", run_ids=run_ids)
