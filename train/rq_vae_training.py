@@ -34,6 +34,8 @@ CHUNK = 16_384
 K_MEANS_ROUNDS = 20
 MODEL_FILE = "quantizer.safetensors"
 PROGRESS_S = 2.0
+STEPS = 8
+LEAST_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,9 @@ class RqVaeQuantizer:
     hidden, latent: widths of the encoder and of what is quantized. codebook_weight, commitment_weight: beta and gamma
     of the paper. kmeans_init: codebooks begin at k-means++ clusters of the first latents, level by level, else at
     random. ema_decay: 0.95 to 0.99 makes codebooks moving averages, 0 trains them by gradient. diversity_weight:
-    lambda; 0 is off. reset_after: batches without use before a code is moved; 0 is off. contrastive_weight: of InfoNCE
-    over co-interacted items; 0 is off. learning_rate: of AdamW.
+    lambda; 0 is off. batch_size: items a step; fewer where a catalogue is small, so that an epoch has some steps.
+    reset_after: batches without use before a code is moved; 0 is off. contrastive_weight: of InfoNCE over
+    co-interacted items; 0 is off. learning_rate: of AdamW.
     """
 
     method: ClassVar[str] = "rq-vae"
@@ -205,7 +208,7 @@ class _Training:
         for epoch in range(1, self.settings.epochs + 1):
             losses = torch.zeros((), device=self.vectors.device)
             order_N = torch.randperm(len(self.vectors), generator=self.random)
-            batches = torch.split(order_N, self.settings.batch_size)
+            batches = torch.split(order_N, self._batch_size())
             for batch_B in batches:
                 losses += self._step(batch_B.to(self.vectors.device))
             loss = float(losses) / len(batches)
@@ -214,6 +217,10 @@ class _Training:
             if time.monotonic() - told >= PROGRESS_S or epoch == self.settings.epochs:
                 told = time.monotonic()
                 on_epoch(epoch, loss)
+
+    def _batch_size(self) -> int:
+        """As set, or what gives STEPS steps an epoch: 200 steps in all would leave the IDs of 600 items collapsed."""
+        return min(self.settings.batch_size, max(LEAST_BATCH, len(self.vectors) // STEPS))
 
     def _step(self, batch_B: Tensor) -> Tensor:
         settings, model = self.settings, self.model
