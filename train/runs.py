@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -182,7 +183,10 @@ class TrainingRun:
         # Figures go where `StoreCallback` says, not onto the terminal as well.
         trainer.remove_callback(PrinterCallback)
         try:
-            trainer.train(resume_from_checkpoint=self.last_checkpoint() if resume else None)
+            with warnings.catch_warnings():
+                # TRL and peft ask transformers by an old name.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                trainer.train(resume_from_checkpoint=self.last_checkpoint() if resume else None)
         except BaseException as error:
             self.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise

@@ -1,0 +1,197 @@
+"""One DAPO training from a snapshot of prompts: checked before the first step, recorded in the store, resumable.
+
+DAPO (arXiv 2503.14476) by TRL's GRPOTrainer and our dynamic sampling: loss averaged over tokens, clipping from 1 - .2
+to 1 + .28, no KL term, soft punishment of long answers, groups without spread replaced by fresh prompts. Rewards are
+verifiable: the target's promotion and the form of the answer (`train.rewards`).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import datasets
+from trl import GRPOConfig
+
+from store import InputError, Store
+from train.dynamic_sampling import DynamicSamplingTrainer
+from train.lora import make_lora
+from train.rewards import RewardFunction, RewardSettings
+from train.rollout_metrics import LoggedReward
+from train.runs import (
+    OnProgress,
+    StoreCallback,
+    TrainingRun,
+    TrainingSummary,
+    device_arguments,
+    find_student,
+    open_snapshot,
+    sid_sizes,
+)
+from train.snapshots import load_snapshot
+from train.student import load_student
+from train.vocabulary import find_vocabulary
+
+SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
+COLUMNS = ["prompt", "candidates", "target", "history"]
+
+
+@dataclass(frozen=True, slots=True)
+class DapoSettings:
+    """reward: one of train.rewards.REWARDS. alpha: weight of the form of the answer. group: completions of a prompt.
+
+    prompts: of a step and process. refill_rounds: of dynamic sampling; 0 trains on every group, as TRL does.
+    min_pass_rate, max_pass_rate: only prompts that a teacher passed that often; prompts that were never tried count
+    as 0. max_tokens: the longest completion; the last fifth of it is punished by degrees, and what is cut off is left
+    out of the loss. epsilon, epsilon_high: how far a probability may move down and up. lora_rank: 0 trains every
+    weight. vllm_url: a server of `trl vllm-serve` that generates; None generates here.
+    """
+
+    reward: str = "paper"
+    alpha: float = 0.2
+    group: int = 8
+    prompts: int = 16
+    steps: int = 100
+    refill_rounds: int = 2
+    min_pass_rate: float = 0.0
+    max_pass_rate: float = 1.0
+    max_tokens: int = 256
+    overlong_weight: float = 1.0
+    temperature: float = 1.0
+    epsilon: float = 0.2
+    epsilon_high: float = 0.28
+    learning_rate: float = 1e-4
+    lora_rank: int = 0
+    vllm_url: str | None = None
+    seed: int = 0
+    save_steps: int = 50
+    log_steps: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("group", self.group, 2),
+            ("prompts", self.prompts, 1),
+            ("steps", self.steps, 1),
+            ("refill-rounds", self.refill_rounds, 0),
+            ("max-tokens", self.max_tokens, 2),
+            ("learning-rate", self.learning_rate, 0.0),
+            ("lora-rank", self.lora_rank, 0),
+        ):
+            if value < low:
+                raise InputError(f"--{name} is {value}; it must be {low} or more")
+        if not 0 <= self.min_pass_rate <= self.max_pass_rate <= 1:
+            raise InputError(
+                f"--min-pass-rate {self.min_pass_rate} and --max-pass-rate {self.max_pass_rate} must be from 0 to 1, "
+                "the first not above the second"
+            )
+        self.rewards()
+
+    def rewards(self) -> list[RewardFunction]:
+        """What a completion earns, and what it loses by its length. Raises InputError on an unknown reward."""
+        settings = RewardSettings(self.alpha, self.max_tokens, self.max_tokens // 5)
+        functions: list[RewardFunction] = [LoggedReward(self.reward, settings)]
+        if self.overlong_weight:
+            functions.append(RewardFunction("overlong", settings))
+        return functions
+
+
+def choose_prompts(rows: datasets.Dataset, settings: DapoSettings) -> datasets.Dataset:
+    """The prompts within the pass rates. Raises InputError where there is none."""
+    rates = rows["pass_rate"]
+    chosen = [
+        place
+        for place, rate in enumerate(rates)
+        if settings.min_pass_rate <= (rate if rate is not None else 0.0) <= settings.max_pass_rate
+    ]
+    if not chosen:
+        raise InputError(
+            f"none of {len(rows):,} prompts has a pass rate from {settings.min_pass_rate:g} to "
+            f'{settings.max_pass_rate:g}; gr2 sql "from pass_rates" shows what there is'
+        )
+    return rows.select(chosen).select_columns(COLUMNS)
+
+
+def train_dapo(
+    store: Store,
+    reference: str,
+    student: str,
+    name: str,
+    settings: DapoSettings,
+    *,
+    resume: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> TrainingSummary:
+    """Train `student` on the snapshot's prompts; the new student is called `name`. resume: as in `train_sft`.
+
+    Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, a tokenizer
+    without semantic IDs, an empty split, prompts that leave no room for an answer.
+    """
+    if resume:
+        run, known = TrainingRun.resume(store, "dapo", name)
+        settings = DapoSettings(**{field: known[field] for field in asdict(settings)})
+        reference, student = known["snapshot"], known["student"]
+    snapshot = open_snapshot(store, reference)
+    rows = load_snapshot(snapshot.path, kind="dapo")
+    model, tokenizer = load_student(find_student(store, student))
+    vocabulary = find_vocabulary(tokenizer, *sid_sizes(snapshot))
+    if "train" not in rows:
+        raise InputError(f"snapshot {reference} has no training split")
+    prompts = choose_prompts(rows["train"], settings)
+    _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
+    if not resume:
+        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["train"]["template"]))}
+        run = TrainingRun.start(store, "dapo", name, snapshot, facts)
+    if settings.lora_rank:
+        model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+    functions = settings.rewards()
+    trainer = DynamicSamplingTrainer(
+        model,
+        functions,
+        args=_arguments(settings, run, [1.0, settings.overlong_weight][: len(functions)]),
+        train_dataset=prompts,
+        processing_class=tokenizer,
+        callbacks=[StoreCallback(run, SHOWN, on_progress)],
+        refill_rounds=settings.refill_rounds,
+    )
+    return run.carry_out(trainer, tokenizer, resume=resume)
+
+
+def _check_lengths(prompts: datasets.Dataset, tokenizer: Any, settings: DapoSettings, positions: int | None) -> None:
+    """Raises InputError where the longest prompt with the longest answer has more tokens than the model has places."""
+    texts = [
+        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        for prompt in prompts["prompt"]
+    ]
+    longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    if positions is not None and longest + settings.max_tokens > positions:
+        raise InputError(
+            f"the longest prompt has {longest:,} tokens; with answers of up to {settings.max_tokens:,} that is more "
+            f"than the model's {positions:,}: lower --max-tokens, or publish a snapshot with a shorter template"
+        )
+
+
+def _arguments(settings: DapoSettings, run: TrainingRun, weights: list[float]) -> GRPOConfig:
+    arguments: dict[str, Any] = {
+        "output_dir": str(run.checkpoints),
+        "max_steps": settings.steps,
+        "per_device_train_batch_size": settings.prompts * settings.group,
+        "num_generations": settings.group,
+        "max_completion_length": settings.max_tokens,
+        "temperature": settings.temperature,
+        "loss_type": "dapo",
+        "epsilon": settings.epsilon,
+        "epsilon_high": settings.epsilon_high,
+        "beta": 0.0,
+        "reward_weights": weights,
+        "mask_truncated_completions": True,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant",
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "logging_steps": settings.log_steps,
+        "save_steps": settings.save_steps,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    if settings.vllm_url is not None:
+        arguments |= {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_url}
+    return GRPOConfig(**arguments, **device_arguments())
