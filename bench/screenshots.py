@@ -1,6 +1,8 @@
 """Screenshots of the app for the README, in a headless Chromium.
 
 python bench/screenshots.py STORE          writes docs/images/*.png
+
+STORE is that of `make demo`, never one of real data: pictures show rows.
 """
 
 import shutil
@@ -40,11 +42,17 @@ def main() -> None:
                 viewport={"width": 1280, "height": 1330},
             )
             page = context.pages[0]
-            page.goto(f"http://127.0.0.1:{PORT}/?trace={trace_id}")
-            expect(page.get_by_text("Prompt as sent")).to_be_visible(timeout=30_000)
-            page.wait_for_timeout(1500)
             IMAGES.mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=IMAGES / "traces.png")
+            for name, path, text, height in (
+                ("traces", f"?trace={trace_id}", "Prompt as sent", 1330),
+                ("semantic-ids", "semantic-ids", "Use of codes", 1250),
+                ("training", "training", "Evaluations", 1250),
+            ):
+                page.set_viewport_size({"width": 1280, "height": height})
+                page.goto(f"http://127.0.0.1:{PORT}/{path}")
+                expect(page.get_by_text(text).first).to_be_visible(timeout=30_000)
+                page.wait_for_timeout(2500)
+                page.screenshot(path=IMAGES / f"{name}.png")
             context.close()
     finally:
         server.terminate()

@@ -39,7 +39,7 @@ def test_every_sql_example_runs_and_finds_something(shop: Store) -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_and_option_exists(words: list[str]) -> None:
     plain = [word for word in words[1:] if not word.startswith("-")]
-    name = plain[:2] if plain[0] == "snapshot" else plain[:1]
+    name = plain[:2] if plain[0] in {"snapshot", "train"} else plain[:1]
     if name == ["sids"]:
         name.append(plain[1] if plain[1] in {"list", "compare", "explain"} else "make")
     done = subprocess.run(
