@@ -1,0 +1,83 @@
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from curate.candidates import import_candidates
+from prompts.semantic_ids import render_sid
+from store import InputError, Store
+from train.full_ranking import FullRankingSettings, evaluate_full_ranking, rank_items, write_scores
+from train.runs import find_student
+from train.sid_trie import SidTrie
+from train.student import load_student
+from train.vocabulary import find_vocabulary
+
+IDS = np.array([codes for codes in product(range(8), repeat=2) if sum(codes) % 3 == 0])
+
+
+def slow_scores(model: Any, tokenizer: Any, history: str) -> list[float]:
+    """The log-probability of each ID's codes, one ID at a time."""
+    scores = []
+    for codes in IDS:
+        ids = tokenizer.encode(history + render_sid(codes.tolist()), add_special_tokens=False)
+        with torch.no_grad():
+            log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        # The last token is the end of the ID, the two before it the codes.
+        scores.append(sum(float(log_probs[place - 1, ids[place]]) for place in (len(ids) - 3, len(ids) - 2)))
+    return scores
+
+
+def test_as_many_beams_as_ids_are_an_exhaustive_search(student: tuple[Any, Any]) -> None:
+    model, tokenizer = student
+    trie = SidTrie.build(IDS, 8)
+    histories = ["A shopper", "A shopper bought, one after the other: " + render_sid([1, 2]) + render_sid([3, 0])]
+    ranked = rank_items(
+        model, tokenizer, find_vocabulary(tokenizer, 2, 8), trie, histories, beams=len(IDS) + 5, batch_size=2
+    )
+    for history, nodes_K, scores_K in zip(histories, ranked.nodes_N_K, ranked.log_probs_N_K, strict=True):
+        expected = slow_scores(model, tokenizer, history)
+        found = {int(node): float(score) for node, score in zip(nodes_K, scores_K, strict=True) if np.isfinite(score)}
+        assert [found[node] for node in range(len(IDS))] == pytest.approx(expected, abs=1e-4)
+        assert np.isneginf(scores_K[len(IDS) :]).all()
+
+
+def test_few_beams_find_valid_ids_best_first_in_any_batch(student: tuple[Any, Any]) -> None:
+    model, tokenizer = student
+    trie = SidTrie.build(IDS, 8)
+    vocabulary = find_vocabulary(tokenizer, 2, 8)
+    histories = [render_sid([code, 7 - code]) * (1 + code) for code in range(5)]
+    together = rank_items(model, tokenizer, vocabulary, trie, histories, beams=4, batch_size=5)
+    alone = rank_items(model, tokenizer, vocabulary, trie, histories, beams=4, batch_size=1)
+    assert (together.nodes_N_K == alone.nodes_N_K).all()
+    assert (np.diff(together.log_probs_N_K, axis=1) <= 0).all()
+    assert all(len(set(nodes_K)) == 4 for nodes_K in together.nodes_N_K.tolist())
+
+
+def test_a_store_is_ranked_and_the_beams_become_candidate_lists(lessons: Store, tmp_path: Path) -> None:
+    model, tokenizer = load_student(find_student(lessons, "new"))
+    settings = FullRankingSettings(beams=40)
+    metrics = {metric.name: metric for metric in evaluate_full_ranking(lessons, "shop", model, tokenizer, settings)}
+    assert set(metrics) == {"recall_at_5", "recall_at_10", "ndcg_at_5", "ndcg_at_10"}
+    assert 0 <= metrics["recall_at_5"].value <= metrics["recall_at_10"].value <= 1
+    path = write_scores(lessons, "shop", model, tokenizer, settings, path=tmp_path / "student.parquet")
+    done = import_candidates(lessons, "shop", path)
+    assert done.pre_ranker == "student"
+    lists = {count.split: count.lists for count in done.splits}
+    assert lists["test"] > 0
+    assert lists.get("train", 0) == 0
+    recall = next(metric for metric in done.full["test", "student"] if metric.name == "recall_at_10")
+    assert recall.value == pytest.approx(metrics["recall_at_10"].value, abs=1e-6)
+
+
+def test_what_cannot_be_ranked_is_a_clear_error(lessons: Store, student: tuple[Any, Any]) -> None:
+    model, tokenizer = student
+    with pytest.raises(InputError, match="--beams is 0"):
+        FullRankingSettings(beams=0)
+    with pytest.raises(InputError, match="has no token <s_a_8>"):
+        evaluate_full_ranking(lessons, "shop", model, tokenizer)
+    trie = SidTrie.build(IDS, 8)
+    with pytest.raises(InputError, match=r"a history has [\d,]+ tokens; the model reads"):
+        rank_items(model, tokenizer, find_vocabulary(tokenizer, 2, 8), trie, [render_sid([1, 2]) * 2000])

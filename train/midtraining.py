@@ -1,0 +1,296 @@
+"""Mid-training: a language model learns to read and write semantic IDs, among the words that it knows.
+
+Stage 1 of the GR2 paper (arXiv 2602.07774), which takes it from OneRec-Think: next-token prediction on all tokens of
+texts in which words and IDs alternate, drawn task by task in fixed shares; first a warm-up in which only the rows of
+new tokens move, then everything does. Numbers of steps are not published and are ours. TRL's SFTTrainer does the work,
+once for each phase, which is one pass over what is drawn for it. It knows no store: whoever calls it keeps what it
+tells.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import SFTConfig, SFTTrainer
+from trl.data_utils import pack_dataset
+
+from store.errors import InputError
+from train.runs import device_arguments, metric_rows
+from train.vocabulary import Vocabulary
+
+OnLog = Callable[[int, dict[str, float]], None]
+
+WARM_UP, FULL = "warm-up", "full"
+
+
+@dataclass(frozen=True, slots=True)
+class MidtrainSettings:
+    """next_item, persona, caption, general: in what shares tasks are drawn; of those that a snapshot has none of, the
+    others take the share. Their defaults and that of warmup_learning_rate are the paper's.
+
+    warmup_steps: in which only the rows of new tokens train. steps: after these, in which everything does.
+    batch_size: sequences a step and process. max_length: tokens of a sequence at most. packing: several texts share a
+    sequence; wants a GPU with flash attention to be worth it. save_steps, log_steps: between checkpoints and figures.
+    """
+
+    next_item: float = 0.6573
+    persona: float = 0.2430
+    caption: float = 0.0494
+    general: float = 0.0503
+    warmup_steps: int = 100
+    warmup_learning_rate: float = 5e-4
+    steps: int = 1_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_size: int = 64
+    max_length: int = 1024
+    packing: bool = False
+    seed: int = 0
+    save_steps: int = 200
+    log_steps: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            *((f"{task}-share", share, 0.0) for task, share in self.shares.items()),
+            ("warmup-steps", self.warmup_steps, 0),
+            ("steps", self.steps, 1),
+            ("batch-size", self.batch_size, 1),
+            ("max-length", self.max_length, 2),
+            ("save-steps", self.save_steps, 1),
+            ("log-steps", self.log_steps, 1),
+        ):
+            if value < low:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {low:g} or more")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By task."""
+        return {
+            "next_item": self.next_item,
+            "persona": self.persona,
+            "caption": self.caption,
+            "general": self.general,
+        }
+
+
+def midtrain(
+    model: Any,
+    tokenizer: Any,
+    rows: datasets.DatasetDict,
+    vocabulary: Vocabulary,
+    settings: MidtrainSettings,
+    *,
+    output_dir: Path,
+    on_log: OnLog = lambda _step, _metrics: None,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train a causal model in place on the training split of a snapshot of kind midtrain; saving it is the caller's.
+
+    output_dir: gets checkpoints, a folder for each phase. on_log: told of figures by step, those of the warm-up first;
+    after a resumption once more from the first step on. resume: go on at the last checkpoint, in the same order of
+    data; with none there yet, from the beginning. Returns the last value of each figure.
+
+    Raises InputError before any step: nothing to train on, a text that does not fit, more tokens a sequence than the
+    model takes, checkpoints of another training.
+    """
+    phases = [(WARM_UP, settings.warmup_steps)] * (settings.warmup_steps > 0) + [(FULL, settings.steps)]
+    if not resume and any(last_checkpoint(output_dir / phase) for phase, _ in phases):
+        raise InputError(f"{output_dir} holds checkpoints of a training; go on with it by --resume")
+    encoded = encode_texts(rows, tokenizer, settings, longest=_most_tokens(model))
+    told: dict[str, float] = {}
+
+    def tell(step: int, metrics: dict[str, float]) -> None:
+        told.update(metrics)
+        on_log(step, metrics)
+
+    for number, (phase, steps) in enumerate(phases):
+        arguments = _arguments(settings, phase, output_dir / phase)
+        sequences = steps * settings.batch_size * arguments.world_size
+        before = settings.warmup_steps if phase == FULL else 0
+        with only_new_rows(model, vocabulary) if phase == WARM_UP else nullcontext():
+            trainer = SFTTrainer(
+                model,
+                arguments,
+                train_dataset=draw_sequences(encoded, settings, sequences, seed=settings.seed + number),
+                processing_class=tokenizer,
+                callbacks=[_Teller(before, tell)],
+            )
+            # Figures go where the caller says, not onto the terminal as well.
+            trainer.remove_callback(PrinterCallback)
+            # A phase that is over is one whole pass, so that its last checkpoint is loaded and no step follows.
+            trainer.train(resume_from_checkpoint=last_checkpoint(output_dir / phase) if resume else None)
+    return told
+
+
+def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *, seed: int) -> NDArray[np.int64]:
+    """`count` indexes of rows in random order, tasks in their shares; a task without rows leaves its share to others.
+
+    A row comes twice only when all rows of its task have come. Raises InputError where no row has a share.
+    """
+    names_N = np.asarray(tasks_N)
+    present = {task: share for task, share in shares.items() if share > 0 and (names_N == task).any()}
+    if not present:
+        raise InputError(f"no text is of a task that has a share; there are texts of {', '.join(set(tasks_N))}")
+    random = np.random.default_rng(seed)
+    ends = np.rint(np.cumsum(list(present.values())) / sum(present.values()) * count).astype(int)
+    drawn = []
+    for task, wanted in zip(present, np.diff(ends, prepend=0), strict=True):
+        rows = np.flatnonzero(names_N == task)
+        passes = [random.permutation(rows) for _ in range(-(-wanted // len(rows)))]
+        drawn += [np.concatenate(passes)[:wanted]] if passes else []
+    return random.permutation(np.concatenate(drawn))
+
+
+def encode_texts(
+    rows: datasets.DatasetDict, tokenizer: Any, settings: MidtrainSettings, *, longest: int
+) -> datasets.Dataset:
+    """The training split as tokens: columns task and input_ids; each text ends with the end token.
+
+    longest: tokens that the model takes. Raises InputError on a split without rows or a text that does not fit.
+    """
+    if "train" not in rows or len(rows["train"]) == 0:
+        raise InputError("the snapshot has no training rows; publish one of kind midtrain that has some")
+    if settings.max_length > longest:
+        raise InputError(f"--max-length is {settings.max_length:,}; the model takes {longest:,} tokens")
+    end = [tokenizer.eos_token_id]
+
+    def encode(batch: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
+        # That a text is longer than the model takes is said below, with a count.
+        return {"input_ids": [[*ids, *end] for ids in tokenizer(list(batch["text"]), verbose=False)["input_ids"]]}
+
+    encoded = rows["train"].map(
+        encode,
+        batched=True,
+        remove_columns=[name for name in rows["train"].column_names if name != "task"],
+        load_from_cache_file=False,
+        keep_in_memory=True,
+    )
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    if (most := max(lengths)) > settings.max_length:
+        over = sum(length > settings.max_length for length in lengths)
+        raise InputError(
+            f"{over:,} of {len(lengths):,} texts are longer than {settings.max_length:,} tokens, the longest has "
+            f"{most:,}; raise --max-length, up to the {longest:,} that the model takes, or leave them out"
+        )
+    return encoded
+
+
+def draw_sequences(
+    encoded: datasets.Dataset, settings: MidtrainSettings, sequences: int, *, seed: int
+) -> datasets.Dataset:
+    """So many sequences of texts drawn in their shares: a text each, or packed best-fit up to max_length tokens."""
+    tasks, tokens = encoded["task"][:], encoded.select_columns("input_ids")
+    if not settings.packing:
+        return tokens.select(draw_rows(tasks, settings.shares, sequences, seed=seed))
+    length_N = np.array([len(ids) for ids in tokens["input_ids"]])
+    mean_length = length_N[draw_rows(tasks, settings.shares, 10_000, seed=seed)].mean()
+    texts = int(sequences * settings.max_length / mean_length) + 1
+    while True:
+        drawn = tokens.select(draw_rows(tasks, settings.shares, texts, seed=seed))
+        packed = pack_dataset(drawn, settings.max_length, "bfd", {"keep_in_memory": True})
+        if len(packed) >= sequences:
+            return packed.select(range(sequences))
+        texts += texts // 20 + 1
+
+
+@contextmanager
+def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
+    """Within the block, gradients reach the rows of new tokens in embedding and head, tied or not, and nothing else.
+
+    An optimizer without weight decay then moves nothing else.
+    """
+    embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    frozen = [weight for weight in model.parameters() if weight.requires_grad and weight not in embeddings]
+
+    def keep_new_rows(gradient_V_D: Tensor) -> Tensor:
+        kept_V_D = torch.zeros_like(gradient_V_D)
+        kept_V_D[list(vocabulary.new_rows)] = gradient_V_D[list(vocabulary.new_rows)]
+        return kept_V_D
+
+    hooks = [weight.register_hook(keep_new_rows) for weight in embeddings]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        for hook in hooks:
+            hook.remove()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; None where there is none."""
+    # The trainer's state is what a checkpoint gets last.
+    states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest.parent)
+
+
+class _Teller(TrainerCallback):
+    """Passes figures on as they come, and those of before a resumption once more."""
+
+    def __init__(self, before: int, tell: OnLog) -> None:
+        self._before = before
+        self._tell = tell
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """What the checkpoint knows, if there is one."""
+        for entry in state.log_history:
+            self._pass_on(state, entry["step"], entry)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
+        """What is new."""
+        self._pass_on(state, state.global_step, logs or {})
+
+    def _pass_on(self, state: Any, step: int, logs: dict[str, Any]) -> None:
+        # The trainer's last entry sums up its time alone, and is wrong after a resumption.
+        if state.is_world_process_zero and "loss" in logs:
+            self._tell(self._before + step, {row["metric"]: row["value"] for row in metric_rows(step, logs)})
+
+
+def _most_tokens(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", 2**31))
+
+
+def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfig:
+    by_phase: dict[str, Any] = (
+        # Decay would move the rows that have no gradient.
+        {"learning_rate": settings.warmup_learning_rate, "lr_scheduler_type": "constant", "weight_decay": 0.0}
+        if phase == WARM_UP
+        else {
+            "learning_rate": settings.learning_rate,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.05,
+            "weight_decay": settings.weight_decay,
+        }
+    )
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=settings.batch_size,
+        adam_beta2=0.95,
+        max_length=settings.max_length,
+        packing=settings.packing,
+        # Texts of one length pad least.
+        train_sampling_strategy="random" if settings.packing else "group_by_length",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=settings.log_steps,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        **by_phase,
+        **device_arguments(),
+    )
