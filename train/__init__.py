@@ -1,6 +1,4 @@
-"""Training: it reads snapshots and semantic IDs, and nothing else. This gr2 loads snapshots and constrains decoding to
-valid IDs; trainers come with a later release.
-"""
+"""Training: tokenizers of semantic IDs, students, and trainers that read snapshots and nothing else."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -5,6 +5,7 @@ same without anything of ours.
 """
 
 from pathlib import Path
+from typing import Literal, overload
 
 import datasets
 
@@ -12,8 +13,22 @@ from store.errors import SnapshotError
 from store.snapshots import verify_snapshot
 
 
-def load_snapshot(path: Path | str, *, kind: str = "sft") -> datasets.DatasetDict:
+@overload
+def load_snapshot(
+    path: Path | str, *, kind: str = "sft", streaming: Literal[False] = False
+) -> datasets.DatasetDict: ...
+
+
+@overload
+def load_snapshot(path: Path | str, *, kind: str = "sft", streaming: Literal[True]) -> datasets.IterableDatasetDict: ...
+
+
+def load_snapshot(
+    path: Path | str, *, kind: str = "sft", streaming: bool = False
+) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """The splits of a snapshot of the given kind, verified first.
+
+    kind: sft, dapo or midtrain. streaming: rows are read as they are asked for, in place of a map-style data set.
 
     Raises SnapshotError where a file was changed, or the snapshot is of another kind; InputError where there is none.
     """
@@ -21,6 +36,7 @@ def load_snapshot(path: Path | str, *, kind: str = "sft") -> datasets.DatasetDic
     if snapshot.manifest["kind"] != kind:
         raise SnapshotError(f"{path} is a snapshot of kind {snapshot.manifest['kind']!r}; {kind!r} is wanted")
     files = {split: str(snapshot.path / "data" / f"{split}-*.parquet") for split in snapshot.manifest["splits"]}
-    loaded = datasets.load_dataset("parquet", data_files=files)
-    assert isinstance(loaded, datasets.DatasetDict)
+    loaded: datasets.DatasetDict | datasets.IterableDatasetDict = datasets.load_dataset(
+        "parquet", data_files=files, streaming=streaming
+    )
     return loaded

@@ -70,6 +70,7 @@ def test_datasets_polars_and_our_loader_read_the_same(traced: Store, tmp_path: P
     frame = pl.read_parquet(copied / "data" / "train-*.parquet")
     assert plain["train"]["trace_id"][:] == ours["train"]["trace_id"][:] == frame["trace_id"].to_list()
     assert plain["train"][0]["prompt"] == frame["prompt"].to_list()[0]
+    assert list(load_snapshot(copied, streaming=True)["train"]) == ours["train"].to_list()
 
 
 def test_the_loader_refuses_what_was_changed_or_is_of_another_kind(traced: Store) -> None:
