@@ -13,22 +13,11 @@ from trl import GRPOConfig
 
 from store import InputError, Store
 from train.dynamic_sampling import DynamicSamplingTrainer
+from train.lessons import open_lessons
 from train.lora import make_lora
 from train.rewards import RewardFunction, RewardSettings
 from train.rollout_metrics import LoggedReward
-from train.runs import (
-    OnProgress,
-    StoreCallback,
-    TrainingRun,
-    TrainingSummary,
-    device_arguments,
-    find_student,
-    open_snapshot,
-    sid_sizes,
-)
-from train.snapshots import load_snapshot
-from train.student import load_student
-from train.vocabulary import find_vocabulary
+from train.runs import OnProgress, StoreCallback, TrainingRun, TrainingSummary, device_arguments
 
 SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
 COLUMNS = ["prompt", "candidates", "target", "history"]
@@ -127,17 +116,13 @@ def train_dapo(
     if resume:
         run, known = TrainingRun.resume(store, "dapo", name)
         settings = DapoSettings(**{field: known[field] for field in asdict(settings)})
-        reference, student = known["snapshot"], known["student"]
-    snapshot = open_snapshot(store, reference)
-    rows = load_snapshot(snapshot.path, kind="dapo")
-    model, tokenizer = load_student(find_student(store, student))
-    vocabulary = find_vocabulary(tokenizer, *sid_sizes(snapshot))
-    if "train" not in rows:
-        raise InputError(f"snapshot {reference} has no training split")
-    prompts = choose_prompts(rows["train"], settings)
+        reference, student = known["reference"], known["student"]
+    snapshot, rows, model, tokenizer, vocabulary = open_lessons(store, "dapo", reference, student)
+    prompts = choose_prompts(rows, settings)
     _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
     if not resume:
-        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["train"]["template"]))}
+        given = {"reference": reference, "student": student}
+        facts = {**asdict(settings), **given, "templates": sorted(set(rows["template"]))}
         run = TrainingRun.start(store, "dapo", name, snapshot, facts)
     if settings.lora_rank:
         model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)

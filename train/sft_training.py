@@ -6,21 +6,10 @@ from typing import Any
 from trl import SFTConfig
 
 from store import InputError, Store
+from train.lessons import open_lessons
 from train.lora import make_lora
-from train.runs import (
-    OnProgress,
-    StoreCallback,
-    TrainingRun,
-    TrainingSummary,
-    device_arguments,
-    find_student,
-    open_snapshot,
-    sid_sizes,
-)
+from train.runs import OnProgress, StoreCallback, TrainingRun, TrainingSummary, device_arguments
 from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
-from train.snapshots import load_snapshot
-from train.student import load_student
-from train.vocabulary import find_vocabulary
 
 SHOWN = ("loss", "mean_token_accuracy", "learning_rate")
 
@@ -84,18 +73,14 @@ def train_sft(
     if resume:
         run, known = TrainingRun.resume(store, "sft", name)
         settings = SftSettings(**{field: known[field] for field in asdict(settings)})
-        reference, student = known["snapshot"], known["student"]
-    snapshot = open_snapshot(store, reference)
-    rows = load_snapshot(snapshot.path, kind="sft")
-    model, tokenizer = load_student(find_student(store, student))
-    vocabulary = find_vocabulary(tokenizer, *sid_sizes(snapshot))
-    if "train" not in rows:
-        raise InputError(f"snapshot {reference} has no training split")
+        reference, student = known["reference"], known["student"]
+    snapshot, rows, model, tokenizer, vocabulary = open_lessons(store, "sft", reference, student)
     loss = SftLoss(settings.reasoning_weight, settings.order_weight)
     limit = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
-    encoded = encode_traces(rows["train"], tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
+    encoded = encode_traces(rows, tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
     if not resume:
-        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["train"]["template"]))}
+        given = {"reference": reference, "student": student}
+        facts = {**asdict(settings), **given, "templates": sorted(set(rows["template"]))}
         run = TrainingRun.start(store, "sft", name, snapshot, facts)
     if settings.lora_rank:
         model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)

@@ -3,13 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from curate.candidates import import_candidates
 from prompts.semantic_ids import render_sid
 from store import InputError, Store
-from train.full_ranking import FullRankingSettings, evaluate_full_ranking, rank_items, write_scores
+from train.full_ranking import FullRankingSettings, evaluate_full_ranking, propose_items, rank_items, write_scores
 from train.runs import find_student
 from train.sid_trie import SidTrie
 from train.student import load_student
@@ -70,6 +71,24 @@ def test_a_store_is_ranked_and_the_beams_become_candidate_lists(lessons: Store, 
     assert lists.get("train", 0) == 0
     recall = next(metric for metric in done.full["test", "student"] if metric.name == "recall_at_10")
     assert recall.value == pytest.approx(metrics["recall_at_10"].value, abs=1e-6)
+
+
+def test_what_a_user_has_is_not_proposed_and_nothing_else_is_missing(lessons: Store) -> None:
+    model, tokenizer = load_student(find_student(lessons, "new"))
+    # More beams than there are IDs.
+    settings = FullRankingSettings(limit=7, beams=100)
+    targets, items = propose_items(lessons, "shop", model, tokenizer, settings, split="test")
+    assert targets.height == 7
+    with lessons.reading() as session:
+        bought = session.frame("interactions_of", dataset="shop")
+        catalogue = {item_id for item_id, *_ in session.rows("items_of", dataset="shop")}
+    for user, user_id, position, target in targets.iter_rows():
+        of_user = bought.filter(user_id=user_id)
+        assert of_user.filter(position=position)["item_id"].to_list() == [target]
+        seen = set(of_user.filter(pl.col("position") < position)["item_id"])
+        proposed = items.filter(user=user)
+        assert sorted(proposed["item_id"]) == sorted(catalogue - seen)
+        assert proposed["score"].is_sorted(descending=True)
 
 
 def test_what_cannot_be_ranked_is_a_clear_error(lessons: Store, student: tuple[Any, Any]) -> None:

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from prompts.semantic_ids import render_sid
 from store import InputError
-from train.midtraining import MidtrainSettings, draw_rows, draw_sequences, encode_texts, midtrain, only_new_rows
+from train.midtraining import MidtrainSettings, draw_rows, draw_sequences, encode_texts, midtrain
 from train.vocabulary import find_vocabulary
 
 FEW = MidtrainSettings(warmup_steps=2, steps=3, batch_size=4, max_length=64, save_steps=1, log_steps=1)
@@ -41,25 +44,64 @@ def test_tasks_are_drawn_in_their_shares_and_no_row_twice_before_all_have_come()
         draw_rows(tasks, {"d": 1.0}, 3, seed=0)
 
 
-def test_in_the_warm_up_only_new_rows_move(student: tuple[Any, Any]) -> None:
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """Of every parameter; tied ones under both names."""
+    return {name: weight.detach().clone() for name, weight in model.named_parameters(remove_duplicate=False)}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_in_the_warm_up_only_new_rows_move(
+    tied: bool, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
+) -> None:
     model, tokenizer = student
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model = Qwen3ForCausalLM(model.config)
     vocabulary = find_vocabulary(tokenizer, 2, 8)
-    before = copy.deepcopy(model.state_dict())
-    with only_new_rows(model, vocabulary):
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
-        ids = torch.tensor([tokenizer.encode("bought " + render_sid([1, 2]))])
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-    new = list(vocabulary.new_rows)
-    for name, weight in model.state_dict().items():
-        if name in ("model.embed_tokens.weight", "lm_head.weight"):
-            old = torch.ones(len(weight), dtype=torch.bool)
-            old[new] = False
-            assert torch.equal(weight[old], before[name][old])
-            assert not torch.equal(weight[new], before[name][new])
+    before = weights(model)
+    # Enough texts that every code is read.
+    midtrain(model, tokenizer, texts, vocabulary, replace(FEW, batch_size=42), output_dir=tmp_path)
+    after_warm_up = weights(AutoModelForCausalLM.from_pretrained(tmp_path / "warm-up" / "checkpoint-2"))
+    read = set(vocabulary.new_rows) - set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
+    for name, weight in after_warm_up.items():
+        moved = set((weight != before[name]).nonzero()[:, 0].tolist())
+        if name == "lm_head.weight" or (tied and name == "model.embed_tokens.weight"):
+            assert moved == set(vocabulary.new_rows)
+        elif name == "model.embed_tokens.weight":
+            assert moved == read
         else:
-            assert torch.equal(weight, before[name]), name
-    assert all(parameter.requires_grad for parameter in model.parameters())
+            assert not moved, name
+    assert all(not torch.equal(weight, after_warm_up[name]) for name, weight in weights(model).items())
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_is_of_the_next_token_within_each_text(
+    packing: bool, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
+) -> None:
+    model, tokenizer = student
+    settings = MidtrainSettings(
+        warmup_steps=1, warmup_learning_rate=0.0, steps=1, batch_size=6, max_length=64, packing=packing, log_steps=1
+    )
+    encoded = encode_texts(texts, tokenizer, settings, longest=4096)
+    losses = []
+    with torch.no_grad():
+        for row in draw_sequences(encoded, settings, 6, seed=0):
+            for ids in torch.tensor(row["input_ids"]).split(row.get("seq_lengths", [len(row["input_ids"])])):
+                assert ids[-1] == tokenizer.eos_token_id
+                logits = model(ids[None]).logits[0]
+                losses.append(functional.cross_entropy(logits[:-1], ids[1:], reduction="none"))
+    assert len(losses) > 6 if packing else len(losses) == 6
+    told: dict[int, float] = {}
+    midtrain(
+        model,
+        tokenizer,
+        texts,
+        find_vocabulary(tokenizer, 2, 8),
+        settings,
+        output_dir=tmp_path,
+        on_log=lambda step, metrics: told.update({step: metrics["loss"]}),
+    )
+    assert told[1] == pytest.approx(float(torch.cat(losses).mean()), abs=1e-4)
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -84,17 +126,59 @@ def test_both_phases_train_and_tell_their_figures(
     assert figures["loss"] > 0
 
 
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4, 5])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(
+    killed_at: int, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
+) -> None:
+    model, tokenizer = student
+    vocabulary = find_vocabulary(tokenizer, 2, 8)
+    whole, killed, again = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
+    told_whole, told_again = {}, {}
+    midtrain(
+        whole,
+        tokenizer,
+        texts,
+        vocabulary,
+        FEW,
+        output_dir=tmp_path / "whole",
+        on_log=lambda step, metrics: told_whole.update({step: metrics["loss"]}),
+    )
+
+    def kill(step: int, _: dict[str, float]) -> None:
+        if step == killed_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        midtrain(killed, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path / "killed", on_log=kill)
+    # A checkpoint that was being written then has no state yet.
+    (tmp_path / "killed" / "full" / "checkpoint-3").mkdir(parents=True, exist_ok=True)
+    midtrain(
+        again,
+        tokenizer,
+        texts,
+        vocabulary,
+        FEW,
+        output_dir=tmp_path / "killed",
+        on_log=lambda step, metrics: told_again.update({step: metrics["loss"]}),
+        resume=True,
+    )
+    for left, right in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert told_again == told_whole
+    assert list(told_again) == [1, 2, 3, 4, 5]
+
+
+def test_a_training_that_is_over_takes_no_further_step(
     student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
 ) -> None:
     model, tokenizer = student
     vocabulary = find_vocabulary(tokenizer, 2, 8)
-    whole, again = copy.deepcopy(model), copy.deepcopy(model)
-    midtrain(whole, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path)
-    # As if it had been killed after the second step of the second phase.
-    (tmp_path / "full" / "checkpoint-3").rename(tmp_path / "later")
-    midtrain(again, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path, resume=True)
-    for left, right in zip(whole.parameters(), again.parameters(), strict=True):
+    again = copy.deepcopy(model)
+    figures = midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path)
+    with pytest.raises(InputError, match="holds checkpoints of a training; go on with it by --resume"):
+        midtrain(again, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path)
+    assert midtrain(again, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path, resume=True) == figures
+    for left, right in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(left, right)
 
 
