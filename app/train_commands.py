@@ -49,6 +49,60 @@ def init(
 
 
 @train.command()
+def midtrain(
+    snapshot: Annotated[str | None, typer.Argument(help="Of kind midtrain.", metavar="SNAPSHOT")] = None,
+    name: NameOption = "midtrain",
+    student: StudentOption = None,
+    warmup_steps: Annotated[int, typer.Option(help="Steps in which only the rows of new tokens train.")] = 100,
+    steps: Annotated[int, typer.Option(help="Steps after these, in which everything does.")] = 1_000,
+    batch_size: Annotated[int, typer.Option(help="Texts a step and process.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="After the warm-up, whose is the paper's 5e-4.")] = 1e-3,
+    max_length: Annotated[int, typer.Option(help="The longest text allowed, in tokens.")] = 1024,
+    packing: Annotated[bool, typer.Option("--packing", help="Several texts in one sequence.")] = False,
+    codebook_rows: Annotated[
+        bool, typer.Option("--codebook-rows", help="New rows begin at the quantizer's vectors, not at the mean.")
+    ] = False,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    log_steps: Annotated[int, typer.Option(help="Steps between figures.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the texts drawn.")] = 0,
+    resume: ResumeOption = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Teach a model to read and write semantic IDs, by the paper's mix of tasks; a model without the tokens gets them.
+
+    Example: gr2 train midtrain beauty-texts --student Qwen/Qwen3-8B --name beauty-mid
+    """
+    hide_bars()
+    from train.midtraining import MidtrainSettings
+    from train.midtraining_run import train_midtrain
+
+    settings = MidtrainSettings(
+        warmup_steps=warmup_steps,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        packing=packing,
+        seed=seed,
+        save_steps=save_steps,
+        log_steps=log_steps,
+    )
+    reference, begin = _begin(snapshot, student, resume=resume)
+    with status_line() as on_progress:
+        done = train_midtrain(
+            open_store(store),
+            reference,
+            begin,
+            name,
+            settings,
+            codebook_rows=codebook_rows,
+            resume=resume,
+            on_progress=on_progress,
+        )
+    print_training(name, done, ("loss", "mean_token_accuracy"))
+
+
+@train.command()
 def sft(
     snapshot: Annotated[str | None, typer.Argument(help="Of kind sft.", metavar="SNAPSHOT")] = None,
     name: NameOption = "sft",

@@ -191,9 +191,11 @@ class TrainingRun:
             self.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         model = trainer.accelerator.unwrap_model(trainer.model)
-        return self._finish(
-            model.merge_and_unload() if isinstance(model, PeftModel) else model, tokenizer, trainer.state
-        )
+        if isinstance(model, PeftModel):
+            model = model.merge_and_unload()
+        history = trainer.state.log_history
+        figures = {row["metric"]: row["value"] for entry in history for row in metric_rows(entry["step"], entry)}
+        return self.finish(model, tokenizer, trainer.state.global_step, figures)
 
     def end(self, status: str) -> None:
         """Close the run's row."""
@@ -201,8 +203,8 @@ class TrainingRun:
             with self.store.writing() as session:
                 session.execute("end_run", run_id=self.run_id, status=status)
 
-    def _finish(self, model: Any, tokenizer: Any, state: Any) -> TrainingSummary:
-        """Save the model beside its run, drop the checkpoints, close the run."""
+    def finish(self, model: Any, tokenizer: Any, steps: int, figures: dict[str, float]) -> TrainingSummary:
+        """Save the model beside its run, drop the checkpoints, close the run. figures: the last of each."""
         if is_main_process():
             with temporary_folder(self.folder) as temporary:
                 model.save_pretrained(temporary)
@@ -212,12 +214,7 @@ class TrainingRun:
                     file.replace(self.folder / file.name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.end("done")
-        figures = {
-            row["metric"]: row["value"] for entry in state.log_history for row in metric_rows(entry["step"], entry)
-        }
-        return TrainingSummary(
-            self.run_id, self.folder, state.global_step, figures, time.perf_counter() - self._started
-        )
+        return TrainingSummary(self.run_id, self.folder, steps, figures, time.perf_counter() - self._started)
 
 
 class StoreCallback(TrainerCallback):

@@ -1,0 +1,62 @@
+import pytest
+import safetensors.torch
+import torch
+
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import publish
+from store import InputError, Store
+from train.initialization import init_from_snapshot
+from train.midtraining import MidtrainSettings
+from train.midtraining_run import train_midtrain
+from train.runs import student_folder
+from train.student import init_student, load_student
+from train.vocabulary import find_vocabulary
+
+FEW = MidtrainSettings(warmup_steps=1, steps=2, batch_size=4, max_length=512, save_steps=1, log_steps=1)
+
+
+@pytest.fixture
+def texts(lessons: Store) -> Store:
+    publish(lessons, "texts", SnapshotSettings("shop", kind="midtrain"))
+    return lessons
+
+
+def test_a_model_without_semantic_ids_gets_them_and_is_trained(texts: Store) -> None:
+    init_student(["A shopper bought soap"], 1, 2, "tiny", student_folder(texts, "foreign"))
+    done = train_midtrain(texts, "texts", "foreign", "taught", FEW, codebook_rows=True)
+    assert done.steps == 3
+    model, tokenizer = load_student(student_folder(texts, "taught"))
+    vocabulary = find_vocabulary(tokenizer, 4, 256)
+    assert model.get_input_embeddings().num_embeddings > vocabulary.new_rows[-1]
+    with texts.reading() as session:
+        rows = session.connection.execute(
+            "select status, list(step order by step) from runs join run_metrics using (run_id) "
+            "where kind = 'train-midtrain' and metric = 'loss' group by status"
+        ).fetchall()
+    assert rows == [("done", [1, 2, 3])]
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(texts: Store) -> None:
+    init_from_snapshot(texts, "texts", "young", "tiny")
+    train_midtrain(texts, "texts", "young", "whole", FEW)
+
+    def stop(told: str) -> None:
+        if told.startswith("step 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_midtrain(texts, "texts", "young", "stopped", FEW, on_progress=stop)
+    train_midtrain(texts, "", "", "stopped", FEW, resume=True)
+    whole, stopped = (
+        safetensors.torch.load_file(student_folder(texts, name) / "model.safetensors") for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+
+
+def test_codebooks_that_are_gone_are_a_clear_error(texts: Store) -> None:
+    init_from_snapshot(texts, "texts", "young", "tiny")
+    for folder in (texts.models / "sids" / "shop").iterdir():
+        folder.rename(folder.with_name("gone"))
+    with pytest.raises(InputError, match="has no codebooks of shop@"):
+        train_midtrain(texts, "texts", "young", "x", FEW, codebook_rows=True)
+    assert not student_folder(texts, "x").exists()

@@ -1,0 +1,86 @@
+"""One mid-training from a snapshot of texts: semantic IDs added to any model, recorded in the store, resumable."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.sids.versions import SidVersion, load_settings, model_folder
+from store import InputError, Store
+from store.snapshots import Snapshot
+from train.midtraining import MidtrainSettings, midtrain
+from train.runs import (
+    OnProgress,
+    TrainingRun,
+    TrainingSummary,
+    find_student,
+    is_main_process,
+    metric_rows,
+    open_snapshot,
+    sid_sizes,
+)
+from train.sid_methods import load_quantizer
+from train.snapshots import load_snapshot
+from train.student import load_student
+from train.vocabulary import add_vocabulary
+
+
+def train_midtrain(
+    store: Store,
+    reference: str,
+    student: str,
+    name: str,
+    settings: MidtrainSettings,
+    *,
+    codebook_rows: bool = False,
+    resume: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> TrainingSummary:
+    """Teach `student` the snapshot's semantic IDs; the new student is called `name`. resume: as in `train_sft`.
+
+    A model whose tokenizer lacks the IDs gets them: this is where a model from elsewhere comes in. codebook_rows: their
+    rows begin at the quantizer's vectors, and not at the mean of all rows.
+
+    Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, an empty
+    split, a text that is too long, codebooks that the store does not have.
+    """
+    if resume:
+        run, known = TrainingRun.resume(store, "midtrain", name)
+        settings = MidtrainSettings(**{field: known[field] for field in asdict(settings)})
+        reference, student, codebook_rows = known["reference"], known["student"], known["codebook_rows"]
+    snapshot = open_snapshot(store, reference)
+    rows = load_snapshot(snapshot.path, kind="midtrain")
+    model, tokenizer = load_student(find_student(store, student))
+    codebooks = _load_codebooks(store, snapshot) if codebook_rows else ()
+    vocabulary = add_vocabulary(model, tokenizer, *sid_sizes(snapshot), codebooks=codebooks, seed=settings.seed)
+    if not resume:
+        given = {"reference": reference, "student": student, "codebook_rows": codebook_rows, "templates": []}
+        run = TrainingRun.start(store, "midtrain", name, snapshot, {**asdict(settings), **given})
+    steps = settings.warmup_steps + settings.steps
+
+    def tell(step: int, metrics: dict[str, float]) -> None:
+        if is_main_process():
+            run.put_metrics(metric_rows(step, metrics))
+        on_progress(f"step {step:,} of {steps:,}: loss {metrics['loss']:.4g}")
+
+    try:
+        figures = midtrain(
+            model, tokenizer, rows, vocabulary, settings, output_dir=run.checkpoints, on_log=tell, resume=resume
+        )
+    except BaseException as error:
+        run.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    return run.finish(model, tokenizer, steps, figures)
+
+
+def _load_codebooks(store: Store, snapshot: Snapshot) -> Sequence[NDArray[np.float32]]:
+    """The fitted levels' vectors of the version of semantic IDs in a snapshot. Raises InputError."""
+    lineage = snapshot.manifest["lineage"]
+    version = SidVersion(lineage["dataset"], lineage["semantic_ids"][0]["sid_version"])
+    folder = model_folder(store, version)
+    if not folder.is_dir():
+        raise InputError(f"the store has no codebooks of {version}; leave --codebook-rows out")
+    with store.reading() as session:
+        method = load_settings(session, version)["method"]
+    return load_quantizer(method, folder).codebooks
