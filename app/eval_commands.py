@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
-from app.progress import hide_bars, status_line
+from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
+from app.progress import status_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -100,13 +100,9 @@ def eval_(
 
 
 def _open_student(store: "Store", reference: str, ways: str, template: str | None, max_tokens: int) -> list["Ranker"]:
-    from store import InputError
+    prepare_training("--student")
+    from train.rerankers import student_rankers
 
-    hide_bars()
-    try:
-        from train.rerankers import student_rankers
-    except ModuleNotFoundError as error:
-        raise InputError("--student needs torch, which is not installed: pip install -e '.[train]'") from error
     return student_rankers(store, reference, ways.split(","), template=template, max_tokens=max_tokens)
 
 

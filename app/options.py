@@ -64,3 +64,21 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
+
+
+def prepare_training(what: str) -> None:
+    """Before the first import of what needs torch: keep its libraries from drawing bars of their own between our lines.
+
+    Raises InputError, naming `what` was asked for, where they are not installed.
+    """
+    import os
+
+    from store import InputError
+
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    try:
+        import trl  # noqa: F401
+        from transformers.utils import logging
+    except ModuleNotFoundError as error:
+        raise InputError(f"{what} needs {error.name}, which is not installed: pip install -e '.[train]'") from error
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

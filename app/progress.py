@@ -1,6 +1,5 @@
 """How long work shows itself: bars and live lines on a terminal, plain lines elsewhere."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,13 +100,3 @@ def status_line() -> Iterator[Callable[[str], None]]:
             console.print(text, highlight=False, markup=False)
 
     yield tell
-
-
-def hide_bars() -> None:
-    """Keep libraries that train and load models from drawing bars of their own between our lines."""
-    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    try:
-        from transformers.utils import logging
-    except ModuleNotFoundError:
-        return
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.options import DEFAULT_STORE, StoreOption, open_store, say
-from app.progress import hide_bars, status_line
+from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, say
+from app.progress import status_line
 
 if TYPE_CHECKING:
     from train.runs import TrainingSummary
@@ -37,7 +37,7 @@ def init(
 
     Example: gr2 train init beauty --name newborn --size tiny
     """
-    hide_bars()
+    prepare_training("gr2 train")
     from train.initialization import init_from_snapshot
 
     done = init_from_snapshot(open_store(store), snapshot, name, size, seed=seed)
@@ -72,7 +72,7 @@ def midtrain(
 
     Example: gr2 train midtrain beauty-texts --student Qwen/Qwen3-8B --name beauty-mid
     """
-    hide_bars()
+    prepare_training("gr2 train")
     from train.midtraining import MidtrainSettings
     from train.midtraining_run import train_midtrain
 
@@ -130,7 +130,7 @@ def sft(
 
     Example: gr2 train sft beauty --student newborn --name beauty-sft --epochs 2
     """
-    hide_bars()
+    prepare_training("gr2 train")
     from train.sft_training import SftSettings, train_sft
 
     settings = SftSettings(
@@ -192,7 +192,7 @@ def dapo(
 
     Example: gr2 train dapo beauty-prompts --student beauty-sft --name beauty-dapo --steps 200
     """
-    hide_bars()
+    prepare_training("gr2 train")
     from train.dapo_training import DapoSettings, train_dapo
 
     settings = DapoSettings(
