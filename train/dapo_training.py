@@ -121,8 +121,7 @@ def train_dapo(
     prompts = choose_prompts(rows, settings)
     _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
     if not resume:
-        given = {"reference": reference, "student": student}
-        facts = {**asdict(settings), **given, "templates": sorted(set(rows["template"]))}
+        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
         run = TrainingRun.start(store, "dapo", name, snapshot, facts)
     if settings.lora_rank:
         model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)

@@ -55,7 +55,7 @@ def train_midtrain(
     codebooks = _load_codebooks(store, snapshot) if codebook_rows else ()
     vocabulary = add_vocabulary(model, tokenizer, *sid_sizes(snapshot), codebooks=codebooks, seed=settings.seed)
     if not resume:
-        given = {"reference": reference, "student": student, "codebook_rows": codebook_rows, "templates": []}
+        given = {"student": student, "codebook_rows": codebook_rows, "templates": []}
         run = TrainingRun.start(store, "midtrain", name, snapshot, {**asdict(settings), **given})
     steps = settings.warmup_steps + settings.steps
 

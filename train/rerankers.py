@@ -23,6 +23,8 @@ from train.runs import RUN_FILE, find_student
 from train.student import load_student
 
 BATCH = 64
+# An answer up to where its order begins, without reasoning.
+DIRECT = render_completion("", [])[: -len("]}")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class GeneratingRanker:
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
         """The orders that it writes."""
-        beginning = "" if self.reasoning else render_completion("", [])[: -len("]}")]
+        beginning = "" if self.reasoning else DIRECT
         return [
             read_ranking(beginning + text, task)
             for task, text in zip(tasks, self.complete(tasks, beginning), strict=True)
@@ -153,11 +155,10 @@ class FirstTokenRanker:
         """Always permutations."""
         student = self.student
         student.model.eval()
-        beginning = render_completion("", [])[: -len("]}")]
         most = max((len(task.candidates) for task in tasks), default=0)
         ids_K = [self._number_token(number) for number in range(1, most + 1)]
         ranked: list[Ranked | None] = [None] * len(tasks)
-        for places, read in student.batches(tasks, beginning):
+        for places, read in student.batches(tasks, DIRECT):
             logits_B_K = student.model(**read, logits_to_keep=1).logits[:, -1, ids_K]
             for place, logits_K in zip(places, logits_B_K, strict=True):
                 candidates = tasks[place].candidates

@@ -117,6 +117,8 @@ class TrainingRun:
             **settings,
             "name": name,
             "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
+            # What --resume opens: this very version, though a newer one may be published meanwhile.
+            "reference": str(snapshot.path),
             "code_commit": code_commit(),
             "libraries": {library: version(library) for library in LIBRARIES},
             "processes": int(os.environ.get("WORLD_SIZE", "1")),

@@ -79,8 +79,7 @@ def train_sft(
     limit = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
     encoded = encode_traces(rows, tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
     if not resume:
-        given = {"reference": reference, "student": student}
-        facts = {**asdict(settings), **given, "templates": sorted(set(rows["template"]))}
+        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
         run = TrainingRun.start(store, "sft", name, snapshot, facts)
     if settings.lora_rank:
         model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
