@@ -45,8 +45,8 @@ def eval_(
     rankers: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: evidence, lambdamart, endpoint, ceiling (simulated data). Default: all that can be "
-            "had. The pre-ranker always takes part."
+            help="Comma-separated: evidence, scorecard, lambdamart, endpoint, ceiling (simulated data). Default: all "
+            "that can be had. The pre-ranker always takes part."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Whose lists: test, valid or train.")] = "test",

@@ -8,9 +8,11 @@ import typer
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 
 if TYPE_CHECKING:
+    from curate.requests import SamplingSettings
     from curate.sampling import Progress
     from curate.teachers.protocol import Teacher
     from curate.verification import VerifySummary
+    from store import Store
 
 
 def register(cli: typer.Typer) -> None:
@@ -21,7 +23,9 @@ def register(cli: typer.Typer) -> None:
 
 def trace(
     name: Name,
-    teacher: Annotated[str, typer.Option(help="evidence (offline) or openai (any compatible endpoint).")] = "evidence",
+    teacher: Annotated[
+        str, typer.Option(help="evidence or scorecard (offline), or openai (any compatible endpoint).")
+    ] = "evidence",
     strategy: Annotated[
         str | None, typer.Option(help="rejection: the teacher does not see the answer; targeted: it does.")
     ] = None,
@@ -71,7 +75,7 @@ def trace(
         pre_ranker=pre_ranker,
     )
     opened = open_store(store)
-    asked = _make_teacher(teacher, model, base_url, prompt_price, completion_price)
+    asked = _make_teacher(opened, settings, teacher, model, base_url, prompt_price, completion_price)
     with _progress() as view:
         done = sample(opened, asked, settings, concurrency=concurrency, on_progress=view.update)
     print_trace(done)
@@ -107,6 +111,8 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def _make_teacher(
+    store: "Store",
+    settings: "SamplingSettings",
     name: str,
     model: str | None,
     base_url: str | None,
@@ -119,6 +125,12 @@ def _make_teacher(
         from curate.teachers.evidence import FULL, EvidenceTeacher
 
         return EvidenceTeacher(model or FULL)
+    if name == "scorecard":
+        from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard
+
+        card = fit_scorecard(store, settings.dataset, settings.sid_version, settings.pre_ranker)
+        say(f"scorecard fitted on {card.lists:,} train lists")
+        return ScorecardTeacher(card)
     if name == "openai":
         from curate.teachers.openai_compatible import OpenAISettings, OpenAITeacher
 
@@ -133,8 +145,8 @@ def _make_teacher(
             )
         )
     raise InputError(
-        f"no teacher is called {name!r}; there are evidence and openai (vLLM: start vllm serve, then --teacher openai "
-        "--base-url http://127.0.0.1:8000/v1)"
+        f"no teacher is called {name!r}; there are evidence, scorecard and openai (vLLM: start vllm serve, then "
+        "--teacher openai --base-url http://127.0.0.1:8000/v1)"
     )
 
 

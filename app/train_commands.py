@@ -114,9 +114,12 @@ def sft(
     max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a step and process.")] = 32,
     accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    optimizer: Annotated[
+        str, typer.Option(help="muon, faster from scratch, or adamw, for grown students and LoRA.")
+    ] = "muon",
     learning_rate: Annotated[
-        float, typer.Option(help="3e-3 is for students from scratch; 1e-5 for grown ones.")
-    ] = 3e-3,
+        float, typer.Option(help="5e-3 is for students from scratch; 1e-5 for grown ones.")
+    ] = 5e-3,
     max_tokens: Annotated[int, typer.Option(help="The longest row allowed.")] = 4096,
     packing: Annotated[bool, typer.Option("--packing", help="Several rows in one sequence of --max-tokens.")] = False,
     lora_rank: Annotated[int, typer.Option(help="0 trains every weight.")] = 0,
@@ -141,6 +144,7 @@ def sft(
         max_steps=max_steps,
         batch_size=batch_size,
         accumulation=accumulation,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         max_tokens=max_tokens,
         packing=packing,

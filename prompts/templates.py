@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,13 @@ import jinja2.meta
 import jinja2.sandbox
 
 from prompts.completion import ANSWERS, SIDS, answer_format
+from prompts.evidence_levels import evidence_levels
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.errors import InputError
 
 STRATEGIES = ("rejection", "targeted")
 TITLE_CHARACTERS = 200
-VARIABLES = {"history", "candidates", "target", "knowledge_priming", "answer_format"}
+VARIABLES = {"history", "candidates", "levels", "target", "knowledge_priming", "answer_format"}
 BLOCKS = ("system", "user")
 _MOST_STEPS = 40
 
@@ -81,7 +82,8 @@ class Template:
     def render(self, task: RerankTask, *, knowledge_priming: bool = True) -> tuple[dict[str, str], ...]:
         """Chat messages (`role`, `content`) that show a task.
 
-        Raises ValueError where a targeted template gets no target, or any other one gets one.
+        Raises ValueError where a targeted template gets no target, or any other one gets one, and where a template
+        that shows levels gets no evidence.
         """
         if (task.target is not None) != (self.strategy == "targeted"):
             raise ValueError(
@@ -95,6 +97,8 @@ class Template:
             {
                 "history": history,
                 "candidates": [_candidate_line(candidate, names, best) for candidate in task.candidates],
+                # A call, because few templates want them.
+                "levels": partial(evidence_levels, task),
                 "target": _line(task.target) if task.target else None,
                 "knowledge_priming": knowledge_priming,
                 "answer_format": answer_format(len(task.candidates), self.answer),

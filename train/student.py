@@ -63,7 +63,7 @@ class StudentSize:
 
 
 SIZES = {
-    "tiny": StudentSize(hidden=128, layers=4, heads=4, head_dim=32, intermediate=384, text_tokens=1_500),
+    "tiny": StudentSize(hidden=128, layers=4, heads=4, head_dim=32, intermediate=256, text_tokens=1_500),
     "small": StudentSize(hidden=256, layers=6, heads=8, head_dim=32, intermediate=768, text_tokens=4_000),
     "base": StudentSize(hidden=512, layers=8, heads=8, head_dim=64, intermediate=1536, text_tokens=8_000),
 }

@@ -11,9 +11,10 @@ from curate.rankers.offline import EvidenceRanker
 from curate.rankers.protocol import Ranker
 from curate.requests import choose_sources
 from curate.simulation import SOURCE as SIMULATED
+from curate.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store
 
-NAMES = ("pre-ranker", "evidence", "lambdamart", "endpoint", "ceiling")
+NAMES = ("pre-ranker", "evidence", "scorecard", "lambdamart", "endpoint", "ceiling")
 
 
 class Selection(NamedTuple):
@@ -34,8 +35,10 @@ def select_rankers(
 ) -> Selection:
     """The rankers of these names for an evaluation with these settings; LambdaMART is trained first.
 
-    None means the endpoint, where there is one, and what can be had of evidence, lambdamart and, on simulated data, the
-    ceiling. Raises InputError on a name that is not in NAMES, and where what is named cannot be had.
+    None means the endpoint, where there is one, and what can be had of evidence, scorecard, lambdamart and, on
+    simulated data, the ceiling.
+
+    Raises InputError on a name that is not in NAMES, and where what is named cannot be had.
     """
     for name in names or ():
         if name not in NAMES:
@@ -49,6 +52,10 @@ def select_rankers(
     def make(name: str) -> Ranker:
         if name == "evidence":
             return EvidenceRanker()
+        if name == "scorecard":
+            if settings.split == "train":
+                raise InputError("a scorecard is fitted to train lists, so only --split valid or test can judge it")
+            return ScorecardRanker(fit_scorecard(store, dataset, sid_version, pre_ranker))
         if name == "lambdamart":
             if settings.split != "test":
                 raise InputError("lambdamart learns from train and valid lists, so only --split test can judge it")
@@ -62,7 +69,7 @@ def select_rankers(
     if names is not None:
         return Selection([make(name) for name in names if name != "pre-ranker"], [])
     selection = Selection([], [])
-    for name in ("evidence", "lambdamart", *(["ceiling"] if simulated else [])):
+    for name in ("evidence", "scorecard", "lambdamart", *(["ceiling"] if simulated else [])):
         try:
             selection.rankers.append(make(name))
         except InputError as error:

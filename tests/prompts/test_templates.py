@@ -18,9 +18,12 @@ HASHES = {
     "rerank.v1": "5a3826629785be8a",
     "rerank_compact.v1": "9af65471380305b1",
     "rerank_evidence.v1": "167ad9a26ab6fbe8",
+    "rerank_levels.v1": "da6ad73ebac54362",
     "rerank_numbers.v1": "5bd0698fd909822f",
     "rerank_targeted.v1": "2e0807a9c5ff835b",
 }
+# Show candidates by number alone.
+ANONYMOUS = ("rerank_levels.v1",)
 HEAD = "---\nstrategy: rejection\nevidence: hidden\n---\n"
 BLOCKS = "{% block system %}s{% endblock %}{% block user %}{{ history|length }}{% endblock %}"
 
@@ -42,10 +45,11 @@ def test_the_wording_of_each_version_stands_for_ever() -> None:
 
 
 @pytest.mark.parametrize("name", HASHES)
-def test_every_prompt_shows_all_items_by_semantic_id_and_says_how_to_answer(name: str, task: RerankTask) -> None:
+def test_every_prompt_shows_all_items_and_says_how_to_answer(name: str, task: RerankTask) -> None:
     text = render(name, task)
-    for item in (*task.history, *(candidate.item for candidate in task.candidates)):
-        assert item.sid in text
+    for number, item in enumerate([candidate.item for candidate in task.candidates], 1):
+        assert f" {number}\n" in f"{text}\n" if name in ANONYMOUS else item.sid in text
+    assert name in ANONYMOUS or all(item.sid in text for item in task.history)
     assert '"explanation"' in text
     assert '"recommendations"' in text
     assert "all 4 candidates" in text
@@ -67,6 +71,17 @@ def test_evidence_stands_in_the_prompt_in_the_words_that_the_verifier_reads(task
     assert "same brand as 2 of the history" in text
     assert "popularity 4 of 5" in text
     assert "was bought after <history's semantic ID> 12 times\"" in text
+
+
+def test_levels_stand_in_the_prompt_with_the_letter_of_their_kind_and_nothing_else(task: RerankTask) -> None:
+    prompt = load_template("rerank_levels.v1").render(task)[1]["content"]
+    assert prompt.splitlines() == [f"s0 w0 l8 p0 a8 f1 b5 c2 i3 m2 {number}" for number in range(1, 5)]
+
+
+def test_a_template_that_shows_levels_needs_evidence(task: RerankTask) -> None:
+    bare = replace(task, candidates=tuple(replace(each, evidence=None) for each in task.candidates))
+    with pytest.raises(ValueError, match="levels need all"):
+        load_template("rerank_levels.v1").render(bare)
 
 
 def test_the_papers_prompt_shows_no_evidence(task: RerankTask) -> None:

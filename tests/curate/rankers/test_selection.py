@@ -7,6 +7,7 @@ from curate.evaluation import EvalSettings, evaluate
 from curate.rankers.offline import PreRanker
 from curate.rankers.selection import select_rankers
 from curate.simulation import put_ceiling
+from curate.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store
 
 
@@ -35,7 +36,11 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     selection = select_rankers(shop, "shop", None, EvalSettings(), PreRanker("some model"))
-    assert [ranker.name for ranker in selection.rankers] == ["evidence.v1", "some model"]
+    assert [ranker.name for ranker in selection.rankers] == [
+        "evidence.v1",
+        ScorecardRanker(fit_scorecard(shop, "shop")).name,
+        "some model",
+    ]
     lambdamart, ceiling = selection.left_out
     assert "lambdamart is left out: lambdamart needs lightgbm" in lambdamart
     assert "ceiling is left out: the best order of test lists of 'shop' is not known" in ceiling
@@ -44,9 +49,10 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
 @pytest.mark.parametrize(
     ("names", "split", "message"),
     [
-        (["best"], "test", "no ranker is called 'best'; there are: pre-ranker, evidence, lambdamart"),
+        (["best"], "test", "no ranker is called 'best'; there are: pre-ranker, evidence, scorecard, lambdamart"),
         (["endpoint"], "test", "needs --model"),
         (["ceiling"], "test", "the best order of test lists of 'shop' is not known"),
+        (["scorecard"], "train", "only --split valid or test can judge it"),
         (["lambdamart"], "valid", "only --split test can judge it"),
     ],
 )
