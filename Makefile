@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CONSTRAINTS := .ci/constraints.txt
 # Set-up marks: redone when a dependency or a pin changes.
-APP_READY := $(VENV)/.ready-app
+DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ DEV_READY := $(VENV)/.ready-dev
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(APP_READY)  ## Simulate shoppers, write traces, judge them, publish a snapshot.
+demo: $(DEMO_READY)  ## From simulated shoppers to traces, snapshots, a trained student and its evaluation.
 	$(BIN)/gr2 demo
 
 test: check  ## Set up and run every check.
@@ -39,12 +39,12 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gr2 needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 
-$(APP_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	@echo "setting up $(VENV) (about a minute, once)"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,eval]'
+$(DEMO_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "setting up $(VENV) with torch (a few minutes, once)"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,eval]'
 	@touch $@
 
 $(DEV_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) with torch and the test tools (a few minutes, once)"
 	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,eval,dev]'
-	@touch $@ $(APP_READY)
+	@touch $@ $(DEMO_READY)

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
+from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
+from app.progress import status_line
 
 if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
     from curate.evaluation import RankerMetrics
     from curate.ingest import IngestSummary
+    from store import Store
 
 
 SHOWN_METRICS = ("recall_at_1", "recall_at_3", "recall_at_5", "recall_at_10", "ndcg_at_5", "mrr")
@@ -80,8 +82,16 @@ def candidates(
         Path | None,
         typer.Option("--from", help="Parquet with user_id, item_id, score and, unless one split is meant, position."),
     ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="A mid-trained student ranks all items, by beam search within the valid semantic IDs; valid and test "
+            "lists alone, since it has read the train ones."
+        ),
+    ] = None,
+    beams: Annotated[int, typer.Option(help="Of --student: items proposed to each user.")] = 50,
     pre_ranker: Annotated[
-        str | None, typer.Option(help="With --from: what to call it; default the file's name.")
+        str | None, typer.Option(help="Of --from and --student: what to call it; default the file's or student's name.")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -91,10 +101,33 @@ def candidates(
     """
     from curate.candidates import import_candidates, make_candidates
     from curate.simulation import put_ceiling
+    from store import InputError
+    from store.temporary import temporary_folder
 
     opened = open_store(store)
-    made = make_candidates(opened, name) if scores is None else import_candidates(opened, name, scores, pre_ranker)
+    if student is not None:
+        if scores is not None:
+            raise InputError("--from and --student both say who ranks; give one of them")
+        with temporary_folder(opened.folder) as temporary:
+            scores = _rank_all_items(opened, name, student, beams, temporary / "scores.parquet")
+            made = import_candidates(opened, name, scores, pre_ranker or Path(student).name)
+    elif scores is not None:
+        made = import_candidates(opened, name, scores, pre_ranker)
+    else:
+        made = make_candidates(opened, name)
     print_candidates(made, put_ceiling(opened, name, made.pre_ranker))
+
+
+def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path: Path) -> Path:
+    prepare_training("--student")
+    from train.full_ranking import FullRankingSettings, write_scores
+    from train.runs import find_student
+    from train.student import load_student
+
+    model, tokenizer = load_student(find_student(store, student))
+    with status_line() as on_progress:
+        settings = FullRankingSettings(beams=beams)
+        return write_scores(store, dataset, model, tokenizer, settings, path=path, on_progress=on_progress)
 
 
 def print_ingest(summary: "IngestSummary") -> None:

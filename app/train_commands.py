@@ -9,6 +9,7 @@ from app.progress import status_line
 
 if TYPE_CHECKING:
     from train.runs import TrainingSummary
+    from train.student import StudentSummary
 
 train = typer.Typer(help="Make students and train them on snapshots.", no_args_is_help=True)
 
@@ -41,11 +42,7 @@ def init(
     from train.initialization import init_from_snapshot
 
     done = init_from_snapshot(open_store(store), snapshot, name, size, seed=seed)
-    say(
-        f"student {name}: {done.parameters:,} parameters, {done.text_tokens:,} tokens of text and "
-        f"{done.sid_tokens:,} of semantic IDs, knows nothing yet; in {done.seconds:.1f} s"
-    )
-    say(f"  {done.folder}")
+    print_student(name, done)
 
 
 @train.command()
@@ -235,6 +232,15 @@ def _begin(snapshot: str | None, student: str | None, *, resume: bool) -> tuple[
     if not resume and not (snapshot and student):
         raise InputError("a training needs a SNAPSHOT and a --student (gr2 train init makes one)")
     return snapshot or "", student or ""
+
+
+def print_student(name: str, done: "StudentSummary") -> None:
+    """How large a new student is, and where."""
+    say(
+        f"student {name}: {done.parameters:,} parameters, {done.text_tokens:,} tokens of text and "
+        f"{done.sid_tokens:,} of semantic IDs, knows nothing yet; in {done.seconds:.1f} s"
+    )
+    say(f"  {done.folder}")
 
 
 def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -> None:

@@ -34,6 +34,15 @@ def measure(*words: str) -> Measured:
     return Measured(time.perf_counter() - started, usage.ru_maxrss / 1024, output)
 
 
+def quiet() -> None:
+    """Keep the libraries of training from drawing bars between the lines of a benchmark."""
+    import datasets  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
 class Bars:
     """Prints each bar with what was measured, and remembers whether all were met."""
 

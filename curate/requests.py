@@ -155,18 +155,23 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
 def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_ranker: str | None) -> tuple[str, str]:
     """The semantic IDs that tasks show, by default the newest, and whose candidate lists. Raises InputError."""
     return (
-        choose(
-            "semantic-ID version fit for training",
-            sid_version,
-            [name for (name,) in session.rows("sid_version_names", dataset=dataset)],
-            f"run gr2 sids {dataset} first",
-        ),
+        choose_sids(session, dataset, sid_version),
         choose(
             "pre-ranker",
             pre_ranker,
             [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)],
             f"run gr2 candidates {dataset} first",
         ),
+    )
+
+
+def choose_sids(session: Session, dataset: str, wanted: str | None) -> str:
+    """A version of semantic IDs that is fit for training, by default the newest. Raises InputError."""
+    return choose(
+        "semantic-ID version fit for training",
+        wanted,
+        [name for (name,) in session.rows("sid_version_names", dataset=dataset)],
+        f"run gr2 sids {dataset} first",
     )
 
 

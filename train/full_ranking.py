@@ -26,7 +26,7 @@ from torch import Tensor
 
 from curate.data_sets import find_data_set
 from curate.metrics import Metric, score_ranks
-from curate.requests import choose
+from curate.requests import choose_sids
 from curate.snapshot_kinds.midtrain import sequence_text
 from prompts.semantic_ids import BEGIN, render_sid
 from prompts.tasks import ShownItem
@@ -137,12 +137,7 @@ def propose_items(
     """
     with store.reading() as session:
         find_data_set(session, dataset)
-        version = choose(
-            "semantic-ID version fit for training",
-            settings.sid_version,
-            [name for (name,) in session.rows("sid_version_names", dataset=dataset)],
-            f"run gr2 sids {dataset} first",
-        )
+        version = choose_sids(session, dataset, settings.sid_version)
         [(sid_settings, *_)] = session.rows("sid_version", dataset=dataset, sid_version=version)
         codes = session.frame("codes_of", dataset=dataset, sid_version=version)
         limit = NO_LIMIT if settings.limit is None else settings.limit

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from curate.requests import choose
+from curate.requests import choose_sids
 from curate.snapshot_kinds.contents import Contents, Kind, Schema, SnapshotSettings, SplitRow
 from prompts.tasks import ShownItem
 from prompts.templates import clean_text
@@ -26,12 +26,7 @@ MOST_CHARACTERS = 4_000
 
 def select(session: Session, settings: SnapshotSettings) -> Contents:
     """Sequences, personas and captions of a data set, and the text files of a folder."""
-    sid_version = choose(
-        "semantic-ID version fit for training",
-        settings.sid_version,
-        [name for (name,) in session.rows("sid_version_names", dataset=settings.dataset)],
-        f"run gr2 sids {settings.dataset} first",
-    )
+    sid_version = choose_sids(session, settings.dataset, settings.sid_version)
     items = {
         item_id: ShownItem(item_id, sid, title, tuple(categories), brand)
         for item_id, sid, title, categories, brand in session.rows(

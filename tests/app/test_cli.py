@@ -178,10 +178,15 @@ def test_a_flipped_byte_is_found_with_exit_code_1(folder: Path, tmp_path: Path) 
 
 def test_the_demo_runs_twice_and_ends_with_what_to_do_next(tmp_path: Path) -> None:
     words = ["demo", "--users", 150, "--items", 80, "--store", tmp_path / "store"]
-    out = ok(*words)
+    out = ok(*words, "--no-train")
     for text in ("bayes_optimal", "snapshot demo@", "funnel", "gr2 app", "load_dataset"):
         assert text in out
+    assert "demo-dapo" not in out
     again = ok(*words)
     assert "all of it was there already" in again
     assert "nothing to ask" in again
+    for text in ("student demo-sft:", "student demo-dapo: 6 steps", "lambdamart", "gain over each other", "--slices"):
+        assert text in again
+    third = ok(*words)
+    assert third.count("trained already") == 2
     assert out.split("snapshot demo@")[1].split(":")[0] == again.split("snapshot demo@")[1].split(":")[0]

@@ -18,6 +18,7 @@ HASHES = {
     "rerank.v1": "5a3826629785be8a",
     "rerank_compact.v1": "9af65471380305b1",
     "rerank_evidence.v1": "167ad9a26ab6fbe8",
+    "rerank_ids.v1": "aea04b5979fa306b",
     "rerank_levels.v1": "da6ad73ebac54362",
     "rerank_numbers.v1": "5bd0698fd909822f",
     "rerank_targeted.v1": "2e0807a9c5ff835b",

@@ -1,0 +1,219 @@
+"""The paper's table of training stages, with students from scratch: SFT, RL, both, no reasoning, no evidence.
+
+    python bench/students.py [--data beauty] [--seeds 3] [--processes 3] [--keep FOLDER] [--markdown FILE]
+
+One store: cross-fitted train lists, traces by the scorecard with evidence and by the pre-ranker's order without. Then,
+for each seed, every arm from a new student of its own. A seed is a process with one thread and a copy of the store.
+Figures are over the test lists that hold their target, the mean of the seeds list by list; intervals: 95%, paired
+bootstrap over lists. --keep FOLDER goes on with what an interrupted run left there. Needs the real data (GR2_DATA).
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import DATA, Bars, quiet
+
+from curate.candidates import make_candidates
+from curate.ingest import ingest
+from curate.metrics import ndcg_at_k, recall_at_k
+from curate.rankers.lambdamart import train_lambdamart
+from curate.rankers.lists import load_target_lists
+from curate.rankers.offline import EvidenceRanker, PreRanker
+from curate.rankers.protocol import Ranker, checked
+from curate.requests import SamplingSettings, choose_sources
+from curate.sampling import sample
+from curate.sids.assignment import assign_semantic_ids
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import publish
+from curate.teachers.evidence import BRIEF, EvidenceTeacher
+from curate.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
+from store import Store
+from train.dapo_training import DapoSettings, train_dapo
+from train.initialization import init_from_snapshot
+from train.rerankers import student_rankers
+from train.runs import student_folder
+from train.sft_training import SftSettings, train_sft
+
+LEVELS, IDS = "rerank_levels.v1", "rerank_ids.v1"
+RL = DapoSettings(steps=20, refill_rounds=1, max_tokens=80, save_steps=10)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """begin: another arm's student, or a new one where it is None. Of settings one is given: SFT's or RL's."""
+
+    template: str
+    way: str
+    begin: str | None = None
+    sft: SftSettings | None = None
+    rl: DapoSettings | None = None
+
+
+ARMS = {
+    "SFT": Arm(LEVELS, "reasoning", sft=SftSettings(epochs=1.5, reasoning_weight=0.5)),
+    "SFT + RL": Arm(LEVELS, "reasoning", begin="SFT", rl=RL),
+    "RL alone": Arm(LEVELS, "reasoning", rl=RL),
+    "SFT, no reasoning": Arm(LEVELS, "direct", sft=SftSettings(epochs=1.5, reasoning=False)),
+    "SFT, no evidence": Arm(IDS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
+}
+OTHERS = ("pre-ranker", "evidence", "scorecard", "lambdamart")
+
+
+def build(folder: Path, name: str) -> None:
+    """The store that every seed begins with, and the ranks of rankers that are no students."""
+    store = Store.open(folder / "store", create=True)
+    ingest(store, name, DATA / name / "items.jsonl", DATA / name / "interactions.csv.gz")
+    assign_semantic_ids(store, name)
+    make_candidates(store, name)
+    card = fit_scorecard(store, name)
+    for template, teacher, temperature in (
+        (LEVELS, ScorecardTeacher(card), 0.4),
+        (IDS, EvidenceTeacher(BRIEF), 1.0),
+    ):
+        sample(store, teacher, SamplingSettings(name, template=template, temperature=temperature, max_attempts=8))
+        for kind in ("sft", "dapo"):
+            settings = SnapshotSettings(name, template=template, kind=kind, splits=("train",))
+            publish(store, f"{template.split('.')[0]}-{kind}", settings)
+    with store.reading() as session:
+        sources = choose_sources(session, name, None, None)
+    rankers: list[Ranker] = [
+        PreRanker(""), EvidenceRanker(), ScorecardRanker(card), train_lambdamart(store, name, *sources)
+    ]  # fmt: skip
+    for label, ranker in zip(OTHERS, rankers, strict=True):
+        np.savez(folder / f"{label}.npz", **judge(store, name, ranker))
+
+
+def judge(store: Store, name: str, ranker: Ranker) -> dict[str, np.ndarray]:
+    """Rank of the target, whether the answer was valid, and whether it is the input order, for each test list."""
+    with store.reading() as session:
+        sources = choose_sources(session, name, None, None)
+    lists = load_target_lists(store, name, *sources, "test").listed
+    tasks = [listed.task for listed in lists]
+    found: dict[str, list[float]] = {"rank": [], "valid": [], "copied": []}
+    for listed, ranked in zip(lists, ranker.rank(tasks), strict=True):
+        order = checked(listed.task, ranked)
+        found["rank"].append(list(order.item_ids).index(listed.target_item_id) + 1)
+        found["valid"].append(order.valid)
+        found["copied"].append(list(order.item_ids) == [each.item.item_id for each in listed.task.candidates])
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def run_seed(folder: Path, name: str, seed: int) -> None:
+    """All arms of one seed; an arm whose ranks are there is done."""
+    torch.set_num_threads(1)
+    quiet()
+    copy = folder / f"seed-{seed}"
+    if not copy.exists():
+        shutil.copytree(folder / "store", copy)
+    store = Store.open(copy)
+    for label, arm in ARMS.items():
+        results = folder / f"{label}-{seed}.npz"
+        if results.exists():
+            continue
+        snapshot, new = arm.template.split(".")[0], f"new-{arm.template}"
+        if not student_folder(store, new).exists():
+            init_from_snapshot(store, f"{snapshot}-sft", new, "tiny", seed=seed)
+        begin = new if arm.begin is None else arm.begin
+        started = time.perf_counter()
+        if arm.sft is not None:
+            settings = SftSettings(**{**vars_of(arm.sft), "seed": seed})
+            train = partial(train_sft, store, f"{snapshot}-sft", begin, label, settings)
+        else:
+            assert arm.rl is not None
+            train = partial(
+                train_dapo, store, f"{snapshot}-dapo", begin, label, DapoSettings(**{**vars_of(arm.rl), "seed": seed})
+            )
+        left = student_folder(store, label)
+        train(resume=left.exists() and not (left / "config.json").exists())
+        seconds = time.perf_counter() - started
+        (ranker,) = student_rankers(store, label, [arm.way], template=arm.template)
+        np.savez(results, seconds=np.array(seconds), **judge(store, name, ranker))
+        print(f"seed {seed}, {label}: {seconds:,.0f} s", flush=True)
+
+
+def vars_of(settings: SftSettings | DapoSettings) -> dict:
+    """Fields by name."""
+    return {field: getattr(settings, field) for field in settings.__dataclass_fields__}
+
+
+def gain(ranks_A_B: np.ndarray, ranks_B: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """N@5 of the mean of several ranks of each list over that of one, and its 95% interval."""
+    gains_B = ndcg_at_k(ranks_A_B, 5).mean(axis=0) - ndcg_at_k(ranks_B, 5)
+    draws = np.random.default_rng(seed).integers(len(gains_B), size=(2_000, len(gains_B)))
+    low, high = np.quantile(gains_B[draws].mean(axis=1), (0.025, 0.975))
+    return float(gains_B.mean()), float(low), float(high)
+
+
+def report(folder: Path, seeds: int) -> tuple[str, Bars]:
+    """The table, and the bars."""
+    pre = np.load(folder / "pre-ranker.npz")["rank"]
+    lines = [
+        "| ranker | valid | copied | R@1 | R@5 | N@5 | seeds' N@5 | gain over the pre-ranker, 95% | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    bars = Bars()
+    for label in (*OTHERS, *ARMS):
+        files = (
+            [folder / f"{label}.npz"] if label in OTHERS else [folder / f"{label}-{seed}.npz" for seed in range(seeds)]
+        )
+        found = [np.load(file) for file in files]
+        ranks = np.stack([each["rank"] for each in found])
+        value, low, high = gain(ranks, pre)
+        minutes = np.mean([each["seconds"] for each in found]) / 60 if "seconds" in found[0] else None
+        figures = [
+            np.mean([each["valid"].mean() for each in found]),
+            np.mean([each["copied"].mean() for each in found]),
+            recall_at_k(ranks, 1).mean(),
+            recall_at_k(ranks, 5).mean(),
+            ndcg_at_k(ranks, 5).mean(),
+        ]
+        spread = " ".join(f"{ndcg_at_k(row, 5).mean():.4f}" for row in ranks) if len(ranks) > 1 else ""
+        told = f"{value:+.4f} ({low:+.4f} to {high:+.4f})" if label != "pre-ranker" else ""
+        cells = [label, *(f"{figure:.4f}" for figure in figures), spread, told, f"{minutes:.1f}" if minutes else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+        if label == "SFT + RL":
+            bars.at_least("SFT + RL: gain in N@5 over the pre-ranker", value, 0.05)
+            bars.at_least("SFT + RL: lower end of its interval", low, 0.0)
+            spent = [np.load(folder / f"SFT-{seed}.npz")["seconds"] + found[seed]["seconds"] for seed in range(seeds)]
+            bars.at_most("SFT + RL: minutes of training, the slowest seed", float(max(spent)) / 60, 60)
+    return "\n".join(lines), bars
+
+
+def main() -> None:
+    """Build, train, judge, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="beauty")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    asked = parser.parse_args()
+    quiet()
+    if not (DATA / asked.data).is_dir():
+        sys.exit(f"no real data in {DATA / asked.data}; set GR2_DATA to the folder that holds it")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.keep or Path(temporary)
+        if not (folder / f"{OTHERS[-1]}.npz").exists():
+            shutil.rmtree(folder / "store", ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            build(folder, asked.data)
+        with ProcessPoolExecutor(asked.processes) as pool:
+            list(pool.map(partial(run_seed, folder, asked.data), range(asked.seeds)))
+        table, bars = report(folder, asked.seeds)
+    print(table)
+    if asked.markdown:
+        asked.markdown.write_text(table + "\n")
+    sys.exit(not bars.met)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Steps of our SFT and DAPO beside bare TRL's, on the same model and data, in one run.
+
+    python bench/train_speed.py [--rounds 5]
+
+The tiny student and simulated shoppers; no data and no network. SFT: TRL's SFTTrainer on the same token ids and labels,
+without weights. DAPO: TRL's GRPOTrainer with the same reward functions and settings; ours with dynamic sampling off,
+which trains on the same completions, so that only what we add is timed. Trainers take turns, a few steps each, round by
+round; the bar is on the ratio of the medians. Compiles nothing, so that a step is a step from the third on.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from measure import Bars, quiet
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from curate.candidates import make_candidates
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.sids.assignment import assign_semantic_ids
+from curate.simulation import simulate
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import publish
+from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard
+from store import Store
+from train import load_snapshot
+from train.dapo_training import COLUMNS, DapoSettings
+from train.dynamic_sampling import DynamicSamplingTrainer
+from train.initialization import init_from_snapshot
+from train.runs import device_arguments, student_folder
+from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
+from train.student import load_student
+
+TEMPLATE = "rerank_levels.v1"
+STEPS = 6
+SKIPPED = 2
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._begun = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start."""
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop."""
+        self.seconds.append(time.perf_counter() - self._begun)
+
+
+def time_steps(make: Callable[[TrainerCallback], Any]) -> list[float]:
+    """Seconds of a new trainer's steps, the first ones left out."""
+    watch = Stopwatch()
+    make(watch).train()
+    return watch.seconds[SKIPPED:]
+
+
+def main() -> None:
+    """Prepare once, time in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    quiet()
+    bars = Bars()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        store = Store.open(folder / "store", create=True)
+        rows, prompts = prepare(store)
+        student = student_folder(store, "new")
+        for what, pair in (("SFT", sft_pair(student, rows, folder)), ("DAPO", dapo_pair(student, prompts, folder))):
+            seconds: dict[str, list[float]] = {name: [] for name in pair}
+            for _ in range(rounds):
+                for name, make in pair.items():
+                    seconds[name] += time_steps(make)
+            ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "TRL"))
+            print(f"{what}: a step of ours {ours:.3f} s, of TRL {theirs:.3f} s; {len(seconds['ours'])} steps each")
+            bars.at_most(f"{what}: our step over TRL's", ours / theirs, 1.05)
+    raise SystemExit(not bars.met)
+
+
+def prepare(store: Store) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Traces and prompts of simulated shoppers, and a new student."""
+    simulate(store, "shop", users=300)
+    assign_semantic_ids(store, "shop")
+    make_candidates(store, "shop")
+    teacher = ScorecardTeacher(fit_scorecard(store, "shop"))
+    sample(store, teacher, SamplingSettings("shop", template=TEMPLATE, temperature=0.4))
+    found = []
+    for kind in ("sft", "dapo"):
+        snapshot = publish(
+            store, f"shop-{kind}", SnapshotSettings("shop", template=TEMPLATE, kind=kind, splits=("train",))
+        )
+        found.append(load_snapshot(snapshot.path, kind=kind)["train"])
+    init_from_snapshot(store, "shop-sft", "new", "tiny")
+    return found[0], found[1]
+
+
+def sft_pair(student: Path, rows: datasets.Dataset, folder: Path) -> dict[str, Callable[[TrainerCallback], Any]]:
+    """Our trainer and TRL's, of the same rows."""
+    _, tokenizer = load_student(student)
+    encoded = encode_traces(rows, tokenizer, SftLoss(), max_tokens=1_000)
+
+    def arguments(**others: Any) -> SFTConfig:
+        return SFTConfig(
+            output_dir=str(folder / "sft"),
+            max_steps=STEPS,
+            per_device_train_batch_size=32,
+            max_length=None,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            **others,
+            **device_arguments(),
+        )
+
+    def ours(watch: TrainerCallback) -> Any:
+        model, _ = load_student(student)
+        return WeightedSFTTrainer(model, arguments(), encoded, processing_class=tokenizer, callbacks=[watch])
+
+    def bare(watch: TrainerCallback) -> Any:
+        model, _ = load_student(student)
+        return SFTTrainer(
+            model,
+            arguments(dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=encoded.remove_columns("weights"),
+            processing_class=tokenizer,
+            callbacks=[watch],
+        )
+
+    return {"ours": ours, "TRL": bare}
+
+
+def dapo_pair(student: Path, prompts: datasets.Dataset, folder: Path) -> dict[str, Callable[[TrainerCallback], Any]]:
+    """Our trainer with dynamic sampling off, and TRL's, of the same prompts and rewards."""
+    settings = DapoSettings(max_tokens=60)
+
+    def make(watch: TrainerCallback, trainer: type[GRPOTrainer], **others: Any) -> Any:
+        model, tokenizer = load_student(student)
+        arguments = GRPOConfig(
+            output_dir=str(folder / "dapo"),
+            max_steps=STEPS,
+            per_device_train_batch_size=64,
+            num_generations=8,
+            max_completion_length=settings.max_tokens,
+            loss_type="dapo",
+            beta=0.0,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            **device_arguments(),
+        )
+        return trainer(
+            model,
+            settings.rewards(),
+            args=arguments,
+            train_dataset=prompts.select_columns(COLUMNS),
+            processing_class=tokenizer,
+            callbacks=[watch],
+            **others,
+        )
+
+    return {
+        "ours": lambda watch: make(watch, DynamicSamplingTrainer, refill_rounds=0),
+        "TRL": lambda watch: make(watch, GRPOTrainer),
+    }
+
+
+if __name__ == "__main__":
+    main()
