@@ -122,12 +122,14 @@ def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path
     prepare_training("--student")
     from train.full_ranking import FullRankingSettings, write_scores
     from train.runs import find_student
-    from train.student import load_student
+    from train.student import best_device, load_student
 
     model, tokenizer = load_student(find_student(store, student))
     with status_line() as on_progress:
         settings = FullRankingSettings(beams=beams)
-        return write_scores(store, dataset, model, tokenizer, settings, path=path, on_progress=on_progress)
+        return write_scores(
+            store, dataset, model.to(best_device()), tokenizer, settings, path=path, on_progress=on_progress
+        )
 
 
 def print_ingest(summary: "IngestSummary") -> None:

@@ -113,7 +113,7 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
 
 def _train_student(store: "Store", seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
-    from curate.evaluation import EvalSettings, evaluate
+    from curate.evaluation import EvalSettings, evaluate, load_evaluations
     from curate.rankers.selection import select_rankers
     from curate.requests import SamplingSettings
     from curate.sampling import sample
@@ -154,9 +154,13 @@ def _train_student(store: "Store", seed: int) -> None:
             done = train(resume=folder.exists(), on_progress=on_progress)
         print_training(name, done, shown)
     say("\n9. the student beside other rankers, on lists that nothing was trained on")
-    evaluation = EvalSettings(shuffles=0, seed=seed)
+    judged = load_evaluations(store, DATASET).metrics.filter(ranker=DAPO)["run_id"].to_list()
+    if judged:
+        print_evaluation(load_evaluations(store, DATASET, judged[0]), [], slices=False)
+        return
+    judging = EvalSettings(shuffles=0, seed=seed)
     with status_line() as on_progress:
-        selection = select_rankers(store, DATASET, RANKERS, evaluation, on_progress=on_progress)
+        selection = select_rankers(store, DATASET, RANKERS, judging, on_progress=on_progress)
         students = [ranker for name in (SFT, DAPO) for ranker in student_rankers(store, name, ["reasoning"])]
-        evaluated = evaluate(store, DATASET, [*selection.rankers, *students], evaluation, on_progress=on_progress)
+        evaluated = evaluate(store, DATASET, [*selection.rankers, *students], judging, on_progress=on_progress)
     print_evaluation(evaluated, selection.left_out, slices=False)

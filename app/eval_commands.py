@@ -65,10 +65,10 @@ def eval_(
         str, typer.Option(help="Of students: reasoning, direct (without reasoning), first-token; comma-separated.")
     ] = "reasoning",
     max_tokens: Annotated[int, typer.Option(help="Of students: the longest completion.")] = 256,
-    template: Annotated[
-        str | None,
-        typer.Option(help="Of endpoint, default rerank_evidence.v1; of students, default what they were trained on."),
+    student_template: Annotated[
+        str | None, typer.Option(help="Of students: another prompt than the one that they were trained on.")
     ] = None,
+    template: Annotated[str, typer.Option(help="Of endpoint: the prompt.")] = "rerank_evidence.v1",
     concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under way at once.")] = 64,
     slices: Annotated[
         bool, typer.Option("--slices", help="Also by history length, popularity, pre-rank and input position.")
@@ -88,11 +88,13 @@ def eval_(
         split=split, pre_ranker=pre_ranker, sid_version=sid_version, limit=limit, shuffles=shuffles, seed=seed
     )
     opened = open_store(store)
-    endpoint = _open_endpoint(model, base_url, template or "rerank_evidence.v1", concurrency) if model else None
+    endpoint = _open_endpoint(model, base_url, template, concurrency) if model else None
     names = rankers.split(",") if rankers is not None else None
     with status_line() as on_progress:
         students = [
-            ranker for each in student or () for ranker in _open_student(opened, each, ways, template, max_tokens)
+            ranker
+            for each in student or ()
+            for ranker in _open_student(opened, each, ways, student_template, max_tokens)
         ]
         selection = select_rankers(opened, name, names, settings, endpoint, on_progress=on_progress)
         done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)

@@ -164,8 +164,10 @@ def dapo(
     reward: Annotated[str, typer.Option(help="paper (conditional), plain, gated, auc or ndcg.")] = "paper",
     alpha: Annotated[float, typer.Option(help="Weight of the form of the answer.")] = 0.2,
     group: Annotated[int, typer.Option(help="Completions of each prompt.")] = 8,
-    prompts: Annotated[int, typer.Option(help="Prompts of a step and process.")] = 16,
+    prompts: Annotated[int, typer.Option(help="Prompts of a generated batch and process.")] = 16,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
+    updates: Annotated[int, typer.Option(help="Steps for each generated batch; --epsilon matters from 2 on.")] = 1,
+    accumulation: Annotated[int, typer.Option(help="Passes that the rows of a step are split into.")] = 1,
     refill_rounds: Annotated[
         int, typer.Option(help="Rounds of fresh prompts for groups whose rewards do not differ; 0: as TRL.")
     ] = 2,
@@ -202,6 +204,8 @@ def dapo(
         group=group,
         prompts=prompts,
         steps=steps,
+        updates=updates,
+        accumulation=accumulation,
         refill_rounds=refill_rounds,
         min_pass_rate=min_pass_rate,
         max_pass_rate=max_pass_rate,

@@ -4,6 +4,7 @@ It draws; what it draws comes from `train.browsing` and `curate.evaluation`. Nam
 """
 
 import altair as alt
+import orjson
 import polars as pl
 import streamlit as st
 
@@ -15,6 +16,16 @@ from train.browsing import load_curves, load_trainings
 FIRST_METRICS = ("reward", "loss", "answers/promotion", "answers/copied", "answers/valid", "entropy")
 SHOWN_CURVES = 4
 GAIN = "conditional_ndcg_at_5_gain"
+SHOWN = {
+    "valid_share": "valid",
+    "copy_share": "copied",
+    "conditional_recall_at_1": "R@1",
+    "conditional_recall_at_5": "R@5",
+    "conditional_ndcg_at_5": "N@5",
+    "conditional_mrr": "MRR",
+    "position_bias_same_first": "same first when shuffled",
+}
+SLICE_METRICS = {"conditional_ndcg_at_5": "N@5", "first_pick_share": "share of first picks"}
 
 
 def draw_trainings(store: Store) -> None:
@@ -48,7 +59,7 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
                 alt.Chart(curves.filter(metric=metric), title=metric)
                 .mark_line(interpolate="monotone")
                 .encode(
-                    x=alt.X("step:Q", title="step"),
+                    x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
                     y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
                     color=alt.Color("label:N", title=None, scale=alt.Scale(scheme="tableau10")),
                     tooltip=["label:N", "step:Q", alt.Tooltip("value:Q", format=".4g")],
@@ -58,7 +69,7 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
 
 
 def draw_evaluations(store: Store) -> None:
-    """The newest figures of each ranker, as gains over the pre-ranker with their intervals."""
+    """One evaluation, the newest unless another is chosen: all figures are of the same lists, so that they compare."""
     st.subheader("Evaluations")
     with store.reading() as session:
         datasets = [name for (name,) in session.rows("evaluated_datasets")]
@@ -66,19 +77,68 @@ def draw_evaluations(store: Store) -> None:
         st.info("No evaluation yet. gr2 eval compares rankers on the candidate lists of a data set.")
         return
     dataset = st.selectbox("data set", datasets, key="evaluated")
-    metrics = load_evaluations(store, dataset).metrics.filter(split="test")
-    gains = metrics.filter(metric=GAIN).unique("ranker", keep="first", maintain_order=True)
-    if gains.height:
-        order = gains.sort("value", descending=True)["ranker"].to_list()
-        base = alt.Chart(gains).encode(y=alt.Y("ranker:N", title=None, sort=order))
-        st.altair_chart(
-            (
-                base.mark_rule().encode(x=alt.X("low:Q", title="N@5 gain over the pre-ranker, 95%"), x2="high:Q")
-                + base.mark_point(filled=True, size=70).encode(
-                    x="value:Q", tooltip=["ranker", "value", "low", "high", "n"]
-                )
-                + alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[4, 4]).encode(x="zero:Q")
-            ).properties(height=60 + 36 * gains.height)
+    runs = load_evaluations(store, dataset).runs
+    started = dict(runs.select("run_id", "started_at").rows())
+    run_id = st.selectbox("evaluation", started, format_func=lambda run: f"{started[run]:%Y-%m-%d %H:%M}, {run}")
+    done = load_evaluations(store, dataset, run_id)
+    figures = done.metrics.pivot("metric", index="ranker", values="value")
+    shown = {name: label for name, label in SHOWN.items() if name in figures.columns}
+    facts = orjson.loads(done.runs["settings"][0])
+    lists: int = done.metrics.filter(metric="conditional_mrr")["n"][0]
+    st.caption(
+        f"{lists:,} {facts['split']} lists of {facts['pre_ranker']} that hold their target, "
+        f"semantic IDs {facts['sid_version']}"
+    )
+    st.dataframe(figures.select("ranker", *shown).rename(shown), hide_index=True)
+    draw_gains(done.metrics.filter(metric=GAIN), "N@5 gain over the pre-ranker, 95%")
+    rankers = figures["ranker"].to_list()
+    other = st.selectbox("gain over", rankers[1:], key="other") if len(rankers) > 2 else None
+    if other is not None:
+        draw_gains(gains_over(done.differences, other), f"N@5 gain over {other}, 95%")
+    draw_slices(done.slices)
+
+
+def gains_over(differences: pl.DataFrame, other: str) -> pl.DataFrame:
+    """What each ranker gains over one of them; a difference that is stored the other way round is turned."""
+    turned = differences.filter(ranker=other).select(
+        ranker="other", value=-pl.col("value"), low=-pl.col("high"), high=-pl.col("low"), n="n"
+    )
+    return pl.concat([differences.filter(other=other).select("ranker", "value", "low", "high", "n"), turned])
+
+
+def draw_gains(gains: pl.DataFrame, title: str) -> None:
+    """Each ranker's gain with its interval, the best on top."""
+    if gains.height == 0:
+        return
+    order = gains.sort("value", descending=True)["ranker"].to_list()
+    base = alt.Chart(gains).encode(y=alt.Y("ranker:N", title=None, sort=order, axis=alt.Axis(labelLimit=240)))
+    st.altair_chart(
+        (
+            base.mark_rule().encode(x=alt.X("low:Q", title=title), x2="high:Q")
+            + base.mark_point(filled=True, size=70).encode(x="value:Q", tooltip=["ranker", "value", "low", "high", "n"])
+            + alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[4, 4]).encode(x="zero:Q")
+        ).properties(height=60 + 36 * gains.height)
+    )
+
+
+def draw_slices(slices: pl.DataFrame) -> None:
+    """Where each ranker is good: one figure by one property of the lists."""
+    slices = slices.filter(pl.col("metric").is_in(list(SLICE_METRICS)))
+    if slices.height == 0:
+        return
+    slice_: str = st.selectbox("by", slices["slice"].unique().sort(), format_func=lambda name: name.replace("_", " "))
+    rows = slices.filter(slice=slice_)
+    st.altair_chart(
+        alt.Chart(rows)
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "bucket:N", title=slice_.replace("_", " "), sort=rows["bucket"].unique(maintain_order=True).to_list()
+            ),
+            xOffset="ranker:N",
+            y=alt.Y("value:Q", title=SLICE_METRICS[rows["metric"][0]]),
+            color=alt.Color("ranker:N", title=None, scale=alt.Scale(scheme="tableau10")),
+            tooltip=["ranker", "bucket", alt.Tooltip("value:Q", format=".4f"), "n"],
         )
-    shown = metrics.unique(["ranker", "metric"], keep="first", maintain_order=True)
-    st.dataframe(shown.pivot("metric", index="ranker", values="value"), hide_index=True)
+        .properties(height=280)
+    )

@@ -9,12 +9,12 @@ bootstrap over lists. --keep FOLDER goes on with what an interrupted run left th
 """
 
 import argparse
+import multiprocessing
 import shutil
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from curate.metrics import ndcg_at_k, recall_at_k
 from curate.rankers.lambdamart import train_lambdamart
 from curate.rankers.lists import load_target_lists
 from curate.rankers.offline import EvidenceRanker, PreRanker
-from curate.rankers.protocol import Ranker, checked
+from curate.rankers.protocol import Ranker, checked, given_order
 from curate.requests import SamplingSettings, choose_sources
 from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
@@ -44,7 +44,7 @@ from train.runs import student_folder
 from train.sft_training import SftSettings, train_sft
 
 LEVELS, IDS = "rerank_levels.v1", "rerank_ids.v1"
-RL = DapoSettings(steps=20, refill_rounds=1, max_tokens=80, save_steps=10)
+RL = DapoSettings(steps=12, refill_rounds=1, max_tokens=80)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class Arm:
 ARMS = {
     "SFT": Arm(LEVELS, "reasoning", sft=SftSettings(epochs=1.5, reasoning_weight=0.5)),
     "SFT + RL": Arm(LEVELS, "reasoning", begin="SFT", rl=RL),
-    "RL alone": Arm(LEVELS, "reasoning", rl=RL),
-    "SFT, no reasoning": Arm(LEVELS, "direct", sft=SftSettings(epochs=1.5, reasoning=False)),
+    # A new student writes nothing that can be read, so that all rewards are alike: four steps show it as well.
+    "RL alone": Arm(LEVELS, "reasoning", rl=replace(RL, steps=4)),
+    "SFT, no reasoning": Arm(LEVELS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
     "SFT, no evidence": Arm(IDS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
 }
 OTHERS = ("pre-ranker", "evidence", "scorecard", "lambdamart")
@@ -103,7 +104,7 @@ def judge(store: Store, name: str, ranker: Ranker) -> dict[str, np.ndarray]:
         order = checked(listed.task, ranked)
         found["rank"].append(list(order.item_ids).index(listed.target_item_id) + 1)
         found["valid"].append(order.valid)
-        found["copied"].append(list(order.item_ids) == [each.item.item_id for each in listed.task.candidates])
+        found["copied"].append(order.valid and list(order.item_ids) == given_order(listed.task))
     return {key: np.array(values) for key, values in found.items()}
 
 
@@ -113,7 +114,8 @@ def run_seed(folder: Path, name: str, seed: int) -> None:
     quiet()
     copy = folder / f"seed-{seed}"
     if not copy.exists():
-        shutil.copytree(folder / "store", copy)
+        shutil.copytree(folder / "store", folder / f"copying-{seed}", dirs_exist_ok=True)
+        (folder / f"copying-{seed}").rename(copy)
     store = Store.open(copy)
     for label, arm in ARMS.items():
         results = folder / f"{label}-{seed}.npz"
@@ -123,26 +125,26 @@ def run_seed(folder: Path, name: str, seed: int) -> None:
         if not student_folder(store, new).exists():
             init_from_snapshot(store, f"{snapshot}-sft", new, "tiny", seed=seed)
         begin = new if arm.begin is None else arm.begin
-        started = time.perf_counter()
-        if arm.sft is not None:
-            settings = SftSettings(**{**vars_of(arm.sft), "seed": seed})
-            train = partial(train_sft, store, f"{snapshot}-sft", begin, label, settings)
-        else:
-            assert arm.rl is not None
-            train = partial(
-                train_dapo, store, f"{snapshot}-dapo", begin, label, DapoSettings(**{**vars_of(arm.rl), "seed": seed})
-            )
-        left = student_folder(store, label)
-        train(resume=left.exists() and not (left / "config.json").exists())
-        seconds = time.perf_counter() - started
+        train = (
+            partial(train_sft, store, f"{snapshot}-sft", begin, label, replace(arm.sft, seed=seed))
+            if arm.sft
+            else partial(train_dapo, store, f"{snapshot}-dapo", begin, label, replace(arm.rl or RL, seed=seed))
+        )
+        place = student_folder(store, label)
+        if not (place / "config.json").exists():
+            train(resume=place.exists())
         (ranker,) = student_rankers(store, label, [arm.way], template=arm.template)
-        np.savez(results, seconds=np.array(seconds), **judge(store, name, ranker))
-        print(f"seed {seed}, {label}: {seconds:,.0f} s", flush=True)
+        np.savez(results, seconds=np.array(seconds_of(store, label)), **judge(store, name, ranker))
+        print(f"seed {seed}, {label}: trained in {seconds_of(store, label):,.0f} s", flush=True)
 
 
-def vars_of(settings: SftSettings | DapoSettings) -> dict:
-    """Fields by name."""
-    return {field: getattr(settings, field) for field in settings.__dataclass_fields__}
+def seconds_of(store: Store, student: str) -> float:
+    """From a training's start to its end, by the store, interruptions and all."""
+    with store.reading() as session:
+        ((seconds,),) = session.connection.execute(
+            "select epoch(ended_at - started_at) from runs where settings->>'name' = $1 and status = 'done'", [student]
+        ).fetchall()
+    return float(seconds)
 
 
 def gain(ranks_A_B: np.ndarray, ranks_B: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -206,7 +208,8 @@ def main() -> None:
             shutil.rmtree(folder / "store", ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             build(folder, asked.data)
-        with ProcessPoolExecutor(asked.processes) as pool:
+        # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
+        with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
             list(pool.map(partial(run_seed, folder, asked.data), range(asked.seeds)))
         table, bars = report(folder, asked.seeds)
     print(table)

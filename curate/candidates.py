@@ -95,7 +95,8 @@ def import_candidates(store: Store, dataset: str, scores: Path, pre_ranker: str 
     """Make and store lists from somebody else's scores: Parquet with user_id, item_id, score.
 
     A column `position` says which of the user's interactions is the target (0 is the first); without it, a column
-    `split` says whether the valid or the test one is meant, and without that, it is test.
+    `split` says whether the valid or the test one is meant, and without that, it is test. Scores may be of any kind: if
+    one is 0 or less, all are taken for logits and stored as exp(score - best of the list).
 
     Raises InputError on a file that does not fit, or where lists of the same name hold other candidates.
     """

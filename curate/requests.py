@@ -153,13 +153,19 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
 
 
 def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_ranker: str | None) -> tuple[str, str]:
-    """The semantic IDs that tasks show, by default the newest, and whose candidate lists. Raises InputError."""
+    """The semantic IDs that tasks show, by default the newest, and whose candidate lists, by default the only ones.
+
+    Raises InputError, also where lists of several pre-rankers are there and none is named.
+    """
+    pre_rankers = [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)]
+    if pre_ranker is None and len(pre_rankers) > 1:
+        raise InputError(f"{dataset!r} has candidate lists by {', '.join(pre_rankers)}; choose one by --pre-ranker")
     return (
         choose_sids(session, dataset, sid_version),
         choose(
             "pre-ranker",
             pre_ranker,
-            [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)],
+            pre_rankers,
             f"run gr2 candidates {dataset} first",
         ),
     )

@@ -6,9 +6,11 @@ verifiable: the target's promotion and the form of the answer (`train.rewards`).
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers import set_seed
 from trl import GRPOConfig
 
 from store import InputError, Store
@@ -17,7 +19,16 @@ from train.lessons import open_lessons
 from train.lora import make_lora
 from train.rewards import RewardFunction, RewardSettings
 from train.rollout_metrics import LoggedReward
-from train.runs import OnProgress, StoreCallback, TrainingRun, TrainingSummary, device_arguments
+from train.runs import (
+    CHECKPOINTS,
+    OnProgress,
+    StoreCallback,
+    TrainingSummary,
+    device_arguments,
+    load_training,
+    open_run,
+    student_folder,
+)
 
 SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
 COLUMNS = ["prompt", "candidates", "target", "history"]
@@ -27,11 +38,15 @@ COLUMNS = ["prompt", "candidates", "target", "history"]
 class DapoSettings:
     """reward: one of train.rewards.REWARDS. alpha: weight of the form of the answer. group: completions of a prompt.
 
-    prompts: of a step and process. refill_rounds: of dynamic sampling; 0 trains on every group, as TRL does.
-    min_pass_rate, max_pass_rate: only prompts that a teacher passed that often; prompts that were never tried count
-    as 0. max_tokens: the longest completion; the last fifth of it is punished by degrees, and what is cut off is left
-    out of the loss. epsilon, epsilon_high: how far a probability may move down and up. lora_rank: 0 trains every
-    weight. vllm_url: a server of `trl vllm-serve` that generates; None generates here.
+    prompts: of a generated batch and process. steps: optimizer steps. updates: of them for each generated batch, TRL's
+    num_iterations. accumulation: in how many passes the rows of a step go through the model. refill_rounds: of dynamic
+    sampling; 0 trains on every group, as TRL does. min_pass_rate, max_pass_rate: only prompts that a teacher passed
+    that often; prompts that were never tried count as 0. max_tokens: the longest completion; the last fifth of it is
+    punished by degrees, and what is cut off is left out of the loss. epsilon, epsilon_high: how far a probability may
+    move down and up from what it was when the batch was generated; they matter from the second update of a batch on.
+    lora_rank: 0 trains every weight. vllm_url: a server of `trl vllm-serve` that generates; None generates here.
+    save_steps, log_steps: between checkpoints and figures; a checkpoint keeps no generated batch, so save_steps is a
+    multiple of updates.
     """
 
     reward: str = "paper"
@@ -39,6 +54,8 @@ class DapoSettings:
     group: int = 8
     prompts: int = 16
     steps: int = 100
+    updates: int = 1
+    accumulation: int = 1
     refill_rounds: int = 2
     min_pass_rate: float = 0.0
     max_pass_rate: float = 1.0
@@ -59,13 +76,31 @@ class DapoSettings:
             ("group", self.group, 2),
             ("prompts", self.prompts, 1),
             ("steps", self.steps, 1),
+            ("updates", self.updates, 1),
+            ("accumulation", self.accumulation, 1),
             ("refill-rounds", self.refill_rounds, 0),
             ("max-tokens", self.max_tokens, 2),
+            ("overlong-weight", self.overlong_weight, 0.0),
+            ("temperature", self.temperature, 1e-3),
+            ("epsilon", self.epsilon, 0.0),
+            ("epsilon-high", self.epsilon_high, 0.0),
             ("learning-rate", self.learning_rate, 0.0),
             ("lora-rank", self.lora_rank, 0),
+            ("save-steps", self.save_steps, 1),
+            ("log-steps", self.log_steps, 1),
         ):
             if value < low:
-                raise InputError(f"--{name} is {value}; it must be {low} or more")
+                raise InputError(f"--{name} is {value}; it must be {low:g} or more")
+        if (rows := self.prompts * self.group) % self.accumulation:
+            raise InputError(
+                f"--accumulation is {self.accumulation}, which does not divide the {rows} rows of --prompts times "
+                "--group; choose one that does"
+            )
+        if self.save_steps % self.updates:
+            raise InputError(
+                f"--save-steps is {self.save_steps}; it must be a multiple of --updates, {self.updates}, since a "
+                "generated batch is in no checkpoint"
+            )
         if not 0 <= self.min_pass_rate <= self.max_pass_rate <= 1:
             raise InputError(
                 f"--min-pass-rate {self.min_pass_rate} and --max-pass-rate {self.max_pass_rate} must be from 0 to 1, "
@@ -82,8 +117,14 @@ class DapoSettings:
         return functions
 
 
-def choose_prompts(rows: datasets.Dataset, settings: DapoSettings) -> datasets.Dataset:
-    """The prompts within the pass rates. Raises InputError where there is none."""
+def choose_prompts(
+    rows: datasets.Dataset, settings: DapoSettings, on_progress: OnProgress = lambda _: None
+) -> datasets.Dataset:
+    """The prompts within the pass rates whose candidates are distinct, without which an order cannot be rewarded.
+
+    on_progress: told how many prompts share a semantic ID between candidates, if any. Raises InputError where no prompt
+    is left.
+    """
     rates = rows["pass_rate"]
     chosen = [
         place
@@ -95,7 +136,18 @@ def choose_prompts(rows: datasets.Dataset, settings: DapoSettings) -> datasets.D
             f"none of {len(rows):,} prompts has a pass rate from {settings.min_pass_rate:g} to "
             f'{settings.max_pass_rate:g}; gr2 sql "from pass_rates" shows what there is'
         )
-    return rows.select(chosen).select_columns(COLUMNS)
+    candidates = rows["candidates"][:]
+    distinct = [place for place in chosen if len(set(candidates[place])) == len(candidates[place])]
+    if not distinct:
+        raise InputError(
+            f"each of {len(chosen):,} prompts has candidates that share a semantic ID; publish a snapshot with "
+            "semantic IDs that tell items apart"
+        )
+    if len(distinct) < len(chosen):
+        on_progress(
+            f"{len(chosen) - len(distinct):,} of {len(chosen):,} prompts left out: candidates share a semantic ID"
+        )
+    return rows.select(distinct).select_columns(COLUMNS)
 
 
 def train_dapo(
@@ -111,31 +163,35 @@ def train_dapo(
     """Train `student` on the snapshot's prompts; the new student is called `name`. resume: as in `train_sft`.
 
     Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, a tokenizer
-    without semantic IDs, an empty split, prompts that leave no room for an answer.
+    without semantic IDs, an empty split, prompts that leave no room for an answer or whose candidates cannot be told
+    apart.
     """
     if resume:
-        run, known = TrainingRun.resume(store, "dapo", name)
-        settings = DapoSettings(**{field: known[field] for field in asdict(settings)})
+        _, known = load_training(store, "dapo", name)
+        settings = DapoSettings(**{field: known[field] for field in asdict(settings) if field in known})
         reference, student = known["reference"], known["student"]
     snapshot, rows, model, tokenizer, vocabulary = open_lessons(store, "dapo", reference, student)
-    prompts = choose_prompts(rows, settings)
+    prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
-    if not resume:
-        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
-        run = TrainingRun.start(store, "dapo", name, snapshot, facts)
-    if settings.lora_rank:
-        model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
     functions = settings.rewards()
-    trainer = DynamicSamplingTrainer(
-        model,
-        functions,
-        args=_arguments(settings, run, [1.0, settings.overlong_weight][: len(functions)]),
-        train_dataset=prompts,
-        processing_class=tokenizer,
-        callbacks=[StoreCallback(run, SHOWN, on_progress)],
-        refill_rounds=settings.refill_rounds,
-    )
-    return run.carry_out(trainer, tokenizer, resume=resume)
+    weights = [1.0, settings.overlong_weight][: len(functions)]
+    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights)
+    facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
+    with open_run(store, "dapo", name, snapshot, facts, resume=resume) as run:
+        # LoRA draws its first weights.
+        set_seed(settings.seed)
+        if settings.lora_rank:
+            model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+        trainer = DynamicSamplingTrainer(
+            model,
+            functions,
+            args=arguments,
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            callbacks=[StoreCallback(run, SHOWN, on_progress)],
+            refill_rounds=settings.refill_rounds,
+        )
+        return run.carry_out(trainer, tokenizer, resume=resume)
 
 
 def _check_lengths(prompts: datasets.Dataset, tokenizer: Any, settings: DapoSettings, positions: int | None) -> None:
@@ -152,11 +208,13 @@ def _check_lengths(prompts: datasets.Dataset, tokenizer: Any, settings: DapoSett
         )
 
 
-def _arguments(settings: DapoSettings, run: TrainingRun, weights: list[float]) -> GRPOConfig:
+def _arguments(settings: DapoSettings, folder: Path, weights: list[float]) -> GRPOConfig:
     arguments: dict[str, Any] = {
-        "output_dir": str(run.checkpoints),
+        "output_dir": str(folder),
         "max_steps": settings.steps,
-        "per_device_train_batch_size": settings.prompts * settings.group,
+        "per_device_train_batch_size": settings.prompts * settings.group // settings.accumulation,
+        "gradient_accumulation_steps": settings.accumulation,
+        "num_iterations": settings.updates,
         "num_generations": settings.group,
         "max_completion_length": settings.max_tokens,
         "temperature": settings.temperature,

@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 
 from store.errors import InputError
-from train.runs import device_arguments, metric_rows
+from train.runs import device_arguments, last_checkpoint, metric_rows
 from train.vocabulary import Vocabulary
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -226,14 +225,6 @@ def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
             weight.requires_grad_(True)
         for hook in hooks:
             hook.remove()
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; None where there is none."""
-    # The trainer's state is what a checkpoint gets last.
-    states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest.parent)
 
 
 class _Teller(TrainerCallback):

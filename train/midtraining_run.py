@@ -12,11 +12,11 @@ from store.snapshots import Snapshot
 from train.midtraining import MidtrainSettings, midtrain
 from train.runs import (
     OnProgress,
-    TrainingRun,
     TrainingSummary,
     find_student,
-    is_main_process,
+    load_training,
     metric_rows,
+    open_run,
     open_snapshot,
     sid_sizes,
 )
@@ -46,32 +46,26 @@ def train_midtrain(
     split, a text that is too long, codebooks that the store does not have.
     """
     if resume:
-        run, known = TrainingRun.resume(store, "midtrain", name)
-        settings = MidtrainSettings(**{field: known[field] for field in asdict(settings)})
+        _, known = load_training(store, "midtrain", name)
+        settings = MidtrainSettings(**{field: known[field] for field in asdict(settings) if field in known})
         reference, student, codebook_rows = known["reference"], known["student"], known["codebook_rows"]
     snapshot = open_snapshot(store, reference)
     rows = load_snapshot(snapshot.path, kind="midtrain")
     model, tokenizer = load_student(find_student(store, student))
     codebooks = _load_codebooks(store, snapshot) if codebook_rows else ()
     vocabulary = add_vocabulary(model, tokenizer, *sid_sizes(snapshot), codebooks=codebooks, seed=settings.seed)
-    if not resume:
-        given = {"student": student, "codebook_rows": codebook_rows, "templates": []}
-        run = TrainingRun.start(store, "midtrain", name, snapshot, {**asdict(settings), **given})
+    facts = {**asdict(settings), "student": student, "codebook_rows": codebook_rows, "templates": []}
     steps = settings.warmup_steps + settings.steps
+    with open_run(store, "midtrain", name, snapshot, facts, resume=resume) as run:
 
-    def tell(step: int, metrics: dict[str, float]) -> None:
-        if is_main_process():
-            run.put_metrics(metric_rows(step, metrics))
-        on_progress(f"step {step:,} of {steps:,}: loss {metrics['loss']:.4g}")
+        def tell(step: int, metrics: dict[str, float]) -> None:
+            run.keep(metric_rows(step, metrics))
+            on_progress(f"step {step:,} of {steps:,}: loss {metrics['loss']:.4g}")
 
-    try:
         figures = midtrain(
             model, tokenizer, rows, vocabulary, settings, output_dir=run.checkpoints, on_log=tell, resume=resume
         )
-    except BaseException as error:
-        run.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        raise
-    return run.finish(model, tokenizer, steps, figures)
+        return run.finish(model, tokenizer, steps, figures)
 
 
 def _load_codebooks(store: Store, snapshot: Snapshot) -> Sequence[NDArray[np.float32]]:

@@ -1,6 +1,6 @@
 """Muon for a model's matrices and AdamW for the rest, as one optimizer: what lets a student from scratch learn fast.
 
-A student learns to compare candidates after about a third as many lists as with AdamW alone (docs/log.md).
+A student learns to compare candidates after about half as many lists as with AdamW alone (docs/log.md).
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; PyTorch's implementation, its
 learning rate scaled to AdamW's as in arXiv 2502.16982. Embeddings, norms and biases are AdamW's, as both say.

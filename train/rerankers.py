@@ -20,7 +20,7 @@ from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Store
 from train.runs import RUN_FILE, find_student
-from train.student import load_student
+from train.student import best_device, load_student
 
 BATCH = 64
 # An answer up to where its order begins, without reasoning.
@@ -61,21 +61,26 @@ class Student:
 def open_student(store: Store, reference: str, template: str | None = None) -> Student:
     """A student of the store by name, or a model by path or hub name, with the prompt that it was trained on.
 
-    template: another prompt; needed where the store does not know the one that it was trained on.
+    template: another prompt, which the student's name then tells; needed where the store does not know the one that it
+    was trained on.
 
-    Raises InputError on an unknown model, and where no template can be told.
+    Raises InputError on an unknown model, where no template can be told, and on one that shows the target.
     """
     place = find_student(store, reference)
+    name = reference if template is None else f"{reference}@{template}"
     if template is None:
         file = Path(place) / RUN_FILE
         known = orjson.loads(file.read_bytes())["settings"]["templates"] if file.is_file() else []
         if len(known) != 1:
-            raise InputError(f"student {reference!r} was trained on {len(known)} templates; name one with --template")
+            raise InputError(
+                f"student {reference!r} was trained on {len(known)} templates; name one with --student-template"
+            )
         (template,) = known
+    shown = load_template(template)
+    if shown.strategy == "targeted":
+        raise InputError(f"template {template} shows the target; a student is asked by one that does not")
     model, tokenizer = load_student(place)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
-    return Student(reference, model, tokenizer, load_template(template))
+    return Student(name, model.to(best_device()), tokenizer, shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +24,12 @@ import torch
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from curate.lineage import code_commit
 from curate.snapshots import find_snapshot
 from store import InputError, Store
+from store.database import Session
+from store.errors import StoreBusyError
 from store.snapshots import Snapshot, read_manifest
 from store.temporary import temporary_folder
 from store.values import utc_now
@@ -61,12 +63,21 @@ def student_folder(store: Store, name: str) -> Path:
 def find_student(store: Store, reference: str) -> str:
     """The folder of a trained or new student of the store by name, or what was given: a path, or a name on the hub.
 
-    Raises InputError where a student of that name is not finished.
+    Raises InputError where a student of that name is not finished, or where a plain name is neither a student nor a
+    folder: asking the hub for it would cost a minute of retries where there is no network.
     """
-    if reference == Path(reference).name and (folder := store.models / "students" / reference).is_dir():
+    if reference != Path(reference).name:
+        return reference
+    folder = store.models / "students" / reference
+    if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"the training of student {reference!r} is not finished; go on with it by --resume")
         return str(folder)
+    if not Path(reference).is_dir():
+        raise InputError(
+            f"there is no student {reference!r} in the store, and no such folder; a model of the hub is named with its "
+            "owner, such as Qwen/Qwen3-8B"
+        )
     return reference
 
 
@@ -90,8 +101,91 @@ def sid_sizes(snapshot: Snapshot) -> tuple[int, int]:
     return sizes.pop()
 
 
+def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The run id of a training that did not end, and the settings that it began with.
+
+    Raises InputError where there is none, it is of another kind, it is finished, or it ran in another number of
+    processes, in which the same steps would be of other rows.
+    """
+    folder = student_folder(store, name)
+    if not (folder / RUN_FILE).is_file():
+        raise InputError(f"there is no training called {name!r} to go on with; leave --resume out")
+    known = orjson.loads((folder / RUN_FILE).read_bytes())
+    if known["kind"] != kind:
+        raise InputError(f"{name!r} is a training of kind {known['kind']}, not {kind}")
+    if (folder / "config.json").is_file():
+        raise InputError(f"the training of {name!r} is finished; choose another --name for a new one")
+    settings: dict[str, Any] = known["settings"]
+    if settings["processes"] != process_count():
+        raise InputError(
+            f"the training of {name!r} began in {settings['processes']} processes, not {process_count()}; go on with "
+            "it in as many (accelerate launch --num_processes)"
+        )
+    return known["run_id"], settings
+
+
+@contextmanager
+def open_run(
+    store: Store, kind: str, name: str, snapshot: Snapshot, settings: dict[str, Any], *, resume: bool
+) -> Iterator["TrainingRun"]:
+    """A training for the length of the block: its name is claimed, its row says how it goes and how it ended.
+
+    resume: the training of that name goes on, with what it recorded in place of settings. A new one that fails before
+    its first checkpoint leaves its name free and its row as failed; one that was interrupted or killed can go on.
+
+    Raises InputError where there is a student of that name, or another process trains it at this moment.
+    """
+    folder = student_folder(store, name)
+    with store.claim(f"training-{name}", f"training {name!r}") if is_main_process() else nullcontext():
+        # Only now: whoever held the name may have finished meanwhile.
+        run_id, facts = load_training(store, kind, name) if resume else _begin(kind, name, folder, snapshot, settings)
+        run = TrainingRun(store, run_id, folder)
+        try:
+            if is_main_process():
+                run.record(kind, snapshot, facts)
+            yield run
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            # A busy store must not hide why the training ended.
+            with suppress(StoreBusyError):
+                run.end("interrupted" if interrupted else "failed")
+            if is_main_process() and not (resume or interrupted or run.can_go_on()):
+                shutil.rmtree(folder)
+            raise
+        run.end("done")
+
+
+def _begin(
+    kind: str, name: str, folder: Path, snapshot: Snapshot, settings: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Make the folder of a new training; returns its run id and all that is recorded of it."""
+    if folder.exists() and is_main_process():
+        raise InputError(
+            f"there is a student called {name!r} already; choose another --name, or go on with it by --resume"
+        )
+    run_id = f"train-{kind}-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    facts = {
+        **settings,
+        "name": name,
+        "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
+        # What --resume opens: this very version, though a newer one may be published meanwhile.
+        "reference": str(snapshot.path),
+        "code_commit": code_commit(),
+        "libraries": {library: version(library) for library in LIBRARIES},
+        "processes": process_count(),
+    }
+    if is_main_process():
+        # A folder without its file could neither be begun nor gone on with, so they come together.
+        with temporary_folder(folder.parent) as temporary:
+            staged = temporary / name
+            (staged / CHECKPOINTS).mkdir(parents=True)
+            (staged / RUN_FILE).write_bytes(orjson.dumps({"run_id": run_id, "kind": kind, "settings": facts}))
+            staged.replace(folder)
+    return run_id, facts
+
+
 class TrainingRun:
-    """One training: its row, its folder, its curves.
+    """One training, as `open_run` opens it: its row, its folder, its curves.
 
     Only the process of rank 0 writes; the others share the folder.
     """
@@ -102,96 +196,70 @@ class TrainingRun:
         self.folder = folder
         self.checkpoints = folder / CHECKPOINTS
         self._started = time.perf_counter()
+        self._waiting: list[dict[str, Any]] = []
+        self._flushed = time.monotonic()
 
-    @classmethod
-    def start(cls, store: Store, kind: str, name: str, snapshot: Snapshot, settings: dict[str, Any]) -> "TrainingRun":
-        """Claim the name and record the run. Raises InputError where there is a student of that name."""
-        folder = student_folder(store, name)
-        if folder.exists() and is_main_process():
-            raise InputError(
-                f"there is a student called {name!r} already; choose another --name, or go on with it by --resume"
-            )
-        now = utc_now()
-        run_id = f"train-{kind}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        facts = {
-            **settings,
-            "name": name,
-            "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
-            # What --resume opens: this very version, though a newer one may be published meanwhile.
-            "reference": str(snapshot.path),
-            "code_commit": code_commit(),
-            "libraries": {library: version(library) for library in LIBRARIES},
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    def record(self, kind: str, snapshot: Snapshot, facts: dict[str, Any]) -> None:
+        """Put the run's row if it is missing, mark it as running, and take its curves back to the last checkpoint."""
+        row = {
+            "run_id": self.run_id,
+            "kind": f"train-{kind}",
+            "dataset": snapshot.manifest["lineage"]["dataset"],
+            "settings": orjson.dumps(facts).decode(),
+            "status": "running",
+            "started_at": utc_now(),
         }
-        run = cls(store, run_id, folder)
-        if is_main_process():
-            (folder / CHECKPOINTS).mkdir(parents=True)
-            (folder / RUN_FILE).write_bytes(orjson.dumps({"run_id": run_id, "kind": kind, "settings": facts}))
-            row = {
-                "run_id": run_id,
-                "kind": f"train-{kind}",
-                "dataset": snapshot.manifest["lineage"]["dataset"],
-                "settings": orjson.dumps(facts).decode(),
-                "status": "running",
-                "started_at": now,
-            }
-            with store.writing() as session:
-                session.put("runs", pl.DataFrame([row]))
-        return run
-
-    @classmethod
-    def resume(cls, store: Store, kind: str, name: str) -> tuple["TrainingRun", dict[str, Any]]:
-        """A training that was killed, and its settings. Raises InputError where there is none, or it is finished."""
-        folder = student_folder(store, name)
-        if not (folder / RUN_FILE).is_file():
-            raise InputError(f"there is no training called {name!r} to go on with; leave --resume out")
-        known = orjson.loads((folder / RUN_FILE).read_bytes())
-        if known["kind"] != kind:
-            raise InputError(f"{name!r} is a training of kind {known['kind']}, not {kind}")
-        if (folder / "config.json").is_file():
-            raise InputError(f"the training of {name!r} is finished; choose another --name for a new one")
-        run = cls(store, known["run_id"], folder)
-        checkpoint = run.last_checkpoint()
+        checkpoint = last_checkpoint(self.checkpoints)
         step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+        if checkpoint:
+            # What was logged but not in the store yet when the process died.
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            self._waiting = [row for entry in state.log_history for row in metric_rows(entry["step"], entry)]
+        with self.store.writing() as session:
+            session.put("runs", pl.DataFrame([row]))
+            session.execute("resume_run", run_id=self.run_id)
+            session.execute("delete_run_metrics_after", run_id=self.run_id, step=step)
+
+    def can_go_on(self) -> bool:
+        """Whether there is a checkpoint, of any phase, or a model already."""
+        return (self.folder / "config.json").is_file() or any(self.checkpoints.rglob(TRAINER_STATE_NAME))
+
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        """Take rows of step, metric, value for the store, which gets a few seconds' worth at a time."""
+        self._waiting += rows
+        if time.monotonic() - self._flushed >= FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait; where the store is busy they wait on, since figures are not worth a training."""
+        if is_main_process() and self._waiting:
+            with suppress(StoreBusyError):
+                with self.store.writing() as session:
+                    self._put_waiting(session)
+                self._waiting = []
+        self._flushed = time.monotonic()
+
+    def end(self, status: str) -> None:
+        """Write the rest and close the run's row. Raises StoreBusyError where the store stays busy."""
         if is_main_process():
-            with store.writing() as session:
-                session.execute("resume_run", run_id=run.run_id)
-                session.execute("delete_run_metrics_after", run_id=run.run_id, step=step)
-            if checkpoint:
-                # What was logged but not in the store yet when the process died.
-                state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-                run.put_metrics([row for entry in state.log_history for row in metric_rows(entry["step"], entry)])
-        return run, known["settings"]
-
-    def last_checkpoint(self) -> str | None:
-        """The folder of the newest checkpoint; None where there is none yet."""
-        if not self.checkpoints.is_dir():
-            return None
-        found: str | None = get_last_checkpoint(str(self.checkpoints))  # type: ignore[no-untyped-call]
-        return found
-
-    def put_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Rows of step, metric, value."""
-        if rows:
-            frame = pl.DataFrame(
-                [{"run_id": self.run_id, **row} for row in rows],
-                schema={"run_id": pl.String, "step": pl.Int32, "metric": pl.String, "value": pl.Float64},
-            )
             with self.store.writing() as session:
-                session.put("run_metrics", frame.unique(["step", "metric"], keep="last", maintain_order=True))
+                self._put_waiting(session)
+                session.execute("end_run", run_id=self.run_id, status=status)
+
+    def _put_waiting(self, session: Session) -> None:
+        rows = [{"run_id": self.run_id, **row} for row in self._waiting]
+        schema = {"run_id": pl.String, "step": pl.Int32, "metric": pl.String, "value": pl.Float64}
+        frame = pl.DataFrame(rows, schema=schema)
+        session.put("run_metrics", frame.unique(["step", "metric"], keep="last", maintain_order=True))
 
     def carry_out(self, trainer: Any, tokenizer: Any, *, resume: bool) -> TrainingSummary:
         """Train to the end, from the last checkpoint where there is one to go on from, and save what came of it."""
         # Figures go where `StoreCallback` says, not onto the terminal as well.
         trainer.remove_callback(PrinterCallback)
-        try:
-            with warnings.catch_warnings():
-                # TRL and peft ask transformers by an old name.
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                trainer.train(resume_from_checkpoint=self.last_checkpoint() if resume else None)
-        except BaseException as error:
-            self.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
+        with warnings.catch_warnings():
+            # TRL and peft ask transformers by an old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            trainer.train(resume_from_checkpoint=last_checkpoint(self.checkpoints) if resume else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
             model = model.merge_and_unload()
@@ -199,14 +267,8 @@ class TrainingRun:
         figures = {row["metric"]: row["value"] for entry in history for row in metric_rows(entry["step"], entry)}
         return self.finish(model, tokenizer, trainer.state.global_step, figures)
 
-    def end(self, status: str) -> None:
-        """Close the run's row."""
-        if is_main_process():
-            with self.store.writing() as session:
-                session.execute("end_run", run_id=self.run_id, status=status)
-
     def finish(self, model: Any, tokenizer: Any, steps: int, figures: dict[str, float]) -> TrainingSummary:
-        """Save the model beside its run, drop the checkpoints, close the run. figures: the last of each."""
+        """Save the model beside its run and drop the checkpoints. figures: the last of each."""
         if is_main_process():
             with temporary_folder(self.folder) as temporary:
                 model.save_pretrained(temporary)
@@ -215,47 +277,40 @@ class TrainingRun:
                 for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
                     file.replace(self.folder / file.name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-        self.end("done")
         return TrainingSummary(self.run_id, self.folder, steps, figures, time.perf_counter() - self._started)
 
 
 class StoreCallback(TrainerCallback):
-    """Writes what a trainer logs into the store, a few seconds' worth at a time, and tells one line of it."""
+    """Gives a run what a trainer logs, and tells one line of it."""
 
     def __init__(self, run: TrainingRun, shown: tuple[str, ...], on_progress: OnProgress) -> None:
         self._run = run
         self._shown = shown
         self._on_progress = on_progress
-        self._waiting: list[dict[str, Any]] = []
-        self._flushed = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
-        """Keep the figures; write them where the last time is old enough."""
+        """Keep the figures and tell those that are shown."""
         if not state.is_world_process_zero or not logs:
             return
         rows = metric_rows(state.global_step, logs)
-        self._waiting += rows
+        self._run.keep(rows)
         values = {row["metric"]: row["value"] for row in rows}
         told = ", ".join(f"{name} {values[name]:.4g}" for name in self._shown if name in values)
         if told:
             self._on_progress(f"step {state.global_step:,} of {state.max_steps:,}: {told}")
-        if time.monotonic() - self._flushed >= FLUSH_S:
-            self._flush()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """With a checkpoint everything before it is in the store."""
         if state.is_world_process_zero:
-            self._flush()
+            self._run.flush()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Write the rest."""
-        if state.is_world_process_zero:
-            self._flush()
 
-    def _flush(self) -> None:
-        self._run.put_metrics(self._waiting)
-        self._waiting = []
-        self._flushed = time.monotonic()
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in a folder that was written to its end; None where there is none."""
+    # The trainer's state is what a checkpoint gets last.
+    states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest.parent)
 
 
 def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:
@@ -270,6 +325,11 @@ def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:
 def is_main_process() -> bool:
     """Whether this process, of those that `accelerate launch` started, is the one that writes."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count() -> int:
+    """How many processes `accelerate launch` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device_arguments() -> dict[str, Any]:

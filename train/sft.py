@@ -8,16 +8,18 @@ token, which travels beside the labels through packing, and one multiplication i
 with the key "recommendations"; a token that stands across that border belongs to the order.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 import orjson
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -130,6 +132,26 @@ class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
         return batch
 
 
+class EpochSampler(LengthGroupedSampler):
+    """Rows of similar length together, in an order that hangs on seed and epoch alone.
+
+    So a resumed training goes on in the order of its epoch, and all processes share it; transformers' own sampler draws
+    from the global generator, which a checkpoint brings back too late. epoch: asked at the beginning of each one, since
+    accelerate's `set_epoch` does not reach a sampler whose batches are both skipped and shared between processes.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self._seed = seed
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = np.random.default_rng((self._seed, self._epoch())).integers(2**63)
+        self.generator = torch.Generator().manual_seed(int(drawn))
+        rows: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
+        return rows
+
+
 class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer over what `encode_traces` gives; with weights of 1 its loss is TRL's own."""
 
@@ -153,6 +175,14 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, "weights"]))  # type: ignore[has-type]
+
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        # The state, which a checkpoint brings back, counts epochs in fractions, from None on.
+        seed = self.args.data_seed or self.args.seed
+        return EpochSampler(sampler.batch_size, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **others: Any) -> Any:
         """TRL's loss, of log-probabilities that were multiplied by their tokens' weights."""

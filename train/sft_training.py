@@ -1,15 +1,26 @@
 """One SFT training from a snapshot of traces: checked before the first step, recorded in the store, resumable."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
 from trl import SFTConfig
 
 from store import InputError, Store
 from train.lessons import open_lessons
 from train.lora import make_lora
 from train.muon import MuonWithAdamW
-from train.runs import OnProgress, StoreCallback, TrainingRun, TrainingSummary, device_arguments
+from train.runs import (
+    CHECKPOINTS,
+    OnProgress,
+    StoreCallback,
+    TrainingSummary,
+    device_arguments,
+    load_training,
+    open_run,
+    student_folder,
+)
 from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
 
 OPTIMIZERS = ("muon", "adamw")
@@ -48,12 +59,16 @@ class SftSettings:
     def __post_init__(self) -> None:
         for name, value, low in (
             ("epochs", self.epochs, 1e-6),
+            ("max-steps", self.max_steps, 1),
             ("batch-size", self.batch_size, 1),
+            ("accumulation", self.accumulation, 1),
             ("learning-rate", self.learning_rate, 0.0),
             ("max-tokens", self.max_tokens, 1),
             ("lora-rank", self.lora_rank, 0),
+            ("save-steps", self.save_steps, 1),
+            ("log-steps", self.log_steps, 1),
         ):
-            if value < low:
+            if value is not None and value < low:
                 raise InputError(f"--{name} is {value}; it must be {low:g} or more")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"--optimizer is {self.optimizer!r}; it must be {' or '.join(OPTIMIZERS)}")
@@ -80,38 +95,39 @@ def train_sft(
     without semantic IDs, an empty split, a row that is too long.
     """
     if resume:
-        run, known = TrainingRun.resume(store, "sft", name)
-        settings = SftSettings(**{field: known[field] for field in asdict(settings)})
+        _, known = load_training(store, "sft", name)
+        settings = SftSettings(**{field: known[field] for field in asdict(settings) if field in known})
         reference, student = known["reference"], known["student"]
     snapshot, rows, model, tokenizer, vocabulary = open_lessons(store, "sft", reference, student)
     loss = SftLoss(settings.reasoning_weight, settings.order_weight)
     limit = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
     encoded = encode_traces(rows, tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
-    if not resume:
-        facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
-        run = TrainingRun.start(store, "sft", name, snapshot, facts)
-    if settings.lora_rank:
-        model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
-    optimizer = (
-        MuonWithAdamW(model, settings.learning_rate, settings.weight_decay) if settings.optimizer == "muon" else None
-    )
-    trainer = WeightedSFTTrainer(
-        model,
-        _arguments(settings, run, limit),
-        encoded,
-        processing_class=tokenizer,
-        # None is the trainer's own, AdamW; it makes the schedule for either.
-        optimizers=(optimizer, None),
-        callbacks=[StoreCallback(run, SHOWN, on_progress)],
-    )
-    return run.carry_out(trainer, tokenizer, resume=resume)
+    arguments = training_arguments(settings, student_folder(store, name) / CHECKPOINTS, limit)
+    facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
+    with open_run(store, "sft", name, snapshot, facts, resume=resume) as run:
+        # LoRA draws its first weights.
+        set_seed(settings.seed)
+        if settings.lora_rank:
+            model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+        muon = settings.optimizer == "muon"
+        trainer = WeightedSFTTrainer(
+            model,
+            arguments,
+            encoded,
+            processing_class=tokenizer,
+            # None is the trainer's own, AdamW; it makes the schedule for either.
+            optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay) if muon else None, None),
+            callbacks=[StoreCallback(run, SHOWN, on_progress)],
+        )
+        return run.carry_out(trainer, tokenizer, resume=resume)
 
 
-def _arguments(settings: SftSettings, run: TrainingRun, limit: int) -> SFTConfig:
+def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTConfig:
+    """What the trainer is told. folder: of checkpoints. limit: the most tokens of a packed row."""
     arguments: dict[str, Any] = {
-        "output_dir": str(run.checkpoints),
+        "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps or -1,
+        "max_steps": -1 if settings.max_steps is None else settings.max_steps,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulation,
         "learning_rate": settings.learning_rate,

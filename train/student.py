@@ -136,6 +136,11 @@ def load_student(path: Path | str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def best_device() -> str:
+    """Where a model answers fastest: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
     """Byte-level BPE that writes every text back as it was."""
     backend = Tokenizer(models.BPE())

@@ -62,7 +62,7 @@ def find_vocabulary(tokenizer: Any, levels: int, codebook_size: int) -> Vocabula
     if missing is not None:
         raise InputError(
             f"the model's tokenizer has no token {missing}, which semantic IDs of {levels} levels with {codebook_size} "
-            "codes need; gr2 train init gives it to a model"
+            "codes need; gr2 train midtrain gives them to any model, gr2 train init makes one that has them"
         )
     sid_ids = [ids[token] for token in tokens]
     text = "".join(tokens)

@@ -166,10 +166,14 @@ select
 from best
 
 -- name: create_imported_ranked
--- Somebody else's candidates, best first.
+-- Somebody else's candidates, best first. Evidence compares scores by their ratio: where any of them is 0 or less, as
+-- logits and log-probabilities are, each becomes its odds against the best of its list.
 create or replace table ranked as
 select
-    list, item, cast(score as float) as score,
+    list, item,
+    cast(
+        if((select min(score) from imported) > 0, score, exp(score - max(score) over (partition by list))) as float
+    ) as score,
     cast(row_number() over (partition by list order by score desc, item) as integer) as rank
 from imported
 semi join batch_lists using (list)

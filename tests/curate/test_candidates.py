@@ -1,5 +1,6 @@
 """The SQL against a slow implementation written from the definition."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,6 +160,14 @@ def test_imported_scores_make_lists_with_evidence_of_the_same_source(tiny: Store
         f" and user_id = 'u00' and split = 'test' and pre_ranker = '{PRE_RANKER}'",
     )
     assert mine[0]["links"] == ours[0]["links"]
+
+
+def test_imported_logits_are_stored_as_odds_against_the_best_of_the_list(tiny: Store, tmp_path: Path) -> None:
+    logits = write(tmp_path / "s.parquet", user_id=["u00"] * 3, item_id=["l", "e", "k"], score=[-3.0, 1.0, -900.0])
+    import_candidates(tiny, "tiny", logits)
+    rows = fetch(tiny, "select item_id, score from evidence order by score desc")
+    assert [row["item_id"] for row in rows] == ["e", "l", "k"]
+    assert [row["score"] for row in rows] == pytest.approx([1.0, math.exp(-4), 0.0])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,12 @@ from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from store import Store
 from train.initialization import init_from_snapshot
+from train.muon import MuonWithAdamW
+from train.runs import open_snapshot
+from train.runs import student_folder as student_path
+from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
+from train.sft_training import SftSettings, training_arguments
+from train.snapshots import load_snapshot
 from train.student import init_student, load_student
 
 TEMPLATE = "rerank_numbers.v1"
@@ -72,6 +78,36 @@ def built_lessons(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) ->
     publish(store, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
     init_from_snapshot(store, "traces", "new", "tiny")
     return store.folder
+
+
+@pytest.fixture(scope="session")
+def built_copier(built_lessons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that gives most orders back as they came, and makes mistakes: what its answers earn differs."""
+    model, tokenizer = load_student(built_lessons / "models" / "students" / "new")
+    store = Store.open(built_lessons)
+    prompts = load_snapshot(open_snapshot(store, "prompts").path, kind="dapo")["train"].select(range(64))
+    answer = [{"role": "assistant", "content": render_completion("", range(1, 11))}]
+    taught = prompts.map(lambda _: {"completion": answer}, load_from_cache_file=False)
+    folder = tmp_path_factory.mktemp("copier")
+    settings = SftSettings(max_steps=60, batch_size=4)
+    trainer = WeightedSFTTrainer(
+        model,
+        training_arguments(settings, folder / "checkpoints", 512),
+        encode_traces(taught, tokenizer, SftLoss(), max_tokens=512),
+        processing_class=tokenizer,
+        optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay), None),
+    )
+    trainer.train()
+    model.save_pretrained(folder / "copier")
+    tokenizer.save_pretrained(folder / "copier")
+    return folder / "copier"
+
+
+@pytest.fixture
+def copying(lessons: Store, built_copier: Path) -> Store:
+    """`lessons` with the student `copier`."""
+    shutil.copytree(built_copier, student_path(lessons, "copier"))
+    return lessons
 
 
 @pytest.fixture

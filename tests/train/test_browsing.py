@@ -1,6 +1,8 @@
+import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.training_page import gains_over
 from curate.evaluation import EvalSettings, evaluate
 from curate.rankers.offline import EvidenceRanker
 from store import Store
@@ -23,7 +25,7 @@ def test_trainings_and_curves_are_listed_and_drawn(lessons: Store, monkeypatch: 
     assert [info.value.split(".")[0] for info in page.info] == ["No training yet", "No evaluation yet"]
     for name in ("one", "two"):
         train_sft(lessons, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, log_steps=1))
-    evaluate(lessons, "shop", [EvidenceRanker()], EvalSettings(limit=20, shuffles=0))
+    evaluate(lessons, "shop", [EvidenceRanker(), EvidenceRanker("again")], EvalSettings(limit=20, shuffles=0))
     trainings = load_trainings(lessons)
     assert trainings.select("name", "student", "status", "steps").rows() == [
         ("two", "new", "done", 2),
@@ -35,4 +37,15 @@ def test_trainings_and_curves_are_listed_and_drawn(lessons: Store, monkeypatch: 
     assert not page.exception
     assert page.dataframe[0].value["name"].to_list() == ["two", "one"]
     assert "loss" in page.multiselect[0].value
-    assert set(page.dataframe[1].value["ranker"]) == {"cooccurrence.v1", "evidence.v1"}
+    assert page.dataframe[1].value["ranker"].to_list() == ["cooccurrence.v1", "evidence.v1", "again"]
+    assert "20 test lists of cooccurrence.v1" in page.caption[0].value
+    page.selectbox(key="other").select("again").run()
+    assert not page.exception
+
+
+def test_a_difference_is_turned_where_it_is_stored_the_other_way_round() -> None:
+    differences = pl.DataFrame(
+        {"ranker": ["b", "c", "c"], "other": ["a", "a", "b"], "value": [1.0, 3.0, 2.0], "low": [0.5, 2.0, 1.0],
+         "high": [1.5, 4.0, 3.5], "n": [9, 9, 9]}
+    )  # fmt: skip
+    assert gains_over(differences, "b").rows() == [("c", 2.0, 1.0, 3.5, 9), ("a", -1.0, -1.5, -0.5, 9)]

@@ -3,6 +3,8 @@ from typing import Any
 
 import datasets
 import pytest
+import safetensors.torch
+import torch
 
 from curate.requests import SamplingSettings
 from curate.sampling import sample
@@ -15,6 +17,7 @@ from train.runs import find_student, student_folder
 from train.student import load_student
 
 FEW: dict[str, Any] = {"steps": 2, "prompts": 2, "group": 2, "max_tokens": 8}
+SOME: dict[str, Any] = {"steps": 2, "prompts": 2, "group": 4, "max_tokens": 40, "refill_rounds": 0}
 TEMPLATE = "rerank_numbers.v1"
 
 
@@ -41,6 +44,96 @@ def test_a_training_leaves_a_student_a_run_and_what_its_answers_were_like(
     if "refill_rounds" not in changed:
         assert done.figures["refill/left"] == 1.0
         assert done.figures["loss"] == 0.0
+
+
+def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def train(store: Store, name: str, **changed: Any) -> dict[str, torch.Tensor]:
+    """The weights of a student that gave orders back as they came, after a few steps."""
+    torch.rand(1)
+    train_dapo(store, "prompts", "copier", name, DapoSettings(**{**SOME, **changed}))
+    return weights(store, name)
+
+
+def test_what_is_rewarded_moves_the_weights(copying: Store) -> None:
+    begun, paper = weights(copying, "copier"), train(copying, "paper")
+    assert not same(begun, paper)
+    assert same(paper, train(copying, "again"))
+    others = {
+        "plain": train(copying, "plain", reward="plain"),
+        "alpha": train(copying, "alpha", reward="plain", alpha=0.9),
+        "seed": train(copying, "seed", seed=1),
+    }
+    assert not any(same(paper, other) for other in others.values())
+    assert not same(others["plain"], others["alpha"])
+    ((valid,),) = fetch(copying, "select max(value) from run_metrics where metric = 'answers/valid'")
+    assert valid > 0
+
+
+def test_lora_begins_at_the_same_weights_for_the_same_seed(copying: Store) -> None:
+    a, b, c = (train(copying, name, lora_rank=2, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert same(a, b)
+    assert not same(a, c)
+
+
+def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> None:
+    fast = {"learning_rate": 1e-2, "steps": 4}
+    once = train(copying, "once", **fast)
+    assert same(once, train(copying, "once-tight", epsilon=0.0, epsilon_high=0.0, **fast))
+    twice = train(copying, "twice", updates=2, **fast)
+    assert not same(once, twice)
+    assert not same(twice, train(copying, "twice-tight", updates=2, epsilon=0.0, epsilon_high=0.0, **fast))
+    clipped = dict(
+        fetch(
+            copying,
+            "select settings ->> 'name', max(value) from runs join run_metrics using (run_id) "
+            "where metric = 'clip_ratio/region_mean' group by 1",
+        )
+    )
+    assert clipped["once"] == 0.0
+    assert clipped["twice"] > 0.0
+
+
+def test_a_step_in_several_passes_is_the_same_step(copying: Store) -> None:
+    settings = {"steps": 1, "refill_rounds": 1}
+    whole = train(copying, "whole", **settings)
+    parts = train(copying, "parts", accumulation=4, **settings)
+    for key, weight in whole.items():
+        torch.testing.assert_close(parts[key], weight, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"updates": 2, "accumulation": 2, "save_steps": 2, "refill_rounds": 1}], ids=str
+)
+def test_a_stopped_training_goes_on_to_the_same_weights(changed: dict[str, Any], copying: Store) -> None:
+    settings = {"steps": 6, "save_steps": 1, **changed}
+    whole = train(copying, "whole", **settings)
+
+    def stop(told: str) -> None:
+        if told.startswith("step 4 of 6"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_dapo(copying, "prompts", "copier", "stopped", DapoSettings(**{**SOME, **settings}), on_progress=stop)
+    train_dapo(copying, "", "", "stopped", DapoSettings(), resume=True)
+    assert same(whole, weights(copying, "stopped"))
+
+
+def test_prompts_whose_candidates_cannot_be_told_apart_are_left_out() -> None:
+    columns = {"prompt": list("abc"), "target": ["x"] * 3, "history": [[]] * 3, "pass_rate": [None] * 3}
+    rows = datasets.Dataset.from_dict({**columns, "candidates": [["x", "y"], ["x", "x"], ["y", "x"]]})
+    told: list[str] = []
+    assert choose_prompts(rows, DapoSettings(), told.append)["prompt"][:] == ["a", "c"]
+    assert told == ["1 of 3 prompts left out: candidates share a semantic ID"]
+    rows = datasets.Dataset.from_dict({**columns, "candidates": [["x", "x"]] * 3})
+    with pytest.raises(InputError, match="each of 3 prompts has candidates that share a semantic ID"):
+        choose_prompts(rows, DapoSettings())
 
 
 def test_prompts_are_drawn_by_pass_rate(lessons: Store) -> None:
@@ -74,6 +167,12 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Sto
         train_dapo(lessons, "prompts", "new", "x", DapoSettings(max_tokens=4000))
     with pytest.raises(InputError, match="no reward is called 'nice'"):
         DapoSettings(reward="nice")
+    with pytest.raises(InputError, match="--temperature is 0"):
+        DapoSettings(temperature=0.0)
+    with pytest.raises(InputError, match="does not divide the 6 rows"):
+        DapoSettings(prompts=3, group=2, accumulation=4)
+    with pytest.raises(InputError, match="--save-steps is 5; it must be a multiple of --updates, 2"):
+        DapoSettings(updates=2, save_steps=5)
     with pytest.raises(InputError, match="--group is 1"):
         DapoSettings(group=1)
     with pytest.raises(InputError, match="must be from 0 to 1"):

@@ -72,7 +72,7 @@ def test_an_evaluation_takes_students_beside_other_rankers(taught: Store) -> Non
 def test_what_cannot_rank_is_a_clear_error(taught: Store) -> None:
     with pytest.raises(InputError, match="no way 'magic' to answer"):
         student_rankers(taught, "taught", ["magic"])
-    with pytest.raises(InputError, match="was trained on 0 templates; name one with --template"):
+    with pytest.raises(InputError, match="was trained on 0 templates; name one with --student-template"):
         open_student(taught, "new")
     with pytest.raises(InputError, match="answers with semantic IDs"):
         FirstTokenRanker(open_student(taught, "new", "rerank_compact.v1"))

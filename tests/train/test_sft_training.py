@@ -1,17 +1,22 @@
+import copy
 import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import safetensors.torch
 import torch
+from transformers import TrainerCallback
 
 from store import InputError, SnapshotError, Store
-from train.runs import find_student, open_snapshot, student_folder
-from train.sft_training import SftSettings, train_sft
+from train.runs import find_student, last_checkpoint, open_snapshot, student_folder
+from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
+from train.sft_training import SftSettings, train_sft, training_arguments
 from train.student import load_student
 
 FEW = SftSettings(max_steps=4, batch_size=4, save_steps=2, log_steps=1)
@@ -46,9 +51,14 @@ def test_a_training_leaves_a_student_a_run_and_curves(lessons: Store) -> None:
     assert done.figures["loss"] == losses[-1][1]
 
 
-def test_the_same_training_gives_the_same_weights_and_another_seed_others(lessons: Store) -> None:
+@pytest.mark.parametrize("changed", [{}, {"lora_rank": 2, "optimizer": "adamw"}], ids=str)
+def test_the_same_training_gives_the_same_weights_and_another_seed_others(
+    changed: dict[str, Any], lessons: Store
+) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_sft(lessons, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, seed=seed))
+        # A program that calls us has drawn before.
+        torch.rand(1)
+        train_sft(lessons, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, seed=seed, **changed))
     a, b, c = (weights(lessons, name) for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert any(not torch.equal(a[key], c[key]) for key in a)
@@ -68,8 +78,10 @@ def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(less
     ]  # fmt: skip
     command = [sys.executable, "-m", "app.cli", "train", "sft", "--store", str(lessons.folder)]
     process = subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint = student_folder(lessons, "killed") / "checkpoints" / "checkpoint-3" / "trainer_state.json"
+    folder = student_folder(lessons, "killed")
+    checkpoint = folder / "checkpoints" / "checkpoint-3" / "trainer_state.json"
     while not checkpoint.exists():
+        assert (folder / "run.json").exists() or not folder.exists()
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -90,12 +102,61 @@ def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(less
     assert fetch(lessons, "select distinct status from runs where kind = 'train-sft'") == [("done",)]
 
 
+class Stop(TrainerCallback):
+    """Interrupts a training where a step would begin."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stopped_at", [4, 6])
+def test_a_training_stopped_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(
+    stopped_at: int, student: tuple[Any, Any], rows: datasets.Dataset, tmp_path: Path
+) -> None:
+    model, tokenizer = student
+    encoded = encode_traces(rows, tokenizer, SftLoss(), max_tokens=512)
+    orders: list[list[int]] = []
+
+    def train(whole: bool, *callbacks: TrainerCallback, resume: bool = False) -> dict[str, torch.Tensor]:
+        # 24 rows in batches of 6 are 4 steps an epoch.
+        settings = SftSettings(epochs=2, batch_size=6, save_steps=1, log_steps=1)
+        folder = tmp_path / ("whole" if whole else "stopped")
+        trained = copy.deepcopy(model)
+        trainer = WeightedSFTTrainer(
+            trained,
+            training_arguments(settings, folder, 512),
+            encoded,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        if whole:
+            sampler = trainer._get_train_sampler()
+            for epoch in (0.0, 1.0, 1.5):
+                trainer.state.epoch = epoch
+                orders.append(list(sampler))
+            trainer.state.epoch = 0.0
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+        return dict(trained.named_parameters())
+
+    whole = train(True)
+    assert orders[0] != orders[1] == orders[2]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(24))
+    with pytest.raises(KeyboardInterrupt):
+        train(False, Stop(stopped_at))
+    stopped = train(False, resume=True)
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+
+
 def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Store) -> None:
     with pytest.raises(SnapshotError, match="is a snapshot of kind 'dapo'; 'sft' is wanted"):
         train_sft(lessons, "prompts", "new", "x", FEW)
     with pytest.raises(InputError, match="there is no snapshot 'nope'"):
         train_sft(lessons, "nope", "new", "x", FEW)
-    with pytest.raises(InputError, match="cannot load a causal language model from 'nope'"):
+    with pytest.raises(InputError, match="there is no student 'nope' in the store"):
         train_sft(lessons, "traces", "nope", "x", FEW)
     with pytest.raises(InputError, match=r"rows are longer than 30 tokens"):
         train_sft(lessons, "traces", "new", "x", SftSettings(max_tokens=30))
@@ -103,6 +164,12 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Sto
         train_sft(lessons, "traces", "new", "../x", FEW)
     with pytest.raises(InputError, match="--batch-size is 0"):
         SftSettings(batch_size=0)
+    with pytest.raises(InputError, match="--max-steps is 0"):
+        SftSettings(max_steps=0)
+    with pytest.raises(InputError, match="--accumulation is 0"):
+        SftSettings(accumulation=0)
+    with pytest.raises(InputError, match="--log-steps is 0"):
+        SftSettings(log_steps=0)
     with pytest.raises(InputError, match="no training called 'x' to go on with"):
         train_sft(lessons, "", "", "x", FEW, resume=True)
     with pytest.raises(InputError, match="there is a student called 'new' already"):

@@ -1,0 +1,109 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store import InputError, Store, database
+from train.runs import CHECKPOINTS, TrainingRun, last_checkpoint, load_training, open_run, open_snapshot, student_folder
+from train.sft_training import SftSettings, train_sft
+
+FEW = SftSettings(max_steps=3, batch_size=4, save_steps=1, log_steps=1)
+
+
+def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
+    with store.reading() as session:
+        return session.connection.execute(statement).fetchall()
+
+
+def statuses(store: Store) -> list[str]:
+    return [status for (status,) in fetch(store, "select status from runs where kind = 'train-sft'")]
+
+
+def stop_at(step: int) -> Any:
+    def stop(told: str) -> None:
+        if told.startswith(f"step {step} "):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    for step in (8, 9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert last_checkpoint(tmp_path) is None
+    for step in (8, 9, 10):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_a_training_that_was_half_written_goes_on(lessons: Store) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(lessons, "traces", "new", "x", FEW, on_progress=stop_at(2))
+    assert statuses(lessons) == ["interrupted"]
+    (student_folder(lessons, "x") / CHECKPOINTS / "checkpoint-2").mkdir()
+    # As if killed before the row was put.
+    with lessons.writing() as session:
+        session.connection.execute("delete from run_metrics")
+        session.connection.execute("delete from runs where kind = 'train-sft'")
+    assert train_sft(lessons, "", "", "x", FEW, resume=True).steps == 3
+    assert statuses(lessons) == ["done"]
+    losses = fetch(lessons, "select step from run_metrics join runs using (run_id) where metric = 'loss' order by step")
+    assert losses == [(1,), (2,), (3,)]
+
+
+def test_a_new_training_that_fails_before_its_first_checkpoint_leaves_its_name_free(lessons: Store) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train_sft(lessons, "traces", "new", "x", FEW, on_progress=fail)
+    snapshot = open_snapshot(lessons, "traces")
+    with pytest.raises(RuntimeError), open_run(lessons, "sft", "x", snapshot, {}, resume=False):
+        raise RuntimeError
+    assert statuses(lessons) == ["failed", "failed"]
+    assert not student_folder(lessons, "x").exists()
+    assert train_sft(lessons, "traces", "new", "x", FEW).steps == 3
+
+
+def test_one_process_trains_under_a_name_at_a_time(lessons: Store) -> None:
+    snapshot = open_snapshot(lessons, "traces")
+    with open_run(lessons, "sft", "x", snapshot, {"student": "new"}, resume=False):
+        for words, resume in ((("", ""), True), (("traces", "new"), False)):
+            with pytest.raises(InputError, match="is training 'x' already; wait for it or end it"):
+                train_sft(lessons, *words, "x", FEW, resume=resume)
+        assert statuses(lessons) == ["running"]
+    assert statuses(lessons) == ["done"]
+
+
+def test_a_training_goes_on_in_as_many_processes_as_it_began_in(
+    lessons: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(lessons, "traces", "new", "x", FEW, on_progress=stop_at(2))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="'x' began in 1 processes, not 2"):
+        load_training(lessons, "sft", "x")
+
+
+def test_figures_wait_while_the_store_is_busy(lessons: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "WAIT_S", 0.05)
+
+    def write(run: TrainingRun, step: int) -> None:
+        run.keep([{"step": step, "metric": "loss", "value": float(step)}])
+        run.flush()
+
+    def stored() -> list[tuple[Any, ...]]:
+        return fetch(lessons, "select step, value from run_metrics order by step")
+
+    with open_run(lessons, "sft", "x", open_snapshot(lessons, "traces"), {}, resume=False) as run:
+        with lessons.reading():
+            write(run, 1)
+        assert stored() == []
+        write(run, 2)
+        assert stored() == [(1, 1.0), (2, 2.0)]
+        # What was written does not wait any more.
+        with lessons.writing() as session:
+            session.connection.execute("delete from run_metrics")
+        run.keep([{"step": 3, "metric": "loss", "value": 3.0}])
+    assert stored() == [(3, 3.0)]
