@@ -61,7 +61,6 @@ class Arm:
 ARMS = {
     "SFT": Arm(LEVELS, "reasoning", sft=SftSettings(epochs=1.5, reasoning_weight=0.5)),
     "SFT + RL": Arm(LEVELS, "reasoning", begin="SFT", rl=RL),
-    "SFT + RL, 2e-5": Arm(LEVELS, "reasoning", begin="SFT", rl=replace(RL, learning_rate=2e-5)),
     # A new student writes nothing that can be read, so that all rewards are alike: four steps show it as well.
     "RL alone": Arm(LEVELS, "reasoning", rl=replace(RL, steps=4)),
     "SFT, no reasoning": Arm(LEVELS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
