@@ -46,7 +46,7 @@ def main() -> None:
             for name, path, text, height in (
                 ("traces", f"?trace={trace_id}", "Prompt as sent", 1330),
                 ("semantic-ids", "semantic-ids", "Use of codes", 1250),
-                ("training", "training", "Evaluations", 1250),
+                ("training", "training", "gain over", 1850),
             ):
                 page.set_viewport_size({"width": 1280, "height": height})
                 page.goto(f"http://127.0.0.1:{PORT}/{path}")
