@@ -1,11 +1,12 @@
-"""The order-copying hack, shown and closed: the same DAPO run with the plain and with the paper's conditional reward.
+"""The order-copying hack, shown: the same DAPO run with the plain and with the paper's conditional reward.
 
     python bench/order_copying.py [--steps 30] [--keep FOLDER]
 
 A student that was shown no evidence learns timid orders, of which about half are the input order. Whatever it moves, it
 mostly demotes: under `plain` nothing pays better than to copy. Under `paper` a copy earns nothing where the target is
 not first, and moving is worth a try. Both runs have the same seed, prompts and settings. Simulated shoppers; needs no
-data and no network. Writes docs/images/order-copying.svg and prints the shares at the beginning and at the end.
+data and no network; drawing wants `pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the
+shares at the beginning and at the end.
 """
 
 import argparse
