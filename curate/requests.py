@@ -19,6 +19,7 @@ from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Session, Store
+from store.errors import require_at_least
 
 PROMPT_BATCH = 1_000
 ID_DIGITS = 32
@@ -48,14 +49,12 @@ class SamplingSettings:
     pre_ranker: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low in (
+        require_at_least(
             ("max-attempts", self.max_attempts, 1),
             ("accept", self.accept, 1),
             ("max-tokens", self.max_tokens, 1),
-            ("limit", self.limit if self.limit is not None else 1, 1),
-        ):
-            if value < low:
-                raise InputError(f"--{name} is {value}; it must be {low} or more")
+            ("limit", self.limit, 1),
+        )
         if self.accept > self.max_attempts:
             raise InputError(f"--accept {self.accept} is more than --max-attempts {self.max_attempts}")
         if not 0 <= self.temperature <= 2:

@@ -39,3 +39,13 @@ class TeacherError(Gr2Error):
     """The teacher cannot answer any request: a wrong key, URL or model. It stops the run at once."""
 
     exit_code = 2
+
+
+def require_at_least(*options: tuple[str, float | None, float]) -> None:
+    """Check options of a command: the name of each, its value, None where it was not given, and the least allowed.
+
+    Raises InputError on the first that is less.
+    """
+    for name, value, low in options:
+        if value is not None and value < low:
+            raise InputError(f"--{name} is {value}; it must be {low:g} or more")

@@ -14,6 +14,7 @@ from transformers import set_seed
 from trl import GRPOConfig
 
 from store import InputError, Store
+from store.errors import require_at_least
 from train.dynamic_sampling import DynamicSamplingTrainer
 from train.lessons import open_lessons
 from train.lora import make_lora
@@ -72,7 +73,7 @@ class DapoSettings:
     log_steps: int = 1
 
     def __post_init__(self) -> None:
-        for name, value, low in (
+        require_at_least(
             ("group", self.group, 2),
             ("prompts", self.prompts, 1),
             ("steps", self.steps, 1),
@@ -88,9 +89,7 @@ class DapoSettings:
             ("lora-rank", self.lora_rank, 0),
             ("save-steps", self.save_steps, 1),
             ("log-steps", self.log_steps, 1),
-        ):
-            if value < low:
-                raise InputError(f"--{name} is {value}; it must be {low:g} or more")
+        )
         if (rows := self.prompts * self.group) % self.accumulation:
             raise InputError(
                 f"--accumulation is {self.accumulation}, which does not divide the {rows} rows of --prompts times "

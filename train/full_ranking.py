@@ -31,6 +31,7 @@ from curate.snapshot_kinds.midtrain import sequence_text
 from prompts.semantic_ids import BEGIN, render_sid
 from prompts.tasks import ShownItem
 from store import InputError, Store
+from store.errors import require_at_least
 from store.temporary import temporary_folder
 from train.sid_trie import SidTrie
 from train.vocabulary import Vocabulary, find_vocabulary
@@ -54,9 +55,7 @@ class FullRankingSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("beams", self.beams), ("batch-size", self.batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"--{name} is {value}; it must be 1 or more")
+        require_at_least(("limit", self.limit, 1), ("beams", self.beams, 1), ("batch-size", self.batch_size, 1))
 
 
 DEFAULTS = FullRankingSettings()

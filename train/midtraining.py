@@ -22,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 
-from store.errors import InputError
+from store.errors import InputError, require_at_least
 from train.runs import device_arguments, last_checkpoint, metric_rows
 from train.vocabulary import Vocabulary
 
@@ -58,17 +58,15 @@ class MidtrainSettings:
     log_steps: int = 10
 
     def __post_init__(self) -> None:
-        for name, value, low in (
-            *((f"{task}-share", share, 0.0) for task, share in self.shares.items()),
+        require_at_least(
+            *((f"{task.replace('_', '-')}-share", share, 0.0) for task, share in self.shares.items()),
             ("warmup-steps", self.warmup_steps, 0),
             ("steps", self.steps, 1),
             ("batch-size", self.batch_size, 1),
             ("max-length", self.max_length, 2),
             ("save-steps", self.save_steps, 1),
             ("log-steps", self.log_steps, 1),
-        ):
-            if value < low:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {low:g} or more")
+        )
 
     @property
     def shares(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from store import InputError, Store
+from store.errors import require_at_least
 from train.lessons import open_lessons
 from train.lora import make_lora
 from train.muon import MuonWithAdamW
@@ -57,7 +58,7 @@ class SftSettings:
     log_steps: int = 10
 
     def __post_init__(self) -> None:
-        for name, value, low in (
+        require_at_least(
             ("epochs", self.epochs, 1e-6),
             ("max-steps", self.max_steps, 1),
             ("batch-size", self.batch_size, 1),
@@ -67,9 +68,7 @@ class SftSettings:
             ("lora-rank", self.lora_rank, 0),
             ("save-steps", self.save_steps, 1),
             ("log-steps", self.log_steps, 1),
-        ):
-            if value is not None and value < low:
-                raise InputError(f"--{name} is {value}; it must be {low:g} or more")
+        )
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"--optimizer is {self.optimizer!r}; it must be {' or '.join(OPTIMIZERS)}")
         if self.optimizer == "muon" and self.lora_rank:
