@@ -74,7 +74,7 @@ def browse(
         import streamlit  # noqa: F401
     except ImportError:
         raise InputError("the trace browser needs Streamlit: pip install 'gr2[app]'") from None
-    page = Path(__file__).with_name("browser.py")
+    page = Path(__file__).with_name("browser") / "main.py"
     os.environ["GR2_STORE"] = str(folder)
     os.execv(  # noqa: S606
         sys.executable,

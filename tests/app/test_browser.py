@@ -21,7 +21,7 @@ from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
 from store import Store
 
-PAGE = Path(app.__file__).with_name("browser.py")
+PAGE = Path(app.__file__).with_name("browser") / "main.py"
 HOSTILE = (
     "<img src=x onerror=document.title='owned'><script>document.title='owned'</script> **bold** \u202e $x^2$ :smile:"
 )
@@ -106,7 +106,7 @@ def test_the_page_of_semantic_ids_shows_a_version_and_the_path_to_an_item(
 def draw_sids_page() -> None:
     import os  # noqa: PLC0415
 
-    from app.sid_page import draw_sids  # noqa: PLC0415
+    from app.browser.sid_page import draw_sids  # noqa: PLC0415
     from store import Store  # noqa: PLC0415
 
     draw_sids(Store.open(os.environ["GR2_STORE"]))

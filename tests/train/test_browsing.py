@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.training_page import gains_over
+from app.browser.training_page import gains_over
 from curate.evaluation import EvalSettings, evaluate
 from curate.rankers.offline import EvidenceRanker
 from store import Store
@@ -13,7 +13,7 @@ from train.sft_training import SftSettings, train_sft
 def draw_page() -> None:
     import os  # noqa: PLC0415
 
-    from app.training_page import draw_trainings  # noqa: PLC0415
+    from app.browser.training_page import draw_trainings  # noqa: PLC0415
     from store import Store  # noqa: PLC0415
 
     draw_trainings(Store.open(os.environ["GR2_STORE"]))

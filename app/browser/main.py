@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app.sid_page import draw_sids
-from app.trace_page import draw_traces
-from app.training_page import draw_trainings
+from app.browser.sid_page import draw_sids
+from app.browser.trace_page import draw_traces
+from app.browser.training_page import draw_trainings
 from store import Gr2Error, Store
 
 

@@ -1,0 +1,1 @@
+"""The trace browser: Streamlit pages that draw what `curate` and `train` compute."""
