@@ -40,11 +40,12 @@ print(written)
 READER = """
 import os, sys, time
 from store import Store
-from curate.browsing import TraceFilter, find_traces
+from curate.browsing import find_traces
+from curate.trace_filter import TraceFilter
 store = Store.open(sys.argv[1])
 reads = 0
 while not os.path.exists(sys.argv[2]):
-    find_traces(store, TraceFilter(accepted=True))
+    find_traces(store, TraceFilter(passes="paper"))
     with store.reading() as session:
         session.frame("status_funnel")
     reads += 1

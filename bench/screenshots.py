@@ -15,7 +15,8 @@ from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
-from curate.browsing import TraceFilter, find_traces
+from curate.browsing import find_traces
+from curate.trace_filter import TraceFilter
 from store import Store
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -25,7 +26,7 @@ PORT = 8598
 def main() -> None:
     """Start the app, open it, take the pictures."""
     store = Store.open(sys.argv[1])
-    accepted = find_traces(store, TraceFilter(accepted=True, split="train"), limit=200)
+    accepted = find_traces(store, TraceFilter(passes="paper", split="train"), limit=200).rows
     moved = accepted.filter(accepted["target_rank"] > 3)
     trace_id = (moved if moved.height else accepted)["trace_id"][0]
     server = subprocess.Popen(

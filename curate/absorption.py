@@ -46,6 +46,7 @@ VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "passed": pl.Boolean,
     "reason": pl.String,
     "detail": pl.String,
+    "created_at": pl.Datetime("us"),
 }
 
 
@@ -92,19 +93,24 @@ def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer
 def absorb(store: Store, run_id: str, judged: Sequence[JudgedTrace], absorbed_bytes: int) -> Put:
     """Store judged records and the offset up to which the journal is absorbed, in one transaction."""
     traces = pl.DataFrame([trace.row for trace in judged], schema=TRACE_SCHEMA)
-    verdicts = verdict_frame([(trace.row["trace_id"], verdict) for trace in judged for verdict in trace.verdicts])
+    verdicts = verdict_frame(
+        [(trace.row["trace_id"], trace.row["created_at"], verdict) for trace in judged for verdict in trace.verdicts]
+    )
     with store.writing() as session:
         session.insert("delete_failed_traces", traces)
         session.insert("append_verdicts_of_new_traces", verdicts)
+        session.insert("judge_batch", verdicts)
+        session.execute("put_batch_outcomes")
         put = session.put("traces", traces)
         session.execute("clear_absorbed_bytes", run_id=run_id)
         session.execute("record_absorbed_bytes", run_id=run_id, absorbed_bytes=absorbed_bytes)
     return put
 
 
-def verdict_frame(verdicts: Sequence[tuple[str, Verdict]]) -> pl.DataFrame:
-    """Rows of table `verdicts` from pairs of trace id and verdict."""
-    return pl.DataFrame([(trace_id, *verdict) for trace_id, verdict in verdicts], schema=VERDICT_SCHEMA, orient="row")
+def verdict_frame(verdicts: Sequence[tuple[str, datetime, Verdict]]) -> pl.DataFrame:
+    """Rows of table `verdicts` from a trace's id, its created_at, and a verdict."""
+    rows = [(trace_id, *verdict, created_at) for trace_id, created_at, verdict in verdicts]
+    return pl.DataFrame(rows, schema=VERDICT_SCHEMA, orient="row")
 
 
 def recover(store: Store) -> list[Recovery]:

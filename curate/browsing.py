@@ -1,29 +1,42 @@
-"""What the trace browser shows: pages of traces by filter, and one trace with everything that belongs to it."""
+"""What the trace browser shows of traces: pages of them by filter, and one with everything that belongs to it."""
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import duckdb
 import orjson
 import polars as pl
 
 from curate.tasks import ListedTask, load_tasks
-from store import InputError, Store
+from curate.trace_filter import TraceFilter, check_filter
+from store import InputError, Session, Store
 
 PAGE_TRACES = 50
+# A search in texts looks at so many windows of the store, the newest first, and rests when its time is used up.
+SEARCH_WINDOWS = 40
+SEARCH_SECONDS = 0.6
+WHOLE_SEARCH_TRACES = 100_000
+
+
+class Position(NamedTuple):
+    """A place among traces, newest first: what is older than created_at, and of that moment what has a smaller id."""
+
+    created_at: datetime
+    trace_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class TraceFilter:
-    """Which traces to show; None lets everything through. rule: one that they failed. text: found in the reasoning."""
+class TracePage:
+    """rows: traces, newest first. next: where the next page begins; None at the end.
 
-    dataset: str | None = None
-    split: str | None = None
-    template: str | None = None
-    teacher: str | None = None
-    accepted: bool | None = None
-    rule: str | None = None
-    text: str | None = None
+    unfinished: a search in texts ran out of time before the page was full; `next` is how far it looked.
+    """
+
+    rows: pl.DataFrame
+    next: Position | None
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +51,107 @@ class TraceView:
 
 
 def find_traces(
-    store: Store,
-    chosen: TraceFilter,
-    *,
-    after: tuple[datetime, str] | None = None,
-    limit: int = PAGE_TRACES,
-) -> pl.DataFrame:
-    """One page of traces, newest first. `after`: created_at and trace_id of the last row of the page before."""
-    after_time, after_id = after or (None, None)
+    store: Store, chosen: TraceFilter, *, after: Position | None = None, limit: int = PAGE_TRACES
+) -> TracePage:
+    """One page of traces, newest first; after: the `next` of the page before.
+
+    Raises InputError on an unknown policy and on a pattern that is no regular expression.
+    """
     with store.reading() as session:
-        return session.frame("browse_traces", **asdict(chosen), after_time=after_time, after_id=after_id, limit=limit)
+        check_filter(session, chosen)
+        try:
+            if chosen.reads_texts:
+                return _search(session, chosen, after, limit)
+            rows = _page(session, chosen, after, limit + 1)
+        except duckdb.InvalidInputException as error:
+            raise InputError(f"{chosen.pattern!r} is no regular expression: {str(error).splitlines()[0]}") from error
+    more = rows.height > limit
+    rows = rows.head(limit)
+    return TracePage(rows, _last(rows) if more else None)
 
 
-def load_choices(store: Store) -> dict[str, list[str]]:
-    """The values to filter by: dataset, template, teacher, rule."""
+def _page(session: Session, chosen: TraceFilter, after: Position | None, limit: int) -> pl.DataFrame:
+    where, parameters = list(chosen.where), chosen.parameters
+    if after is not None:
+        # First, so that DuckDB looks at times before it looks at texts.
+        where.insert(0, "where_before")
+        parameters |= {"before_time": after.created_at, "before_id": after.trace_id}
+    return session.frame("browse_traces", where=where, limit=limit, **parameters)
+
+
+def _search(session: Session, chosen: TraceFilter, after: Position | None, limit: int) -> TracePage:
+    """A page by text: window by window, the newest first, until it is full or SEARCH_SECONDS are used up."""
+    started = time.perf_counter()
+    found: list[pl.DataFrame] = []
+    height = 0
+    for start in _window_starts(session, chosen, after):
+        window = replace(chosen, since=start)
+        rows = _page(session, window, after, limit + 1 - height)
+        found.append(rows)
+        height += rows.height
+        if height > limit:
+            rows = pl.concat(found).head(limit)
+            return TracePage(rows, _last(rows))
+        if start is None or start == chosen.since:
+            break
+        after = Position(start, "")
+        if time.perf_counter() - started > SEARCH_SECONDS:
+            return TracePage(pl.concat(found), after, unfinished=True)
+    return TracePage(pl.concat(found), None)
+
+
+def _window_starts(session: Session, chosen: TraceFilter, after: Position | None) -> list[datetime | None]:
+    """Where windows of about as many traces each begin, the newest first; the last is where the search ends."""
+    ((traces, edges),) = session.rows(
+        "search_windows", shares=[place / SEARCH_WINDOWS for place in range(SEARCH_WINDOWS - 1, 0, -1)]
+    )
+    starts = edges if traces > WHOLE_SEARCH_TRACES else []
+    newest = min((moment for moment in (after and after.created_at, chosen.until) if moment), default=None)
+    return [
+        *(
+            start
+            for start in starts
+            if (newest is None or start < newest) and (chosen.since is None or start > chosen.since)
+        ),
+        chosen.since,
+    ]
+
+
+def _last(rows: pl.DataFrame) -> Position:
+    return Position(*rows.select("created_at", "trace_id").row(-1))
+
+
+def load_choices(store: Store) -> dict[str, list[Any]]:
+    """The values to filter by, by field of TraceFilter; rules are those that any trace failed."""
     with store.reading() as session:
-        rows = session.rows("browse_choices")
-    choices: dict[str, list[str]] = {"dataset": [], "template": [], "teacher": [], "rule": []}
-    for name, value in rows:
-        choices[name].append(value)
-    return choices
+        return session.frame("browse_choices").row(0, named=True)
+
+
+def count_traces(store: Store, chosen: TraceFilter) -> int:
+    """How many traces fit; of a filter that reads texts, after reading all of them."""
+    with store.reading() as session:
+        check_filter(session, chosen)
+        ((traces,),) = session.rows("count_traces", where=chosen.where, **chosen.parameters)
+    return int(traces)
 
 
 def load_trace(store: Store, trace_id: str) -> TraceView:
     """Everything about one trace. Raises InputError where there is none of that id."""
     with store.reading() as session:
-        found = session.frame("browse_trace", trace_id=trace_id)
-        if found.height == 0:
-            raise InputError(f"there is no trace {trace_id!r} in {store.folder}")
-        trace = found.row(0, named=True)
-        listed = load_tasks(session, trace["dataset"], trace["sid_version"], [trace["list_id"]])[trace["list_id"]]
-        return TraceView(
-            trace=trace,
-            messages=orjson.loads(trace["messages"]),
-            verdicts=session.frame("browse_verdicts", trace_id=trace_id),
-            labels=session.frame("browse_labels", trace_id=trace_id),
-            listed=listed,
-        )
+        return load_trace_view(session, trace_id)
+
+
+def load_trace_view(session: Session, trace_id: str) -> TraceView:
+    """The same within a transaction."""
+    found = session.frame("browse_trace", trace_id=trace_id)
+    if found.height == 0:
+        raise InputError(f"there is no trace {trace_id!r} in this store")
+    trace = found.row(0, named=True)
+    listed = load_tasks(session, trace["dataset"], trace["sid_version"], [trace["list_id"]])[trace["list_id"]]
+    return TraceView(
+        trace=trace,
+        messages=orjson.loads(trace["messages"]),
+        verdicts=session.frame("browse_verdicts", trace_id=trace_id, created_at=trace["created_at"]),
+        labels=session.frame("browse_labels", trace_id=trace_id),
+        listed=listed,
+    )

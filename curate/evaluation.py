@@ -116,7 +116,7 @@ def evaluate(
 
 def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
     """One evaluation of a data set's rankers, or all, the newest first. Raises InputError on an unknown data set."""
-    wanted = {"dataset": dataset, "run_id": run_id}
+    wanted: dict[str, Any] = {"dataset": dataset, "run_id": run_id}
     with store.reading() as session:
         find_data_set(session, dataset)
         return Evaluations(

@@ -6,6 +6,7 @@ Verdicts are kept by rule and version: a rule that changed adds its new verdicts
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from curate.absorption import answer_to, load_tasks_of_prompts, verdict_frame
 from curate.data_sets import find_data_set
@@ -13,6 +14,7 @@ from curate.rules import RULE_NAMES, check_rule_names, judge
 from store import Store
 
 VERIFY_BATCH = 5_000
+BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 (times of the store are UTC without a zone)
 
 
 @dataclass(slots=True)
@@ -35,23 +37,37 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
     with store.reading() as session:
         find_data_set(session, dataset)
     summary = VerifySummary()
-    after = ""
+    after_time, after_id = BEGINNING, ""
     while True:
         with store.reading() as session:
-            traces = session.rows("completions_to_judge", dataset=dataset, after=after, batch=VERIFY_BATCH)
-            tasks = load_tasks_of_prompts(session, [prompt_id for _, prompt_id, _, _ in traces])
+            traces = session.rows(
+                "completions_to_judge", dataset=dataset, after_time=after_time, after_id=after_id, batch=VERIFY_BATCH
+            )
+            tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, _, _ in traces])
         if not traces:
             return summary
-        after = traces[-1][0]
+        first_time = traces[0][1]
+        after_id, after_time = traces[-1][:2]
         verdicts = [
-            (trace_id, verdict)
-            for trace_id, prompt_id, completion, finish_reason in traces
+            (trace_id, created_at, verdict)
+            for trace_id, created_at, prompt_id, completion, finish_reason in traces
             for verdict in judge(answer_to(tasks[prompt_id], completion, finish_reason or ""), rules)
         ]
         summary.traces += len(traces)
-        for _, verdict in verdicts:
+        for _, _, verdict in verdicts:
             (summary.passed if verdict.passed else summary.failed)[verdict.rule] += 1
             if verdict.reason:
                 summary.reasons[verdict.rule, verdict.reason] += 1
         with store.writing() as session:
-            summary.new_verdicts += session.put("verdicts", verdict_frame(verdicts)).inserted
+            new_verdicts = session.put("verdicts", verdict_frame(verdicts)).inserted
+            if new_verdicts:
+                current = session.frame(
+                    "verdicts_of_batch",
+                    trace_ids=[trace_id for trace_id, *_ in traces],
+                    first_time=first_time,
+                    last_time=after_time,
+                )
+                session.insert("judge_batch", current)
+                session.execute("put_batch_outcomes")
+                session.execute("update_outcomes")
+        summary.new_verdicts += new_verdicts

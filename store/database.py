@@ -8,7 +8,7 @@ a file of their own, attached read-only under the name `labels`, so that labelli
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,14 +46,14 @@ class Session:
         rows = self.connection.execute(query(name), parameters or None).fetchall()
         return int(rows[0][0]) if rows and isinstance(rows[0][0], int) else 0
 
-    def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
-        """Run one query; returns all of its rows."""
-        frame: pl.DataFrame = self.connection.sql(query(name), params=parameters or None).pl()
+    def frame(self, name: str, /, where: Sequence[str] = (), **parameters: Any) -> pl.DataFrame:
+        """Run one query; returns all of its rows. where: named conditions that they meet."""
+        frame: pl.DataFrame = self.connection.sql(query(name, where), params=parameters or None).pl()
         return frame
 
-    def rows(self, name: str, /, **parameters: Any) -> list[tuple[Any, ...]]:
-        """Run one query; returns its rows as tuples."""
-        return self.connection.execute(query(name), parameters or None).fetchall()
+    def rows(self, name: str, /, where: Sequence[str] = (), **parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one query; returns its rows as tuples. where: named conditions that they meet."""
+        return self.connection.execute(query(name, where), parameters or None).fetchall()
 
     def reader(self, name: str, /, **parameters: Any) -> pa.RecordBatchReader:
         """Run one query; its rows come in Arrow batches, so that they need not fit in memory."""

@@ -4,13 +4,12 @@ It draws; what it draws comes from `curate.browsing`. Text from models and catal
 or Markdown.
 """
 
-from datetime import datetime
-
 import polars as pl
 import streamlit as st
 
-from curate.browsing import PAGE_TRACES, TraceFilter, TraceView, find_traces, load_choices, load_trace
+from curate.browsing import Position, TraceView, find_traces, load_choices, load_trace
 from curate.tasks import ListedTask
+from curate.trace_filter import TraceFilter
 from prompts.semantic_ids import parse_sid
 from prompts.tasks import ShownItem
 from store import Store
@@ -31,17 +30,15 @@ def choose_filter(store: Store) -> TraceFilter:
     with st.sidebar:
         st.subheader("Filter")
         picked = {
-            name: st.selectbox(name, [ANY, *values], key=name) for name, values in choices.items() if name != "rule"
+            name: st.selectbox(name, [ANY, *(choices[name] or [])], key=name)
+            for name in ("dataset", "split", "template", "teacher", "rule")
         }
-        split = st.selectbox("split", [ANY, "train", "valid", "test"], key="split")
         accepted = st.selectbox("accepted (policy paper)", [ANY, "yes", "no"], key="accepted")
-        rule = st.selectbox("failed rule", [ANY, *choices["rule"]], key="rule")
         text = st.text_input("text in the reasoning", key="text")
     return TraceFilter(
         **{name: None if value == ANY else value for name, value in picked.items()},
-        split=None if split == ANY else split,
-        accepted=None if accepted == ANY else accepted == "yes",
-        rule=None if rule == ANY else rule,
+        passes="paper" if accepted == "yes" else None,
+        fails="paper" if accepted == "no" else None,
         text=text or None,
     )
 
@@ -51,10 +48,9 @@ def draw_table(store: Store, chosen: TraceFilter) -> None:
     if st.session_state.get("filter") != chosen:
         st.session_state["filter"] = chosen
         st.session_state["pages"] = [None]
-    pages: list[tuple[datetime, str] | None] = st.session_state["pages"]
-    rows = find_traces(store, chosen, after=pages[-1], limit=PAGE_TRACES + 1)
-    more = rows.height > PAGE_TRACES
-    rows = rows.head(PAGE_TRACES)
+    pages: list[Position | None] = st.session_state["pages"]
+    found = find_traces(store, chosen, after=pages[-1])
+    rows = found.rows
     st.subheader("Traces")
     if rows.height == 0:
         st.info("No trace fits. Widen the filter, or make traces with gr2 trace.")
@@ -86,9 +82,8 @@ def draw_table(store: Store, chosen: TraceFilter) -> None:
     if newer.button("Newer", disabled=len(pages) == 1):
         pages.pop()
         st.rerun()
-    if older.button("Older", disabled=not more):
-        last = rows.row(-1, named=True)
-        pages.append((last["created_at"], last["trace_id"]))
+    if older.button("Older", disabled=found.next is None):
+        pages.append(found.next)
         st.rerun()
 
 

@@ -1,47 +1,67 @@
--- What the trace browser reads.
+-- What the trace browser reads of traces.
 
 -- name: browse_traces
--- Newest first, one page after the given (created_at, trace_id); null filters let everything through.
+-- Newest first. Which traces they are is found out from narrow columns; texts are then read of these alone.
+with page as (
+    select trace_id, created_at
+    from traces
+    where true
+    -- and: conditions
+    order by created_at desc, trace_id desc
+    limit $limit
+)
 select
-    trace_id, created_at, dataset, split, template, teacher, model, sample_index, accepted, failed_rules,
-    target_rank, new_rank, reasoning, error
-from trace_browser
-where ($dataset is null or dataset = $dataset)
-    and ($split is null or split = $split)
-    and ($template is null or template = $template)
-    and ($teacher is null or teacher = $teacher)
-    and ($accepted is null or accepted = $accepted)
-    and ($rule is null or list_contains(failed_rules, $rule))
-    and ($text is null or contains(lower(reasoning), lower($text)))
-    and ($after_time is null or (created_at, trace_id) < ($after_time, $after_id))
+    trace_id, created_at, dataset, split, template, strategy, teacher, model, temperature, sample_index, group_id,
+    coalesce(list_contains(policies, 'paper'), false) as accepted, lost_at, coalesce(failed_rules, []) as failed_rules,
+    target_rank, new_rank, copied, left(reasoning, 400) as reasoning, left(error, 400) as error
+from traces
+semi join page using (created_at, trace_id)
+left join judged_outcomes using (outcome)
 order by created_at desc, trace_id desc
-limit $limit
+
+-- name: count_traces
+select count(*)
+from traces
+where true
+-- and: conditions
+
+-- name: search_windows
+-- How many traces there are, and moments that leave about the given shares of them behind.
+select count(*) as traces, approx_quantile(created_at, $shares::float[]) as edges from traces
 
 -- name: browse_choices
 -- The values that people can filter by.
-select 'dataset' as filter, dataset as value from prompts group by all
-union all
-select 'template', template from prompts group by all
-union all
-select 'teacher', teacher from traces group by all
-union all
-select 'rule', rule from verdicts group by all
-order by all
+select *
+from (
+    select
+        list_sort(list(distinct dataset)) as dataset,
+        list_sort(list(distinct split)) as split,
+        list_sort(list(distinct strategy)) as strategy,
+        list_sort(list(distinct template)) as template,
+        list_sort(list(distinct teacher)) as teacher,
+        list_sort(list(distinct model)) as model,
+        list_sort(list(distinct temperature)) as temperature
+    from traces
+),
+    (select list_sort(list(distinct rule)) as rule from (select unnest(failed_rules) as rule from outcomes)),
+    (select list_sort(list(distinct reason)) as reason from (select unnest(reasons) as reason from outcomes)),
+    (select list_sort(list(distinct annotator)) as annotator from labels_current),
+    (select list_sort(list(policy)) as policy from policies)
 
 -- name: browse_trace
-select
-    traces.*, prompts.dataset, prompts.sid_version, prompts.template, prompts.strategy, prompts.messages,
-    prompts.list_id, candidate_lists.split, candidate_lists.user_id, candidate_lists.target_rank
+select traces.*, prompts.sid_version, prompts.messages
 from traces
 join prompts using (prompt_id)
-join candidate_lists using (list_id)
 where trace_id = $trace_id
 
 -- name: browse_verdicts
 select rule, rule_version, passed, reason, detail
 from verdicts_current
-where trace_id = $trace_id
+where created_at = $created_at and trace_id = $trace_id
 order by passed, rule
 
 -- name: browse_labels
-select annotator, label, tags, note, created_at from labels_current where trace_id = $trace_id order by created_at
+select annotator, label, tags, note, seconds, created_at
+from labels_current
+where trace_id = $trace_id
+order by created_at

@@ -36,12 +36,57 @@ insert into templates by name from batch anti join templates using (template, sh
 insert into prompts by name from batch anti join prompts using (prompt_id)
 
 -- name: put_traces
--- A failed attempt gives way to a later answer to the same request: delete_failed_traces runs before.
-insert into traces by name from batch anti join traces using (trace_id)
+-- Takes the outcomes from batch_outcomes, which judge_batch made. A failed attempt gives way to a later answer to the
+-- same request: delete_failed_traces runs before.
+insert into traces by name
+select
+    batch.*,
+    md5_number_lower(concat_ws(chr(31), prompt_id, teacher, model, temperature)) as group_id,
+    prompts.list_id,
+    prompts.dataset,
+    candidate_lists.split,
+    candidate_lists.user_id,
+    prompts.template,
+    prompts.strategy,
+    candidate_lists.target_item_id,
+    candidate_lists.target_rank,
+    nullif(list_position(ranking, candidate_lists.target_item_id), 0) as new_rank,
+    ranking = candidate_lists.item_ids as copied,
+    batch_outcomes.outcome
+from batch
+join prompts using (prompt_id)
+join candidate_lists using (list_id)
+left join batch_outcomes using (trace_id)
+anti join traces using (trace_id)
 
 -- name: delete_failed_traces
 delete from traces
 where error is not null and trace_id in (select trace_id from batch where error is null)
+
+-- name: judge_batch
+-- What all rules together say of each trace whose verdicts are given; traces with the same outcome share one id.
+create or replace temp table batch_outcomes as
+select
+    trace_id,
+    md5_number_lower(string_agg(concat_ws(chr(31), rule, passed, reason), chr(30) order by rule)) as outcome,
+    coalesce(list(rule order by rule) filter (passed), []) as passed_rules,
+    coalesce(list(rule order by rule) filter (not passed), []) as failed_rules,
+    coalesce(list(coalesce(reason, '') order by rule) filter (not passed), []) as reasons
+from batch
+group by trace_id
+
+-- name: put_batch_outcomes
+insert into outcomes
+select outcome, any_value(passed_rules), any_value(failed_rules), any_value(reasons)
+from batch_outcomes
+anti join outcomes using (outcome)
+group by outcome
+
+-- name: update_outcomes
+update traces
+set outcome = batch_outcomes.outcome
+from batch_outcomes
+where traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct from batch_outcomes.outcome
 
 -- name: append_verdicts_of_new_traces
 -- Runs before put_traces in the same transaction: what stands in traces has its verdicts.

@@ -16,14 +16,16 @@ with chosen as (
 ),
 done as (
     select
-        list_id,
+        traces.list_id,
         list(sample_index order by sample_index) as answered,
-        count(*) filter (trace_id in (select trace_id from accepted_traces($policy))) as accepted
+        count(*) filter (
+            outcome in (select outcome from judged_outcomes where list_contains(policies, $policy))
+        ) as accepted
     from traces
     join prompts using (prompt_id)
-    where prompts.dataset = $dataset
+    where traces.dataset = $dataset
         and prompts.sid_version = $sid_version
-        and prompts.template = $template
+        and traces.template = $template
         and prompts.template_sha256 = $template_sha256
         and prompts.knowledge_priming = $knowledge_priming
         and traces.teacher = $teacher
@@ -31,7 +33,7 @@ done as (
         and traces.temperature = $temperature
         and traces.max_tokens = $max_tokens
         and traces.error is null
-    group by list_id
+    group by traces.list_id
 )
 select
     list_id,
@@ -67,10 +69,18 @@ select rules from policies where policy = $policy
 select policy from policies order by policy
 
 -- name: completions_to_judge
--- Stored completions of a data set, in batches by trace id.
-select traces.trace_id, traces.prompt_id, traces.completion, traces.finish_reason
+-- Stored completions of a data set, in batches from the oldest on.
+select trace_id, created_at, prompt_id, completion, finish_reason
 from traces
-join prompts using (prompt_id)
-where prompts.dataset = $dataset and traces.completion is not null and traces.trace_id > $after
-order by traces.trace_id
+where dataset = $dataset
+    and completion is not null
+    and created_at >= $after_time
+    and (created_at, trace_id) > ($after_time, $after_id)
+order by created_at, trace_id
 limit $batch
+
+-- name: verdicts_of_batch
+-- All newest verdicts of the traces given; the times say where they lie.
+select trace_id, rule, passed, reason
+from verdicts_current
+where created_at between $first_time and $last_time and trace_id in (select unnest($trace_ids))

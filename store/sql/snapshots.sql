@@ -3,14 +3,14 @@
 select
     traces.trace_id,
     traces.prompt_id,
-    prompts.list_id,
-    candidate_lists.split,
-    candidate_lists.user_id,
+    traces.list_id,
+    traces.split,
+    traces.user_id,
     candidate_lists.position,
     prompts.sid_version,
-    prompts.template,
+    traces.template,
     prompts.template_sha256,
-    prompts.strategy,
+    traces.strategy,
     prompts.knowledge_priming,
     traces.teacher,
     traces.model,
@@ -21,15 +21,11 @@ select
     pass_rates.pass_rate
 from accepted_traces($policy) as traces
 join prompts using (prompt_id)
-join candidate_lists using (list_id)
-join pass_rates
-    on pass_rates.prompt_id = traces.prompt_id
-    and pass_rates.teacher = traces.teacher
-    and pass_rates.model = traces.model
-    and pass_rates.temperature = traces.temperature
-where prompts.dataset = $dataset
-    and list_contains($splits, candidate_lists.split)
-    and ($template is null or prompts.template = $template)
+join candidate_lists on candidate_lists.list_id = traces.list_id
+join pass_rates using (group_id)
+where traces.dataset = $dataset
+    and list_contains($splits, traces.split)
+    and ($template is null or traces.template = $template)
     and ($teacher is null or traces.teacher = $teacher)
     and traces.trace_id not in (select trace_id from labels_current where label = 'bad')
 order by traces.trace_id

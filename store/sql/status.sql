@@ -39,11 +39,12 @@ select dataset, split, template, teacher, prompts, attempts, answered, parsed, a
 from acceptance_funnel
 
 -- name: status_reasons
-select dataset, template, teacher, rule, reason, count(*) as traces
-from verdicts_current
-join traces using (trace_id)
-join prompts using (prompt_id)
-where not passed
+select dataset, template, teacher, rule, reason, sum(traces) as traces
+from (
+    select dataset, template, teacher, unnest(failed_rules) as rule, unnest(reasons) as reason, traces
+    from (select dataset, template, teacher, outcome, count(*) as traces from traces group by all)
+    join outcomes using (outcome)
+)
 group by all
-order by traces desc
+order by traces desc, dataset, template, teacher, rule, reason
 limit 20

@@ -13,20 +13,31 @@ from (
         ])
 ) as policy_rules(policy, rules);
 
--- The newest verdict of each rule on each trace.
+-- The newest verdict of each rule on each trace. A trace has one created_at: named here, a filter by it reaches the scan.
 create or replace view verdicts_current as
-select trace_id, rule, rule_version, passed, reason, detail
+select trace_id, rule, rule_version, passed, reason, detail, created_at
 from verdicts
-qualify rule_version = max(rule_version) over (partition by trace_id, rule);
+qualify rule_version = max(rule_version) over (partition by created_at, trace_id, rule);
 
 -- What each annotator thinks of each trace now: the last event wins, and "undo" takes the label back.
 create or replace view labels_current as
-select event_id, trace_id, annotator, label, tags, note, seconds, created_at
+select event_id, trace_id, annotator, label, tags, note, seconds, queue_id, shown, created_at
 from (
     from labels.label_events
     qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
 )
 where label <> 'undo';
+
+-- What the rules say, outcome by outcome: `lost_at` is the first rule of the policy "strict" that is not passed.
+create or replace view judged_outcomes as
+select
+    outcome,
+    passed_rules,
+    failed_rules,
+    reasons,
+    list_filter(strict.rules, lambda rule: not list_contains(passed_rules, rule))[1] as lost_at,
+    (select list(policy order by policy) from policies where list_has_all(passed_rules, rules)) as policies
+from outcomes, (select rules from policies where policy = 'strict') as strict;
 
 -- Traces that pass every rule of a policy; one without a completion, or not yet judged by a rule, does not.
 -- An unknown policy is an error. The first branch of the case is never a constant, so error() is not folded at binding.
@@ -39,76 +50,65 @@ with chosen as (
 )
 select traces.*
 from traces, chosen
-where completion is not null
-    and (
-        len(rules) = 0
-        or trace_id in (
-            select trace_id
-            from verdicts_current, chosen
-            where passed and list_contains(rules, rule)
-            group by trace_id
-            having count(*) = any_value(len(rules))
-        )
-    );
+where error is null
+    and (len(rules) = 0 or outcome in (select outcome from outcomes, chosen where list_has_all(passed_rules, rules)));
 
 -- One line per trace with what people filter by. `accepted` is by the policy "paper"; `failed_rules` are of all rules.
 create or replace view trace_browser as
 select
-    traces.trace_id,
-    traces.created_at,
-    prompts.dataset,
-    candidate_lists.split,
-    prompts.template,
-    prompts.strategy,
-    traces.teacher,
-    traces.model,
-    traces.temperature,
-    traces.sample_index,
-    candidate_lists.user_id,
-    candidate_lists.target_item_id,
-    candidate_lists.target_rank,
-    nullif(list_position(traces.ranking, candidate_lists.target_item_id), 0) as new_rank,
-    traces.trace_id in (select trace_id from accepted_traces('paper')) as accepted,
-    failures.failed_rules,
-    failures.reasons,
-    traces.reasoning,
-    traces.ranking,
-    traces.error,
-    traces.finish_reason,
-    traces.prompt_tokens,
-    traces.completion_tokens,
-    traces.cost_usd,
-    traces.latency_ms,
-    traces.run_id,
-    traces.prompt_id,
-    prompts.list_id
+    trace_id,
+    created_at,
+    dataset,
+    split,
+    template,
+    strategy,
+    teacher,
+    model,
+    temperature,
+    sample_index,
+    user_id,
+    target_item_id,
+    target_rank,
+    new_rank,
+    copied,
+    coalesce(list_contains(policies, 'paper'), false) as accepted,
+    lost_at,
+    failed_rules,
+    reasons,
+    reasoning,
+    ranking,
+    error,
+    finish_reason,
+    prompt_tokens,
+    completion_tokens,
+    cost_usd,
+    latency_ms,
+    run_id,
+    prompt_id,
+    group_id,
+    list_id
 from traces
-join prompts using (prompt_id)
-join candidate_lists using (list_id)
-left join (
-    select trace_id, list(rule order by rule) as failed_rules, list(reason order by rule) as reasons
-    from verdicts_current
-    where not passed
-    group by trace_id
-) as failures using (trace_id);
+left join judged_outcomes using (outcome);
 
--- How many attempts each prompt took and how many were accepted under the policy "paper".
+-- How many attempts each prompt took and how many were accepted under the policy "paper". A group is all attempts of one
+-- teacher, model and temperature at one prompt.
 create or replace view pass_rates as
 select
-    prompt_id,
+    group_id,
+    any_value(prompt_id) as prompt_id,
     any_value(list_id) as list_id,
     any_value(dataset) as dataset,
     any_value(split) as split,
     any_value(template) as template,
-    teacher,
-    model,
-    temperature,
+    any_value(teacher) as teacher,
+    any_value(model) as model,
+    any_value(temperature) as temperature,
     count(*) as attempts,
     count(*) filter (accepted) as accepted,
     count(*) filter (accepted) / count(*) as pass_rate
 from trace_browser
 where error is null
-group by prompt_id, teacher, model, temperature;
+group by group_id;
 
 -- From prompts to accepted traces, by data set, template and teacher. Each column is a subset of the one before it,
 -- but for `labelled`.

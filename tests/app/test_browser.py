@@ -14,11 +14,12 @@ from playwright.sync_api import Page, expect, sync_playwright
 from streamlit.testing.v1 import AppTest
 
 import app
-from curate.browsing import TraceFilter, find_traces
+from curate.browsing import find_traces
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
+from curate.trace_filter import TraceFilter
 from store import Store
 
 PAGE = Path(app.__file__).with_name("browser") / "main.py"
@@ -66,7 +67,7 @@ def test_older_and_newer_turn_pages(traced: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_link_opens_one_trace_in_full(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace_id = find_traces(traced, TraceFilter(accepted=True))["trace_id"][0]
+    trace_id = find_traces(traced, TraceFilter(passes="paper")).rows["trace_id"][0]
     page = open_page(traced, monkeypatch, trace=trace_id)
     assert not page.exception
     assert trace_id in page.text[0].value
@@ -156,7 +157,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 
 def test_in_a_real_browser_a_trace_can_be_found_and_read(server: str, traced: Store, page: Page) -> None:
-    trace_id = find_traces(traced, TraceFilter(accepted=True))["trace_id"][0]
+    trace_id = find_traces(traced, TraceFilter(passes="paper")).rows["trace_id"][0]
     page.goto(f"{server}/?trace={trace_id}")
     expect(page.get_by_text("Candidates before and after")).to_be_visible(timeout=30_000)
     expect(page.get_by_text(trace_id)).to_be_visible()

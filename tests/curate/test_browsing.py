@@ -1,9 +1,11 @@
 import pytest
 
-from curate.browsing import TraceFilter, find_traces, load_choices, load_trace
+from curate import browsing
+from curate.browsing import count_traces, find_traces, load_choices, load_trace
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
+from curate.trace_filter import TraceFilter
 from store import InputError, Store
 from store.labels import Label, put_label
 
@@ -16,15 +18,42 @@ def traced(shop: Store) -> Store:
     return shop
 
 
-def test_pages_go_through_all_traces_newest_first_without_gap_or_repeat(traced: Store) -> None:
-    everything = find_traces(traced, TraceFilter(), limit=10_000)
-    assert everything["created_at"].is_sorted(descending=True)
+def all_traces(store: Store, chosen: TraceFilter) -> list[str]:
+    return find_traces(store, chosen, limit=10_000).rows["trace_id"].to_list()
+
+
+@pytest.mark.parametrize("chosen", [TraceFilter(), TraceFilter(text="the"), TraceFilter(split="train", pattern="t.e")])
+def test_pages_go_through_all_traces_newest_first_without_gap_or_repeat(
+    traced: Store, chosen: TraceFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = find_traces(traced, chosen, limit=10_000)
+    assert everything.rows["created_at"].is_sorted(descending=True)
+    assert everything.next is None
+    # As if the store were large and the search slow: windows of two traces, one at a time.
+    monkeypatch.setattr(browsing, "WHOLE_SEARCH_TRACES", 0)
+    monkeypatch.setattr(browsing, "SEARCH_SECONDS", 0)
     seen: list[str] = []
     after = None
-    while (page := find_traces(traced, TraceFilter(), after=after, limit=7)).height:
-        seen += page["trace_id"].to_list()
-        after = page.select("created_at", "trace_id").row(-1)
-    assert seen == everything["trace_id"].to_list()
+    while True:
+        page = find_traces(traced, chosen, after=after, limit=7)
+        assert page.rows.height <= 7
+        seen += page.rows["trace_id"].to_list()
+        after = page.next
+        if after is None:
+            break
+    assert seen == everything.rows["trace_id"].to_list()
+    assert len(seen) == count_traces(traced, chosen) > 20
+
+
+def test_a_search_that_runs_out_of_time_says_how_far_it_came(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browsing, "WHOLE_SEARCH_TRACES", 0)
+    monkeypatch.setattr(browsing, "SEARCH_SECONDS", 0)
+    page = find_traces(traced, TraceFilter(text="stands nowhere"))
+    assert page.rows.height == 0
+    assert page.unfinished
+    assert page.next is not None
+    newest = find_traces(traced, TraceFilter()).rows["created_at"][0]
+    assert page.next.created_at <= newest
 
 
 @pytest.mark.parametrize(
@@ -32,26 +61,63 @@ def test_pages_go_through_all_traces_newest_first_without_gap_or_repeat(traced: 
     [
         (TraceFilter(split="valid"), "split = 'valid'"),
         (TraceFilter(template="rerank.v1"), "template = 'rerank.v1'"),
-        (TraceFilter(accepted=True), "accepted"),
-        (TraceFilter(accepted=False), "not accepted"),
+        (TraceFilter(strategy="rejection", model="evidence.v1", temperature=1.0), "temperature = 1.0"),
+        (TraceFilter(passes="paper"), "accepted"),
+        (TraceFilter(fails="paper"), "not accepted"),
+        (TraceFilter(passes="strict"), "lost_at is null"),
         (TraceFilter(rule="target_first"), "list_contains(failed_rules, 'target_first')"),
+        (TraceFilter(reason="target_not_first"), "list_contains(reasons, 'target_not_first')"),
+        (TraceFilter(lost_at="target_first"), "lost_at = 'target_first'"),
+        (TraceFilter(copied=False), "not copied"),
+        (TraceFilter(target_rank=2, new_rank=1), "target_rank = 2 and new_rank = 1"),
         (TraceFilter(text="WAS BOUGHT"), "reasoning ilike '%was bought%'"),
+        (TraceFilter(pattern="bought .* \\d+ TIMES"), "regexp_matches(reasoning, 'bought .* [0-9]+ times')"),
+        (TraceFilter(max_pass_rate=0.0), "group_id in (select group_id from pass_rates where pass_rate = 0)"),
+        (TraceFilter(min_pass_rate=0.5), "group_id in (select group_id from pass_rates where pass_rate >= 0.5)"),
+        (TraceFilter(label="none"), "true"),
         (TraceFilter(dataset="nope"), "false"),
-        (TraceFilter(split="train", accepted=True, teacher="evidence"), "split = 'train' and accepted"),
+        (TraceFilter(split="train", passes="paper", teacher="evidence"), "split = 'train' and accepted"),
     ],
 )
 def test_each_filter_keeps_what_it_says(traced: Store, chosen: TraceFilter, condition: str) -> None:
     with traced.reading() as session:
         rows = session.connection.execute(f"select trace_id from trace_browser where {condition}").fetchall()
-    assert sorted(find_traces(traced, chosen, limit=10_000)["trace_id"]) == sorted(trace for (trace,) in rows)
+    assert sorted(all_traces(traced, chosen)) == sorted(trace for (trace,) in rows)
+    assert count_traces(traced, chosen) == len(rows)
     assert rows or chosen.dataset == "nope"
 
 
+def test_traces_are_found_by_what_people_say_of_them(traced: Store) -> None:
+    first, second, third = all_traces(traced, TraceFilter())[:3]
+    put_label(traced, first, "ann", Label.GOOD)
+    put_label(traced, first, "ben", Label.BAD)
+    put_label(traced, second, "ann", Label.BAD)
+    put_label(traced, third, "ann", Label.GOOD)
+    put_label(traced, third, "ann", Label.UNDO)
+    for chosen, expected in (
+        (TraceFilter(label="any"), {first, second}),
+        (TraceFilter(label="bad"), {first, second}),
+        (TraceFilter(label="split"), {first}),
+        (TraceFilter(annotator="ben"), {first}),
+    ):
+        assert set(all_traces(traced, chosen)) == expected
+    assert third in all_traces(traced, TraceFilter(label="none"))
+
+
 def test_signs_of_like_and_quotes_are_plain_text(traced: Store) -> None:
-    everything = find_traces(traced, TraceFilter(), limit=10_000)["reasoning"]
+    everything = find_traces(traced, TraceFilter(), limit=10_000)
+    with traced.reading() as session:
+        texts = [text for (text,) in session.connection.execute("select reasoning from traces").fetchall()]
+    assert len(texts) == everything.rows.height
     for text in ("%", "_", "s_a_", "'; drop table traces; --"):
-        found = find_traces(traced, TraceFilter(text=text), limit=10_000)
-        assert found.height == everything.str.contains(text, literal=True).sum()
+        assert len(all_traces(traced, TraceFilter(text=text))) == sum(text in reasoning for reasoning in texts)
+
+
+def test_what_cannot_be_searched_for_is_a_clear_error(traced: Store) -> None:
+    with pytest.raises(InputError, match=r"'\(' is no regular expression"):
+        find_traces(traced, TraceFilter(pattern="("))
+    with pytest.raises(InputError, match="no policy is called 'nice'; known are all, paper, strict"):
+        find_traces(traced, TraceFilter(passes="nice"))
 
 
 def test_choices_are_what_the_store_holds(traced: Store) -> None:
@@ -59,11 +125,11 @@ def test_choices_are_what_the_store_holds(traced: Store) -> None:
     assert choices["dataset"] == ["shop"]
     assert choices["template"] == ["rerank.v1", "rerank_evidence.v1"]
     assert choices["teacher"] == ["evidence"]
-    assert "grounded" in choices["rule"]
+    assert "target_first" in choices["rule"]
 
 
 def test_one_trace_comes_with_all_that_belongs_to_it(traced: Store) -> None:
-    trace_id = find_traces(traced, TraceFilter(split="train"))["trace_id"][0]
+    trace_id = all_traces(traced, TraceFilter(split="train"))[0]
     put_label(traced, trace_id, "ann", Label.GOOD, note="clear")
     view = load_trace(traced, trace_id)
     assert view.trace["trace_id"] == trace_id

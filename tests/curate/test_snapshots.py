@@ -131,7 +131,8 @@ def test_test_targets_cannot_be_published(traced: Store) -> None:
         publish(traced, "shop", SnapshotSettings("shop", splits=("train", "test")))
     with traced.writing() as session:
         # However a list came to call itself train: its target is a test interaction.
-        session.connection.execute("update candidate_lists set split = 'train' where split = 'test'")
+        for table in ("candidate_lists", "traces"):
+            session.connection.execute(f"update {table} set split = 'train' where split = 'test'")
     with pytest.raises(SnapshotError, match="holds test targets"):
         publish(traced, "shop", SnapshotSettings("shop"))
     assert fetch(traced, "from snapshots") == []

@@ -34,6 +34,7 @@ def test_verdicts_can_be_made_from_completions_alone(traced: Store) -> None:
     before = fetch(traced, "from verdicts order by all")
     with traced.writing() as session:
         session.connection.execute("delete from verdicts")
+        session.connection.execute("update traces set outcome = null")
     assert fetch(traced, "select count(*) from accepted_traces('paper')") == [(0,)]
     summary = verify(traced, "shop")
     assert summary.new_verdicts == len(before)

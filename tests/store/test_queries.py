@@ -1,7 +1,11 @@
 import re
+from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 import store
+from curate.trace_filter import TraceFilter
 from store.queries import load_queries, query
 
 ROOT = Path(store.__file__).parents[1]
@@ -25,7 +29,16 @@ def test_every_statement_is_used() -> None:
     by_variable = {
         name for name in load_queries() if any(f'"{name}"' in file.read_text("utf-8") for file in ROOT.glob("*/*.py"))
     }
-    assert load_queries().keys() - used_names() - by_variable == set()
+    conditions = {f"where_{field.name}" for field in fields(TraceFilter)}
+    assert load_queries().keys() - used_names() - by_variable == conditions
+
+
+def test_conditions_are_put_where_a_statement_takes_them() -> None:
+    text = query("count_traces", ["where_split", "where_fails"])
+    assert "and (split = $split\n)" in text
+    assert text.index("$split") < text.index("$fails")
+    with pytest.raises(ValueError, match="cannot be filtered"):
+        query("last_migration", ["where_split"])
 
 
 def test_no_sql_stands_in_python() -> None:

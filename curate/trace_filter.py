@@ -1,0 +1,130 @@
+"""Which traces somebody means: one filter for the pages of the app, label queues and snapshots.
+
+A filter is a value: it compares, goes into a link and comes back, and into a queue's or a manifest's settings. What
+each of its fields asks is a condition in `store/sql/trace_filter.sql`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from curate.rules import RULE_NAMES
+from store import InputError, Session
+from store.labels import Label
+
+ANSWERED = "answered"
+# What `label` may ask besides a label itself.
+LABEL_STATES = ("any", "none", "split")
+LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, Label.SKIP.value)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFilter:
+    """Which traces to take; None lets everything through.
+
+    passes, fails: a policy. rule, reason: among those that they failed by. lost_at: the first rule of policy strict
+    that they failed, or "answered" where the request failed. copied: whether the order is the input's. target_rank,
+    new_rank: of the target before and after, 0 where it is absent. label: what somebody says of them now, or one of
+    LABEL_STATES (split: good and bad). annotator: somebody who labelled them. min_pass_rate, max_pass_rate: of all
+    attempts of their teacher, model and temperature at their prompt. since, until: created_at, UTC, the latter
+    exclusive. text: in the reasoning, or in the completion or error where there is none, whatever the case. pattern:
+    the same as a regular expression (RE2).
+    """
+
+    dataset: str | None = None
+    split: str | None = None
+    strategy: str | None = None
+    template: str | None = None
+    teacher: str | None = None
+    model: str | None = None
+    temperature: float | None = None
+    passes: str | None = None
+    fails: str | None = None
+    rule: str | None = None
+    reason: str | None = None
+    lost_at: str | None = None
+    copied: bool | None = None
+    target_rank: int | None = None
+    new_rank: int | None = None
+    label: str | None = None
+    annotator: str | None = None
+    min_pass_rate: float | None = None
+    max_pass_rate: float | None = None
+    run_id: str | None = None
+    user_id: str | None = None
+    list_id: str | None = None
+    prompt_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None
+    pattern: str | None = None
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Names of the conditions that it asks, for Session.frame and Session.rows."""
+        return tuple(f"where_{name}" for name in self.parameters)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The values that those conditions are about: every field that is not None."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it looks into texts, which takes seconds where there are millions."""
+        return self.text is not None or self.pattern is not None
+
+    def to_query(self) -> dict[str, str]:
+        """As query parameters of a link; `from_query` reads them back.
+
+        >>> TraceFilter(split="valid", copied=False).to_query()
+        {'split': 'valid', 'copied': 'no'}
+        """
+        return {name: _to_text(value) for name, value in self.parameters.items()}
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> "TraceFilter":
+        """What `to_query` made; other parameters are left alone. Raises InputError on a value without meaning."""
+        return cls(
+            **{field.name: _from_text(field.name, query[field.name]) for field in fields(cls) if query.get(field.name)}
+        )
+
+
+_NUMBERS = ("temperature", "min_pass_rate", "max_pass_rate")
+_RANKS = ("target_rank", "new_rank")
+_TIMES = ("since", "until")
+_CHOICES = {"label": LABELS, "rule": RULE_NAMES, "lost_at": (ANSWERED, *RULE_NAMES)}
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _from_text(name: str, text: str) -> Any:
+    try:
+        if name == "copied":
+            return {"yes": True, "no": False}[text]
+        if name in _NUMBERS:
+            number = float(text)
+            return number if math.isfinite(number) else float("not finite")
+        if name in _RANKS:
+            return int(text)
+        if name in _TIMES:
+            return datetime.fromisoformat(text).replace(tzinfo=None)
+    except (KeyError, ValueError):
+        raise InputError(f"the link says {name}={text!r}, which means nothing; correct it or leave it out") from None
+    if name in _CHOICES and text not in _CHOICES[name]:
+        raise InputError(f"the link says {name}={text!r}; it must be one of {', '.join(_CHOICES[name])}")
+    return text
+
+
+def check_filter(session: Session, chosen: TraceFilter) -> None:
+    """Raises InputError on a policy that is not known."""
+    known = [policy for (policy,) in session.rows("policy_names")]
+    for policy in (chosen.passes, chosen.fails):
+        if policy is not None and policy not in known:
+            raise InputError(f"no policy is called {policy!r}; known are {', '.join(known)}")

@@ -1,0 +1,98 @@
+-- Conditions that people filter traces by (curate/trace_filter.py); each is put where a statement over `traces` says
+-- "and: conditions".
+
+-- name: where_dataset
+dataset = $dataset
+
+-- name: where_split
+split = $split
+
+-- name: where_strategy
+strategy = $strategy
+
+-- name: where_template
+template = $template
+
+-- name: where_teacher
+teacher = $teacher
+
+-- name: where_model
+model = $model
+
+-- name: where_temperature
+temperature = $temperature
+
+-- name: where_run_id
+run_id = $run_id
+
+-- name: where_user_id
+user_id = $user_id
+
+-- name: where_list_id
+list_id = $list_id
+
+-- name: where_prompt_id
+prompt_id = $prompt_id
+
+-- name: where_passes
+outcome in (select outcome from judged_outcomes where list_contains(policies, $passes))
+
+-- name: where_fails
+-- Also what was never judged: a request that failed.
+outcome is null or outcome in (select outcome from judged_outcomes where not list_contains(policies, $fails))
+
+-- name: where_rule
+outcome in (select outcome from outcomes where list_contains(failed_rules, $rule))
+
+-- name: where_reason
+outcome in (select outcome from outcomes where list_contains(reasons, $reason))
+
+-- name: where_lost_at
+case $lost_at
+    when 'answered' then error is not null
+    else outcome in (select outcome from judged_outcomes where lost_at = $lost_at)
+end
+
+-- name: where_copied
+copied = $copied
+
+-- name: where_target_rank
+coalesce(target_rank, 0) = $target_rank
+
+-- name: where_new_rank
+coalesce(new_rank, 0) = $new_rank
+
+-- name: where_label
+case $label
+    when 'none' then trace_id not in (select trace_id from labels_current)
+    when 'any' then trace_id in (select trace_id from labels_current)
+    when 'split' then trace_id in (
+        select trace_id from labels_current where label in ('good', 'bad') group by trace_id having count(distinct label) > 1
+    )
+    else trace_id in (select trace_id from labels_current where label = $label)
+end
+
+-- name: where_annotator
+trace_id in (select trace_id from labels_current where annotator = $annotator)
+
+-- name: where_min_pass_rate
+group_id in (select group_id from pass_rates where pass_rate >= $min_pass_rate)
+
+-- name: where_max_pass_rate
+group_id in (select group_id from pass_rates where pass_rate <= $max_pass_rate)
+
+-- name: where_since
+created_at >= $since
+
+-- name: where_until
+created_at < $until
+
+-- name: where_text
+contains(lower(coalesce(reasoning, completion, error, '')), lower($text))
+
+-- name: where_pattern
+regexp_matches(coalesce(reasoning, completion, error, ''), $pattern, 'i')
+
+-- name: where_before
+-- Further on than the last row of the page before; the first half reaches the scan.
+created_at <= $before_time and (created_at, trace_id) < ($before_time, $before_id)

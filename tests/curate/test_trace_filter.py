@@ -1,0 +1,59 @@
+from datetime import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curate.trace_filter import LABELS, TraceFilter
+from store import InputError
+
+texts = st.none() | st.text(min_size=1)
+numbers = st.none() | st.floats(0, 1)
+
+
+@given(
+    st.builds(
+        TraceFilter,
+        dataset=texts,
+        passes=texts,
+        text=texts,
+        temperature=numbers,
+        min_pass_rate=numbers,
+        copied=st.none() | st.booleans(),
+        new_rank=st.none() | st.integers(0, 10),
+        label=st.none() | st.sampled_from(LABELS),
+        since=st.none() | st.datetimes(),
+    )
+)
+def test_a_filter_goes_into_a_link_and_comes_back(chosen: TraceFilter) -> None:
+    assert TraceFilter.from_query(chosen.to_query()) == chosen
+
+
+def test_other_parameters_of_a_link_are_left_alone() -> None:
+    assert TraceFilter.from_query({"trace": "x", "split": "valid", "text": ""}) == TraceFilter(split="valid")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"temperature": "warm"},
+        {"temperature": "nan"},
+        {"copied": "perhaps"},
+        {"new_rank": "first"},
+        {"since": "yesterday"},
+        {"label": "nice"},
+        {"rule": "nice"},
+        {"lost_at": "sea"},
+    ],
+)
+def test_a_link_without_meaning_is_a_clear_error(query: dict[str, str]) -> None:
+    ((name, value),) = query.items()
+    with pytest.raises(InputError, match=f"the link says {name}='{value}'"):
+        TraceFilter.from_query(query)
+
+
+def test_only_what_is_asked_is_a_condition() -> None:
+    chosen = TraceFilter(split="valid", copied=False, since=datetime.fromisoformat("2026-01-01"))
+    assert chosen.where == ("where_split", "where_copied", "where_since")
+    assert not chosen.reads_texts
+    assert TraceFilter(pattern="x").reads_texts
