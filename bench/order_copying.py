@@ -1,12 +1,12 @@
-"""The order-copying hack, shown: the same DAPO run with the plain and with the paper's conditional reward.
+"""The order-copying hack, shown and closed: the same DAPO run with the plain and with two conditional rewards.
 
-    python bench/order_copying.py [--steps 30] [--keep FOLDER]
+    python bench/order_copying.py [--steps 60] [--keep FOLDER]
 
 A student that was shown no evidence learns timid orders, of which about half are the input order. Whatever it moves, it
 mostly demotes: under `plain` nothing pays better than to copy. Under `paper` a copy earns nothing where the target is
-not first, and moving is worth a try. Both runs have the same seed, prompts and settings. Simulated shoppers; needs no
-data and no network; drawing wants `pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the
-shares at the beginning and at the end.
+not first, and moving is worth a try; under `ndcg`, the report's form, a copy earns less than any other permutation. The
+runs have the same seed, prompts and settings. Simulated shoppers; needs no data and no network; drawing wants
+`pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the shares at both ends.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from train.runs import TrainingSummary, student_folder
 from train.sft_training import SftSettings, train_sft
 
 TEMPLATE = "rerank_ids.v1"
-REWARDS = ("plain", "paper")
+REWARDS = ("plain", "paper", "ndcg")
 SHOWN = {"answers/copied": "share of copied orders", "answers/promotion": "promotion of the target, in lists' lengths"}
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "order-copying.svg"
 # Steps that one figure is the mean of.
@@ -55,7 +55,7 @@ def build(store: Store) -> None:
         publish(store, f"shop-{kind}", selection)
     if not student_folder(store, "new").exists():
         init_from_snapshot(store, "shop-sft", "new", "tiny")
-    go_on(store, "timid", partial(train_sft, store, "shop-sft", "new", "timid", SftSettings(epochs=2, reasoning=False)))
+    go_on(store, "timid", partial(train_sft, store, "shop-sft", "new", "timid", SftSettings(epochs=6, reasoning=False)))
 
 
 def go_on(store: Store, name: str, train: Callable[..., TrainingSummary]) -> None:
@@ -68,7 +68,7 @@ def go_on(store: Store, name: str, train: Callable[..., TrainingSummary]) -> Non
 def main() -> None:
     """Train twice, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--keep", type=Path)
     asked = parser.parse_args()
     quiet()
@@ -88,17 +88,22 @@ def main() -> None:
         )
     draw(curves)
     bars = Bars()
-    ends = {}
+    begun, ended = {}, {}
     for reward in REWARDS:
         copied = curves.filter(reward=reward, metric="answers/copied").sort("step")["value"]
-        ends[reward] = copied.tail(WINDOW).mean()
-        print(f"{reward}: copied {copied.head(WINDOW).mean():.3f} at the beginning, {ends[reward]:.3f} at the end")
-    bars.at_least("copied at the end under plain, over paper's", ends["plain"] - ends["paper"], 0.1)
+        begun[reward], ended[reward] = copied.head(WINDOW).mean(), copied.tail(WINDOW).mean()
+        valid = curves.filter(reward=reward, metric="answers/valid").sort("step")["value"].tail(WINDOW).mean()
+        print(
+            f"{reward}: copied {begun[reward]:.3f} at the beginning, {ended[reward]:.3f} at the end; valid {valid:.3f}"
+        )
+    bars.at_least("copied at the end under plain, over paper's", ended["plain"] - ended["paper"], 0.1)
+    bars.at_most("rise of copying under paper", ended["paper"] - begun["paper"], 0.0)
+    bars.at_most("copied at the end under ndcg", ended["ndcg"], 0.05)
     sys.exit(not bars.met)
 
 
 def draw(curves: pl.DataFrame) -> None:
-    """Both runs beside each other, means of a few steps."""
+    """The runs beside each other, means of a few steps."""
     smooth = (
         curves.filter(pl.col("metric").is_in(list(SHOWN)))
         .sort("step")
