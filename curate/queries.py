@@ -1,19 +1,385 @@
-"""SQL that people write, on the store's read-only, locked-down connection."""
+"""SQL that people write: run on the store's read-only, locked-down connection, within limits; and what it can query.
+
+The connection keeps files, networks, settings and writes out. This module lets nothing past it but one query: what
+DuckDB runs on such a connection all the same (DETACH, USE, SET SCHEMA, ROLLBACK, temporary tables) changes it for the
+statements after, or for everybody in the process who reads.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import duckdb
+import orjson
 import polars as pl
+import pyarrow as pa
 
-from store import InputError, Store
+import store as store_package
+from store import InputError, Session, Store
+
+QUERIES = "SELECT, FROM, WITH, VALUES, PIVOT, SUMMARIZE, DESCRIBE, SHOW or EXPLAIN"
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """How much a query may take; None is no limit. bytes: of its rows in memory.
+
+    characters: of a text; longer ones are cut, and nested values are JSON, so that a screen can show them.
+    """
+
+    rows: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    characters: int | None = None
+
+
+UNLIMITED = QueryLimits()
+SCREEN = QueryLimits(rows=10_000, bytes=16_000_000, seconds=20, characters=5_000)
+DOWNLOAD = QueryLimits(rows=1_000_000, bytes=256_000_000, seconds=20)
+# Small, so that rows of a megabyte each are counted before they fill the memory.
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """rows: what came back, with distinct column names. complete: whether these are all. seconds: how long it took."""
+
+    rows: pl.DataFrame
+    complete: bool
+    seconds: float
 
 
 def run_sql(store: Store, query: str) -> pl.DataFrame:
-    """The rows of one statement. Raises InputError with DuckDB's own message, position included, where it fails."""
-    with store.reading() as session:
+    """All rows of one query, however long it takes. Raises what `query_rows` raises."""
+    return query_rows(store, query, UNLIMITED).rows
+
+
+def query_rows(store: Store, query: str, limits: QueryLimits) -> QueryResult:
+    """The rows of one query, up to the limits; past `seconds` it is interrupted.
+
+    Types that Polars, Parquet and CSV do not all hold come as DuckDB's text of them.
+
+    Raises InputError with DuckDB's own message, position included, where the query fails; on what is no query; on
+    more than one statement; and where its time is used up.
+    """
+    started = time.perf_counter()
+    with store.reading() as session, _time_limit(session.connection, limits.seconds) as expired:
         try:
-            relation = session.connection.sql(query)
-            if relation is None:
-                raise InputError("the statement gives no rows; gr2 sql is for queries")
-            rows: pl.DataFrame = relation.pl()
-        except duckdb.Error as error:
-            raise InputError(str(error).strip()) from error
-    return rows
+            rows, complete = _fetch(session.connection, _only_query(session.connection, query), limits)
+        # Arrow passes on DuckDB's errors of a query that has given rows already as OSError.
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            if expired.is_set():
+                raise InputError(
+                    f"the query ran for {limits.seconds:g} s, as long as it may, and was stopped; ask for less (where, "
+                    "limit, using sample), or run it with gr2 sql, which has no time limit"
+                ) from error
+            raise InputError(_shortened(str(error).strip())) from error
+    return QueryResult(rows, complete, time.perf_counter() - started)
+
+
+def _shortened(message: str) -> str:
+    """A message may quote a value of any length; what went wrong stands before it, and where in the query behind."""
+    return message if len(message) <= 4_000 else f"{message[:2_000]}\n[...]\n{message[-2_000:]}"
+
+
+@contextmanager
+def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[threading.Event]:
+    """Interrupts what this connection runs when the time is over, which sets the event. Other readers go on."""
+    done, expired = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if done.wait(seconds):
+            return
+        expired.set()
+        # More than once: an interrupt that falls between two steps of a query is forgotten.
+        while not done.wait(0.05):
+            connection.interrupt()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield expired
+    finally:
+        done.set()
+        watcher.join()
+
+
+# --- what may run ---
+
+_ALLOWED = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # MULTI is a PIVOT that looks for its columns.
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^()]*\))?", re.IGNORECASE)
+
+
+def _only_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statement:
+    """The one statement of a text. Raises InputError where there is none or a second, or where it is no query."""
+    statements = connection.extract_statements(text)
+    if not statements:
+        raise InputError(f"there is no statement, so there are no rows; write one query: {QUERIES}")
+    if len(statements) > 1:
+        raise InputError(f"there are {len(statements)} statements; only one query can be run at a time")
+    (statement,) = statements
+    kind = _kind(statement)
+    # EXPLAIN ANALYZE runs what it explains, whatever that is.
+    if kind == duckdb.StatementType.EXPLAIN:
+        explained = connection.extract_statements(_EXPLAIN.sub("", statement.query, count=1))
+        kind = _kind(explained[0]) if len(explained) == 1 else None
+    if kind not in _ALLOWED:
+        raise InputError(
+            f"{'this' if kind is None else kind.name} is no query and is not run; the store is read-only here: "
+            f"write one query: {QUERIES}"
+        )
+    return statement
+
+
+def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
+    try:
+        return statement.type
+    except ValueError:  # A kind that DuckDB's Python client has no name for.
+        return None
+
+
+# --- rows ---
+
+# What CSV, Parquet, Polars and Streamlit all take as it is; inside of lists and structs, fewer.
+_INTEGERS = {"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"}
+_NESTABLE = _INTEGERS | {"boolean", "float", "double", "varchar", "uuid"}
+_TAKEN = _NESTABLE | {"hugeint", "decimal", "date", "timestamp", "timestamp with time zone"}
+
+
+def _fetch(
+    connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, limits: QueryLimits
+) -> tuple[pl.DataFrame, bool]:
+    """Rows up to the limits, and whether these are all."""
+    relation = _bound(connection, statement)
+    names = _distinct(relation.columns)
+    taken = [_is_taken(kind) for kind in relation.types]
+    if not all(taken):
+        # By place: names may repeat.
+        columns = [duckdb.SQLExpression(f"#{place}") for place in range(1, len(names) + 1)]
+        relation = relation.select(
+            *(
+                (column if as_is else column.cast("varchar")).alias(name)
+                for column, as_is, name in zip(columns, taken, names, strict=True)
+            )
+        )
+    reader = relation.to_arrow_reader(_BATCH_ROWS)
+    frames = [_framed(pa.Table.from_batches([], reader.schema), names, limits)]
+    height = size = 0
+    for batch in reader:
+        frame = _framed(pa.Table.from_batches([batch]), names, limits)
+        room = frame.height if limits.rows is None else limits.rows - height
+        size += int(frame.estimated_size())
+        if room < frame.height or (limits.bytes is not None and size > limits.bytes):
+            fitting = room if limits.bytes is None else min(room, _fitting(frame, limits.bytes - size, height))
+            return _joined([*frames, frame.head(fitting)], limits), False
+        frames.append(frame)
+        height += frame.height
+    return _joined(frames, limits), True
+
+
+def _bound(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(statement)
+    except (duckdb.BinderException, duckdb.CatalogException):
+        # The same error again: this way DuckDB says where in the text.
+        connection.execute(statement)
+        raise
+
+
+def _fitting(frame: pl.DataFrame, spare: int, height: int) -> int:
+    """How many rows of a frame to keep where it is `-spare` bytes too large: a share of them, and one at least."""
+    kept = frame.height if spare >= 0 else int(frame.height * (1 + spare / frame.estimated_size()))
+    return max(kept, 0 if height else 1)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with _1, _2, ... behind those that are there already: a frame and a file take each name once.
+
+    >>> _distinct(["a", "a", "a_1"])
+    ['a', 'a_2', 'a_1']
+    """
+    distinct: dict[str, None] = {}
+    for place, name in enumerate(names):
+        free, number = name, 0
+        while free in distinct or (number and free in names[place:]):
+            number += 1
+            free = f"{name}_{number}"
+        distinct[free] = None
+    return list(distinct)
+
+
+def _is_taken(kind: Any, known: set[str] = _TAKEN) -> bool:
+    if kind.id in ("list", "array"):
+        return _is_taken(kind.children[0][1], _NESTABLE)
+    if kind.id == "struct":
+        return bool(kind.children) and all(_is_taken(child, _NESTABLE) for _, child in kind.children)
+    return kind.id in known
+
+
+def _framed(table: pa.Table, names: list[str], limits: QueryLimits) -> pl.DataFrame:
+    frame = pl.DataFrame(pl.from_arrow(table.rename_columns(names)))
+    if limits.characters is None:
+        return frame
+    frame = frame.with_columns(
+        pl.Series(name, [None if value is None else _json(value) for value in frame[name].to_list()], pl.String)
+        for name, kind in frame.schema.items()
+        if kind.is_nested()
+    )
+    texts = pl.col(pl.String)
+    return frame.with_columns(
+        pl.when(texts.str.len_chars() > limits.characters)
+        .then(texts.str.head(limits.characters) + " …")
+        .otherwise(texts)
+        .name.keep()
+    )
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def _joined(frames: list[pl.DataFrame], limits: QueryLimits) -> pl.DataFrame:
+    return pl.DataFrame([_settled(column, limits) for column in pl.concat(frames)])
+
+
+# Python's years; DuckDB's reach further, and what renders a time past them fails.
+_FIRST_TIME, _LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+# Up to here every integer is a JavaScript number; a browser rounds larger ones.
+_LARGEST_EXACT = 2**53
+
+
+def _settled(column: pl.Series, limits: QueryLimits) -> pl.Series:
+    """The column as a type that everybody holds, if one of its values asks for another.
+
+    Decimals without places, which sums of integers are, become Int64 or, where one is too large, text. Times of which
+    one is before the year 1 or after 9999 become counts since 1970. For a screen, integers of which a browser would
+    round one become text.
+    """
+    kind = column.dtype
+    if kind == pl.Decimal(38, 0):
+        whole = column.cast(pl.Int64, strict=False)
+        column = whole if whole.null_count() == column.null_count() else column.cast(pl.String)
+    elif isinstance(kind, pl.Date | pl.Datetime):
+        counts = column.cast(pl.Int64)
+        first, last = pl.Series([_FIRST_TIME, _LAST_TIME]).dt.replace_time_zone(None).cast(kind).cast(pl.Int64)
+        return column if _lies_within(counts, first, last) else counts
+    if limits.characters is not None and column.dtype.is_integer():
+        return column if _lies_within(column, -_LARGEST_EXACT, _LARGEST_EXACT) else column.cast(pl.String)
+    return column
+
+
+def _lies_within(integers: pl.Series, low: int, high: int) -> bool:
+    # In Python's integers: Polars compares in the column's own type, which may be too small for the bounds.
+    return all(low <= int(str(edge)) <= high for edge in (integers.min(), integers.max()) if edge is not None)
+
+
+# --- charts ---
+
+Mark = Literal["bar", "line", "area", "point", "heatmap"]
+MARKS: tuple[Mark, ...] = get_args(Mark)
+
+
+class ChartChoice(NamedTuple):
+    """Columns of a result to draw. colour: None draws in one colour."""
+
+    x: str
+    y: str
+    colour: str | None
+    mark: Mark
+
+
+def suggest_chart(rows: pl.DataFrame) -> ChartChoice | None:
+    """What to draw of a result at first: its first number over a time, or else over a text, or another number.
+
+    Counts by two small whole numbers are cells. None where it has no numbers, or only one column.
+
+    >>> suggest_chart(pl.DataFrame({"teacher": ["a", "b"], "traces": [3, 4]}))
+    ChartChoice(x='teacher', y='traces', colour=None, mark='bar')
+    """
+    times = [name for name, kind in rows.schema.items() if kind.is_temporal()]
+    numbers = [name for name, kind in rows.schema.items() if kind.is_numeric()]
+    texts = [name for name, kind in rows.schema.items() if kind in (pl.String, pl.Boolean)]
+    if not numbers or rows.width < 2 or rows.height == 0:
+        return None
+    if rows.columns[:3] == numbers[:3] and len(numbers) > 2 and all(_is_small(rows[name]) for name in numbers[:2]):
+        return ChartChoice(numbers[0], numbers[1], numbers[2], "heatmap")
+    x = next(iter([*times, *texts, *numbers]))
+    y = next((name for name in numbers if name != x), None)
+    if y is None:
+        return None
+    colour = next((name for name in texts if name != x and rows[name].n_unique() <= 20), None)
+    return ChartChoice(x, y, colour, "line" if x in times else "bar" if x in texts else "point")
+
+
+def _is_small(column: pl.Series) -> bool:
+    return column.dtype.is_integer() and column.n_unique() <= 30
+
+
+# --- the schema ---
+
+
+def load_schema(store: Store, containing: str = "") -> pl.DataFrame:
+    """The columns of all tables, views and macros: table, column, type, meaning; those with the text somewhere.
+
+    A macro is one row. Meanings are those of docs/data-model.md, empty where that is not installed.
+    """
+    with store.reading() as session:
+        rows = _schema_rows(session)
+    wanted = containing.strip().casefold()
+    return pl.DataFrame(
+        [row for row in rows if wanted in "\n".join(row).casefold()],
+        schema={"table": pl.String, "column": pl.String, "type": pl.String, "meaning": pl.String},
+        orient="row",
+    )
+
+
+def _schema_rows(session: Session) -> list[tuple[str, str, str, str]]:
+    meanings = read_meanings()
+    columns = [
+        (table, column, kind, meanings.get((table, column), ""))
+        for table, column, kind in session.rows("schema_columns")
+    ]
+    macros = [
+        (f"{name}({', '.join(parameters)})", "", "macro", meanings.get((name, ""), ""))
+        for name, parameters in session.rows("schema_macros")
+    ]
+    return columns + macros
+
+
+def read_meanings() -> dict[tuple[str, str], str]:
+    """What docs/data-model.md says of each column, by table and column; of the whole table, by "" as column."""
+    # An installed wheel may carry the document beside the schema; a checkout has it in docs/.
+    package = Path(store_package.__file__).parent
+    for path in (package / "data-model.md", package.parent / "docs" / "data-model.md"):
+        if path.is_file():
+            return _parse_meanings(path.read_text("utf-8"))
+    return {}
+
+
+def _parse_meanings(document: str) -> dict[tuple[str, str], str]:
+    meanings: dict[tuple[str, str], str] = {}
+    for part in document.split("\n### ")[1:]:
+        heading, _, body = part.partition("\n")
+        table = heading.partition("(")[0]
+        meanings[table, ""] = _plain(body.strip().partition("\n\n")[0])
+        for columns, meaning in re.findall(r"^\| ([a-z_0-9, ]+) \|[^|\n]*\| (.+) \|$", body, re.MULTILINE):
+            for column in columns.split(", "):
+                meanings[table, column] = _plain(meaning)
+    return {key: _followed(meanings, key[1], meaning) for key, meaning in meanings.items()}
+
+
+def _followed(meanings: dict[tuple[str, str], str], column: str, meaning: str) -> str:
+    """Where the document says "as in TABLE", what it says there."""
+    table = re.fullmatch(r"as in (\S+?)(; .+)?", meaning)
+    there = meanings.get((table[1], column)) if table else None
+    return _followed(meanings, column, there) + (table[2] or "") if table and there else meaning
+
+
+def _plain(markdown: str) -> str:
+    return " ".join(markdown.replace("`", "").split())

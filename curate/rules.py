@@ -158,13 +158,17 @@ def find_leak(text: str) -> str | None:
 
 
 class Claim(NamedTuple):
-    """A counted claim in a reasoning: `left` was bought after (or before) `right` so many times."""
+    """A counted claim in a reasoning: `left` was bought after (or before) `right` so many times.
+
+    text: its words, which begin at character `start` of the reasoning.
+    """
 
     left: str
     way: str
     right: str
     times: int
     text: str
+    start: int = 0
 
 
 def find_claims(reasoning: str) -> list[Claim]:
@@ -177,7 +181,7 @@ def find_claims(reasoning: str) -> list[Claim]:
         left, right = find_sids(found["left"]), find_sids(found["right"])
         if left and right:
             times = _COUNTS.get(found["times"]) or int(found["times"].replace(",", ""))
-            claims.append(Claim(left[0], found["way"], right[0], times, found[0]))
+            claims.append(Claim(left[0], found["way"], right[0], times, found[0], found.start()))
     return claims
 
 

@@ -1,10 +1,11 @@
-"""Snapshots of a store: published, found, compared, and made again.
+"""Snapshots of a store: previewed, published, found, traced back, compared, and made again.
 
 What a kind of snapshot holds is `curate.snapshot_kinds`' affair; files and hashes are `store.snapshots`'.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 import polars as pl
@@ -12,21 +13,22 @@ import polars as pl
 from curate.data_sets import find_data_set
 from curate.lineage import code_commit, library_versions
 from curate.sids.versions import SidVersion, load_settings
-from curate.snapshot_kinds import Kind, SnapshotSettings, find_kind
-from store import InputError, SnapshotError, Store
+from curate.snapshot_kinds import Counts, Kind, Selection, SnapshotSettings, find_kind
+from curate.snapshot_kinds.contents import SplitRow
+from store import Gr2Error, InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
 from store.temporary import temporary_folder
 from store.values import utc_now
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
-# What stands elsewhere in the manifest.
-_NOT_SELECTION = ("dataset", "kind")
+PREVIEW_ROWS = 3
 
 
 def publish(store: Store, name: str, settings: SnapshotSettings) -> Snapshot:
     """Write a snapshot of the selected traces and record it; the same selection of the same store is the same version.
 
-    Raises InputError where nothing is selected, SnapshotError where a row holds a test target or leaks the target.
+    Raises InputError where nothing is selected, SnapshotError where a row holds a test target or leaks the target;
+    nothing is written then.
     """
     if not name or name != Path(name).name or name.startswith("."):
         raise InputError(f"{name!r} cannot name a snapshot: use a plain file name")
@@ -46,14 +48,34 @@ def publish(store: Store, name: str, settings: SnapshotSettings) -> Snapshot:
     return snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What publishing would write. refusal: why it would not, None where it would.
+
+    first: rows as they would be written, each with the split of the store; none where nothing would.
+    """
+
+    counts: Counts
+    refusal: str | None
+    first: list[SplitRow]
+
+
+def preview(store: Store, settings: SnapshotSettings) -> Preview:
+    """What `publish` would do, found out the same way but for making all of the rows: nothing is written.
+
+    Raises InputError where the settings name what is not there, SnapshotError where a row leaks its target though the
+    rule passed it.
+    """
+    with store.reading() as session:
+        selected = find_kind(settings.kind).select(session, settings)
+        refusal = _refusal(session, settings, selected)
+        contents = None if refusal else selected.load(PREVIEW_ROWS)
+    return Preview(selected.counts, str(refusal) if refusal else None, contents.render() if contents else [])
+
+
 def rebuild(store: Store, snapshot: Snapshot) -> bool:
     """Make a snapshot again from the store; whether every byte came out the same."""
-    selection = {name: value for name, value in snapshot.manifest["selection"].items() if name in _selection_names()}
-    settings = SnapshotSettings(
-        dataset=snapshot.manifest["lineage"]["dataset"],
-        kind=snapshot.manifest["kind"],
-        **(selection | {"splits": tuple(selection["splits"])}),
-    )
+    settings = SnapshotSettings.from_manifest(snapshot.manifest)
     with temporary_folder(store.folder) as folder:
         again = _write(store, folder, settings, snapshot.manifest["name"], snapshot)
         return again.version == snapshot.version
@@ -74,6 +96,56 @@ def find_snapshot(store: Store, reference: str) -> Snapshot:
         raise InputError(f"{reference!r} fits {len(matching)} versions; give more of its digits")
     path = store.folder / matching[0]
     return Snapshot(path, read_manifest(path))
+
+
+def load_snapshots(store: Store) -> pl.DataFrame:
+    """All snapshots, newest first: name, version, kind, rows, created_at, path."""
+    with store.reading() as session:
+        return session.frame("snapshot_list").sort("created_at", "name", descending=[True, False])
+
+
+class Options(NamedTuple):
+    """What there is to publish: names of data sets and of policies."""
+
+    datasets: list[str]
+    policies: list[str]
+
+
+def load_options(store: Store) -> Options:
+    """Names to choose a selection by."""
+    with store.reading() as session:
+        return Options(*([name for (name,) in session.rows(names)] for names in ("dataset_names", "policy_names")))
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a snapshot comes from and went into, newest first.
+
+    runs: that its traces are of, with how many rows. versions: it and those before it, by parent. trainings: that
+    learnt from it.
+    """
+
+    runs: pl.DataFrame
+    versions: pl.DataFrame
+    trainings: pl.DataFrame
+
+
+def load_lineage(store: Store, snapshot: Snapshot) -> Lineage:
+    """What the manifest does not say of where a snapshot stands. Raises SnapshotError where its rows cannot be read."""
+    name, version = snapshot.manifest["name"], snapshot.version
+    traces: list[str] = []
+    if find_kind(snapshot.manifest["kind"]).key == "trace_id":
+        files = [snapshot.path / file for file in snapshot.manifest["files"] if file.endswith(".parquet")]
+        try:
+            traces = pl.read_parquet(files, columns=["trace_id"])["trace_id"].to_list()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise SnapshotError(f"{snapshot.path} is damaged: its rows cannot be read ({error}); verify it") from error
+    with store.reading() as session:
+        return Lineage(
+            runs=session.frame("snapshot_runs", trace_ids=traces),
+            versions=session.frame("snapshot_ancestors", name=name, version=version),
+            trainings=session.frame("snapshot_trainings", reference=f"{name}@{version}"),
+        )
 
 
 def _newest(store: Store, name: str) -> Snapshot | None:
@@ -120,28 +192,22 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
     with store.reading() as session:
         data_set = find_data_set(session, settings.dataset)
         selected = kind.select(session, settings)
-        if selected.targets:
-            keys = sorted({f"{user_id}\x1f{position}" for user_id, position in selected.targets})
-            forbidden = session.rows("test_targets", dataset=settings.dataset, keys=keys)
-            if forbidden:
-                raise SnapshotError(
-                    f"the selection holds test targets, of user {forbidden[0][0]!r} at position {forbidden[0][1]} for "
-                    "one; a snapshot for training must not: leave split test out"
-                )
+        if refusal := _refusal(session, settings, selected):
+            raise refusal
+        contents = selected.load(None)
         sizes = {
-            version: load_settings(session, SidVersion(settings.dataset, version)) for version in selected.sid_versions
+            version: load_settings(session, SidVersion(settings.dataset, version)) for version in contents.sid_versions
         }
-    rows = selected.render()
+    rows = contents.render()
     splits = {
         SPLIT_NAMES[split]: pl.DataFrame([row for of, row in rows if of == split], schema=kind.schema)
         for split in settings.splits
         if any(of == split for of, _ in rows)
     }
-    selection = {field: value for field, value in asdict(settings).items() if field not in _NOT_SELECTION}
     body = {
         "name": name,
         "kind": settings.kind,
-        "selection": selection | selected.selection,
+        "selection": settings.to_selection() | contents.selection,
         "lineage": {
             "dataset": settings.dataset,
             "dataset_fingerprint": data_set["fingerprint"],
@@ -152,15 +218,22 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
             ],
             "code_commit": code_commit(),
             "libraries": library_versions(),
-            **selected.lineage,
+            **contents.lineage,
         },
     }
     return write_snapshot(folder, splits, body, _card(name, kind, settings, splits), latest=latest)
 
 
-def _selection_names() -> set[str]:
-    """The fields of the settings that a manifest keeps as its selection."""
-    return {field.name for field in fields(SnapshotSettings)} - set(_NOT_SELECTION)
+def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) -> Gr2Error | None:
+    """Why a selection must not be published; None where it may."""
+    keys = sorted({f"{user_id}\x1f{position}" for user_id, position in selected.targets})
+    forbidden = session.rows("test_targets", dataset=settings.dataset, keys=keys) if keys else []
+    if forbidden:
+        return SnapshotError(
+            f"the selection holds test targets, of user {forbidden[0][0]!r} at position {forbidden[0][1]} for one; "
+            "a snapshot for training must not: leave split test out"
+        )
+    return selected.refusal
 
 
 def _card(name: str, kind: Kind, settings: SnapshotSettings, splits: dict[str, pl.DataFrame]) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+import duckdb
+
 from curate.rules import RULE_NAMES
 from store import InputError, Session
 from store.labels import Label
@@ -123,8 +125,14 @@ def _from_text(name: str, text: str) -> Any:
 
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:
-    """Raises InputError on a policy that is not known."""
+    """Raises InputError on a policy that is not known and a pattern that is no regular expression."""
     known = [policy for (policy,) in session.rows("policy_names")]
     for policy in (chosen.passes, chosen.fails):
         if policy is not None and policy not in known:
             raise InputError(f"no policy is called {policy!r}; known are {', '.join(known)}")
+    if chosen.pattern is not None:
+        try:
+            session.rows("check_pattern", pattern=chosen.pattern)
+        except duckdb.InvalidInputException as error:
+            problem = str(error).splitlines()[0]
+            raise InputError(f"{chosen.pattern!r} is no regular expression: {problem}") from error

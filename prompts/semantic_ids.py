@@ -53,6 +53,13 @@ def find_sids(text: str) -> list[str]:
     return [sid for body in _SID.findall(text) if (sid := _canonical(body))]
 
 
+def find_sid_spans(text: str) -> list[tuple[int, int, str]]:
+    """Where semantic IDs stand in a text: first character, the one after the last, canonical form."""
+    if BEGIN not in text:
+        return []
+    return [(*found.span(), sid) for found in _SID.finditer(text) if (sid := _canonical(found[1]))]
+
+
 def find_bare_sid(text: str) -> str | None:
     """The canonical form of a text's codes where it has one run of them without begin and end; else None."""
     runs = _BARE.findall(text)

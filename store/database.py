@@ -23,6 +23,9 @@ from store.queries import query
 from store.temporary import temporary_folder
 
 WAIT_S = 60.0
+_WRITER: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": "false"}
+# What people read, the browser above all, may spill but not take the machine's memory; SQL sees no Python variables.
+_READER = _WRITER | {"memory_limit": "2GB", "python_enable_replacements": "false"}
 _LOCK_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
 
 Parameters = dict[str, Any]
@@ -127,14 +130,17 @@ def _open(path: Path, *, read_only: bool, labels: Path | None) -> duckdb.DuckDBP
     """Connect and attach the labels; waits while another process has a file locked."""
 
     def connect() -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(str(path), read_only=read_only, config={"autoinstall_known_extensions": "false"})
+        connection = duckdb.connect(str(path), read_only=read_only, config=_READER if read_only else _WRITER)
         try:
             # Readers of one process share an instance: the second finds the labels attached and the settings locked.
             if labels is not None:
                 connection.execute(f"attach if not exists {_quoted(labels)} as labels (read_only)")
             if not read_only:
                 connection.execute("set timezone = 'UTC'")
+                # No bar of DuckDB's own between the lines of a command.
+                connection.execute("set enable_progress_bar = false")
             elif connection.execute("select not current_setting('lock_configuration')").fetchone() == (True,):
+                connection.execute("set enable_progress_bar = false")
                 connection.execute("set enable_external_access = false")
                 connection.execute("set lock_configuration = true")
         except BaseException:
@@ -208,6 +214,7 @@ def scratch(folder: Path, *, memory_limit: str = "1GB") -> Iterator[Session]:
                 "autoinstall_known_extensions": "false",
             },
         )
+        connection.execute("set enable_progress_bar = false")
         try:
             yield Session(connection)
         finally:

@@ -1,11 +1,14 @@
 """People's labels: append-only events in a database file of their own; an annotator's last event on a trace wins."""
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Any
 
 import polars as pl
 
+from store.database import Session
 from store.folder import Store
 from store.values import utc_now
 
@@ -30,7 +33,24 @@ def put_label(
     note: str | None = None,
     seconds: float | None = None,
 ) -> str:
-    """Append one event and return its id. `seconds`: how long the annotator looked."""
+    """Append one event outside of any queue and return its id. `seconds`: how long the annotator looked."""
+    with store.labelling() as session:
+        return append_label(session, trace_id, annotator, label, tags=tags, note=note, seconds=seconds)
+
+
+def append_label(
+    session: Session,
+    trace_id: str,
+    annotator: str,
+    label: Label,
+    *,
+    tags: Sequence[str] = (),
+    note: str | None = None,
+    seconds: float | None = None,
+    queue_id: str | None = None,
+    shown: Mapping[str, Any] | None = None,
+) -> str:
+    """The same within a transaction of `Store.labelling`. shown: what the annotator saw of the trace."""
     event_id = uuid.uuid4().hex
     event = pl.DataFrame(
         {
@@ -41,9 +61,10 @@ def put_label(
             "tags": pl.Series([list(tags)], dtype=pl.List(pl.String)),
             "note": pl.Series([note], dtype=pl.String),
             "seconds": pl.Series([seconds], dtype=pl.Float64),
+            "queue_id": pl.Series([queue_id], dtype=pl.String),
+            "shown": pl.Series([None if shown is None else json.dumps(shown)], dtype=pl.String),
             "created_at": [utc_now()],
         }
     )
-    with store.labelling() as session:
-        session.put("label_events", event)
+    session.put("label_events", event)
     return event_id

@@ -1,39 +1,39 @@
-"""The app in the browser: opens the store, and lets people go from page to page."""
-
-import os
-from collections.abc import Callable
+"""The trace browser: lets people go from page to page."""
 
 import streamlit as st
 
+from app.browser.agreement_page import draw_agreement
+from app.browser.compare_page import draw_comparison
+from app.browser.label_page import draw_labels
+from app.browser.overview_page import draw_overview
+from app.browser.pages import page
 from app.browser.sid_page import draw_sids
+from app.browser.snapshot_page import draw_snapshots
+from app.browser.sql_page import draw_sql
 from app.browser.trace_page import draw_traces
 from app.browser.training_page import draw_trainings
-from store import Gr2Error, Store
+
+# The first is the default and has no path of its own.
+PAGES = (
+    (draw_overview, "Overview", None),
+    (draw_traces, "Traces", "traces"),
+    (draw_comparison, "Compare", "compare"),
+    (draw_labels, "Label", "label"),
+    (draw_agreement, "Agreement", "agreement"),
+    (draw_snapshots, "Snapshots", "snapshots"),
+    (draw_sql, "SQL", "sql"),
+    (draw_sids, "Semantic IDs", "semantic-ids"),
+    (draw_trainings, "Training", "training"),
+)
 
 
 def main() -> None:
     """Draw the page that was asked for."""
     st.set_page_config(page_title="gr2", layout="wide")
     st.navigation(
-        [
-            st.Page(page(draw_traces), title="Traces", url_path="traces", default=True),
-            st.Page(page(draw_sids), title="Semantic IDs", url_path="semantic-ids"),
-            st.Page(page(draw_trainings), title="Training", url_path="training"),
-        ],
+        [st.Page(page(draw), title=title, url_path=path, default=path is None) for draw, title, path in PAGES],
         position="top",
     ).run()
-
-
-def page(draw: Callable[[Store], None]) -> Callable[[], None]:
-    """A page that draws a store, opened anew each time; what goes wrong is a line on the page."""
-
-    def run() -> None:
-        try:
-            draw(Store.open(os.environ.get("GR2_STORE", "gr2-store")))
-        except Gr2Error as error:
-            st.error(str(error))
-
-    return run
 
 
 main()

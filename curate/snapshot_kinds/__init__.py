@@ -1,6 +1,6 @@
 """What each kind of snapshot holds: rows for mid-training, SFT and DAPO."""
 
-from curate.snapshot_kinds.contents import Contents, Kind, SnapshotSettings
+from curate.snapshot_kinds.contents import Counts, Kind, Selection, SnapshotSettings
 from curate.snapshot_kinds.dapo import DAPO
 from curate.snapshot_kinds.midtrain import MIDTRAIN
 from curate.snapshot_kinds.sft import SFT
@@ -8,7 +8,7 @@ from store import InputError
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (MIDTRAIN, SFT, DAPO)}
 
-__all__ = ["KINDS", "Contents", "Kind", "SnapshotSettings", "find_kind"]
+__all__ = ["KINDS", "Counts", "Kind", "Selection", "SnapshotSettings", "find_kind"]
 
 
 def find_kind(name: str) -> Kind:

@@ -1,16 +1,20 @@
 """What a kind of snapshot is, and what one selection of it gives."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import polars as pl
 
-from store import Session
+from curate.trace_filter import TraceFilter
+from store import Gr2Error, InputError, Session
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 SplitRow = tuple[str, dict[str, Any]]
+DEFAULT_POLICY = "paper"
+# What a filter of traces may ask of kinds that are not made of traces.
+FILTERS = {"dapo": ("dataset", "split", "template", "teacher"), "midtrain": ("dataset", "split")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,14 @@ class SnapshotSettings:
 
     policy: of sft alone. template: of dapo the prompt; of sft only traces of it, None for all. teacher: only traces of
     this kind of teacher, None for all. sid_version and pre_ranker: of what is not made of traces; None means the
-    newest, and the only one. text_folder: of midtrain, general text, None for none.
+    newest, and the only one. text_folder: of midtrain, general text, None for none. traces: which traces of those, of
+    sft alone; what the settings have a name for moves out of it, so that one selection has one manifest.
+
+    Raises InputError where the filter contradicts the rest, or asks of a kind what only traces have.
     """
 
     dataset: str
-    policy: str = "paper"
+    policy: str = DEFAULT_POLICY
     kind: str = "sft"
     splits: tuple[str, ...] = ("train", "valid")
     template: str | None = None
@@ -31,34 +38,120 @@ class SnapshotSettings:
     sid_version: str | None = None
     pre_ranker: str | None = None
     text_folder: str | None = None
+    traces: TraceFilter = field(default_factory=TraceFilter)
+
+    def __post_init__(self) -> None:
+        asked = self.traces.parameters
+        if foreign := sorted(asked.keys() - FILTERS.get(self.kind, asked)):
+            raise InputError(
+                f"a snapshot of kind {self.kind} is not made of traces, so the filter cannot ask for "
+                f"{', '.join(foreign)}; leave that out, or publish kind sft"
+            )
+        own: dict[str, Any] = {name: asked[name] for name in ("dataset", "template", "teacher") if name in asked}
+        for name, value in own.items():
+            if getattr(self, name) not in (None, value):
+                raise _contradiction(name, getattr(self, name), value)
+        if "split" in asked:
+            if asked["split"] not in self.splits:
+                raise _contradiction("splits", ", ".join(self.splits), asked["split"])
+            own["splits"] = (asked["split"],)
+        rest = replace(self.traces, dataset=None, split=None, template=None, teacher=None)
+        if rest.passes == self.policy:
+            rest = replace(rest, passes=None)
+        # To text and back, so that it is what a manifest gives back.
+        own["traces"] = TraceFilter.from_query(rest.to_query())
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def trace_filter(self) -> TraceFilter:
+        """The traces that are meant, but for policy and splits."""
+        return replace(self.traces, dataset=self.dataset, template=self.template, teacher=self.teacher)
+
+    def to_selection(self) -> dict[str, Any]:
+        """What a manifest says of it. Without a filter it does not speak of one: older manifests stay what they are."""
+        selection = {name: getattr(self, name) for name in _SELECTION}
+        asked = selection.pop("traces").to_query()
+        return selection | ({"traces": asked} if asked else {})
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "SnapshotSettings":
+        """The settings that a snapshot was published with."""
+        selection = {name: value for name, value in manifest["selection"].items() if name in _SELECTION}
+        selection["splits"] = tuple(selection["splits"])
+        selection["traces"] = TraceFilter.from_query(selection.get("traces", {}))
+        return cls(dataset=manifest["lineage"]["dataset"], kind=manifest["kind"], **selection)
+
+
+def _contradiction(name: str, own: str, asked: str) -> InputError:
+    return InputError(
+        f"the selection is of {name} {own!r}, its filter asks for {asked!r}; leave one of them out, or make them agree"
+    )
+
+
+# Data set and kind stand elsewhere in the manifest.
+_SELECTION = tuple(field.name for field in fields(SnapshotSettings) if field.name not in ("dataset", "kind"))
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a selection gives.
+    """What is written of a selection.
 
     render: the rows, each with the split of the store that it belongs to; called when the store is free again.
-    targets: (user_id, position) of every interaction that a row teaches. selection, lineage: what the manifest says
-    beyond the settings.
+    selection, lineage: what the manifest says beyond the settings.
     """
 
     render: Callable[[], list[SplitRow]]
-    targets: set[tuple[str, int]]
     sid_versions: tuple[str, ...]
     selection: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """How much a selection is. groups: numbers of `rows` by `split`, and by what else tells rows of a kind apart.
+
+    prompts: None of what has none. labelled_bad: traces left out because somebody called them bad. mean_tokens: of
+    completions, None where no teacher counted.
+    """
+
+    groups: pl.DataFrame
+    users: int
+    prompts: int | None = None
+    labelled_bad: int = 0
+    mean_tokens: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are to write."""
+        return int(self.groups["rows"].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What settings select, told without making a row.
+
+    targets: (user_id, position) of every interaction that a row teaches. refusal: why nothing of it is to be published,
+    None where nothing speaks against it. load: the contents, of the first so many rows or of all; only within the
+    transaction.
+    """
+
+    counts: Counts
+    targets: set[tuple[str, int]]
+    refusal: Gr2Error | None
+    load: Callable[[int | None], Contents]
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of snapshot.
 
-    key: the column that tells rows apart. about: one sentence for the card. select: raises InputError where nothing is
-    selected, SnapshotError where what is must not be published.
+    key: the column that tells rows apart. about: one sentence for the card. select: raises InputError where the
+    settings name what is not there.
     """
 
     name: str
     key: str
     schema: Schema
     about: str
-    select: Callable[[Session, SnapshotSettings], Contents]
+    select: Callable[[Session, SnapshotSettings], Selection]

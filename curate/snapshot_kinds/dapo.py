@@ -4,12 +4,14 @@ No teacher is needed: a list that holds its target is enough. Where traces of th
 rate under policy paper goes with it, and the model that it is the pass rate of.
 """
 
+from typing import Any
+
 import polars as pl
 
 from curate.requests import choose_sources, render_list
-from curate.snapshot_kinds.contents import MESSAGES, Contents, Kind, Schema, SnapshotSettings, SplitRow
-from curate.tasks import load_tasks
-from prompts.templates import load_template
+from curate.snapshot_kinds.contents import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings
+from curate.tasks import ListedTask, load_tasks
+from prompts.templates import Template, load_template
 from store import InputError, Session
 
 TEMPLATE = "rerank_evidence.v1"
@@ -27,7 +29,7 @@ SCHEMA: Schema = {
 }
 
 
-def select(session: Session, settings: SnapshotSettings) -> Contents:
+def select(session: Session, settings: SnapshotSettings) -> Selection:
     """Every list that holds its target, shown by one template."""
     template = load_template(settings.template or TEMPLATE)
     if template.strategy == "targeted":
@@ -43,44 +45,53 @@ def select(session: Session, settings: SnapshotSettings) -> Contents:
         template_sha256=template.sha256,
         teacher=settings.teacher,
     )
-    if selected.height == 0:
-        raise InputError(f"no list of {settings.dataset!r} in splits {', '.join(settings.splits)} holds its target")
-    tasks = load_tasks(session, settings.dataset, sid_version, selected["list_id"].to_list())
+    nothing = InputError(f"no list of {settings.dataset!r} in splits {', '.join(settings.splits)} holds its target")
 
-    def render() -> list[SplitRow]:
-        rows: list[SplitRow] = []
-        for row in selected.iter_rows(named=True):
-            task, messages = render_list(template, tasks[row["list_id"]], knowledge_priming=True)
-            sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
-            rows.append(
-                (
-                    row["split"],
-                    {
-                        "list_id": row["list_id"],
-                        "prompt": list(messages),
-                        "candidates": list(sids.values()),
-                        "history": [item.sid for item in task.history],
-                        "target": sids[tasks[row["list_id"]].target_item_id],
-                        "target_rank": row["target_rank"],
-                        "pass_rate": row["pass_rate"],
-                        "pass_rate_model": row["pass_rate_model"],
-                        "attempts": row["attempts"],
-                        "template": template.name,
-                    },
-                )
-            )
-        return rows
+    def load(limit: int | None) -> Contents:
+        rows = selected.head(selected.height if limit is None else limit)
+        tasks = load_tasks(session, settings.dataset, sid_version, rows["list_id"].to_list())
+        return Contents(
+            render=lambda: [
+                (row["split"], _row(row, tasks[row["list_id"]], template)) for row in rows.iter_rows(named=True)
+            ],
+            sid_versions=(sid_version,),
+            lineage={
+                "templates": [{"template": template.name, "sha256": template.sha256}],
+                "pre_ranker": pre_ranker,
+                "teachers": sorted(selected["pass_rate_model"].drop_nulls().unique()),
+            },
+        )
 
-    return Contents(
-        render=render,
+    return Selection(
+        Counts(
+            groups=selected.group_by("split", pl.lit(template.name).alias("template"), "pass_rate_model")
+            .agg(pl.len().alias("rows"))
+            .sort("split", "pass_rate_model"),
+            users=selected["user_id"].n_unique(),
+            prompts=selected.height,
+        ),
         targets=set(selected.select("user_id", "position").rows()),
-        sid_versions=(sid_version,),
-        lineage={
-            "templates": [{"template": template.name, "sha256": template.sha256}],
-            "pre_ranker": pre_ranker,
-            "teachers": sorted(selected["pass_rate_model"].drop_nulls().unique()),
-        },
+        refusal=None if selected.height else nothing,
+        load=load,
     )
+
+
+def _row(row: dict[str, Any], listed: ListedTask, template: Template) -> dict[str, Any]:
+    """What a trainer gets of one list; every item is a semantic ID."""
+    task, messages = render_list(template, listed, knowledge_priming=True)
+    sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
+    return {
+        "list_id": row["list_id"],
+        "prompt": list(messages),
+        "candidates": list(sids.values()),
+        "history": [item.sid for item in task.history],
+        "target": sids[listed.target_item_id],
+        "target_rank": row["target_rank"],
+        "pass_rate": row["pass_rate"],
+        "pass_rate_model": row["pass_rate_model"],
+        "attempts": row["attempts"],
+        "template": template.name,
+    }
 
 
 DAPO = Kind(

@@ -7,13 +7,15 @@ user's sequence up to the valid one. Personas are counted, not written by a mode
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from curate.requests import choose_sids
-from curate.snapshot_kinds.contents import Contents, Kind, Schema, SnapshotSettings, SplitRow
+from curate.snapshot_kinds.contents import Contents, Counts, Kind, Schema, Selection, SnapshotSettings
 from prompts.tasks import ShownItem
 from prompts.templates import clean_text
 from store import InputError, Session
@@ -24,7 +26,7 @@ HISTORY = 20
 MOST_CHARACTERS = 4_000
 
 
-def select(session: Session, settings: SnapshotSettings) -> Contents:
+def select(session: Session, settings: SnapshotSettings) -> Selection:
     """Sequences, personas and captions of a data set, and the text files of a folder."""
     sid_version = choose_sids(session, settings.dataset, settings.sid_version)
     items = {
@@ -34,29 +36,55 @@ def select(session: Session, settings: SnapshotSettings) -> Contents:
         )
     }
     sequences = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits)
-    if sequences.height == 0:
-        raise InputError(f"{settings.dataset!r} has no interactions in splits {', '.join(settings.splits)}")
     texts = _read_folder(Path(settings.text_folder)) if settings.text_folder else []
+    planned = [text for text in _plan(sequences, items, texts) if text.split in settings.splits]
+    nothing = InputError(f"{settings.dataset!r} has no interactions in splits {', '.join(settings.splits)}")
 
-    def render() -> list[SplitRow]:
-        rows: list[SplitRow] = []
-        for user_id, split, item_ids in sequences.select("user_id", "split", "item_ids").iter_rows():
-            shown = [items[item] for item in item_ids]
-            rows.append((split, _text_row("next_item", user_id, sequence_text(shown))))
-            if split == "train":
-                rows.append((split, _text_row("persona", user_id, persona_text(shown))))
-        rows += [("train", _text_row("caption", item.item_id, caption_text(item))) for item in items.values()]
-        rows += [("train", _text_row("general", name, text)) for name, text in texts]
-        return rows
+    def load(limit: int | None) -> Contents:
+        return Contents(
+            render=lambda: [
+                (text.split, {"row_id": f"{text.task}/{text.name}", "task": text.task, "text": text.render()})
+                for text in planned[:limit]
+            ],
+            sid_versions=(sid_version,),
+            lineage={"general_texts": len(texts)},
+        )
 
-    return Contents(
-        render=render,
+    return Selection(
+        Counts(
+            groups=pl.DataFrame([(text.split, text.task) for text in planned], schema=["split", "task"], orient="row")
+            .group_by("split", "task")
+            .agg(pl.len().alias("rows"))
+            .sort("split", "task"),
+            users=sequences["user_id"].n_unique(),
+        ),
         targets={
             (user_id, last) for user_id, last in sequences.select("user_id", "last_position").rows() if last is not None
         },
-        sid_versions=(sid_version,),
-        lineage={"general_texts": len(texts)},
+        refusal=None if sequences.height else nothing,
+        load=load,
     )
+
+
+class _Text(NamedTuple):
+    """A row to be: where it belongs, and what writes its text."""
+
+    split: str
+    task: str
+    name: str
+    render: Callable[[], str]
+
+
+def _plan(sequences: pl.DataFrame, items: dict[str, ShownItem], texts: Sequence[tuple[str, str]]) -> Iterator[_Text]:
+    for user_id, split, item_ids in sequences.select("user_id", "split", "item_ids").iter_rows():
+        shown = [items[item] for item in item_ids]
+        yield _Text(split, "next_item", user_id, partial(sequence_text, shown))
+        if split == "train":
+            yield _Text(split, "persona", user_id, partial(persona_text, shown))
+    for item in items.values():
+        yield _Text("train", "caption", item.item_id, partial(caption_text, item))
+    for name, text in texts:
+        yield _Text("train", "general", name, partial(str, text))
 
 
 def sequence_text(items: Sequence[ShownItem]) -> str:
@@ -78,10 +106,6 @@ def caption_text(item: ShownItem) -> str:
     """What an item is."""
     parts = [clean_text(item.title), clean_text(item.brand), clean_text(" > ".join(item.categories))]
     return f"{item.sid} is {' | '.join(part for part in parts if part) or 'an item of which nothing is known'}."
-
-
-def _text_row(task: str, name: str, text: str) -> dict[str, str]:
-    return {"row_id": f"{task}/{name}", "task": task, "text": text}
 
 
 def _read_folder(folder: Path) -> list[tuple[str, str]]:

@@ -4,17 +4,28 @@ That prompt is never the one that showed a teacher the target: a targeted trace 
 template's student.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from curate.requests import render_list
 from curate.rules import RULES, find_leak
-from curate.snapshot_kinds.contents import MESSAGES, Contents, Kind, Schema, SnapshotSettings, SplitRow
+from curate.snapshot_kinds.contents import (
+    MESSAGES,
+    Contents,
+    Counts,
+    Kind,
+    Schema,
+    Selection,
+    SnapshotSettings,
+    SplitRow,
+)
 from curate.tasks import ListedTask, load_tasks
+from curate.trace_filter import TraceFilter, check_filter
 from prompts.completion import NUMBERS, render_completion
 from prompts.templates import Template, load_template, parse_template
-from store import InputError, Session, SnapshotError
+from store import Gr2Error, InputError, Session, SnapshotError
 
 SCHEMA: Schema = {
     "trace_id": pl.String,
@@ -36,22 +47,38 @@ SCHEMA: Schema = {
 }
 
 
-def select(session: Session, settings: SnapshotSettings) -> Contents:
-    """The traces that pass the policy."""
-    selected = session.frame(
-        "snapshot_traces",
-        dataset=settings.dataset,
-        policy=settings.policy,
-        splits=settings.splits,
-        template=settings.template,
-        teacher=settings.teacher,
+def select(session: Session, settings: SnapshotSettings) -> Selection:
+    """The traces that pass the policy and the filter, but for those that somebody labelled bad."""
+    chosen = settings.trace_filter
+    check_filter(session, TraceFilter(passes=settings.policy))
+    check_filter(session, chosen)
+    session.rows(
+        "select_traces", where=chosen.where, policy=settings.policy, splits=settings.splits, **chosen.parameters
     )
-    rules = session.rows("run_policy_rules", policy=settings.policy)
-    if selected.height == 0:
-        raise InputError(
+    totals = session.frame("snapshot_trace_totals").row(0, named=True)
+    counts = Counts(groups=session.frame("snapshot_trace_groups"), **totals)
+    return Selection(
+        counts,
+        targets=set(session.rows("snapshot_trace_targets")),
+        refusal=_refusal(session, settings, counts.rows),
+        load=lambda limit: _load(session, settings, limit),
+    )
+
+
+def _refusal(session: Session, settings: SnapshotSettings, rows: int) -> Gr2Error | None:
+    """Why not to publish: nothing is selected, or a completion that the rule no_leak did not pass leaks its target."""
+    if rows == 0:
+        return InputError(
             f"no trace of {settings.dataset!r} is accepted under policy {settings.policy!r} with these filters; "
             "gr2 status shows the funnel"
         )
+    return _find_leaks(session.rows("snapshot_suspects"), rows)
+
+
+def _load(session: Session, settings: SnapshotSettings, limit: int | None) -> Contents:
+    """The selected traces with their texts, in the order of their ids, and what they are rendered with."""
+    selected = session.frame("snapshot_traces", limit=limit)
+    rules = session.rows("run_policy_rules", policy=settings.policy)
     events, newest = session.rows("label_watermark", dataset=settings.dataset)[0]
     tasks: dict[str, ListedTask] = {}
     for (sid_version,), group in selected.group_by("sid_version"):
@@ -65,12 +92,14 @@ def select(session: Session, settings: SnapshotSettings) -> Contents:
             (row["split"], _row(row, tasks[row["list_id"]], students[row["template_sha256"]]))
             for row in selected.iter_rows(named=True)
         ]
-        _refuse_leaks([row for _, row in rows])
+        # Again, on what is written: verdicts may be older than the rule.
+        completions = [(row["trace_id"], row["completion"][0]["content"]) for _, row in rows]
+        if leaks := _find_leaks(completions, len(rows)):
+            raise leaks
         return rows
 
     return Contents(
         render=render,
-        targets=set(selected.select("user_id", "position").rows()),
         sid_versions=tuple(sorted(selected["sid_version"].unique())),
         selection={
             "rules": [{"rule": rule, "version": RULES[rule].version if rule in RULES else 1} for rule in rules[0][0]],
@@ -122,14 +151,15 @@ def _row(row: dict[str, Any], listed: ListedTask, student: Template) -> dict[str
     }
 
 
-def _refuse_leaks(rows: list[dict[str, Any]]) -> None:
-    """Raises SnapshotError where a completion tells that its writer was shown the target."""
-    leaks = [(row["trace_id"], leak) for row in rows if (leak := find_leak(row["completion"][0]["content"]))]
-    if leaks:
-        raise SnapshotError(
-            f"{len(leaks)} of {len(rows)} traces leak the target, {leaks[0][0]} for one, by the words {leaks[0][1]!r}; "
-            "nothing was published: use policy strict, or label them bad"
-        )
+def _find_leaks(texts: Sequence[tuple[str, str]], rows: int) -> SnapshotError | None:
+    """What to say where a text, of a trace id, tells that its writer was shown the target; rows: of the selection."""
+    leaks = [(trace_id, leak) for trace_id, text in texts if (leak := find_leak(text))]
+    if not leaks:
+        return None
+    return SnapshotError(
+        f"{len(leaks)} of {rows} traces leak the target, {leaks[0][0]} for one, by the words {leaks[0][1]!r}; "
+        "nothing was published: use policy strict, or label them bad"
+    )
 
 
 SFT = Kind(

@@ -104,9 +104,6 @@ insert into runs by name from batch anti join runs using (run_id)
 -- name: put_evaluations
 insert into evaluations by name from batch anti join evaluations using (run_id, dataset, split, ranker, metric)
 
--- name: put_label_events
-insert into label_events by name from batch anti join label_events using (event_id)
-
 -- name: put_evaluation_differences
 insert into evaluation_differences by name
 from batch

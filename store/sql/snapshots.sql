@@ -1,12 +1,64 @@
+-- name: select_traces
+-- The traces that a selection takes, for the statements below; not `good` is what somebody labelled bad.
+create or replace temp table selected_traces as
+select
+    trace_id, created_at, group_id, prompt_id, list_id, user_id, split, template, teacher, model, completion_tokens,
+    outcome,
+    trace_id not in (select trace_id from labels_current where label = 'bad') as good
+from accepted_traces($policy)
+where list_contains($splits, split)
+-- and: conditions
+
+-- name: snapshot_trace_totals
+select
+    count(distinct prompt_id) filter (good) as prompts,
+    count(distinct user_id) filter (good) as users,
+    count(*) filter (not good) as labelled_bad,
+    avg(completion_tokens) filter (good) as mean_tokens
+from selected_traces
+
+-- name: snapshot_trace_groups
+select
+    split,
+    template,
+    teacher,
+    model,
+    count(*) filter (good) as rows,
+    count(*) filter (not good) as labelled_bad,
+    avg(completion_tokens) filter (good) as mean_tokens
+from selected_traces
+group by split, template, teacher, model
+order by split, template, teacher, model
+
+-- name: snapshot_trace_targets
+-- The interactions that they teach.
+select distinct user_id, position
+from candidate_lists
+where list_id in (select list_id from selected_traces where good)
+
+-- name: snapshot_suspects
+-- Those that the rule no_leak did not pass, as what cannot be parsed, with what would be written of them.
+with suspects as (
+    select trace_id, created_at
+    from selected_traces
+    where good
+        and (outcome is null or outcome not in (select outcome from outcomes where list_contains(passed_rules, 'no_leak')))
+)
+select trace_id, coalesce(reasoning, completion) as text
+from traces
+semi join suspects using (created_at, trace_id)
+order by trace_id
+
 -- name: snapshot_traces
--- The traces that a selection takes, but for those that somebody labelled bad.
+-- The first of them, or all, with what is written of them.
+with chosen as (
+    select trace_id, created_at, group_id from selected_traces where good order by trace_id limit $limit
+)
 select
     traces.trace_id,
     traces.prompt_id,
     traces.list_id,
     traces.split,
-    traces.user_id,
-    candidate_lists.position,
     prompts.sid_version,
     traces.template,
     prompts.template_sha256,
@@ -18,16 +70,11 @@ select
     traces.completion,
     traces.reasoning,
     traces.ranking,
-    pass_rates.pass_rate
-from accepted_traces($policy) as traces
+    rates.pass_rate
+from traces
+semi join chosen using (created_at, trace_id)
 join prompts using (prompt_id)
-join candidate_lists on candidate_lists.list_id = traces.list_id
-join pass_rates using (group_id)
-where traces.dataset = $dataset
-    and list_contains($splits, traces.split)
-    and ($template is null or traces.template = $template)
-    and ($teacher is null or traces.teacher = $teacher)
-    and traces.trace_id not in (select trace_id from labels_current where label = 'bad')
+join (from pass_rates where group_id in (select group_id from chosen)) as rates using (group_id)
 order by traces.trace_id
 
 -- name: snapshot_lists
@@ -99,11 +146,38 @@ select text from templates where template = $template and sha256 = $sha256
 select count(*) as events, coalesce(max(label_events.created_at)::varchar, '') as newest
 from labels.label_events as label_events
 join traces using (trace_id)
-join prompts using (prompt_id)
-where prompts.dataset = $dataset
+where dataset = $dataset
 
 -- name: snapshot_list
 select name, version, kind, rows, created_at, path from snapshots order by name, created_at
 
 -- name: snapshot_versions
 select version, path from snapshots where name = $name order by created_at desc
+
+-- name: snapshot_ancestors
+-- A version and those before it, by parent.
+with recursive ancestors as (
+    select 0 as age, version, rows, created_at, manifest ->> 'parent' as parent
+    from snapshots
+    where name = $name and version = $version
+    union all
+    select age + 1, snapshots.version, snapshots.rows, snapshots.created_at, snapshots.manifest ->> 'parent'
+    from ancestors
+    join snapshots on snapshots.name = $name and snapshots.version = ancestors.parent
+)
+select version, rows, created_at, parent from ancestors order by age
+
+-- name: snapshot_runs
+-- The runs that traces are of.
+select run_id, any_value(teacher) as teacher, any_value(model) as model, any_value(template) as template, count(*) as rows
+from traces
+where trace_id in (select unnest($trace_ids::varchar[]))
+group by run_id
+order by min(created_at) desc
+
+-- name: snapshot_trainings
+-- The trainings that learnt from a snapshot, given as NAME@VERSION.
+select run_id, kind, settings ->> 'name' as name, settings ->> 'student' as student, status, started_at
+from runs
+where kind like 'train-%' and settings ->> 'snapshot' = $reference
+order by started_at desc

@@ -96,3 +96,7 @@ regexp_matches(coalesce(reasoning, completion, error, ''), $pattern, 'i')
 -- name: where_before
 -- Further on than the last row of the page before; the first half reaches the scan.
 created_at <= $before_time and (created_at, trace_id) < ($before_time, $before_id)
+
+-- name: check_pattern
+-- An error where the pattern is no regular expression.
+select regexp_matches('', $pattern, 'i')

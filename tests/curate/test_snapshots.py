@@ -1,21 +1,39 @@
 import json
 import shutil
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
+import orjson
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
+from curate.browsing import find_traces
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import diff, find_snapshot, publish, rebuild
+from curate.snapshots import (
+    diff,
+    find_snapshot,
+    load_lineage,
+    load_options,
+    load_snapshots,
+    preview,
+    publish,
+    rebuild,
+)
 from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
+from curate.trace_filter import TraceFilter
 from prompts.completion import render_completion
 from prompts.semantic_ids import parse_sid
 from store import InputError, SnapshotError, Store
+from store.errors import Gr2Error
 from store.labels import Label, put_label
 from store.snapshots import read_split, verify_snapshot
 from train import load_snapshot
@@ -211,3 +229,227 @@ def test_what_is_not_there_is_a_clear_error(traced: Store) -> None:
         find_snapshot(traced, "nope")
     with pytest.raises(InputError, match="--kind is 'dpo'; it must be one of midtrain, sft, dapo"):
         publish(traced, "x", SnapshotSettings("shop", kind="dpo"))
+
+
+def published_rows(store: Store, settings: SnapshotSettings) -> dict[str, list[dict[str, Any]]]:
+    snapshot = publish(store, "rows", settings)
+    return {split: read_split(snapshot.path, split).to_dicts() for split in snapshot.manifest["splits"]}
+
+
+filters = st.builds(
+    TraceFilter,
+    split=st.sampled_from([None, "train", "valid"]),
+    teacher=st.sampled_from([None, "evidence", "nobody"]),
+    fails=st.sampled_from([None, "strict"]),
+    copied=st.sampled_from([None, True, False]),
+    target_rank=st.sampled_from([None, 1, 2, 3]),
+    max_pass_rate=st.sampled_from([None, 0.5]),
+    label=st.sampled_from([None, "none", "good", "bad"]),
+    text=st.sampled_from([None, "bought", "stands nowhere"]),
+)
+
+
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=filters, policy=st.sampled_from(["all", "paper", "strict"]))
+def test_a_filtered_snapshot_holds_what_both_filter_and_policy_let_through(
+    traced: Store, chosen: TraceFilter, policy: str
+) -> None:
+    for trace in find_traces(traced, TraceFilter(passes="paper"), limit=4).rows["trace_id"]:
+        put_label(traced, trace, "ann", Label.BAD if trace < "8" else Label.GOOD)
+    accepted = {trace for (trace,) in fetch(traced, f"select trace_id from accepted_traces('{policy}')")}
+    bad = {trace for (trace,) in fetch(traced, "select trace_id from labels_current where label = 'bad'")}
+    found = find_traces(traced, chosen, limit=10_000).rows.filter(pl.col("split") != "test")
+    expected = set(found["trace_id"]) & accepted
+    settings = SnapshotSettings("shop", policy=policy, traces=chosen)
+    seen = preview(traced, settings)
+    assert seen.counts.rows == len(expected - bad)
+    assert seen.counts.labelled_bad == len(expected & bad)
+    if seen.refusal is not None:
+        with pytest.raises(InputError) as refused:
+            publish(traced, "rows", settings)
+        assert (str(refused.value), expected - bad) == (seen.refusal, set())
+        return
+    rows = published_rows(traced, settings)
+    assert {row["trace_id"] for of_split in rows.values() for row in of_split} == expected - bad
+
+
+@pytest.mark.parametrize("kind", ["sft", "dapo", "midtrain"])
+@pytest.mark.parametrize("splits", [("train", "valid"), ("valid",)])
+def test_a_preview_counts_the_rows_that_publishing_writes_and_writes_nothing(
+    traced: Store, kind: str, splits: tuple[str, ...]
+) -> None:
+    settings = SnapshotSettings("shop", kind=kind, splits=splits)
+    seen = preview(traced, settings)
+    assert not traced.snapshots.exists() or not any(traced.snapshots.iterdir())
+    assert fetch(traced, "from snapshots") == []
+    snapshot = publish(traced, "shop", settings)
+    by_split = dict(seen.counts.groups.group_by("split").agg(pl.col("rows").sum()).rows())
+    assert {"validation" if split == "valid" else split: rows for split, rows in by_split.items()} == {
+        split: facts["rows"] for split, facts in snapshot.manifest["splits"].items()
+    }
+    for split, row in seen.first:
+        written = read_split(snapshot.path, "validation" if split == "valid" else split).to_dicts()
+        assert orjson.loads(orjson.dumps(row)) in orjson.loads(orjson.dumps(written))
+    assert len(seen.first) == 3
+    assert seen.refusal is None
+
+
+def test_a_preview_counts_prompts_users_and_groups(traced: Store) -> None:
+    sample(traced, FakeTeacher(lambda _: "nothing", "mute"), SamplingSettings("shop", limit=3, max_attempts=1))
+    counts = preview(traced, SnapshotSettings("shop", policy="all")).counts
+    assert fetch(
+        traced,
+        "select count(*), count(distinct prompt_id), count(distinct user_id) from traces where split <> 'test'",
+    ) == [(counts.rows, counts.prompts, counts.users)]
+    assert counts.groups.select("split", "template", "teacher", "model", "rows").rows() == fetch(
+        traced,
+        "select split, template, teacher, model, count(*) from traces where split <> 'test' group by all order by all",
+    )
+
+
+def test_a_filter_is_in_the_manifest_and_the_same_bytes_come_out_again(traced: Store) -> None:
+    good = find_traces(traced, TraceFilter(passes="paper", split="train"), limit=5).rows["trace_id"].to_list()
+    for trace in good:
+        put_label(traced, trace, "ann", Label.GOOD)
+    chosen = TraceFilter(label="good", copied=False, since=datetime.fromisoformat("2020-01-01"), max_pass_rate=1.0)
+    snapshot = publish(traced, "shop", SnapshotSettings("shop", traces=chosen))
+    selection = snapshot.manifest["selection"]
+    assert selection["traces"] == {
+        "copied": "no",
+        "label": "good",
+        "max_pass_rate": "1.0",
+        "since": "2020-01-01T00:00:00",
+    }
+    assert selection["labels"]["events"] == 5
+    assert SnapshotSettings.from_manifest(snapshot.manifest).traces == chosen
+    assert rebuild(traced, snapshot)
+    assert publish(traced, "shop", SnapshotSettings("shop", traces=chosen)).version == snapshot.version
+    put_label(traced, good[0], "ann", Label.BAD)
+    assert not rebuild(traced, snapshot)
+
+
+def test_without_a_filter_the_manifest_is_what_it_was_before_there_were_filters(traced: Store) -> None:
+    snapshot = publish(traced, "shop", SnapshotSettings("shop"))
+    assert snapshot.manifest["selection"].keys() == {
+        "policy", "splits", "template", "teacher", "sid_version", "pre_ranker", "text_folder", "rules", "labels",
+    }  # fmt: skip
+    assert SnapshotSettings.from_manifest(snapshot.manifest) == SnapshotSettings("shop")
+    assert rebuild(traced, snapshot)
+
+
+def test_what_settings_can_say_themselves_moves_out_of_the_filter(traced: Store) -> None:
+    chosen = TraceFilter("shop", "train", template="rerank_evidence.v1", teacher="evidence", passes="strict")
+    settings = SnapshotSettings("shop", policy="strict", traces=chosen)
+    plain = SnapshotSettings(
+        "shop", policy="strict", splits=("train",), template="rerank_evidence.v1", teacher="evidence"
+    )
+    assert settings == plain
+    assert replace(settings, traces=chosen) == plain
+    assert publish(traced, "shop", settings).version == publish(traced, "shop", plain).version
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"traces": TraceFilter("other")}, "of dataset 'shop', its filter asks for 'other'"),
+        (
+            {"template": "a.v1", "traces": TraceFilter(template="b.v1")},
+            "of template 'a.v1', its filter asks for 'b.v1'",
+        ),
+        ({"traces": TraceFilter(split="test")}, "of splits 'train, valid', its filter asks for 'test'"),
+        ({"kind": "dapo", "traces": TraceFilter(copied=True)}, "kind dapo is not made of traces.* copied"),
+        ({"kind": "midtrain", "traces": TraceFilter(teacher="x", label="good")}, "cannot ask for label, teacher"),
+        ({"traces": TraceFilter(label="nice")}, "label='nice'"),
+    ],
+)
+def test_a_filter_that_contradicts_the_selection_is_a_clear_error(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SnapshotSettings("shop", **changed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SnapshotSettings("shop", traces=TraceFilter(user_id="nobody")), "gr2 status shows the funnel"),
+        (SnapshotSettings("shop", splits=()), "gr2 status shows the funnel"),
+        (SnapshotSettings("shop", splits=("train", "test")), "holds test targets"),
+        (SnapshotSettings("shop", kind="dapo", splits=("test",)), "holds test targets"),
+    ],
+)
+def test_a_refusal_is_previewed_and_publishes_nothing(traced: Store, settings: SnapshotSettings, message: str) -> None:
+    with pytest.raises(Gr2Error, match=message) as refused:
+        publish(traced, "none", settings)
+    assert not (traced.snapshots / "none").exists()
+    assert fetch(traced, "from snapshots") == []
+    seen = preview(traced, settings)
+    assert (seen.refusal, seen.first) == (str(refused.value), [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SnapshotSettings("shop", policy="nice"), "no policy is called 'nice'; known are all, paper, strict"),
+        (SnapshotSettings("shop", traces=TraceFilter(fails="nice")), "no policy is called 'nice'"),
+        (SnapshotSettings("shop", traces=TraceFilter(passes="nice")), "no policy is called 'nice'"),
+        (SnapshotSettings("shop", traces=TraceFilter(pattern="(")), r"'\(' is no regular expression"),
+    ],
+)
+def test_what_nobody_knows_is_a_clear_error_of_both(traced: Store, settings: SnapshotSettings, message: str) -> None:
+    for act in (lambda: preview(traced, settings), lambda: publish(traced, "none", settings)):
+        with pytest.raises(InputError, match=message):
+            act()
+    assert not (traced.snapshots / "none").exists()
+
+
+def test_a_leak_is_previewed_in_the_words_of_the_refusal(shop: Store) -> None:
+    sample(shop, leaky("is the correct answer."), SamplingSettings("shop", strategy="targeted", limit=10))
+    sample(shop, FakeTeacher(lambda _: "I was told the answer", "mute"), SamplingSettings("shop", limit=2))
+    for settings in (
+        SnapshotSettings("shop"),
+        SnapshotSettings("shop", policy="all", traces=TraceFilter(teacher="mute")),
+    ):
+        seen = preview(shop, settings)
+        assert seen.refusal is not None
+        assert f"{seen.counts.rows} of {seen.counts.rows} traces leak" in seen.refusal
+        with pytest.raises(SnapshotError) as refused:
+            publish(shop, "shop", settings)
+        assert str(refused.value) == seen.refusal
+
+
+def test_a_leak_that_verdicts_do_not_know_of_is_not_published_either(shop: Store) -> None:
+    sample(shop, leaky("is the correct answer."), SamplingSettings("shop", strategy="targeted", limit=10))
+    with shop.writing() as session:
+        session.connection.execute("update outcomes set passed_rules = list_append(passed_rules, 'no_leak')")
+    with pytest.raises(SnapshotError, match="10 of 10 traces leak the target"):
+        publish(shop, "shop", SnapshotSettings("shop"))
+    assert not any((shop.snapshots / "shop").glob("*"))
+
+
+def test_lineage_knows_runs_versions_and_trainings(traced: Store) -> None:
+    first = publish(traced, "shop", SnapshotSettings("shop"))
+    second = publish(traced, "shop", SnapshotSettings("shop", splits=("train",)))
+    other = publish(traced, "prompts", SnapshotSettings("shop", kind="dapo"))
+    with traced.writing() as session:
+        session.connection.execute(
+            "insert into runs (run_id, kind, dataset, settings, status, started_at) values "
+            "('r1', 'train-sft', 'shop', ?, 'done', now()), ('r2', 'train-sft', 'shop', '{}', 'done', now())",
+            [json.dumps({"name": "pupil", "student": "new", "snapshot": f"shop@{second.version}"})],
+        )
+    lineage = load_lineage(traced, second)
+    assert lineage.versions["version"].to_list() == [second.version, first.version]
+    assert lineage.versions["parent"].to_list() == [first.version, None]
+    assert lineage.trainings.select("run_id", "name", "student").rows() == [("r1", "pupil", "new")]
+    assert dict(lineage.runs.select("run_id", "rows").rows()) == dict(
+        fetch(traced, "select run_id, count(*) from trace_browser where accepted and split = 'train' group by all")
+    )
+    assert load_lineage(traced, other).runs.height == 0
+    assert load_snapshots(traced)["version"].to_list() == [other.version, second.version, first.version]
+    assert load_options(traced) == (["shop"], ["all", "paper", "strict"])
+
+
+def test_a_damaged_file_is_a_clear_error_of_lineage(traced: Store) -> None:
+    snapshot = publish(traced, "shop", SnapshotSettings("shop"))
+    file = next((snapshot.path / "data").iterdir())
+    file.write_bytes(b"no parquet")
+    with pytest.raises(SnapshotError, match="its rows cannot be read"):
+        load_lineage(traced, snapshot)

@@ -1,0 +1,308 @@
+"""The page of labels: queues, and one trace after the other to be judged, by keyboard alone if one likes.
+
+It draws; queues, seats and events are `curate.labelling`'s. A label is stored before the next trace appears; after a
+reload the same trace is there again. Keys wait while somebody types a note.
+"""
+
+import re
+import time
+from collections.abc import Callable
+
+import streamlit as st
+
+from app.browser.annotator import ask_annotator
+from app.browser.filter_bar import choose_filter
+from app.browser.trace_card import draw_heading, draw_trace
+from curate.browsing import load_trace
+from curate.labelling import (
+    DEFAULT_TAGS,
+    Order,
+    Progress,
+    Queue,
+    QueueSettings,
+    Seat,
+    find_queue,
+    label_seat,
+    list_queues,
+    make_queue,
+    take_seat,
+    undo_last,
+)
+from store import Gr2Error, Store
+from store.labels import Label
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&-])")
+QUEUE = "queue"
+KEYS = {Label.GOOD: "G", Label.BAD: "B", Label.UNSURE: "U", Label.SKIP: "S"}
+ICONS = {
+    Label.GOOD: ":material/thumb_up:",
+    Label.BAD: ":material/thumb_down:",
+    Label.UNSURE: ":material/help:",
+    Label.SKIP: ":material/skip_next:",
+}
+ORDERS = {
+    Order.RANDOM: "at random, by seed",
+    Order.LOWEST_PASS_RATE: "lowest pass rate first",
+    Order.DISPUTED: "where judges disagree first",
+    Order.NEWEST: "newest first",
+}
+# Streamlit gives no element the focus, so a line of script does. It holds nothing of anybody's text.
+FOCUS_NOTE = "<script>document.querySelector('input[aria-label=\"Note\"]')?.focus() /* {} */</script>"
+LEAVE_NOTE = "<script>document.activeElement?.blur() /* {} */</script>"
+
+
+def draw_labels(store: Store) -> None:
+    """Draw the page."""
+    annotator = ask_annotator()
+    if annotator is None:
+        return
+    queue_id = st.query_params.get(QUEUE)
+    if queue_id:
+        draw_queue(store, find_queue(store, queue_id), annotator)
+    else:
+        draw_queues(store, annotator)
+
+
+def draw_queues(store: Store, annotator: str) -> None:
+    """All queues, and a form for a new one from the filter in the sidebar."""
+    chosen = choose_filter(store)
+    st.subheader("Label queues")
+    queues = list_queues(store, annotator)
+    if queues.height == 0:
+        st.info("No queue yet. Choose traces by the filter at the left, then make one.")
+    for row in queues.iter_rows(named=True):
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            st.text(row["name"], width=260)
+            st.text(f"{row['finished']:,} of {row['traces']:,} finished, {row['mine']:,} by you", width=260)
+            st.progress(row["finished"] / row["traces"])
+            if st.button("Open", key=f"open-{row['queue_id']}"):
+                st.query_params[QUEUE] = row["queue_id"]
+                st.rerun()
+    st.subheader("New queue")
+    asked = ", ".join(f"{name} {value}" for name, value in chosen.to_query().items())
+    st.text(f"Traces: {asked or 'all; the filter at the left narrows them'}")
+    with st.form("new-queue"):
+        left, middle, right = st.columns(3)
+        name = left.text_input("Name", key="queue-name")
+        size = left.number_input("Traces", 1, 100_000, 200, key="queue-size")
+        order = middle.selectbox("Order", list(ORDERS), format_func=lambda order: ORDERS[order], key="queue-order")
+        seed = middle.number_input("Seed", 0, None, 0, key="queue-seed")
+        overlap = right.number_input("People for each trace", 1, 100, 1, key="queue-overlap")
+        blind = right.toggle("Blind: hide teacher, verdicts, others' labels", True, key="queue-blind")
+        tags = st.text_input("Tags, by comma", ", ".join(DEFAULT_TAGS), key="queue-tags")
+        if st.form_submit_button("Make the queue", type="primary"):
+            settings = QueueSettings(
+                name=name,
+                traces=chosen,
+                order=order,
+                size=int(size),
+                seed=int(seed),
+                overlap=int(overlap),
+                blind=blind,
+                tags=tuple(tag.strip() for tag in tags.split(",") if tag.strip()),
+            )
+            st.query_params[QUEUE] = make_queue(store, settings, annotator).queue_id
+            st.rerun()
+
+
+class Desk:
+    """What one annotator has before them, in Streamlit's session: the seat, since when, tags and a note.
+
+    Buttons act on it in callbacks, which run before the page is drawn again. A key that was pressed for a trace that is
+    gone by then does nothing: nobody labels what they have not seen.
+    """
+
+    def __init__(self, store: Store, queue: Queue, annotator: str) -> None:
+        self.store = store
+        self.queue = queue
+        self.annotator = annotator
+
+    @property
+    def state(self) -> dict[str, object]:
+        """Of this queue and annotator, so that two of them in one session do not mix."""
+        state: dict[str, object] = st.session_state.setdefault(f"desk-{self.queue.queue_id}-{self.annotator}", {})
+        return state
+
+    def sit_down(self) -> None:
+        """Take a seat where there is none yet, as after a reload."""
+        if self.state.get("seat") is None:
+            self._go_on(take_seat(self.store, self.queue, self.annotator))
+
+    @property
+    def seat(self) -> Seat | None:
+        """What is looked at."""
+        seat = self.state.get("seat")
+        return seat if isinstance(seat, Seat) else None
+
+    @property
+    def progress(self) -> Progress:
+        """How far the queue was at the last step."""
+        progress = self.state["progress"]
+        assert isinstance(progress, Progress)
+        return progress
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that are set; like the note they stay with the trace, and are there again after an undo."""
+        tags = self.state.setdefault(f"tags-{self.seat}", [])
+        assert isinstance(tags, list)
+        return tags
+
+    def toggle(self, tag: str) -> None:
+        """Set a tag, or take it away."""
+        if tag in self.tags:
+            self.tags.remove(tag)
+        else:
+            self.tags.append(tag)
+
+    def label(self, seat: Seat, label: Label) -> None:
+        """Store a judgement and go on."""
+        if seat != self.seat:
+            return
+        since = self.state["since"]
+        assert isinstance(since, float)
+        self._attempt(
+            lambda: label_seat(
+                self.store,
+                self.queue,
+                self.annotator,
+                seat,
+                label,
+                tags=self.tags,
+                note=st.session_state.get(self.note_key(seat)),
+                seconds=round(time.time() - since, 3),
+            )
+        )
+
+    def undo(self) -> None:
+        """Take back the last label and show its trace again."""
+
+        def go_back() -> tuple[Seat | None, Progress]:
+            seat, progress = undo_last(self.store, self.queue, self.annotator)
+            return seat or self.seat, progress
+
+        self._attempt(go_back)
+
+    def note_key(self, seat: Seat) -> str:
+        """The key of the note's widget: a note belongs to one trace."""
+        return f"note-{self.queue.queue_id}-{seat.trace_id}"
+
+    def _attempt(self, step: Callable[[], tuple[Seat | None, Progress]]) -> None:
+        """Take a step; where the store cannot take it, say so and stay where we are."""
+        try:
+            self._go_on(step())
+        except Gr2Error as error:
+            self.state["trouble"] = str(error)
+
+    def _go_on(self, step: tuple[Seat | None, Progress]) -> None:
+        self.state["seat"], self.state["progress"] = step
+        self.state["since"] = time.time()
+        self.state["typing"] = False
+        self.state["trouble"] = None
+
+
+def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
+    """One trace of a queue, and the keys to judge it."""
+    desk = Desk(store, queue, annotator)
+    desk.sit_down()
+    seat, progress = desk.seat, desk.progress
+    head = st.container(horizontal=True, vertical_alignment="center")
+    if trouble := desk.state.get("trouble"):
+        st.error("The label was not stored; the trace is still here, try again.")
+        st.code(str(trouble), language=None, wrap_lines=True)
+    # Before the head is filled: where the progress moved on, the keys are those of the next trace.
+    draw_keys(desk, seat)
+    with head:
+        st.text(f"{queue.settings.name}, {annotator}", width=280)
+        st.progress(
+            progress.mine / progress.traces,
+            text=f"{progress.mine:,} of {progress.traces:,} by you, {progress.finished:,} finished",
+        )
+        if st.button("All queues", key="all-queues", type="tertiary"):
+            del st.query_params[QUEUE]
+            st.rerun()
+    if seat is None:
+        draw_end(progress, queue)
+        return
+    view = load_trace(store, seat.trace_id)
+    if not queue.settings.blind:
+        draw_heading(view)
+    draw_trace(view, blind=queue.settings.blind)
+
+
+def draw_keys(desk: Desk, seat: Seat | None) -> None:
+    """Verdicts, tags and the note; each is a button with its key."""
+    with st.container(horizontal=True):
+        for label, key in KEYS.items():
+            st.button(
+                label.value.capitalize(),
+                key=f"label-{label.value}",
+                shortcut=key,
+                icon=ICONS[label],
+                disabled=seat is None,
+                on_click=desk.label,
+                args=(seat, label),
+                type="primary" if label in (Label.GOOD, Label.BAD) else "secondary",
+            )
+        st.button(
+            "Undo",
+            key="label-undo",
+            shortcut="Z",
+            icon=":material/undo:",
+            on_click=desk.undo,
+            disabled=desk.progress.mine == 0,
+        )
+        if seat is not None:
+            for place, tag in enumerate(desk.queue.settings.tags, 1):
+                st.button(
+                    f"{'☑' if tag in desk.tags else '☐'} {escape_markdown(tag)}",
+                    key=f"tag-{place}",
+                    shortcut=str(place),
+                    on_click=desk.toggle,
+                    args=(tag,),
+                )
+    if seat is not None:
+        draw_note(desk, seat)
+
+
+def escape_markdown(text: str) -> str:
+    """Words that people chose, for the labels of widgets, which read Markdown.
+
+    >>> print(escape_markdown("*so* so"))
+    \\*so\\* so
+    """
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+def draw_note(desk: Desk, seat: Seat) -> None:
+    """N opens the note and puts the cursor there; Enter keeps it and gives the keys back."""
+    key = desk.note_key(seat)
+
+    def begin() -> None:
+        desk.state["typing"] = True
+
+    def end() -> None:
+        desk.state["typing"] = False
+
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.button("Note", key="note-open", shortcut="N", icon=":material/edit:", on_click=begin)
+        if desk.state.get("typing") or st.session_state.get(key):
+            st.text_input(
+                "Note",
+                key=key,
+                on_change=end,
+                placeholder="Enter keeps it",
+                label_visibility="collapsed",
+                persist_state="session",
+            )
+    script = FOCUS_NOTE if desk.state.get("typing") else LEAVE_NOTE
+    st.html(script.format(time.time_ns()), unsafe_allow_javascript=True)
+
+
+def draw_end(progress: Progress, queue: Queue) -> None:
+    """Nothing is left, for now or for good."""
+    if progress.open:
+        st.info(f"Others are looking at the last {progress.open:,} traces. Reload the page in a while.")
+    else:
+        st.success("Nothing is left for you in this queue.", icon=":material/done_all:")
+        st.link_button("Agreement", f"/agreement?agreement-queue={queue.queue_id}")

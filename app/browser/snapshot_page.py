@@ -1,0 +1,417 @@
+"""The page of snapshots: those that there are, each in full, and a new one from the filter.
+
+It draws; what it draws comes from `curate.snapshots`, and so does the publishing. Names that people chose, cards and
+rows are shown as text, never as HTML or Markdown.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
+import polars as pl
+import streamlit as st
+
+from app.browser.filter_bar import choose_filter
+from curate.snapshot_kinds import KINDS, Counts, SnapshotSettings
+from curate.snapshot_kinds.contents import DEFAULT_POLICY
+from curate.snapshots import (
+    Lineage,
+    Preview,
+    SnapshotDiff,
+    diff,
+    find_snapshot,
+    load_lineage,
+    load_options,
+    load_snapshots,
+    preview,
+    publish,
+)
+from curate.trace_filter import TraceFilter
+from store import Gr2Error, SnapshotError, Store
+from store.snapshots import Snapshot, verify_snapshot
+
+CHOSEN = "snapshot"
+PUBLISHED, PUBLISH = "Published", "Publish from the filter"
+MANIFEST, LINEAGE, FILES, LOAD, COMPARE = "Manifest", "Lineage", "Files", "Card and loading", "Compare"
+SHOWN_KEYS = 500
+SHOWN_DIGITS = 12
+# Which traces a row's key means.
+KEY_FIELDS = {"trace_id": "trace", "list_id": "list_id"}
+LINK = st.column_config.LinkColumn(display_text="open", width="small")
+NUMBER = st.column_config.NumberColumn(format="localized")
+FILE_SIZE = st.column_config.NumberColumn("size", format="bytes")
+
+
+def draw_snapshots(store: Store) -> None:
+    """Draw the page."""
+    st.subheader("Snapshots")
+    chosen = choose_filter(store)
+    published, publishing = st.tabs([PUBLISHED, PUBLISH], key="snapshots", bind="query-params")
+    if published.open:
+        with published:
+            draw_published(store)
+    if publishing.open:
+        with publishing:
+            draw_publishing(store, chosen)
+
+
+def draw_published(store: Store) -> None:
+    """All snapshots, and one of them in full: that of the link, or the newest."""
+    snapshots = load_snapshots(store)
+    if snapshots.height == 0:
+        st.info("No snapshot yet. Publish one from the filter, or with gr2 snapshot publish.")
+        return
+    references = snapshots.select(pl.concat_str("name", "version", separator="@")).to_series().to_list()
+    event = st.dataframe(
+        snapshots.drop("path"),
+        hide_index=True,
+        height=min(6, snapshots.height + 1) * 35 + 3,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"snapshots-{len(references)}",
+        column_config={
+            "rows": NUMBER,
+            "created_at": st.column_config.DatetimeColumn("published (UTC)", format="YYYY-MM-DD HH:mm:ss"),
+        },
+    )
+    if event.selection.rows:
+        st.query_params[CHOSEN] = references[event.selection.rows[0]]
+    try:
+        draw_snapshot(store, find_snapshot(store, st.query_params.get(CHOSEN, references[0])), references)
+    except Gr2Error as error:
+        draw_error("This snapshot cannot be shown.", error)
+
+
+def draw_snapshot(store: Store, snapshot: Snapshot, references: list[str]) -> None:
+    """One snapshot."""
+    name, manifest = reference_of(snapshot), snapshot.manifest
+    st.code(name, language=None)
+    figures = st.columns(4, vertical_alignment="center")
+    figures[0].metric("kind", manifest["kind"])
+    for place, (split, of_split) in enumerate(manifest["splits"].items(), 1):
+        figures[place].metric(f"{split} rows", f"{of_split['rows']:,}")
+    if figures[3].button("Verify every byte", key=f"verify-{name}", icon=":material/verified:"):
+        draw_verification(snapshot)
+    parts = st.tabs([MANIFEST, LINEAGE, FILES, LOAD, COMPARE], key="part", bind="query-params")
+    draws = (
+        partial(draw_manifest, manifest),
+        partial(draw_lineage, store, snapshot),
+        partial(draw_files, manifest),
+        partial(draw_loading, snapshot),
+        partial(draw_diff, store, name, references),
+    )
+    for part, draw in zip(parts, draws, strict=True):
+        if part.open:
+            with part:
+                draw()
+
+
+def draw_verification(snapshot: Snapshot) -> None:
+    """Hash every file again, and say what came out."""
+    try:
+        with st.spinner("Hashing every file"):
+            verified = verify_snapshot(snapshot.path)
+    except SnapshotError as error:
+        draw_error("It is not what was published.", error)
+    else:
+        st.success(f"{len(verified.manifest['files']):,} files, all as published.", icon=":material/check:")
+
+
+def draw_manifest(manifest: Mapping[str, Any]) -> None:
+    """What was selected, and from what."""
+    for column, section in zip(st.columns([2, 3]), ("selection", "lineage"), strict=True):
+        with column:
+            st.markdown(f"##### {section.capitalize()}")
+            facts = [{"what": what, "value": value} for what, value in list_facts(manifest[section])]
+            st.dataframe(pl.DataFrame(facts), hide_index=True, height="content")
+
+
+def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """A manifest's section as lines: what (names within names joined by dots) and its value; what is not said is left
+    out.
+
+    >>> list(list_facts({"policy": "paper", "teacher": None, "labels": {"events": 2}}))
+    [('policy', 'paper'), ('labels.events', '2')]
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            yield from list_facts(value[key], f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        for part in value:
+            yield name, ", ".join(f"{key} {of_key}" for key, of_key in part.items())
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value))
+    elif value is not None:
+        yield name, str(value)
+
+
+def draw_lineage(store: Store, snapshot: Snapshot) -> None:
+    """From the data set to the trainings."""
+    st.dataframe(
+        lineage_table(snapshot, load_lineage(store, snapshot)),
+        hide_index=True,
+        height="content",
+        column_config={"what": st.column_config.TextColumn(width="medium"), "link": LINK},
+    )
+
+
+def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
+    """One line for each thing that a snapshot comes from or went into, in the order of the data's way."""
+    manifest = snapshot.manifest
+    name, facts = manifest["name"], manifest["lineage"]
+    dataset = facts["dataset"]
+    lines = [("data set", dataset, f"fingerprint {facts['dataset_fingerprint']}", to_traces(TraceFilter(dataset)))]
+    lines += [
+        (
+            "semantic IDs",
+            sids["sid_version"],
+            f"{sids['levels']} levels of {sids['codebook_size']} codes",
+            "/semantic-ids?" + urlencode({"sids": f"{dataset}@{sids['sid_version']}"}),
+        )
+        for sids in facts["semantic_ids"]
+    ]
+    lines += [("pre-ranker", facts["pre_ranker"], "", "")] if "pre_ranker" in facts else []
+    lines += [
+        (
+            "template",
+            template["template"],
+            f"sha256 {template['sha256'][:SHOWN_DIGITS]}",
+            to_traces(TraceFilter(dataset, template=template["template"])),
+        )
+        for template in facts.get("templates", ())
+    ]
+    lines += [("teacher", teacher, "", "") for teacher in facts.get("teachers", ())]
+    lines += [
+        ("run", run["run_id"], f"{run['rows']:,} rows by {run['teacher']}/{run['model']}, {run['template']}",
+         to_traces(TraceFilter(run_id=run["run_id"])))
+        for run in lineage.runs.iter_rows(named=True)
+    ]  # fmt: skip
+    lines += [
+        (
+            "version" if age else "this version",
+            version["version"],
+            f"{version['rows']:,} rows, published {_moment(version['created_at'])}",
+            "/snapshots?" + urlencode({CHOSEN: f"{name}@{version['version']}"}),
+        )
+        for age, version in reversed(list(enumerate(lineage.versions.iter_rows(named=True))))
+    ]
+    lines += [
+        (
+            "training",
+            training["name"] or training["run_id"],
+            f"{training['kind']} of {training['student']}, {training['status']}, {_moment(training['started_at'])}",
+            "/training",
+        )
+        for training in lineage.trainings.iter_rows(named=True)
+    ]
+    return pl.DataFrame(lines, schema=["step", "what", "details", "link"], orient="row")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def to_traces(chosen: TraceFilter) -> str:
+    """The link to the traces that a filter lets through."""
+    return "/traces?" + urlencode(chosen.to_query())
+
+
+def draw_files(manifest: Mapping[str, Any]) -> None:
+    """Files and splits with their hashes."""
+    st.dataframe(
+        pl.DataFrame([{"file": file, **facts} for file, facts in manifest["files"].items()]),
+        hide_index=True,
+        column_config={"bytes": FILE_SIZE},
+    )
+    st.dataframe(
+        pl.DataFrame([{"split": split, **facts} for split, facts in manifest["splits"].items()]),
+        hide_index=True,
+        column_config={"rows": NUMBER},
+    )
+
+
+def draw_loading(snapshot: Snapshot) -> None:
+    """How to read it elsewhere, and its card."""
+    path = str(snapshot.path)
+    st.code(
+        f"import datasets\n\nrows = datasets.load_dataset({path!r}, {snapshot.manifest['kind']!r})\n", language="python"
+    )
+    st.code(
+        f"import polars as pl\n\nrows = pl.read_parquet({path + '/data/train-*.parquet'!r})\n",
+        language="python",
+        wrap_lines=True,
+    )
+    st.markdown("##### Dataset card")
+    card = snapshot.path / "README.md"
+    st.code(card.read_text("utf-8") if card.is_file() else "(README.md is missing)", language=None, wrap_lines=True)
+
+
+def draw_diff(store: Store, reference: str, references: list[str]) -> None:
+    """What changed from another version or snapshot to this one."""
+    others = [other for other in references if other != reference]
+    older = st.selectbox("What changed since", others, index=None, placeholder="choose a snapshot", key="compared")
+    if older is None:
+        return
+    changes = find_changes(str(store.folder), older, reference)
+    figures = st.columns(4)
+    for figure, (change, keys) in zip(figures, changes_of(changes).items(), strict=False):
+        figure.metric(change, f"{len(keys):,}")
+    table = change_table(changes, KINDS[find_snapshot(store, reference).manifest["kind"]].key)
+    if table.height == 0:
+        st.info("Every row is in both, with the same values.")
+        return
+    st.dataframe(table, hide_index=True, column_config={"link": LINK})
+    if any(len(keys) > SHOWN_KEYS for keys in changes_of(changes).values()):
+        st.caption(f"The first {SHOWN_KEYS:,} of each kind of change.")
+
+
+@st.cache_data(max_entries=4, show_spinner="Comparing every row")
+def find_changes(folder: str, older: str, newer: str) -> SnapshotDiff:
+    """The difference of two snapshots, which never changes: both are immutable."""
+    store = Store.open(folder)
+    return diff(find_snapshot(store, older), find_snapshot(store, newer))
+
+
+def changes_of(changes: SnapshotDiff) -> dict[str, list[str]]:
+    """Keys by what happened to their rows."""
+    return {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
+
+
+def change_table(changes: SnapshotDiff, key: str) -> pl.DataFrame:
+    """One line for each changed row, with a link to its traces where its key names some."""
+    parameter = KEY_FIELDS.get(key)
+    return pl.DataFrame(
+        [
+            (change, of_row, "/traces?" + urlencode({parameter: of_row}) if parameter else "")
+            for change, keys in changes_of(changes).items()
+            for of_row in keys[:SHOWN_KEYS]
+        ],
+        schema={"change": pl.String, key: pl.String, "link": pl.String},
+        orient="row",
+    )
+
+
+def draw_publishing(store: Store, chosen: TraceFilter) -> None:
+    """What to publish, what it would be, and the button that does it."""
+    options = load_options(store)
+    if not options.datasets:
+        st.info("No data set yet. gr2 ingest and gr2 simulate make one.")
+        return
+    fields = st.columns([3, 2, 2, 2, 3])
+    datasets = [chosen.dataset] if chosen.dataset else options.datasets
+    dataset: str = fields[1].selectbox("Data set", datasets, key=f"snapshot-dataset-{chosen.dataset}")
+    name = fields[0].text_input("Name", placeholder=dataset, key="snapshot-name", max_chars=100) or dataset
+    kind: str = fields[2].selectbox("Kind", ["sft", *(kind for kind in KINDS if kind != "sft")], key="snapshot-kind")
+    passes = chosen.passes if chosen.passes in options.policies else DEFAULT_POLICY
+    policy: str = fields[3].selectbox(
+        "Policy",
+        options.policies,
+        index=options.policies.index(passes),
+        disabled=kind != "sft",
+        help="Traces that it does not accept are left out, besides what the filter leaves out.",
+        key=f"snapshot-policy-{passes}",
+    )
+    splits = fields[4].multiselect("Splits", ["train", "valid"], default=["train", "valid"], key="snapshot-splits")
+    draw_chosen(chosen)
+    try:
+        # A kind that is not made of traces keeps the default, so that its version does not depend on what is unused.
+        used = policy if kind == "sft" else DEFAULT_POLICY
+        settings = SnapshotSettings(dataset, policy=used, kind=kind, splits=tuple(splits), traces=chosen)
+        seen = find_preview(store, settings)
+        if seen is not None:
+            draw_preview(seen)
+            if st.button("Publish", type="primary", key="publish", disabled=seen.refusal is not None):
+                publish_selection(store, name, settings)
+    except Gr2Error as error:
+        draw_error("It cannot be published.", error)
+    draw_done()
+
+
+def draw_chosen(chosen: TraceFilter) -> None:
+    """The filter in words, since the sidebar may be folded."""
+    asked = chosen.to_query()
+    if asked:
+        st.code("\n".join(f"{name}: {value}" for name, value in asked.items()), language=None, wrap_lines=True)
+    else:
+        st.caption("The filter in the sidebar lets every trace through.")
+
+
+def find_preview(store: Store, settings: SnapshotSettings) -> Preview | None:
+    """The preview that was asked for; None before it is, and once the selection is another."""
+    if st.button("Preview", key="preview"):
+        st.session_state.pop("preview-of", None)
+        with st.spinner("Counting what this selects"):
+            st.session_state["previewed"] = preview(store, settings)
+        st.session_state["preview-of"] = settings
+    seen: Preview | None = st.session_state["previewed"] if st.session_state.get("preview-of") == settings else None
+    return seen
+
+
+def draw_preview(seen: Preview) -> None:
+    """How much it is, whether it would be refused, and its first rows."""
+    counts = seen.counts
+    for figure, (label, value) in zip(st.columns(5), figures_of(counts).items(), strict=False):
+        figure.metric(label, value)
+    st.dataframe(
+        counts.groups,
+        hide_index=True,
+        height="content",
+        column_config={
+            "rows": NUMBER,
+            "labelled_bad": st.column_config.NumberColumn("left out: labelled bad", format="localized"),
+            "mean_tokens": st.column_config.NumberColumn("mean tokens", format="%.1f"),
+            "pass_rate_model": "pass rates of",
+        },
+    )
+    if seen.refusal is not None:
+        st.error("It would be refused.", icon=":material/block:")
+        st.code(seen.refusal, language=None, wrap_lines=True)
+    for place, (split, row) in enumerate(seen.first, 1):
+        with st.expander(f"Row {place} as it would be written, of split {split}"):
+            st.json(row)
+
+
+def figures_of(counts: Counts) -> dict[str, str]:
+    """The totals by what they are called."""
+    figures = {"rows": f"{counts.rows:,}", "users": f"{counts.users:,}"}
+    if counts.prompts is not None:
+        figures["prompts"] = f"{counts.prompts:,}"
+    if "labelled_bad" in counts.groups.columns:
+        figures["left out: labelled bad"] = f"{counts.labelled_bad:,}"
+        figures["mean tokens"] = "?" if counts.mean_tokens is None else f"{counts.mean_tokens:,.1f}"
+    return figures
+
+
+def publish_selection(store: Store, name: str, settings: SnapshotSettings) -> None:
+    """Publish, and draw the page anew; what came out is drawn by `draw_done`."""
+    known = load_snapshots(store).filter(name=name)["version"].to_list()
+    with st.spinner("Writing every row"):
+        snapshot = publish(store, name, settings)
+    st.session_state["publish-done"] = (reference_of(snapshot), snapshot.version in known)
+    st.query_params[CHOSEN] = reference_of(snapshot)
+    st.rerun()
+
+
+def draw_done() -> None:
+    """What publishing came to, once."""
+    reference, was_there = st.session_state.pop("publish-done", (None, False))
+    if reference is None:
+        return
+    if was_there:
+        st.info("It was published before: the same selection is the same version. Nothing was written.")
+    else:
+        st.success("Published.", icon=":material/check:")
+    st.code(reference, language=None)
+
+
+def reference_of(snapshot: Snapshot) -> str:
+    """NAME@VERSION."""
+    return f"{snapshot.manifest['name']}@{snapshot.version}"
+
+
+def draw_error(what: str, error: Gr2Error) -> None:
+    """A line of ours, and the error's, which may quote anybody's text: no Markdown."""
+    st.error(what, icon=":material/error:")
+    st.code(str(error), language=None, wrap_lines=True)

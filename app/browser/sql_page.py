@@ -1,0 +1,281 @@
+"""The page of SQL: an editor with the schema beside it, queries that people keep, and a result as table, chart or file.
+
+It draws; what it draws comes from `curate.queries` and `curate.saved_queries`. The query stands in the link. One that
+a link brings runs at once: it can only read, and only for so long. Results and names are shown as text.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import altair as alt
+import polars as pl
+import streamlit as st
+
+from app.formats import render_rows
+from curate.queries import DOWNLOAD, MARKS, SCREEN, ChartChoice, QueryResult, load_schema, query_rows, suggest_chart
+from curate.saved_queries import MOST_CHARACTERS, MOST_NAME_CHARACTERS, list_queries, remove_query, save_query
+from store import InputError, Store
+
+LINK = "q"
+TEXT = "sql-text"
+# What runs: the text as it was when somebody pressed Run, or as a link brings it.
+QUERY = "sql-query"
+RESULT = "sql-result"
+FONT = "<style>.st-key-sql-text textarea {font-family: 'Source Code Pro', monospace; font-size: 0.875rem}</style>"
+
+
+def draw_sql(store: Store) -> None:
+    """Draw the page."""
+    st.subheader("SQL")
+    _follow_link()
+    left, right = st.columns([11, 9], gap="medium")
+    with left:
+        draw_saved(store)
+        draw_editor()
+    with right:
+        draw_schema(store)
+    if st.session_state[QUERY].strip():
+        draw_outcome(store, st.session_state[QUERY])
+    else:
+        st.info("Write a query and press Run, or open a saved one.")
+
+
+def _follow_link() -> None:
+    """Take over the query that the link brings; on the way back from another page, the one that ran last."""
+    query = st.query_params.get(LINK, st.session_state.get(QUERY, ""))
+    if query != st.session_state.get(QUERY):
+        st.session_state.pop(RESULT, None)
+    if query != st.session_state.get(QUERY) or TEXT not in st.session_state:
+        st.session_state[TEXT] = query
+    st.session_state[QUERY] = query
+    _put_in_link(query)
+
+
+def _put_in_link(query: str) -> None:
+    if query:
+        st.query_params[LINK] = query
+    else:
+        st.query_params.pop(LINK, None)
+
+
+def _run() -> None:
+    """What Run does: the same query again runs again."""
+    st.session_state.pop(RESULT, None)
+    st.session_state[QUERY] = st.session_state[TEXT]
+    _put_in_link(st.session_state[QUERY])
+
+
+def draw_editor() -> None:
+    """The text; Ctrl+Enter runs it. A form, or leaving the field would run half a query."""
+    st.html(FONT)
+    with st.form("sql-form", border=False):
+        st.text_area(
+            "query",
+            height=280,
+            max_chars=MOST_CHARACTERS,
+            key=TEXT,
+            persist_state="session",
+            label_visibility="collapsed",
+            placeholder="select template, count(*) as traces from traces group by template",
+        )
+        st.form_submit_button("Run", type="primary", on_click=_run, help="Ctrl+Enter in the text runs it too")
+
+
+def draw_saved(store: Store) -> None:
+    """Open one of the saved queries, keep the one that ran, or take one away."""
+    saved = {query.name: query for query in list_queries(store)}
+
+    def open_saved() -> None:
+        if chosen := st.session_state["sql-open"]:
+            st.session_state[TEXT] = saved[chosen].query
+            # A menu, not a state: the same one can be opened again.
+            st.session_state["sql-open"] = None
+            _run()
+
+    opening, keeping = st.columns([4, 1], vertical_alignment="bottom")
+    opening.selectbox(
+        "open a saved query",
+        list(saved),
+        index=None,
+        format_func=lambda name: (
+            f"{name}  (example)" if saved[name].author is None else f"{name}  ({saved[name].author})"
+        ),
+        key="sql-open",
+        on_change=open_saved,
+        placeholder="Open a saved query",
+        label_visibility="collapsed",
+    )
+    with keeping.popover("Save", width="stretch"):
+        draw_keeping(store, [query.name for query in saved.values() if query.author is not None])
+
+
+def draw_keeping(store: Store, names: list[str]) -> None:
+    """Save the query that ran last under a name, or remove a name."""
+    author = st.text_input(
+        "your name", max_chars=MOST_NAME_CHARACTERS, key="sql-author", persist_state="session", autocomplete="name"
+    )
+    name = st.text_input("name for the query that ran last", max_chars=MOST_NAME_CHARACTERS, key="sql-name")
+    if st.button("Save query", disabled=not st.session_state[QUERY].strip()):
+        _keep(lambda: save_query(store, name, st.session_state[QUERY], author))
+    if names:
+        gone = st.selectbox("remove a saved query", names, index=None, key="sql-remove")
+        if st.button("Remove", disabled=gone is None) and gone is not None:
+            _keep(lambda: remove_query(store, gone, author))
+
+
+def _keep(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except InputError as error:
+        st.error("Not done:")
+        st.text(str(error))
+    else:
+        st.rerun()
+
+
+@st.fragment
+def draw_schema(store: Store) -> None:
+    """What can be queried: tables, views and macros with their columns."""
+    text = st.text_input(
+        "tables and columns", placeholder="Find tables and columns", key="sql-schema", label_visibility="collapsed"
+    )
+    found = load_schema(store, text or "")
+    st.dataframe(
+        found,
+        hide_index=True,
+        height=330,
+        column_config={
+            "table": st.column_config.TextColumn(width=130),
+            "column": st.column_config.TextColumn(width=115),
+            "type": st.column_config.TextColumn(width=80),
+            "meaning": st.column_config.TextColumn(width="large"),
+        },
+        placeholder="",
+    )
+    st.caption("Labels are in labels.label_events; docs/data-model.md says more.")
+
+
+def draw_outcome(store: Store, query: str) -> None:
+    """The result of the query, or why there is none. It is kept, so that looking at it does not run it again."""
+    ran_for = (store.folder, query)
+    if RESULT not in st.session_state or st.session_state[RESULT][0] != ran_for:
+        try:
+            with st.spinner("Running"):
+                outcome: QueryResult | str = query_rows(store, query, SCREEN)
+        except InputError as error:
+            outcome = str(error)
+        st.session_state[RESULT] = (ran_for, outcome)
+    outcome = st.session_state[RESULT][1]
+    if isinstance(outcome, str):
+        st.caption("The query gave no result:")
+        # DuckDB points at the place with ^ in the line below: letters of one width, lines as they are.
+        st.code(outcome, language=None, wrap_lines="^" not in outcome)
+    else:
+        draw_result(store, query, outcome)
+
+
+@st.fragment
+def draw_result(store: Store, query: str, result: QueryResult) -> None:
+    """Rows as a table, a chart or a file."""
+    rows = result.rows
+    shown, csv, parquet, said = st.columns([3, 1, 1, 7], vertical_alignment="center")
+    view = shown.segmented_control(
+        "show", ["Table", "Chart"], default="Table", required=True, key="sql-view", label_visibility="collapsed"
+    )
+    for place, kind, mime in ((csv, "csv", "text/csv"), (parquet, "parquet", "application/vnd.apache.parquet")):
+        place.download_button(
+            "CSV" if kind == "csv" else "Parquet",
+            # Made when somebody asks for it, by running the query again.
+            partial(render_download, store, query, kind),
+            file_name=f"query.{kind}",
+            mime=mime,
+            on_click="ignore",
+            width="stretch",
+        )
+    said.caption(describe_size(result))
+    if view == "Chart":
+        draw_chart(rows)
+    elif rows.columns == ["explain_key", "explain_value"]:
+        st.code("\n".join(rows["explain_value"]), language=None)
+    else:
+        st.dataframe(rows, hide_index=True, height="auto" if rows.height < 15 else 560)
+
+
+def describe_size(result: QueryResult) -> str:
+    """One line of our own words: how much is shown, and how much a download gives."""
+    number = f"{result.rows.height:,} row{'' if result.rows.height == 1 else 's'}"
+    shown = number if result.complete else f"The first {number}"
+    return (
+        f"{shown} in {result.seconds:.2f} s; texts are cut at {SCREEN.characters:,} characters. A download runs the "
+        f"query again and holds up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB, uncut."
+    )
+
+
+def render_download(store: Store, query: str, kind: str) -> bytes:
+    """All rows, up to the limits of downloads, as csv or parquet. Raises InputError where the query fails."""
+    return render_rows(query_rows(store, query, DOWNLOAD).rows, kind)
+
+
+def draw_chart(rows: pl.DataFrame) -> None:
+    """The rows drawn by columns that people choose."""
+    suggested = suggest_chart(rows)
+    if suggested is None:
+        st.info("A chart needs rows, a column of numbers and another column.")
+        return
+    names = rows.columns
+    boxes = st.columns(4)
+    x = boxes[0].selectbox("x", names, index=names.index(suggested.x))
+    y = boxes[1].selectbox("y", names, index=names.index(suggested.y))
+    colours = [None, *names]
+    colour = boxes[2].selectbox(
+        "colour",
+        colours,
+        index=colours.index(suggested.colour),
+        format_func=lambda name: "(none)" if name is None else name,
+    )
+    mark = boxes[3].selectbox("mark", MARKS, index=MARKS.index(suggested.mark))
+    st.altair_chart(build_chart(rows, ChartChoice(x, y, colour, mark)))
+
+
+def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> alt.Chart:
+    """Columns go under names of ours, so that no sign in theirs means anything to Vega."""
+    used = {"x": choice.x, "y": choice.y} | ({"colour": choice.colour} if choice.colour is not None else {})
+    drawn = pl.DataFrame([_drawable(rows[name]).alias(channel) for channel, name in used.items()])
+    cells = choice.mark == "heatmap"
+    x = _kind(drawn["x"], discrete=cells or choice.mark == "bar")
+    y = _kind(drawn["y"], discrete=cells)
+    # A few names are read best level, many only on their side.
+    axis = alt.Axis(labelLimit=160, labelAngle=0) if drawn["x"].n_unique() <= 8 else alt.Axis(labelLimit=160)
+    base = alt.Chart(drawn)
+    marked: alt.Chart = {
+        "bar": base.mark_bar,
+        "line": base.mark_line,
+        "area": base.mark_area,
+        "point": base.mark_point,
+        "heatmap": base.mark_rect,
+    }[choice.mark]()
+    chart: alt.Chart = marked.encode(
+        # Names stay in the query's order; numbers and times have one of their own.
+        x=alt.X(f"x:{x}", title=choice.x, sort=None if x == "N" else "ascending", axis=axis),
+        y=alt.Y(f"y:{y}", title=choice.y, sort=None if y == "N" else "ascending"),
+        tooltip=[alt.Tooltip(f"{channel}:{_kind(drawn[channel])}", title=name) for channel, name in used.items()],
+    ).properties(height=420)
+    if choice.colour is None:
+        return chart
+    kind = _kind(drawn["colour"])
+    scale = alt.Undefined if kind == "Q" else alt.Scale(scheme="tableau10")
+    coloured: alt.Chart = chart.encode(color=alt.Color(f"colour:{kind}", title=choice.colour, scale=scale))
+    return coloured
+
+
+def _drawable(column: pl.Series) -> pl.Series:
+    """Decimals as floats, for Vega has no other numbers."""
+    return column.cast(pl.Float64) if column.dtype.is_decimal() else column
+
+
+def _kind(column: pl.Series, *, discrete: bool = False) -> str:
+    """Vega's name for what a column holds: Q numbers, T times, O ordered values, N names."""
+    number, moment = column.dtype.is_numeric(), column.dtype.is_temporal()
+    if discrete and (moment or (number and column.n_unique() <= 50)):
+        return "O"
+    return "Q" if number else "T" if moment else "N"

@@ -1,0 +1,186 @@
+"""The trace browser on two million traces, against its bars.
+
+    python bench/two_million.py [--keep FOLDER] [--runs 50]
+
+Makes a store of simulated shoppers with 20,000 traces of the evidence teacher, then copies them a hundred times under
+other ids, times, models and temperatures: 250,000 prompts, 2,000,000 traces, 18,000,000 verdicts, 6,000 labels. Then
+each page runs as Streamlit's AppTest runs it, queries and drawing without the browser, and `gr2 app` itself, opened in
+a Chromium page after page, tells its peak memory.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from browser import chromium, running_app
+from measure import Bars
+from playwright.sync_api import sync_playwright
+from streamlit.testing.v1 import AppTest
+
+from curate.candidates import make_candidates
+from curate.labelling import QueueSettings, make_queue
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.sids.assignment import assign_semantic_ids
+from curate.simulation import simulate
+from curate.teachers.evidence import EvidenceTeacher
+from store import Store
+
+COPIES = 100
+PAGES = ("", "traces", "traces?passes=strict&split=train", "traces?text=bought+after", "label", "agreement", "sql")
+COPY = (
+    """
+    insert into prompts by name
+    select prompts.* replace (md5(prompt_id || copy) as prompt_id)
+    from prompts, (select unnest(range(1, $copies)) as copy)
+    """,
+    """
+    insert into traces by name
+    select traces.* replace (
+        md5(trace_id || copy) as trace_id,
+        md5(prompt_id || copy) as prompt_id,
+        'evidence.v' || (copy % 3 + 1) as model,
+        [0.3, 0.5, 0.7, 1.0][copy % 4 + 1] as temperature,
+        created_at + to_minutes(copy * 30) as created_at,
+        md5_number_lower(concat_ws(chr(31), md5(prompt_id || copy), copy)) as group_id,
+        reasoning || ' ' || copy as reasoning
+    )
+    from traces, (select unnest(range(1, $copies)) as copy)
+    order by created_at
+    """,
+    """
+    insert into verdicts by name
+    select verdicts.* replace (md5(trace_id || copy) as trace_id, created_at + to_minutes(copy * 30) as created_at)
+    from verdicts, (select unnest(range(1, $copies)) as copy)
+    order by created_at
+    """,
+)
+LABEL = """
+    insert into label_events by name
+    select
+        md5(trace_id || annotator) as event_id,
+        trace_id,
+        annotator,
+        if(random() < 0.7, 'good', 'bad') as label,
+        []::varchar[] as tags,
+        3.0 as seconds,
+        created_at + interval 1 day as created_at
+    from batch, (select unnest(['ann', 'ben', 'cem']) as annotator)
+"""
+
+
+def build(folder: Path) -> Store:
+    """The store; kept where it is there already."""
+    if (folder / "store.duckdb").exists():
+        return Store.open(folder)
+    store = Store.open(folder, create=True)
+    simulate(store, "big", users=4_000)
+    assign_semantic_ids(store, "big")
+    make_candidates(store, "big")
+    sample(store, EvidenceTeacher(), SamplingSettings("big", limit=2_500, max_attempts=8, accept=8, temperature=0.5))
+    with store.writing() as session:
+        for statement in COPY:
+            session.connection.execute(statement, {"copies": COPIES})
+    with store.reading() as session:
+        labelled = session.connection.sql("select trace_id, created_at from traces order by trace_id limit 2000").pl()
+    with store.labelling() as session:
+        session.connection.register("batch", labelled)
+        session.connection.execute(LABEL)
+    return store
+
+
+def page(store: Store, module: str, function: str, **query: str) -> AppTest:
+    """A page of the app, not yet run."""
+    os.environ["GR2_STORE"] = str(store.folder)
+    test = AppTest.from_string(
+        f"from app.browser.pages import page\nfrom app.browser.{module} import {function}\npage({function})()\n",
+        default_timeout=60,
+    )
+    for name, value in query.items():
+        test.query_params[name] = value
+    return test
+
+
+def p95(run: Callable[[int], AppTest], runs: int) -> float:
+    """Seconds, after two runs that warm up."""
+    seconds = []
+    for number in range(runs + 2):
+        started = time.perf_counter()
+        done = run(number)
+        seconds.append(time.perf_counter() - started)
+        assert not done.exception, done.exception
+        assert not done.error, done.error
+    return float(np.quantile(seconds[2:], 0.95))
+
+
+def main() -> None:
+    """Build, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--runs", type=int, default=50)
+    asked = parser.parse_args()
+    bars = Bars()
+    with tempfile.TemporaryDirectory() as temporary:
+        started = time.perf_counter()
+        store = build(asked.keep or Path(temporary) / "store")
+        with store.reading() as session:
+            traces, reasons = session.connection.execute("select count(*), avg(len(reasoning)) from traces").fetchall()[
+                0
+            ]
+        print(f"       {traces:,} traces, {reasons:.0f} characters of reasoning, {time.perf_counter() - started:.0f} s")
+        measure_pages(store, asked.runs, bars)
+        measure_memory(store, bars)
+    sys.exit(not bars.met)
+
+
+def measure_pages(store: Store, runs: int, bars: Bars) -> None:
+    """Whole runs of the pages' scripts."""
+    first = p95(lambda _: page(store, "trace_page", "draw_traces").run(), runs)
+    bars.at_most("first page of traces, p95 s", first, 1.0)
+    filters = (
+        {"passes": "strict", "split": "train"},
+        {"fails": "paper", "temperature": "0.7"},
+        {"lost_at": "target_first", "model": "evidence.v2"},
+        {"label": "split"},
+        {"min_pass_rate": "0.5"},
+        {"target_rank": "5", "new_rank": "1"},
+        {"text": "bought after"},
+        {"text": "stands in no reasoning"},
+        {"pattern": "by [a-z]+, the brand of [3-9] items"},
+        {"copied": "yes"},
+    )
+    for chosen in filters:
+        seconds = p95(
+            lambda _, chosen=chosen: page(store, "trace_page", "draw_traces", **chosen).run(), max(5, runs // 10)
+        )
+        print(f"       filtered by {chosen}: {seconds:.2f}", flush=True)
+    filtered = p95(lambda run: page(store, "trace_page", "draw_traces", **filters[run % len(filters)]).run(), runs)
+    bars.at_most("filtered page of traces, all of these in turn, p95 s", filtered, 1.0)
+    bars.at_most(
+        "overview with the funnel, p95 s", p95(lambda _: page(store, "overview_page", "draw_overview").run(), runs), 1.0
+    )
+    queue = make_queue(store, QueueSettings(f"bench {time.time()}", size=1_000), "ann")
+    label = page(store, "label_page", "draw_labels", queue=queue.queue_id)
+    label.session_state["annotator-known"] = "ann"
+    label.run()
+    bars.at_most("next trace to label, p95 s", p95(lambda _: label.button(key="label-good").click().run(), runs), 0.5)
+
+
+def measure_memory(store: Store, bars: Bars) -> None:
+    """The peak of `gr2 app` after all pages, three times over."""
+    with running_app(store.folder) as app:
+        with sync_playwright() as playwright, chromium(playwright) as context:
+            for _ in range(3):
+                for path in PAGES:
+                    context.pages[0].goto(f"{app.address}/{path}")
+                    context.pages[0].wait_for_timeout(4_000)
+        bars.at_most("peak memory of the app, GB", app.peak_gb, 1.5)
+
+
+if __name__ == "__main__":
+    main()

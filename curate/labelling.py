@@ -1,0 +1,262 @@
+"""Queues of traces to label: fixed lists that people work through side by side.
+
+A queue is chosen by a filter and an order when it is made, so that traces which arrive later do not move it. All that
+labelling needs to go on, after a reload or on another machine, stands in labels.duckdb: the queue, the events, and
+seats, which keep two people at work from being shown the same trace. A label and the next seat are one transaction: the
+next trace appears when the label is stored, or not at all.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+
+from curate.trace_filter import TraceFilter, check_filter
+from store import InputError, Session, Store
+from store.labels import Label, append_label
+from store.values import utc_now
+
+# A seat is free again after so long: its annotator went home.
+SEAT = timedelta(minutes=15)
+DEFAULT_TAGS = ("wrong facts", "generic", "ignores history", "contradicts its order", "well argued")
+MOST_TAGS = 9
+
+
+class Order(StrEnum):
+    """Which traces of a filter come first."""
+
+    RANDOM = "random"
+    LOWEST_PASS_RATE = "lowest_pass_rate"  # noqa: S105
+    DISPUTED = "disputed"
+    NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """name: what people call it. size: how many traces at most. seed: of the order, where that leaves a choice.
+
+    disputed: first those on which the policies paper and strict, and everybody who labelled, disagree most. overlap:
+    how many people judge each trace. blind: hides teacher, verdicts and others' labels. tags: what the keys 1 to 9 set.
+    """
+
+    name: str
+    traces: TraceFilter = field(default_factory=TraceFilter)
+    order: Order = Order.RANDOM
+    size: int = 200
+    seed: int = 0
+    overlap: int = 1
+    blind: bool = True
+    tags: tuple[str, ...] = DEFAULT_TAGS
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise InputError("a queue needs a name")
+        for what, value, most in (("size", self.size, 100_000), ("overlap", self.overlap, 100)):
+            if not 1 <= value <= most:
+                raise InputError(f"the {what} of a queue is {value:,}; it must be from 1 to {most:,}")
+        if len(set(self.tags)) < len(self.tags) or len(self.tags) > MOST_TAGS or not all(self.tags):
+            raise InputError(f"the tags of a queue are {list(self.tags)}; give up to {MOST_TAGS} different ones")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue as stored. traces: how many it holds."""
+
+    queue_id: str
+    settings: QueueSettings
+    traces: int
+    author: str
+
+
+class Seat(NamedTuple):
+    """What an annotator looks at: a trace, and its place in the queue, the first being 1."""
+
+    place: int
+    trace_id: str
+
+
+class Progress(NamedTuple):
+    """How far a queue is. traces: all; finished: judged by as many people as it wants; mine: that an annotator is done
+    with, skipped ones too; open: that they may still get, those that others look at now among them.
+    """
+
+    traces: int
+    finished: int
+    mine: int
+    open: int
+
+
+def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
+    """Choose the traces and store the queue. Raises InputError where no trace fits, or the author has no name."""
+    check_annotator(author)
+    chosen = settings.traces
+    statement = {
+        Order.RANDOM: "choose_random",
+        Order.LOWEST_PASS_RATE: "choose_lowest_pass_rate",
+        Order.DISPUTED: "choose_disputed",
+        Order.NEWEST: "choose_newest",
+    }[settings.order]
+    seed = {} if settings.order is Order.NEWEST else {"seed": settings.seed}
+    with store.reading() as session:
+        check_filter(session, chosen)
+        traces = session.frame(statement, where=chosen.where, size=settings.size, **seed, **chosen.parameters)
+    if traces.height == 0:
+        raise InputError("no answered trace fits the filter, so there is nothing to label; widen it")
+    queue = Queue(uuid.uuid4().hex[:12], settings, traces.height, author)
+    row = {
+        "queue_id": queue.queue_id,
+        "name": settings.name,
+        "settings": orjson.dumps(_write(settings)).decode(),
+        "traces": traces.height,
+        "author": author,
+        "created_at": utc_now(),
+    }
+    places = traces.select(
+        pl.lit(queue.queue_id).alias("queue_id"), pl.int_range(1, pl.len() + 1).alias("place"), "trace_id", "created_at"
+    )
+    with store.labelling() as session:
+        session.insert("append_label_queue", pl.DataFrame([row]))
+        session.insert("append_label_queue_traces", places)
+    return queue
+
+
+def find_queue(store: Store, queue_id: str) -> Queue:
+    """The queue of an id. Raises InputError where there is none."""
+    with store.labelling() as session:
+        rows = session.frame("label_queue", queue_id=queue_id).rows(named=True)
+    if not rows:
+        raise InputError(
+            f"there is no label queue {queue_id!r} in this store; the page Label lists those that there are"
+        )
+    (row,) = rows
+    return Queue(row["queue_id"], _read(orjson.loads(row["settings"])), row["traces"], row["author"])
+
+
+def list_queues(store: Store, annotator: str) -> pl.DataFrame:
+    """All queues, the newest first, with how far they are, also for one annotator."""
+    with store.reading() as session:
+        return session.frame("label_queue_list", annotator=annotator)
+
+
+def take_seat(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
+    """What an annotator looks at next, None where nothing is left for them, and how far the queue is."""
+    check_annotator(annotator)
+    with store.labelling() as session:
+        return _take_seat(session, queue, annotator), _progress(session, queue, annotator)
+
+
+def label_seat(
+    store: Store,
+    queue: Queue,
+    annotator: str,
+    seat: Seat,
+    label: Label,
+    *,
+    tags: Sequence[str] = (),
+    note: str | None = None,
+    seconds: float | None = None,
+) -> tuple[Seat | None, Progress]:
+    """Store a judgement of what the annotator looks at, and go on as `take_seat` does."""
+    check_annotator(annotator)
+    if label is Label.UNDO:
+        raise ValueError("a trace is labelled good, bad, unsure or skip")
+    with store.labelling() as session:
+        append_label(
+            session,
+            seat.trace_id,
+            annotator,
+            label,
+            tags=tags,
+            note=note or None,
+            seconds=seconds,
+            queue_id=queue.queue_id,
+            shown={"place": seat.place, "blind": queue.settings.blind},
+        )
+        return _take_seat(session, queue, annotator), _progress(session, queue, annotator)
+
+
+def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
+    """Take back the annotator's newest standing label and return to its trace; None where there is none."""
+    check_annotator(annotator)
+    with store.labelling() as session:
+        rows = session.rows("last_label", queue_id=queue.queue_id, annotator=annotator)
+        if not rows:
+            return None, _progress(session, queue, annotator)
+        trace_id, taken_back = rows[0]
+        append_label(
+            session,
+            trace_id,
+            annotator,
+            Label.UNDO,
+            queue_id=queue.queue_id,
+            shown={"taken_back": taken_back},
+        )
+        ((place,),) = session.rows("place_in_queue", queue_id=queue.queue_id, trace_id=trace_id)
+        _sit(session, queue, annotator, trace_id)
+        return Seat(place, trace_id), _progress(session, queue, annotator)
+
+
+def check_annotator(name: str) -> None:
+    """Raises InputError on a name that cannot stand beside a label."""
+    if not name.strip() or name != name.strip() or len(name) > 60 or not name.isprintable():
+        raise InputError(f"{name!r} cannot be an annotator's name: use 1 to 60 printable characters")
+
+
+def _take_seat(session: Session, queue: Queue, annotator: str) -> Seat | None:
+    rows = session.rows(
+        "next_in_queue",
+        queue_id=queue.queue_id,
+        annotator=annotator,
+        overlap=queue.settings.overlap,
+        seats_since=utc_now() - SEAT,
+    )
+    if not rows:
+        session.execute("leave_seat", queue_id=queue.queue_id, annotator=annotator)
+        return None
+    seat = Seat(*rows[0])
+    _sit(session, queue, annotator, seat.trace_id)
+    return seat
+
+
+def _sit(session: Session, queue: Queue, annotator: str, trace_id: str) -> None:
+    session.execute("leave_seat", queue_id=queue.queue_id, annotator=annotator)
+    session.execute("take_seat", queue_id=queue.queue_id, trace_id=trace_id, annotator=annotator, taken_at=utc_now())
+
+
+def _progress(session: Session, queue: Queue, annotator: str) -> Progress:
+    ((*counts,),) = session.rows(
+        "label_progress", queue_id=queue.queue_id, annotator=annotator, overlap=queue.settings.overlap
+    )
+    return Progress(*counts)
+
+
+def _write(settings: QueueSettings) -> dict[str, Any]:
+    """The settings as they are stored; their filter in the form that links have."""
+    return {
+        "name": settings.name,
+        "traces": settings.traces.to_query(),
+        "order": settings.order.value,
+        "size": settings.size,
+        "seed": settings.seed,
+        "overlap": settings.overlap,
+        "blind": settings.blind,
+        "tags": list(settings.tags),
+    }
+
+
+def _read(stored: dict[str, Any]) -> QueueSettings:
+    return QueueSettings(
+        **(
+            stored
+            | {
+                "traces": TraceFilter.from_query(stored["traces"]),
+                "order": Order(stored["order"]),
+                "tags": tuple(stored["tags"]),
+            }
+        )
+    )

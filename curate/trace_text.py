@@ -1,0 +1,90 @@
+"""A trace's texts as people read them: items by title, a reasoning's citations and claims held against the store.
+
+It says what stands where; how that looks is a page's affair.
+"""
+
+from enum import StrEnum
+from itertools import pairwise
+from typing import NamedTuple
+
+from curate.rules import count_pair, find_claims
+from curate.tasks import ListedTask
+from prompts.semantic_ids import find_sid_spans, parse_sid
+from prompts.tasks import ShownItem
+
+
+class Part(StrEnum):
+    """A stretch of a reasoning is words, an item that the prompt shows, or a semantic ID that it does not show."""
+
+    WORDS = "words"
+    ITEM = "item"
+    FOREIGN = "foreign"
+
+
+class Stretch(NamedTuple):
+    """A stretch of a reasoning.
+
+    text: as it stands there. title: of an item. claim: inside of a counted claim, whether the store counts the same;
+    None outside. counted: what the store counts, on the last stretch of a claim.
+    """
+
+    part: Part
+    text: str
+    title: str = ""
+    claim: bool | None = None
+    counted: int | None = None
+
+
+def annotate(reasoning: str, listed: ListedTask) -> list[Stretch]:
+    """The reasoning cut into stretches, which put together again are the reasoning."""
+    items = {item.sid: item for item in shown_items(listed)}
+    sids = {start: (end, sid) for start, end, sid in find_sid_spans(reasoning)}
+    claims = [
+        (claim.start, claim.start + len(claim.text), claim.times, count_pair(listed.task, claim))
+        for claim in find_claims(reasoning)
+    ]
+    cuts = {0, len(reasoning)}
+    cuts.update(place for start, (end, _) in sids.items() for place in (start, end))
+    cuts.update(place for start, end, *_ in claims for place in (start, end))
+    stretches = []
+    following = 0
+    for start, end in pairwise(sorted(cuts)):
+        claim, last = None, None
+        if following < len(claims) and claims[following][0] <= start:
+            _, claim_end, says, counted = claims[following]
+            claim = says == counted
+            if end == claim_end:
+                last = counted
+                following += 1
+        sid = sids[start][1] if start in sids else None
+        item = items.get(sid) if sid else None
+        part = Part.WORDS if sid is None else Part.FOREIGN if item is None else Part.ITEM
+        stretches.append(Stretch(part, reasoning[start:end], name_of(item) if item else "", claim, last))
+    return stretches
+
+
+def with_titles(text: str, listed: ListedTask) -> str:
+    """The text with each semantic ID that the prompt showed as ‹codes title›; others stay as they are."""
+    return "".join(
+        f"‹{short_sid(stretch.text)} {stretch.title}›" if stretch.part is Part.ITEM else stretch.text
+        for stretch in annotate(text, listed)
+    )
+
+
+def shown_items(listed: ListedTask) -> list[ShownItem]:
+    """What the prompt shows: the history, then the candidates."""
+    return [*listed.task.history, *(candidate.item for candidate in listed.task.candidates)]
+
+
+def short_sid(sid: str) -> str:
+    """The codes alone, for eyes.
+
+    >>> short_sid("<|sid_begin|><s_a_57><s_b_7><|sid_end|>")
+    '57·7'
+    """
+    return "·".join(map(str, parse_sid(sid) or ())) or sid
+
+
+def name_of(item: ShownItem) -> str:
+    """What people call an item."""
+    return item.title or " > ".join(part for part in (item.brand, *item.categories[-1:]) if part) or item.item_id

@@ -1,0 +1,33 @@
+-- What the page Agreement reads: people's judgements as they stand, beside those of rules and policies.
+
+-- name: agreement_labels
+-- `skip` is no judgement. Traces that people labelled are few, so their texts are read after they are found. A trace that
+-- was never judged passes and fails no rule, and every policy refuses it.
+with labelled as materialized (
+    select * from traces where trace_id in (select trace_id from labels_current where label <> 'skip')
+),
+chosen as (
+    select trace_id, outcome
+    from labelled
+    where true
+    -- and: conditions
+)
+select
+    trace_id, annotator, label, seconds, created_at,
+    coalesce(passed_rules, []) as passed_rules,
+    coalesce(failed_rules, []) as failed_rules,
+    coalesce(judged_outcomes.policies, []) as accepted_by,
+    list_filter(known, lambda policy: not list_contains(coalesce(judged_outcomes.policies, []), policy)) as refused_by
+from labels_current
+join chosen using (trace_id)
+left join judged_outcomes using (outcome)
+cross join (select list(policy order by policy) as known from policies)
+where label <> 'skip' and ($queue_id::varchar is null or queue_id = $queue_id)
+order by trace_id, annotator
+
+-- name: agreement_queues
+-- Queues that people labelled in, the newest first.
+select queue_id, name
+from labels.label_queues
+where queue_id in (select queue_id from labels_current where label <> 'skip')
+order by created_at desc, queue_id

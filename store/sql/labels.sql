@@ -1,0 +1,175 @@
+-- People's labels. Statements that read traces run on the main file; the others run on labels.duckdb alone.
+
+-- name: put_label_events
+insert into label_events by name from batch anti join label_events using (event_id)
+
+-- name: append_label_queue
+-- Only a queue that is new in the same transaction.
+insert into label_queues by name from batch
+
+-- name: append_label_queue_traces
+insert into label_queue_traces by name from batch
+
+-- name: choose_random
+select trace_id, created_at
+from traces
+where error is null
+-- and: conditions
+order by md5_number_lower(concat_ws(chr(31), trace_id, $seed)), trace_id
+limit $size
+
+-- name: choose_newest
+select trace_id, created_at
+from traces
+where error is null
+-- and: conditions
+order by created_at desc, trace_id
+limit $size
+
+-- name: choose_lowest_pass_rate
+select trace_id, created_at
+from traces
+join (select group_id, pass_rate, attempts from pass_rates) using (group_id)
+where error is null
+-- and: conditions
+order by pass_rate, attempts desc, md5_number_lower(concat_ws(chr(31), trace_id, $seed)), trace_id
+limit $size
+
+-- name: choose_disputed
+-- Judges are the policies paper and strict, and everybody who labelled; the more of them are on the smaller side, the
+-- sooner a trace comes. Where they agree, it comes last.
+with votes as (
+    select trace_id, count(*) filter (label = 'good') as good, count(*) filter (label = 'bad') as bad
+    from labels_current
+    group by trace_id
+),
+verdicts_of_policies as (
+    select
+        outcome,
+        list_contains(policies, 'paper')::int + list_contains(policies, 'strict')::int as good
+    from judged_outcomes
+)
+select trace_id, created_at
+from (
+    select traces.*, coalesce(votes.good, 0) + policy.good as good, coalesce(votes.bad, 0) + 2 - policy.good as bad
+    from traces
+    join verdicts_of_policies as policy using (outcome)
+    left join votes using (trace_id)
+) as traces
+where error is null
+-- and: conditions
+order by least(good, bad) desc, md5_number_lower(concat_ws(chr(31), trace_id, $seed)), trace_id
+limit $size
+
+-- name: label_queue
+select queue_id, name, settings, traces, author, created_at from label_queues where queue_id = $queue_id
+
+-- name: label_queue_list
+-- Each queue with how many of its traces have as many judgements as they need, and how many an annotator is done with.
+with current as (
+    select queue_id, trace_id, annotator, label
+    from labels.label_events
+    qualify row_number() over (partition by queue_id, trace_id, annotator order by created_at desc, event_id desc) = 1
+),
+judged as (
+    select
+        queue_id,
+        trace_id,
+        count(*) filter (label <> 'skip') as judgements,
+        bool_or(annotator = $annotator) as mine
+    from current
+    where label <> 'undo'
+    group by queue_id, trace_id
+)
+select
+    queues.queue_id,
+    queues.name,
+    queues.settings,
+    queues.traces,
+    queues.author,
+    queues.created_at,
+    count(*) filter (judgements >= (settings ->> 'overlap')::int)::int as finished,
+    count(*) filter (mine)::int as mine
+from labels.label_queues as queues
+left join judged using (queue_id)
+group by all
+order by queues.created_at desc, queues.queue_id
+
+-- name: label_progress
+-- The same of one queue; `open` is what an annotator may still get, seats of others aside.
+with judged as (
+    select
+        trace_id,
+        count(*) filter (label <> 'skip') as judgements,
+        bool_or(annotator = $annotator) as mine
+    from (
+        from label_events
+        where queue_id = $queue_id
+        qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
+    )
+    where label <> 'undo'
+    group by trace_id
+)
+select
+    count(*)::int as traces,
+    count(*) filter (judgements >= $overlap)::int as finished,
+    count(*) filter (mine)::int as mine,
+    count(*) filter (not coalesce(mine, false) and coalesce(judgements, 0) < $overlap)::int as open
+from label_queue_traces
+left join judged using (trace_id)
+where queue_id = $queue_id
+
+-- name: next_in_queue
+-- The first trace that wants a judgement of this annotator: that of their own seat before all others.
+with judged as (
+    select
+        trace_id,
+        count(*) filter (label <> 'skip') as judgements,
+        bool_or(annotator = $annotator) as mine
+    from (
+        from label_events
+        where queue_id = $queue_id
+        qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
+    )
+    where label <> 'undo'
+    group by trace_id
+),
+seated as (
+    select
+        trace_id,
+        count(*) filter (annotator <> $annotator and taken_at > $seats_since) as others,
+        bool_or(annotator = $annotator) as mine
+    from label_seats
+    where queue_id = $queue_id
+    group by trace_id
+)
+select place, trace_id
+from label_queue_traces
+left join judged using (trace_id)
+left join seated using (trace_id)
+where queue_id = $queue_id
+    and not coalesce(judged.mine, false)
+    and coalesce(judgements, 0) + coalesce(others, 0) < $overlap
+order by coalesce(seated.mine, false) desc, place
+limit 1
+
+-- name: leave_seat
+delete from label_seats where queue_id = $queue_id and annotator = $annotator
+
+-- name: take_seat
+insert into label_seats values ($queue_id, $trace_id, $annotator, $taken_at)
+
+-- name: last_label
+-- The annotator's newest word in a queue that still stands.
+select trace_id, label
+from (
+    from label_events
+    where queue_id = $queue_id and annotator = $annotator
+    qualify row_number() over (partition by trace_id order by created_at desc, event_id desc) = 1
+)
+where label <> 'undo'
+order by created_at desc, event_id desc
+limit 1
+
+-- name: place_in_queue
+select place from label_queue_traces where queue_id = $queue_id and trace_id = $trace_id

@@ -1,0 +1,91 @@
+-- What the page Overview counts. Traces are grouped by outcome first and rules looked up then, in a table of a few rows.
+
+-- name: overview_attempts
+-- Attempts that share everything that is counted by; `*_counted`: of how many the figure is known.
+with cells as (
+    select
+        template, teacher, model, temperature, outcome, error is null as answered, copied,
+        count(*) as attempts,
+        sum(prompt_tokens)::bigint as prompt_tokens, count(prompt_tokens) as prompt_tokens_counted,
+        sum(completion_tokens)::bigint as completion_tokens, count(completion_tokens) as completion_tokens_counted,
+        sum(cost_usd) as cost_usd, count(cost_usd) as cost_usd_counted
+    from traces
+    where true
+    -- and: conditions
+    group by template, teacher, model, temperature, outcome, answered, copied
+)
+select
+    cells.* exclude (outcome, answered),
+    case when not answered then 'answered' when passed_rules is null then 'parsed' else lost_at end as lost_at,
+    coalesce(list_contains(policies, 'paper'), false) as accepted
+from cells
+left join judged_outcomes using (outcome)
+
+-- name: overview_prompts
+-- Hashes are counted in two thirds of the time that texts take.
+select count(distinct hash(prompt_id))
+from traces
+where true
+-- and: conditions
+
+-- name: overview_labelled
+select count(*)
+from traces
+where trace_id in (select trace_id from labels_current)
+-- and: conditions
+
+-- name: overview_span
+select min(created_at), max(created_at)
+from traces
+where true
+-- and: conditions
+
+-- name: overview_losses
+-- Traces by time and by where they were lost; NULL where nowhere.
+with cells as (
+    select
+        time_bucket(to_seconds($bucket_seconds), created_at) as start, outcome, error is null as answered,
+        count(*) as traces
+    from traces
+    where true
+    -- and: conditions
+    group by start, outcome, answered
+)
+select
+    start,
+    start + to_seconds($bucket_seconds) as "end",
+    case when not answered then 'answered' when passed_rules is null then 'parsed' else lost_at end as lost_at,
+    sum(traces)::bigint as traces
+from cells
+left join judged_outcomes using (outcome)
+group by all
+order by start, lost_at
+
+-- name: overview_groups
+-- As the view pass_rates, of groups of which a trace fits; in one scan where asking the view takes two.
+select attempts, accepted, count(*) as groups
+from (
+    select count(*) filter (answered) as attempts, count(*) filter (accepted) as accepted
+    from (
+        select
+            group_id,
+            error is null as answered,
+            outcome in (select outcome from judged_outcomes where list_contains(policies, 'paper')) as accepted,
+            true
+            -- and: conditions
+            as fits
+        from traces
+    )
+    group by group_id
+    having bool_or(fits)
+)
+where attempts > 0
+group by attempts, accepted
+
+-- name: overview_moves
+select coalesce(target_rank, 0) as target_rank, coalesce(new_rank, 0) as new_rank, count(*) as traces
+from traces
+where true
+-- and: conditions
+group by all
+order by all

@@ -1,0 +1,63 @@
+-- What the page Compare reads: all attempts on one candidate list, and what two arms made of the same lists.
+
+-- name: compared_list
+-- The candidate list of that id, or of the prompt or trace of that id.
+select list_id from candidate_lists where list_id = $id
+union
+select list_id from prompts where prompt_id = $id
+union
+select list_id from traces where trace_id = $id
+
+-- name: list_attempts
+-- Attempts on one list, the first samples of each arm first; the counts are of all of them.
+select
+    trace_id, prompt_id, group_id, template, strategy, teacher, model, temperature, sample_index, ranking, target_rank,
+    new_rank, completion_tokens, error is not null as unanswered,
+    coalesce(list_contains(policies, 'paper'), false) as accepted, lost_at, failed_rules,
+    count(*) over () as all_attempts, count(*) filter (accepted) over () as all_accepted
+from traces
+left join judged_outcomes using (outcome)
+where list_id = $list_id
+order by sample_index, template, teacher, model, temperature, trace_id
+limit $limit
+
+-- name: list_prompt
+-- Any prompt that shows the list, for its semantic IDs.
+select dataset, sid_version, split, user_id
+from prompts
+join candidate_lists using (dataset, list_id)
+where list_id = $list_id
+order by prompt_id
+limit 1
+
+-- name: attempt_labels
+select trace_id, list(label order by label) as labels
+from labels_current
+where trace_id in (select unnest($trace_ids))
+group by trace_id
+
+-- name: arms
+-- Ways to make traces, those with most first.
+select template, strategy, teacher, model, temperature, count(*) as traces
+from traces
+group by all
+order by traces desc, template, strategy, teacher, model, temperature
+
+-- name: arm_lists
+-- What one arm made of each list that it tried. A request that failed is no attempt.
+select
+    list_id,
+    any_value(target_rank) as target_rank,
+    count(*) as attempts,
+    count(*) filter (accepted) as accepted,
+    avg(coalesce(accepted, false)::integer) filter (sample_index = 0) as first_accepted,
+    avg(new_rank) filter (sample_index = 0) as first_rank
+from traces
+left join (select outcome, list_contains(policies, 'paper') as accepted from judged_outcomes) using (outcome)
+where error is null
+    and template = $template
+    and strategy = $strategy
+    and teacher = $teacher
+    and model = $model
+    and temperature = $temperature
+group by list_id

@@ -1,0 +1,197 @@
+import threading
+
+import polars as pl
+import pytest
+
+from curate import labelling
+from curate.browsing import find_traces
+from curate.labelling import (
+    Order,
+    Progress,
+    QueueSettings,
+    Seat,
+    find_queue,
+    label_seat,
+    list_queues,
+    make_queue,
+    take_seat,
+    undo_last,
+)
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.teachers.evidence import EvidenceTeacher
+from curate.trace_filter import TraceFilter
+from store import InputError, Store
+from store.labels import Label, put_label
+
+
+@pytest.fixture
+def traced(shop: Store) -> Store:
+    """A shop with 60 traces of 30 prompts."""
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=30, max_attempts=2, policy="strict"))
+    return shop
+
+
+def events(store: Store) -> pl.DataFrame:
+    with store.reading() as session:
+        return session.connection.sql("from labels.label_events order by created_at").pl()
+
+
+def places(store: Store, queue_id: str) -> list[str]:
+    with store.reading() as session:
+        rows = session.connection.execute(
+            "select trace_id from labels.label_queue_traces where queue_id = $1 order by place", [queue_id]
+        ).fetchall()
+    return [trace_id for (trace_id,) in rows]
+
+
+def test_a_queue_is_what_its_filter_lets_through_in_a_fixed_order(traced: Store) -> None:
+    chosen = TraceFilter(split="train", fails="strict")
+    fitting = find_traces(traced, chosen, limit=1_000).rows["trace_id"].to_list()
+    orders = {}
+    for order in Order:
+        queue = make_queue(traced, QueueSettings("all", chosen, order, size=1_000), "ann")
+        orders[order] = places(traced, queue.queue_id)
+        assert sorted(orders[order]) == sorted(fitting)
+    assert orders[Order.NEWEST] == fitting
+    again = make_queue(traced, QueueSettings("again", chosen, size=10), "ben")
+    assert places(traced, again.queue_id) == orders[Order.RANDOM][:10]
+    other = make_queue(traced, QueueSettings("other", chosen, size=1_000, seed=1), "ben")
+    assert places(traced, other.queue_id) != orders[Order.RANDOM]
+    with traced.reading() as session:
+        rates = dict(
+            session.connection.execute(
+                "select trace_id, pass_rate from traces join pass_rates using (group_id)"
+            ).fetchall()
+        )
+    by_rate = [rates[trace_id] for trace_id in orders[Order.LOWEST_PASS_RATE]]
+    assert by_rate == sorted(by_rate)
+
+
+def test_what_judges_disagree_on_comes_first(traced: Store) -> None:
+    everything = find_traces(traced, TraceFilter(), limit=1_000).rows
+    refused = everything.filter(pl.col("failed_rules").list.contains("target_first"))["trace_id"].to_list()
+    accepted = find_traces(traced, TraceFilter(passes="strict"), limit=1_000).rows["trace_id"].to_list()
+    # Both policies refuse it, two people like it: two against two. One likes it: one against two.
+    for annotator, trace_id in (("ann", refused[0]), ("ben", refused[0]), ("ann", refused[1])):
+        put_label(traced, trace_id, annotator, Label.GOOD)
+    put_label(traced, accepted[0], "ann", Label.GOOD)
+    queue = make_queue(traced, QueueSettings("disputed", order=Order.DISPUTED, size=1_000), "ann")
+    order = places(traced, queue.queue_id)
+    assert order[0] == refused[0]
+    one_against = {refused[1], *find_traces(traced, TraceFilter(passes="paper", fails="strict")).rows["trace_id"]}
+    assert set(order[1 : 1 + len(one_against)]) == one_against
+    assert order.index(accepted[0]) > len(one_against)
+
+
+def test_settings_come_back_as_they_were_stored(traced: Store) -> None:
+    settings = QueueSettings(
+        "mine", TraceFilter(split="train", copied=False), Order.DISPUTED, 5, 7, 2, False, ("one", "two")
+    )
+    queue = make_queue(traced, settings, "ann")
+    assert find_queue(traced, queue.queue_id) == queue
+    assert queue.settings == settings
+    ((name, traces, author),) = list_queues(traced, "ann").select("name", "traces", "author").rows()
+    assert (name, traces, author) == ("mine", 5, "ann")
+
+
+def test_each_trace_is_shown_once_and_the_queue_ends(traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("short", size=5), "ann")
+    seat, progress = take_seat(traced, queue, "ann")
+    assert progress == Progress(5, 0, 0, 5)
+    shown = []
+    while seat is not None:
+        shown.append(seat)
+        # Whoever reloads the page sees the same trace again.
+        assert take_seat(traced, queue, "ann")[0] == seat
+        seat, progress = label_seat(traced, queue, "ann", seat, Label.GOOD, tags=["generic"], note="so so", seconds=1.5)
+    assert shown == [Seat(place, trace) for place, trace in enumerate(places(traced, queue.queue_id), 1)]
+    assert progress == Progress(5, 5, 5, 0)
+    stored = events(traced)
+    assert stored["trace_id"].to_list() == [seat.trace_id for seat in shown]
+    assert stored.select("annotator", "label", "note", "seconds", "queue_id").unique().rows() == [
+        ("ann", "good", "so so", 1.5, queue.queue_id)
+    ]
+    assert stored["shown"].to_list() == [f'{{"place": {place}, "blind": true}}' for place in range(1, 6)]
+
+
+def test_undo_appends_and_goes_back_one_by_one(traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("short", size=5), "ann")
+    first, _ = take_seat(traced, queue, "ann")
+    assert first is not None
+    second, _ = label_seat(traced, queue, "ann", first, Label.GOOD)
+    assert second is not None
+    third, _ = label_seat(traced, queue, "ann", second, Label.BAD)
+    assert undo_last(traced, queue, "ann") == (second, Progress(5, 1, 1, 4))
+    assert undo_last(traced, queue, "ann")[0] == first
+    assert undo_last(traced, queue, "ann")[0] is None
+    assert events(traced)["label"].to_list() == ["good", "bad", "undo", "undo"]
+    assert take_seat(traced, queue, "ann")[0] == first
+    after, _ = label_seat(traced, queue, "ann", first, Label.UNSURE)
+    assert after == second
+    assert third is not None
+
+
+def test_people_at_work_at_once_see_different_traces_as_often_as_is_wanted(traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("pairs", size=6, overlap=2), "ann")
+    people = ("ann", "ben", "cem")
+    seats = {person: take_seat(traced, queue, person)[0] for person in people}
+    assert [seat and seat.place for seat in seats.values()] == [1, 1, 2]
+    done: list[tuple[str, str]] = []
+    while any(seats.values()):
+        for person in people:
+            seat = seats[person]
+            if seat is not None:
+                done.append((person, seat.trace_id))
+                seats[person], progress = label_seat(traced, queue, person, seat, Label.GOOD)
+            elif progress.open:
+                seats[person], progress = take_seat(traced, queue, person)
+    assert len(set(done)) == len(done) == 12
+    assert progress.finished == 6
+
+
+def test_a_skipped_trace_is_left_to_others(traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("one", size=1), "ann")
+    seat, _ = take_seat(traced, queue, "ann")
+    assert seat is not None
+    assert label_seat(traced, queue, "ann", seat, Label.SKIP) == (None, Progress(1, 0, 1, 0))
+    assert take_seat(traced, queue, "ben")[0] == seat
+
+
+def test_a_seat_that_was_left_is_free_again(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = make_queue(traced, QueueSettings("one", size=1), "ann")
+    seat, _ = take_seat(traced, queue, "ann")
+    assert take_seat(traced, queue, "ben") == (None, Progress(1, 0, 0, 1))
+    monkeypatch.setattr(labelling, "SEAT", -labelling.SEAT)
+    assert take_seat(traced, queue, "ben")[0] == seat
+
+
+def test_many_people_at_once_lose_nothing(traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("crowd", size=40), "ann")
+
+    def work(person: str) -> None:
+        seat, _ = take_seat(traced, queue, person)
+        while seat is not None:
+            seat, _ = label_seat(traced, queue, person, seat, Label.GOOD)
+
+    people = [threading.Thread(target=work, args=(f"person {number}",)) for number in range(4)]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert sorted(events(traced)["trace_id"]) == sorted(places(traced, queue.queue_id))
+
+
+def test_what_makes_no_queue_is_a_clear_error(traced: Store) -> None:
+    with pytest.raises(InputError, match="no answered trace fits"):
+        make_queue(traced, QueueSettings("none", TraceFilter(dataset="nope")), "ann")
+    with pytest.raises(InputError, match="needs a name"):
+        QueueSettings(" ")
+    with pytest.raises(InputError, match="the size of a queue is 0"):
+        QueueSettings("q", size=0)
+    with pytest.raises(InputError, match="up to 9 different ones"):
+        QueueSettings("q", tags=("a", "a"))
+    with pytest.raises(InputError, match="cannot be an annotator's name"):
+        make_queue(traced, QueueSettings("q"), "\u202e")
+    with pytest.raises(InputError, match="no label queue 'nope'"):
+        find_queue(traced, "nope")
