@@ -87,6 +87,7 @@ def browse(
             f"--server.port={port}",
             f"--server.address={address}",
             "--server.headless=true",
+            "--server.fileWatcherType=none",
             "--browser.gatherUsageStats=false",
             "--client.toolbarMode=minimal",
         ],

@@ -1,74 +1,119 @@
-"""Screenshots of the app for the README, in a headless Chromium.
+"""Pictures of every page of the app, for the README and for whoever changes a page.
 
-python bench/screenshots.py STORE          writes docs/images/*.png
+    python bench/screenshots.py STORE [--all]
 
-STORE is that of `make demo`, never one of real data: pictures show rows.
+Writes docs/images/<page>.png at 1280 px, light. With --all it writes each page at 1280 and 1920 px, light and dark, to
+docs/images/all/, which git ignores: look at them after a change. STORE is that of `make demo`, never one of real data,
+since pictures show rows; labels, a queue and a second snapshot are added to a copy of it.
 """
 
+import argparse
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
+from itertools import product
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from playwright.sync_api import expect, sync_playwright
+from browser import chromium, running_app
+from playwright.sync_api import Page, expect, sync_playwright
 
 from curate.browsing import find_traces
+from curate.labelling import QueueSettings, label_seat, make_queue, take_seat
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import publish
 from curate.trace_filter import TraceFilter
 from store import Store
+from store.labels import Label
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-PORT = 8598
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+
+
+class Picture(NamedTuple):
+    """A page: name of the file, what to open, words that show that it is there, height in pixels."""
+
+    name: str
+    path: str
+    words: str
+    height: int
+
+
+def prepare(store: Store) -> list[Picture]:
+    """Put people's work into the store; returns what to look at."""
+    argued = TraceFilter(template="rerank_evidence.v1")
+    dataset = find_traces(store, argued).rows["dataset"][0]
+    queue = make_queue(store, QueueSettings("evidence, two people each", argued, size=60, overlap=2), "Ann")
+    people = ("Ann", "Ben", "Cem")
+    for number in range(90):
+        person = people[number % 3]
+        seat, _ = take_seat(store, queue, person)
+        if seat is None:
+            continue
+        # People who mostly agree with policy paper, each with moods of their own.
+        with store.reading() as session:
+            ((fine,),) = session.connection.execute(
+                "select coalesce(list_contains(policies, 'paper'), false) from traces"
+                " left join judged_outcomes using (outcome) where trace_id = $1",
+                [seat.trace_id],
+            ).fetchall()
+        moody = (int(seat.trace_id[:4], 16) + number) % 7 == 0
+        label = Label.UNSURE if number % 11 == 10 else Label.GOOD if fine != moody else Label.BAD
+        label_seat(store, queue, person, seat, label, seconds=4.0 + number % 5, tags=["generic"] if moody else [])
+    blind = make_queue(store, QueueSettings("first look", argued, size=200), "Ann")
+    publish(store, "liked", SnapshotSettings(dataset, policy="paper", traces=TraceFilter(label="good")))
+    moved = find_traces(
+        store, TraceFilter(passes="strict", split="train", template="rerank_evidence.v1"), limit=300
+    ).rows
+    moved = moved.filter(moved["target_rank"] > 3) if (moved["target_rank"] > 3).any() else moved
+    trace_id = moved["trace_id"][0]
+    return [
+        Picture("overview", "", "Tokens and cost", 1900),
+        Picture("traces", f"traces?template=rerank_evidence.v1&trace={trace_id}", "Completion as received", 1500),
+        Picture("compare", f"compare?trace={trace_id}", "Reasonings: - only in the first", 1900),
+        Picture("label", f"label?queue={blind.queue_id}", "Completion as received", 1050),
+        Picture("agreement", "agreement", "Rules and policies against people", 2000),
+        Picture("snapshots", "snapshots", "Lineage", 1100),
+        Picture("sql", "sql?q=from+acceptance_funnel", "docs/data-model.md says more", 1100),
+        Picture("semantic-ids", "semantic-ids", "Use of codes", 1250),
+        Picture("training", "training", "gain over", 1850),
+    ]
+
+
+def take(page: Page, address: str, picture: Picture, path: Path) -> None:
+    """Open a page, wait until it stands, take the picture."""
+    width = page.viewport_size["width"] if page.viewport_size else 1280
+    page.set_viewport_size({"width": width, "height": picture.height})
+    page.goto(f"{address}/{picture.path}")
+    expect(page.get_by_text(picture.words).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
+    page.wait_for_timeout(2_500)
+    page.screenshot(path=path)
 
 
 def main() -> None:
-    """Start the app, open it, take the pictures."""
-    store = Store.open(sys.argv[1])
-    accepted = find_traces(store, TraceFilter(passes="paper", split="train"), limit=200).rows
-    moved = accepted.filter(accepted["target_rank"] > 3)
-    trace_id = (moved if moved.height else accepted)["trace_id"][0]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "app", "--port", str(PORT), "--store", str(store.folder)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{PORT}/_stcore/health")
-        with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-            context = playwright.chromium.launch_persistent_context(
-                profile,
-                executable_path=shutil.which("chromium"),
-                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
-                viewport={"width": 1280, "height": 1330},
-            )
-            page = context.pages[0]
-            IMAGES.mkdir(parents=True, exist_ok=True)
-            for name, path, text, height in (
-                ("traces", f"?trace={trace_id}", "Prompt as sent", 1330),
-                ("semantic-ids", "semantic-ids", "Use of codes", 1250),
-                ("training", "training", "gain over", 1850),
-            ):
-                page.set_viewport_size({"width": 1280, "height": height})
-                page.goto(f"http://127.0.0.1:{PORT}/{path}")
-                expect(page.get_by_text(text).first).to_be_visible(timeout=30_000)
-                page.wait_for_timeout(2500)
-                page.screenshot(path=IMAGES / f"{name}.png")
-            context.close()
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for(address: str) -> None:
-    """Until the server answers."""
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(address).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    sys.exit(f"{address} does not answer")
+    """Start the app on a copy of the store, and take all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--all", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Store.open(shutil.copytree(asked.store, Path(temporary) / "store"))
+        pictures = prepare(store)
+        looks = list(product((1280, 1920), SCHEMES)) if asked.all else [(1280, SCHEMES[0])]
+        folder = IMAGES / "all" if asked.all else IMAGES
+        folder.mkdir(parents=True, exist_ok=True)
+        with running_app(store.folder) as app, sync_playwright() as playwright:
+            for width, scheme in looks:
+                with chromium(playwright, width, 1400, scheme) as context:
+                    page = context.pages[0]
+                    page.goto(f"{app.address}/label")
+                    page.get_by_label("Your name, as it will stand").fill("Ann")
+                    page.keyboard.press("Enter")
+                    expect(page.get_by_text("New queue")).to_be_visible(timeout=60_000)
+                    for picture in pictures:
+                        name = f"{picture.name}-{width}-{scheme}.png" if asked.all else f"{picture.name}.png"
+                        take(page, app.address, picture, folder / name)
+                        print(f"{folder.name}/{name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from store import InputError, Session, Store
 PAGE_TRACES = 50
 # A search in texts looks at so many windows of the store, the newest first, and rests when its time is used up.
 SEARCH_WINDOWS = 40
-SEARCH_SECONDS = 0.6
+SEARCH_SECONDS = 0.4
 WHOLE_SEARCH_TRACES = 100_000
 
 

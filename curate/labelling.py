@@ -127,14 +127,12 @@ def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
 
 def find_queue(store: Store, queue_id: str) -> Queue:
     """The queue of an id. Raises InputError where there is none."""
-    with store.labelling() as session:
-        rows = session.frame("label_queue", queue_id=queue_id).rows(named=True)
+    with store.reading() as session:
+        rows = session.rows("label_queue", queue_id=queue_id)
     if not rows:
-        raise InputError(
-            f"there is no label queue {queue_id!r} in this store; the page Label lists those that there are"
-        )
-    (row,) = rows
-    return Queue(row["queue_id"], _read(orjson.loads(row["settings"])), row["traces"], row["author"])
+        raise InputError(f"there is no label queue {queue_id!r} in this store; the page Label lists those there are")
+    ((_, settings, traces, author),) = rows
+    return Queue(queue_id, _read(orjson.loads(settings)), traces, author)
 
 
 def list_queues(store: Store, annotator: str) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app.browser.agreement_page import draw_agreement
+from app.browser.annotator import signed_in
 from app.browser.compare_page import draw_comparison
 from app.browser.label_page import draw_labels
 from app.browser.overview_page import draw_overview
@@ -30,10 +31,18 @@ PAGES = (
 def main() -> None:
     """Draw the page that was asked for."""
     st.set_page_config(page_title="gr2", layout="wide")
+    if must_sign_in():
+        st.button("Sign in", type="primary", on_click=st.login, key="sign-in")
+        return
     st.navigation(
         [st.Page(page(draw), title=title, url_path=path, default=path is None) for draw, title, path in PAGES],
         position="top",
     ).run()
+
+
+def must_sign_in() -> bool:
+    """Whether a provider is set up in Streamlit's secrets and nobody has signed in by it."""
+    return st.secrets.load_if_toml_exists() and "auth" in st.secrets and not signed_in()
 
 
 main()

@@ -62,7 +62,7 @@ order by least(good, bad) desc, md5_number_lower(concat_ws(chr(31), trace_id, $s
 limit $size
 
 -- name: label_queue
-select queue_id, name, settings, traces, author, created_at from label_queues where queue_id = $queue_id
+select queue_id, settings, traces, author from labels.label_queues where queue_id = $queue_id
 
 -- name: label_queue_list
 -- Each queue with how many of its traces have as many judgements as they need, and how many an annotator is done with.

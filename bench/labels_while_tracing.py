@@ -1,0 +1,153 @@
+"""Two people label 200 traces in two browsers while `gr2 trace` writes to the same store, against the bars.
+
+    python bench/labels_while_tracing.py [--labels 200] [--pace 2]
+
+Simulated shoppers, the evidence teacher. One run generates all the time; windows of ten seconds in which two Chromium
+pages press keys, each a label every `--pace` seconds as a quick reader does, take turns with windows in which they
+rest. The slowdown is the ratio of the journal's growth in the two kinds of windows: same run, same minutes. Browsers
+and app run on the cores that generate, so that it is an upper bound of what labellers with computers of their own cost.
+"""
+
+import argparse
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from browser import chromium, running_app
+from measure import GR2, Bars
+from playwright.sync_api import Page, expect, sync_playwright
+
+from curate.candidates import make_candidates
+from curate.labelling import QueueSettings, make_queue
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.sids.assignment import assign_semantic_ids
+from curate.simulation import simulate
+from curate.teachers.evidence import EvidenceTeacher
+from store import Store
+
+WINDOW_S = 10.0
+PEOPLE = ("ann", "ben")
+KEYS = "gbus"
+
+
+class Labeller:
+    """One person at one page."""
+
+    def __init__(self, page: Page, address: str, name: str, traces: int) -> None:
+        self.page = page
+        self.traces = traces
+        self.done = 0
+        self.waits: list[float] = []
+        page.goto(address)
+        page.get_by_label("Your name, as it will stand").fill(name)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("Completion as received")).to_be_visible(timeout=60_000)
+
+    def label(self) -> None:
+        """Press a key and wait until the label is stored and the next trace is there."""
+        started = time.perf_counter()
+        self.page.keyboard.press(KEYS[self.done % len(KEYS)])
+        self.done += 1
+        expect(self.page.get_by_text(f"{self.done} of {self.traces:,} by you")).to_be_visible(timeout=60_000)
+        self.waits.append(time.perf_counter() - started)
+
+    def errors(self) -> int:
+        """Messages of trouble on the page."""
+        return self.page.get_by_test_id("stAlert").count() + self.page.get_by_test_id("stException").count()
+
+
+def build(folder: Path) -> Store:
+    """Shoppers, and some traces to label."""
+    store = Store.open(folder, create=True)
+    simulate(store, "bench", users=8_000)
+    assign_semantic_ids(store, "bench")
+    make_candidates(store, "bench")
+    sample(store, EvidenceTeacher(), SamplingSettings("bench", limit=1_000, temperature=0.9))
+    return store
+
+
+def main() -> None:
+    """Generate, label in every other window, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", type=int, default=200)
+    parser.add_argument("--pace", type=float, default=2.0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        store = build(Path(temporary) / "store")
+        queue = make_queue(store, QueueSettings("while tracing", size=2 * asked.labels), PEOPLE[0])
+        with (
+            running_app(store.folder) as app,
+            sync_playwright() as playwright,
+            chromium(playwright) as first,
+            chromium(playwright) as second,
+        ):
+            address = f"{app.address}/label?queue={queue.queue_id}"
+            labellers = [
+                Labeller(context.pages[0], address, name, queue.traces)
+                for context, name in zip((first, second), PEOPLE, strict=True)
+            ]
+            command = [*GR2, "trace", "bench", "--teacher", "evidence", "--temperature", "0.5"]
+            attempts = ["--max-attempts", "100", "--accept", "100", "--store", str(store.folder)]
+            generation = subprocess.Popen([*command, *attempts], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                rates, errors = take_turns(store, generation, labellers, asked.labels, asked.pace)
+            finally:
+                generation.send_signal(signal.SIGINT)
+                generation.wait()
+        with store.reading() as session:
+            ((stored,),) = session.connection.execute("select count(*) from labels.label_events").fetchall()
+            ((traces,),) = session.connection.execute("select count(*) from traces").fetchall()
+    report(labellers, rates, errors, stored, traces)
+
+
+def take_turns(
+    store: Store, generation: subprocess.Popen[bytes], labellers: list[Labeller], labels: int, pace_s: float
+) -> tuple[dict[bool, list[float]], int]:
+    """The journal's growth in bytes a second, window by window, with labelling and without; and errors seen."""
+    time.sleep(2 * WINDOW_S)  # the run begins
+    (journal,) = [path for path in store.journals.glob("*.jsonl") if path.stat().st_mtime > time.time() - 5]
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    errors = 0
+    busy = True
+    while sum(labeller.done for labeller in labellers) < labels or not busy:
+        began, size = time.perf_counter(), journal.stat().st_size
+        turn = 0
+        while (elapsed := time.perf_counter() - began) < WINDOW_S:
+            due = turn * pace_s / len(labellers)
+            if busy and elapsed >= due:
+                labellers[turn % len(labellers)].label()
+                errors += sum(labeller.errors() for labeller in labellers)
+                turn += 1
+            else:
+                time.sleep(0.02)
+        rates[busy].append((journal.stat().st_size - size) / (time.perf_counter() - began))
+        if generation.poll() is not None:
+            sys.exit("generation ended before the labels did: give it more to do")
+        busy = not busy
+    return rates, errors
+
+
+def report(labellers: list[Labeller], rates: dict[bool, list[float]], errors: int, stored: int, traces: int) -> None:
+    """Print figures and bars."""
+    bars = Bars()
+    waits = [wait for labeller in labellers for wait in labeller.waits]
+    done = sum(labeller.done for labeller in labellers)
+    print(f"       {traces:,} traces in the store at the end")
+    print(f"       a key to the next trace: median {statistics.median(waits):.2f} s, worst {max(waits):.2f} s")
+    for busy, name in ((True, "with labelling"), (False, "without")):
+        print(f"       {name}: {', '.join(f'{rate / 1e6:.2f}' for rate in rates[busy])} MB/s of journal")
+    bars.at_least("labels", done, 200)
+    bars.at_most("labels lost", done - stored, 0)
+    bars.at_most("errors shown", errors, 0)
+    slowdown = 1 - statistics.mean(rates[True]) / statistics.mean(rates[False])
+    bars.at_most("generation slowed by labelling", slowdown, 0.10)
+    sys.exit(not bars.met)
+
+
+if __name__ == "__main__":
+    main()
