@@ -71,6 +71,19 @@ def with_titles(text: str, listed: ListedTask) -> str:
     )
 
 
+def with_codes(text: str) -> str:
+    """The text with each semantic ID as its codes alone, for a line in a table.
+
+    >>> with_codes("like <|sid_begin|><s_a_57><s_b_7><|sid_end|>.")
+    'like 57·7.'
+    """
+    parts, end = [], 0
+    for start, after, sid in find_sid_spans(text):
+        parts += [text[end:start], short_sid(sid)]
+        end = after
+    return "".join([*parts, text[end:]])
+
+
 def shown_items(listed: ListedTask) -> list[ShownItem]:
     """What the prompt shows: the history, then the candidates."""
     return [*listed.task.history, *(candidate.item for candidate in listed.task.candidates)]

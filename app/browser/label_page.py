@@ -242,7 +242,6 @@ def draw_keys(desk: Desk, seat: Seat | None) -> None:
                 disabled=seat is None,
                 on_click=desk.label,
                 args=(seat, label),
-                type="primary" if label in (Label.GOOD, Label.BAD) else "secondary",
             )
         st.button(
             "Undo",

@@ -31,7 +31,7 @@ STYLE = """<style>
 
 
 def draw_trace(view: TraceView, *, blind: bool = False) -> None:
-    """Draw all of it; blind: without teacher, verdicts, labels and cost."""
+    """Draw all of it; blind: without verdicts and labels, and without what rules found in the reasoning."""
     left, right = st.columns([1, 1], gap="large")
     with left:
         st.markdown("##### Order before and after")
@@ -40,7 +40,7 @@ def draw_trace(view: TraceView, *, blind: bool = False) -> None:
         st.dataframe(history_table(view.listed), hide_index=True)
     with right:
         st.markdown("##### Reasoning")
-        draw_reasoning(view)
+        draw_reasoning(view, checked=not blind)
         if not blind:
             draw_judgement(view)
     draw_texts(view)
@@ -169,8 +169,8 @@ def history_table(listed: ListedTask) -> pl.DataFrame:
     )
 
 
-def draw_reasoning(view: TraceView) -> None:
-    """The reasoning with items by title, foreign IDs and claims marked; a long one is folded."""
+def draw_reasoning(view: TraceView, *, checked: bool) -> None:
+    """The reasoning with items by title, and checked, with foreign IDs and claims marked; a long one is folded."""
     trace = view.trace
     reasoning = trace["reasoning"]
     if reasoning is None:
@@ -180,13 +180,13 @@ def draw_reasoning(view: TraceView) -> None:
         if trace["error"]:
             st.code(trace["error"], language=None, wrap_lines=True)
         return
-    st.html(reasoning_html(annotate(reasoning[:FOLDED_CHARACTERS], view.listed)))
+    st.html(reasoning_html(annotate(reasoning[:FOLDED_CHARACTERS], view.listed), checked=checked))
     if len(reasoning) > FOLDED_CHARACTERS:
         draw_long("The whole reasoning", reasoning, f"reasoning-{trace['trace_id']}")
 
 
-def reasoning_html(stretches: list[Stretch]) -> str:
-    """The stretches as HTML of ours around text that is escaped."""
+def reasoning_html(stretches: list[Stretch], *, checked: bool) -> str:
+    """The stretches as HTML of ours around text that is escaped; checked: with what the store says of them."""
     parts = [STYLE, '<div class="gr2-reasoning" dir="auto">']
     for stretch in stretches:
         text, kinds, title = stretch.text, [], ""
@@ -194,12 +194,12 @@ def reasoning_html(stretches: list[Stretch]) -> str:
             text, title = stretch.title, short_sid(stretch.text)
             kinds.append("item")
         elif stretch.part is Part.FOREIGN:
-            text, title = short_sid(stretch.text), "not in this prompt"
-            kinds.append("foreign")
-        if stretch.claim is not None:
+            text, title = short_sid(stretch.text), "not in this prompt" if checked else ""
+            kinds.append("foreign" if checked else "item")
+        if checked and stretch.claim is not None:
             kinds.append("true" if stretch.claim else "false")
         parts.append(f'<span class="{" ".join(kinds)}" title="{html.escape(title)}">{html.escape(text)}</span>')
-        if stretch.counted is not None:
+        if checked and stretch.counted is not None:
             said = "✓" if stretch.claim else f" ✗ the store counts {stretch.counted}"
             parts.append(f'<span class="says">{said}</span>')
     return "".join([*parts, "</div>"])

@@ -12,6 +12,7 @@ from app.browser.filter_bar import choose_filter
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.browsing import Position, TracePage, count_traces, find_traces, load_trace
 from curate.trace_filter import TraceFilter
+from curate.trace_text import with_codes
 from store import InputError, Store
 
 PAGE = "before"
@@ -71,7 +72,7 @@ def draw_rows(rows: pl.DataFrame) -> None:
         pl.col("temperature"),
         pl.concat_str(pl.col("dataset"), pl.col("split"), separator=" ").alias("data set"),
         pl.col("sample_index").alias("sample"),
-        pl.coalesce("reasoning", "error", pl.lit("")).alias("reasoning"),
+        pl.coalesce("reasoning", "error", pl.lit("")).map_elements(with_codes, pl.String).alias("reasoning"),
     )
     event = st.dataframe(
         shown,

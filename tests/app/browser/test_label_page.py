@@ -97,7 +97,8 @@ def test_blind_hides_teacher_verdicts_and_labels(open_labels: Open, traced: Stor
         page = open_labels(queue=queue_of_two.queue_id)
         everything = "".join(element.value.to_csv() for element in page.dataframe)
         everything += " ".join(element.value for kind in (page.text, page.markdown) for element in kind)
-        for hidden in ("Verdicts", "evidence.v1", "ben", "target_first"):
+        everything += "".join(element.proto.body.split("</style>")[-1] for element in page.get("html"))
+        for hidden in ("Verdicts", "evidence.v1", "ben", "target_first", "✓"):
             assert (hidden in everything) is not blind
 
 

@@ -5,6 +5,7 @@ from streamlit.testing.v1 import AppTest
 from app.browser.trace_page import read_position, write_position
 from curate.browsing import Position, find_traces
 from curate.trace_filter import TraceFilter
+from curate.trace_text import with_codes
 from store import Store
 
 Open = Callable[..., AppTest]
@@ -46,7 +47,7 @@ def test_a_link_opens_the_same_page_of_the_same_filter(open_page: Open, traced: 
     assert first.next is not None
     second = find_traces(traced, chosen, after=first.next)
     page = open_traces(open_page, before=write_position(first.next), **chosen.to_query())
-    assert page.dataframe[0].value["reasoning"].to_list() == second.rows["reasoning"].fill_null("").to_list()
+    assert page.dataframe[0].value["reasoning"].to_list() == [with_codes(text) for text in second.rows["reasoning"]]
 
 
 def test_a_position_in_a_link_comes_back(traced: Store) -> None:
