@@ -76,6 +76,9 @@ def browse(
         raise InputError("the trace browser needs Streamlit: pip install 'gr2[app]'") from None
     page = Path(__file__).with_name("browser") / "main.py"
     os.environ["GR2_STORE"] = str(folder)
+    if hasattr(os, "nice"):
+        # People wait for a page a little longer rather than a run on the same machine for people.
+        os.nice(10)
     os.execv(  # noqa: S606
         sys.executable,
         [

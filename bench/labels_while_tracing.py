@@ -4,11 +4,13 @@
 
 Simulated shoppers, the evidence teacher. One run generates all the time; windows of ten seconds in which two Chromium
 pages press keys, each a label every `--pace` seconds as a quick reader does, take turns with windows in which they
-rest. The slowdown is the ratio of the journal's growth in the two kinds of windows: same run, same minutes. Browsers
-and app run on the cores that generate, so that it is an upper bound of what labellers with computers of their own cost.
+rest. The slowdown is the ratio of the journal's growth in the two kinds of windows: same run, same minutes. The
+browsers stand for computers of their own, so that they run here at the lowest priority; the app has the one that it
+gives itself.
 """
 
 import argparse
+import os
 import signal
 import statistics
 import subprocess
@@ -50,6 +52,8 @@ class Labeller:
 
     def label(self) -> None:
         """Press a key and wait until the label is stored and the next trace is there."""
+        # A key sooner than anybody can have seen the trace would be taken for a second press on the one before.
+        self.page.wait_for_timeout(400)
         started = time.perf_counter()
         self.page.keyboard.press(KEYS[self.done % len(KEYS)])
         self.done += 1
@@ -80,22 +84,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         store = build(Path(temporary) / "store")
         queue = make_queue(store, QueueSettings("while tracing", size=2 * asked.labels), PEOPLE[0])
-        with (
-            running_app(store.folder) as app,
-            sync_playwright() as playwright,
-            chromium(playwright) as first,
-            chromium(playwright) as second,
-        ):
-            address = f"{app.address}/label?queue={queue.queue_id}"
-            labellers = [
-                Labeller(context.pages[0], address, name, queue.traces)
-                for context, name in zip((first, second), PEOPLE, strict=True)
-            ]
+        with running_app(store.folder) as app:
             command = [*GR2, "trace", "bench", "--teacher", "evidence", "--temperature", "0.5"]
             attempts = ["--max-attempts", "100", "--accept", "100", "--store", str(store.folder)]
             generation = subprocess.Popen([*command, *attempts], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            # Of this process and the browsers that it starts from here on.
+            os.nice(19)
             try:
-                rates, errors = take_turns(store, generation, labellers, asked.labels, asked.pace)
+                with sync_playwright() as playwright, chromium(playwright) as first, chromium(playwright) as second:
+                    address = f"{app.address}/label?queue={queue.queue_id}"
+                    labellers = [
+                        Labeller(context.pages[0], address, name, queue.traces)
+                        for context, name in zip((first, second), PEOPLE, strict=True)
+                    ]
+                    rates, errors = take_turns(store, generation, labellers, asked.labels, asked.pace)
             finally:
                 generation.send_signal(signal.SIGINT)
                 generation.wait()

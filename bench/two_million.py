@@ -22,6 +22,7 @@ from measure import Bars
 from playwright.sync_api import sync_playwright
 from streamlit.testing.v1 import AppTest
 
+from app.browser import label_page
 from curate.candidates import make_candidates
 from curate.labelling import QueueSettings, make_queue
 from curate.requests import SamplingSettings
@@ -165,10 +166,16 @@ def measure_pages(store: Store, runs: int, bars: Bars) -> None:
         "overview with the funnel, p95 s", p95(lambda _: page(store, "overview_page", "draw_overview").run(), runs), 1.0
     )
     queue = make_queue(store, QueueSettings(f"bench {time.time()}", size=1_000), "ann")
+    # AppTest presses keys sooner than people see a trace.
+    label_page.UNSEEN_SECONDS = 0
     label = page(store, "label_page", "draw_labels", queue=queue.queue_id)
     label.session_state["annotator-known"] = "ann"
     label.run()
-    bars.at_most("next trace to label, p95 s", p95(lambda _: label.button(key="label-good").click().run(), runs), 0.5)
+    bars.at_most(
+        "next trace to label, p95 s",
+        p95(lambda _: next(key for key in label.button if key.label == "Good").click().run(), runs),
+        0.5,
+    )
 
 
 def measure_memory(store: Store, bars: Bars) -> None:

@@ -91,7 +91,12 @@ def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer
 
 
 def absorb(store: Store, run_id: str, judged: Sequence[JudgedTrace], absorbed_bytes: int) -> Put:
-    """Store judged records and the offset up to which the journal is absorbed, in one transaction."""
+    """Store judged records and the offset up to which the journal is absorbed, in one transaction.
+
+    Of several records of one trace, an answer counts before a failed attempt.
+    """
+    by_id = {trace.row["trace_id"]: trace for trace in sorted(judged, key=lambda trace: trace.row["error"] is None)}
+    judged = list(by_id.values())
     traces = pl.DataFrame([trace.row for trace in judged], schema=TRACE_SCHEMA)
     verdicts = verdict_frame(
         [(trace.row["trace_id"], trace.row["created_at"], verdict) for trace in judged for verdict in trace.verdicts]

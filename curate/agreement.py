@@ -15,7 +15,6 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import NamedTuple
 
-import duckdb
 import krippendorff
 import numpy as np
 import polars as pl
@@ -25,7 +24,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 
 from curate.rules import RULE_NAMES
 from curate.trace_filter import TraceFilter, check_filter
-from store import InputError, Store
+from store import Store
 from store.labels import Label
 
 CATEGORIES = (Label.GOOD.value, Label.BAD.value, Label.UNSURE.value)
@@ -74,10 +73,7 @@ def load_judgements(
     chosen = chosen or TraceFilter()
     with store.reading() as session:
         check_filter(session, chosen)
-        try:
-            labels = session.frame("agreement_labels", where=chosen.where, queue_id=queue_id, **chosen.parameters)
-        except duckdb.InvalidInputException as error:
-            raise InputError(f"{chosen.pattern!r} is no regular expression: {str(error).splitlines()[0]}") from error
+        labels = session.frame("agreement_labels", where=chosen.where, queue_id=queue_id, **chosen.parameters)
     return labels if unsure else labels.filter(pl.col("label") != Label.UNSURE.value)
 
 

@@ -131,19 +131,28 @@ def count_traces(store: Store, chosen: TraceFilter) -> int:
     return int(traces)
 
 
-def load_trace(store: Store, trace_id: str) -> TraceView:
-    """Everything about one trace. Raises InputError where there is none of that id."""
+def load_trace(store: Store, trace_id: str, made_at: datetime | None = None) -> TraceView:
+    """Everything about one trace; made_at: its created_at, where that is known, saves a search.
+
+    Raises InputError where there is none of that id, or its items have lost their semantic IDs.
+    """
     with store.reading() as session:
-        return load_trace_view(session, trace_id)
+        return load_trace_view(session, trace_id, made_at)
 
 
-def load_trace_view(session: Session, trace_id: str) -> TraceView:
+def load_trace_view(session: Session, trace_id: str, made_at: datetime | None = None) -> TraceView:
     """The same within a transaction."""
-    found = session.frame("browse_trace", trace_id=trace_id)
+    known = {} if made_at is None else {"made_at": made_at}
+    found = session.frame("browse_trace", where=["made_at"] if known else [], trace_id=trace_id, **known)
     if found.height == 0:
         raise InputError(f"there is no trace {trace_id!r} in this store")
     trace = found.row(0, named=True)
-    listed = load_tasks(session, trace["dataset"], trace["sid_version"], [trace["list_id"]])[trace["list_id"]]
+    try:
+        listed = load_tasks(session, trace["dataset"], trace["sid_version"], [trace["list_id"]])[trace["list_id"]]
+    except KeyError as lost:
+        raise InputError(
+            f"trace {trace_id} shows {lost}, which has no semantic ID of version {trace['sid_version']!r} any more"
+        ) from lost
     return TraceView(
         trace=trace,
         messages=orjson.loads(trace["messages"]),

@@ -9,7 +9,7 @@ next trace appears when the label is stored, or not at all.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ from store.values import utc_now
 SEAT = timedelta(minutes=15)
 DEFAULT_TAGS = ("wrong facts", "generic", "ignores history", "contradicts its order", "well argued")
 MOST_TAGS = 9
+# As long as an address of electronic mail may be.
+MOST_NAME = 254
 
 
 class Order(StrEnum):
@@ -70,14 +72,14 @@ class Queue:
     queue_id: str
     settings: QueueSettings
     traces: int
-    author: str
 
 
 class Seat(NamedTuple):
-    """What an annotator looks at: a trace, and its place in the queue, the first being 1."""
+    """What an annotator looks at: a trace, its place in the queue, the first being 1, and when it was made."""
 
     place: int
     trace_id: str
+    made_at: datetime
 
 
 class Progress(NamedTuple):
@@ -107,7 +109,7 @@ def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
         traces = session.frame(statement, where=chosen.where, size=settings.size, **seed, **chosen.parameters)
     if traces.height == 0:
         raise InputError("no answered trace fits the filter, so there is nothing to label; widen it")
-    queue = Queue(uuid.uuid4().hex[:12], settings, traces.height, author)
+    queue = Queue(uuid.uuid4().hex[:12], settings, traces.height)
     row = {
         "queue_id": queue.queue_id,
         "name": settings.name,
@@ -131,8 +133,8 @@ def find_queue(store: Store, queue_id: str) -> Queue:
         rows = session.rows("label_queue", queue_id=queue_id)
     if not rows:
         raise InputError(f"there is no label queue {queue_id!r} in this store; the page Label lists those there are")
-    ((_, settings, traces, author),) = rows
-    return Queue(queue_id, _read(orjson.loads(settings)), traces, author)
+    ((settings, traces),) = rows
+    return Queue(queue_id, _read(orjson.loads(settings)), traces)
 
 
 def list_queues(store: Store, annotator: str) -> pl.DataFrame:
@@ -159,22 +161,26 @@ def label_seat(
     note: str | None = None,
     seconds: float | None = None,
 ) -> tuple[Seat | None, Progress]:
-    """Store a judgement of what the annotator looks at, and go on as `take_seat` does."""
+    """Store a judgement of what the annotator looks at, and go on as `take_seat` does.
+
+    A trace that they do not look at any more, since another window of theirs labelled it, gets no second judgement.
+    """
     check_annotator(annotator)
     if label is Label.UNDO:
         raise ValueError("a trace is labelled good, bad, unsure or skip")
     with store.labelling() as session:
-        append_label(
-            session,
-            seat.trace_id,
-            annotator,
-            label,
-            tags=tags,
-            note=note or None,
-            seconds=seconds,
-            queue_id=queue.queue_id,
-            shown={"place": seat.place, "blind": queue.settings.blind},
-        )
+        if session.rows("has_seat", queue_id=queue.queue_id, trace_id=seat.trace_id, annotator=annotator):
+            append_label(
+                session,
+                seat.trace_id,
+                annotator,
+                label,
+                tags=tags,
+                note=note or None,
+                seconds=seconds,
+                queue_id=queue.queue_id,
+                shown={"place": seat.place, "blind": queue.settings.blind},
+            )
         return _take_seat(session, queue, annotator), _progress(session, queue, annotator)
 
 
@@ -194,15 +200,15 @@ def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, 
             queue_id=queue.queue_id,
             shown={"taken_back": taken_back},
         )
-        ((place,),) = session.rows("place_in_queue", queue_id=queue.queue_id, trace_id=trace_id)
+        (place,) = session.rows("place_in_queue", queue_id=queue.queue_id, trace_id=trace_id)
         _sit(session, queue, annotator, trace_id)
-        return Seat(place, trace_id), _progress(session, queue, annotator)
+        return Seat(*place), _progress(session, queue, annotator)
 
 
 def check_annotator(name: str) -> None:
     """Raises InputError on a name that cannot stand beside a label."""
-    if not name.strip() or name != name.strip() or len(name) > 60 or not name.isprintable():
-        raise InputError(f"{name!r} cannot be an annotator's name: use 1 to 60 printable characters")
+    if not name.strip() or name != name.strip() or len(name) > MOST_NAME or not name.isprintable():
+        raise InputError(f"{name!r} cannot be an annotator's name: use 1 to {MOST_NAME} printable characters")
 
 
 def _take_seat(session: Session, queue: Queue, annotator: str) -> Seat | None:

@@ -6,9 +6,10 @@ DCG 1). An unranked target, 0, counts as nothing. Intervals are 95% percentile b
 1979); a resample takes the same lists for all rankers, so that what they have in common cancels in a difference.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 BOOTSTRAP_SAMPLES = 2_000
@@ -56,7 +57,7 @@ class Bootstrap:
     """
 
     def __init__(self, columns_B_C: NDArray[np.generic], *, seed: int = 0) -> None:
-        self.rows_U_C, self._counts_U = np.unique(columns_B_C, axis=0, return_counts=True)
+        self.rows_U_C, self._counts_U = _count_rows(columns_B_C)
         self._n = len(columns_B_C)
         chances_U = self._counts_U / self._n
         self._draws_S_U = np.random.default_rng(seed).multinomial(self._n, chances_U, size=BOOTSTRAP_SAMPLES)
@@ -90,3 +91,13 @@ def mean_value(name: str, values_B: NDArray[np.float64] | NDArray[np.bool_], *, 
     """The mean of one value a list, of which there must be one, with its interval."""
     lists = Bootstrap(values_B[:, None], seed=seed)
     return lists.mean(name, lists.rows_U_C[:, 0].astype(np.float64))
+
+
+def _count_rows(columns_B_C: NDArray[np.generic]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The distinct rows, in ascending order, and how many there are of each.
+
+    What np.unique does with axis=0, in a small part of its time.
+    """
+    columns = pl.from_numpy(columns_B_C)
+    counted = columns.group_by(columns.columns).agg(counts=pl.len().cast(pl.Int64)).sort(columns.columns)
+    return counted.drop("counts").to_numpy(), counted["counts"].to_numpy()

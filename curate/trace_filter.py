@@ -7,7 +7,7 @@ each of its fields asks is a condition in `store/sql/trace_filter.sql`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -116,12 +116,22 @@ def _from_text(name: str, text: str) -> Any:
         if name in _RANKS:
             return int(text)
         if name in _TIMES:
-            return datetime.fromisoformat(text).replace(tzinfo=None)
+            return read_time(text)
     except (KeyError, ValueError):
-        raise InputError(f"the link says {name}={text!r}, which means nothing; correct it or leave it out") from None
+        raise InputError(f"the filter says {name}={text!r}, which means nothing; correct it or leave it out") from None
     if name in _CHOICES and text not in _CHOICES[name]:
-        raise InputError(f"the link says {name}={text!r}; it must be one of {', '.join(_CHOICES[name])}")
+        raise InputError(f"the filter says {name}={text!r}; it must be one of {', '.join(_CHOICES[name])}")
     return text
+
+
+def read_time(text: str) -> datetime:
+    """A moment in ISO 8601 as the store has it, in UTC without a zone. Raises ValueError.
+
+    >>> read_time("2026-11-25 08:00+02:00")
+    datetime.datetime(2026, 11, 25, 6, 0)
+    """
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:

@@ -43,14 +43,14 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
             traces = session.rows(
                 "completions_to_judge", dataset=dataset, after_time=after_time, after_id=after_id, batch=VERIFY_BATCH
             )
-            tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, _, _ in traces])
+            tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, *_ in traces])
         if not traces:
             return summary
         first_time = traces[0][1]
         after_id, after_time = traces[-1][:2]
         verdicts = [
             (trace_id, created_at, verdict)
-            for trace_id, created_at, prompt_id, completion, finish_reason in traces
+            for trace_id, created_at, prompt_id, completion, finish_reason, _ in traces
             for verdict in judge(answer_to(tasks[prompt_id], completion, finish_reason or ""), rules)
         ]
         summary.traces += len(traces)
@@ -60,7 +60,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
                 summary.reasons[verdict.rule, verdict.reason] += 1
         with store.writing() as session:
             new_verdicts = session.put("verdicts", verdict_frame(verdicts)).inserted
-            if new_verdicts:
+            if new_verdicts or any(unjudged for *_, unjudged in traces):
                 current = session.frame(
                     "verdicts_of_batch",
                     trace_ids=[trace_id for trace_id, *_ in traces],

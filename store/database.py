@@ -84,32 +84,49 @@ class Session:
 class _Gate:
     """Lets connections of this process to one file take turns: any number that read, or one that writes.
 
-    DuckDB's own lock keeps other processes out but not a second database instance of the same process.
+    DuckDB's own lock keeps other processes out but not a second database instance of the same process. Who comes to
+    read waits behind who waits to write, or many readers would keep a label out; a thread that reads already does not.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._readers = 0
         self._writing = False
+        self._waiting_writers = 0
+        self._of_thread = threading.local()
         self.opening = threading.Lock()
 
     @contextmanager
     def entered(self, path: Path, *, read_only: bool) -> Iterator[None]:
         """Wait for a turn and keep it for the block. Raises StoreBusyError after WAIT_S."""
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: not self._writing and (read_only or self._readers == 0), timeout=WAIT_S
-            ):
-                raise _busy(path, "a connection of this same process")
+            self._waiting_writers += not read_only
+            try:
+                if not self._changed.wait_for(lambda: self._is_free(read_only), timeout=WAIT_S):
+                    raise _busy(path, "a connection of this same process")
+            finally:
+                self._waiting_writers -= not read_only
+                self._changed.notify_all()
             self._readers += read_only
             self._writing = not read_only
+        self._of_thread.readers = self._reading_here() + read_only
         try:
             yield
         finally:
+            self._of_thread.readers = self._reading_here() - read_only
             with self._changed:
                 self._readers -= read_only
                 self._writing = False
                 self._changed.notify_all()
+
+    def _is_free(self, read_only: bool) -> bool:
+        if self._writing:
+            return False
+        return (self._waiting_writers == 0 or self._reading_here() > 0) if read_only else self._readers == 0
+
+    def _reading_here(self) -> int:
+        """Connections that read, of this thread."""
+        return getattr(self._of_thread, "readers", 0)
 
 
 _gates: defaultdict[Path, _Gate] = defaultdict(_Gate)

@@ -10,7 +10,7 @@ from pathlib import Path
 from store import database
 from store.database import Session
 from store.errors import InputError, StoreError
-from store.migrations import current_state, migrate, schema_state
+from store.migrations import current_state, labels_state, migrate, schema_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,22 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.folder} cannot be made: {error.strerror}; choose another --store") from error
+        if self._is_up_to_date():
+            return
         # Labels first: views of the main file refer to them.
         for path, name in ((self.labels_file, "labels"), (self.main_file, "main")):
-            if path.exists():
-                with database.connect(path, read_only=True) as session:
-                    if current_state(session) == schema_state(name):
-                        continue
             labels = self.labels_file if name == "main" else None
             with database.connect(path, read_only=False, labels=labels) as session:
-                migrate(session, name)
+                if current_state(session) != schema_state(name):
+                    migrate(session, name)
+
+    def _is_up_to_date(self) -> bool:
+        """Whether both files have this gr2's schema.
+
+        Looked at through the one connection that reads both: to open and close the labels apart would free, for the
+        whole process, the lock that its readers hold on them.
+        """
+        if not (self.main_file.exists() and self.labels_file.exists()):
+            return False
+        with self.reading() as session:
+            return current_state(session) == schema_state("main") and labels_state(session) == schema_state("labels")

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -52,6 +53,9 @@ def append_label(
 ) -> str:
     """The same within a transaction of `Store.labelling`. shown: what the annotator saw of the trace."""
     event_id = uuid.uuid4().hex
+    # Events are ordered by their time, so that a clock which was set back must not put one before what it follows.
+    ((newest,),) = session.rows("newest_label_time")
+    now = utc_now() if newest is None else max(utc_now(), newest + timedelta(microseconds=1))
     event = pl.DataFrame(
         {
             "event_id": [event_id],
@@ -63,7 +67,7 @@ def append_label(
             "seconds": pl.Series([seconds], dtype=pl.Float64),
             "queue_id": pl.Series([queue_id], dtype=pl.String),
             "shown": pl.Series([None if shown is None else json.dumps(shown)], dtype=pl.String),
-            "created_at": [utc_now()],
+            "created_at": [now],
         }
     )
     session.put("label_events", event)

@@ -51,6 +51,13 @@ def current_state(session: Session) -> str | None:
     return str(session.rows("schema_state")[0][0])
 
 
+def labels_state(session: Session) -> str | None:
+    """What the labels' file, attached, records of itself; None where it records nothing."""
+    if not session.rows("labels_have_schema_tables"):
+        return None
+    return str(session.rows("labels_schema_state")[0][0])
+
+
 def migrate(session: Session, database: str) -> None:
     """Bring an open file up to date inside the caller's transaction: all of it happens, or nothing.
 

@@ -64,7 +64,7 @@ def draw_agreement(store: Store) -> None:
         return
     annotators = labels["annotator"].unique().sort().to_list()
     if len(annotators) == 1:
-        st.info("One annotator only: agreement needs two. What goes with the rules stands below.")
+        st.info("One annotator only: agreement needs two. How the labels go with the rules stands below.")
     else:
         draw_figures(measure_agreement(labels))
     rules = measure_rules(labels)
@@ -92,8 +92,8 @@ def draw_figures(figures: list[Agreement]) -> None:
     draw_intervals(table.with_columns(name=pl.concat_str("measure", pl.lit(": "), "annotators")))
     st.dataframe(table, hide_index=True, column_config=dict.fromkeys(("value", "low", "high"), FIGURE))
     st.caption(
-        f"0: as often as by chance, 1: always. Intervals: 95% percentile bootstrap over traces, {RESAMPLES:,} "
-        "resamples; where all labels agree it has no width, however few they are."
+        "Agreement beyond chance; 0: as often as by chance, 1: always. Intervals: 95% percentile bootstrap over "
+        f"traces, {RESAMPLES:,} resamples; where all labels agree they have no width, however few labels there are."
     )
 
 
@@ -162,7 +162,12 @@ def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> No
             axis=alt.Axis(orient="top", labelAngle=0),
         ),
         y=alt.Y("first:N", title=rows, sort=cells["first"].unique(maintain_order=True).to_list()),
-        tooltip=[alt.Tooltip("first:N", title=rows), alt.Tooltip("second:N", title=columns), f"{counted}:Q"],
+        # A colon, for Vega takes a field that is called image for the address of one.
+        tooltip=[
+            alt.Tooltip("first:N", title=f"{rows}:"),
+            alt.Tooltip("second:N", title=f"{columns}:"),
+            f"{counted}:Q",
+        ],
     )
     st.altair_chart(
         (
@@ -228,9 +233,14 @@ def draw_linked(found: pl.DataFrame) -> None:
         hide_index=True,
         column_config={
             "trace_id": TRACE,
-            "share": st.column_config.NumberColumn("smaller side", format="percent", width="small"),
-            "accepted": st.column_config.CheckboxColumn(width="small"),
-            "people": st.column_config.TextColumn(width="small"),
+            "share": st.column_config.NumberColumn(
+                "smaller side",
+                format="percent",
+                width="small",
+                help="Among those who say good or bad, the share of the fewer; 50% is most divided",
+            ),
+            "accepted": st.column_config.CheckboxColumn(width="small", help="By policy paper"),
+            "people": st.column_config.TextColumn(width="small", help="What more of them say"),
             "failed_rules": "failed rules",
             **dict.fromkeys(("good", "bad", "unsure"), st.column_config.ListColumn(width="medium")),
         },

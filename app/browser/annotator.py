@@ -37,12 +37,17 @@ def ask_annotator() -> str | None:
 def known_annotator() -> str | None:
     """The name that a sign-in, this session or the cookie gives; None where none does, or it cannot be one."""
     signed = str(st.user.get("email") or st.user.get("name") or "") if signed_in() else ""
-    name = signed or st.session_state.get("annotator-known") or unquote(st.context.cookies.get(COOKIE, ""))
+    name = signed or st.session_state.get("annotator-known", unquote(st.context.cookies.get(COOKIE, "")))
     try:
         check_annotator(name)
     except InputError:
         return None
     return str(name)
+
+
+def forget_annotator() -> None:
+    """Ask for the name again: somebody else sits down here."""
+    st.session_state["annotator-known"] = ""
 
 
 def signed_in() -> bool:

@@ -1,7 +1,8 @@
 """The page Compare: all attempts on one candidate list, two of them word by word, and two arms over many lists.
 
-It draws; what it draws comes from `curate.trace_comparison`. A link opens a list by the id of the list, of a prompt or
-of a trace. Text from models and catalogues is shown by elements that know no markup.
+It draws; what it draws comes from `curate.trace_comparison`, `curate.text_diff` and `curate.arm_comparison`. A link
+opens a list by the id of the list, of a prompt or of a trace. Text from models and catalogues is shown by elements that
+know no markup.
 """
 
 from urllib.parse import urlencode
@@ -12,30 +13,26 @@ import polars as pl
 import streamlit as st
 from numpy.typing import NDArray
 
+from curate.arm_comparison import ANY, FIRST_ACCEPTED, SHARE, ArmComparison, compare_arms, list_arms
+from curate.text_diff import ReadText, diff_lines, diff_texts, read_text
 from curate.trace_comparison import (
-    ArmComparison,
     Attempt,
     ListAttempts,
-    ReadText,
-    compare_arms,
-    diff_lines,
-    diff_texts,
     kendall_taus,
-    list_arms,
     load_attempts,
     load_pair,
     order_moves,
     order_text,
     pick_pair,
     rank_orders,
-    read_text,
 )
 from curate.trace_text import name_of
 from store import Store
 
 ONE_LIST = "Attempts on one list"
 TWO_ARMS = "Two teachers or templates"
-SHARES = ("accepted at the first attempt", "share of attempts accepted", "accepted at least once")
+SHARES = (FIRST_ACCEPTED, SHARE, ANY)
+TAU = "Kendall's tau: 1 is the same order, 0 an unrelated one, -1 the reversed one."
 INPUT = "input"
 TITLE_CHARACTERS = 46
 CELL = 34
@@ -96,7 +93,7 @@ def draw_attempts(attempts: list[Attempt], candidates: list[str]) -> None:
             "order": order_text(candidates, attempt.ranking),
             "teacher": f"{attempt.arm.teacher}/{attempt.arm.model}",
             "template": attempt.arm.template,
-            "T": f"{attempt.arm.temperature:g}",
+            "temperature": f"{attempt.arm.temperature:g}",
             "sample": attempt.sample_index,
             "tokens": "?" if attempt.completion_tokens is None else f"{attempt.completion_tokens:,}",
             "labels": ", ".join(attempt.labels),
@@ -109,9 +106,9 @@ def draw_attempts(attempts: list[Attempt], candidates: list[str]) -> None:
         height="content",
         column_config={
             "open": st.column_config.LinkColumn("", display_text="open"),
-            "target": st.column_config.TextColumn(help="Its rank in the input, and the one that it is given"),
+            "target": st.column_config.TextColumn(help="Its rank before and after; –: left out, or no order"),
             "failed": st.column_config.TextColumn(
-                help="Rules that it fails, the first in the order of policy strict first"
+                help="Rules that it fails, first the one where policy strict loses it"
             ),
             "order": st.column_config.TextColumn(
                 help="Candidates by their number in the input, and how far each moved"
@@ -135,8 +132,8 @@ def draw_orders(tried: ListAttempts) -> None:
     figures = st.columns(4)
     figures[0].metric("orders that can be read", f"{len(read)} of {len(tried.attempts)}")
     figures[1].metric("distinct orders", len({attempt.ranking for attempt in read}))
-    figures[2].metric("mean tau of two attempts", _mean(others))
-    figures[3].metric("mean tau with the input", _mean(taus_N_N[0, 1:]))
+    figures[2].metric("mean tau of two attempts", _mean(others), help=TAU)
+    figures[3].metric("mean tau with the input", _mean(taus_N_N[0, 1:]), help=f"{TAU} The input is the order before.")
     names = [attempt.name for attempt in read]
     rows = [
         f"{'★ ' if item.item_id == tried.listed.target_item_id else ''}{number} {_short(name_of(item))}"
@@ -203,7 +200,7 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
     st.markdown("##### Two attempts")
     pair = pick_pair(tried.attempts, wanted)
     if pair is None:
-        st.info("There is one attempt on this list; two are needed.")
+        st.info("A pair needs two attempts on this list; there are fewer.")
         return
     names = {attempt.name: attempt for attempt in tried.attempts}
     chosen = [
@@ -216,7 +213,7 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
                 key=f"compare-{label}-{tried.listed.list_id}-{wanted}",
             )
         ]
-        for column, label, attempt in zip(st.columns(2), ("first", "second"), pair, strict=True)
+        for column, label, attempt in zip(st.columns(2), ("First", "Second"), pair, strict=True)
     ]
     views = load_pair(store, *(attempt.trace_id for attempt in chosen))
     texts = [read_text(view) for view in views]
@@ -224,16 +221,16 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
     with left:
         draw_diff(*texts)
     with right:
-        st.caption("Ranks in the first and the second; an arrow says how far the second moves a candidate")
+        st.caption("Ranks in the first and in the second; an arrow says how far the second moves a candidate.")
         st.dataframe(order_moves(tried.listed, chosen[0].ranking, chosen[1].ranking), hide_index=True, height="content")
 
 
 def draw_diff(first: ReadText, second: ReadText) -> None:
     """The reasonings' differences as text."""
-    st.caption("Reasonings: - only in the first, + only in the second, items as ‹codes title›")
+    st.caption("Reasonings: - stands only in the first, + only in the second; items are ‹codes title›.")
     for name, text in (("first", first), ("second", second)):
         if text.source != "reasoning":
-            st.warning(f"The {name} has no reasoning that could be read; this is its {text.source} as received.")
+            st.warning(f"The {name} has no reasoning that could be read; this is its {text.source}, as received.")
         if text.cut:
             st.warning(f"The {name} is too long to compare; this is its beginning.")
     changes = diff_texts(first.text, second.text)
@@ -249,7 +246,10 @@ def draw_arms(store: Store) -> None:
     """Two arms on the lists that both tried."""
     arms = list_arms(store)
     if len(arms) < 2:
-        st.info("All traces were made in one way. Try another teacher, template or temperature with gr2 trace.")
+        st.info(
+            "This compares two ways to make traces, and there are fewer. Try another teacher, template or temperature "
+            "with gr2 trace."
+        )
         return
     first, second = (
         column.selectbox(
@@ -300,8 +300,8 @@ def draw_measures(compared: ArmComparison) -> None:
             else f" The target's mean rank in the input is {compared.rank_before:.2f}."
         )
         st.caption(
-            "Accepted: by policy paper. Attempts end once enough are accepted, so that a share of all attempts favours "
-            f"who is accepted early; the first attempt tells without that.{before}"
+            "Accepted: by policy paper. Attempts on a list end once enough are accepted, so a share of all attempts "
+            f"favours whoever is accepted early; the first attempt does not.{before}"
         )
     with right:
         st.markdown("##### Lists with an accepted attempt")
@@ -332,9 +332,9 @@ def draw_lists(lists: pl.DataFrame) -> None:
             "list": "/compare?" + urlencode({"list": row["list_id"]}),
             "A accepted": f"{row['accepted']} of {row['attempts']}",
             "B accepted": f"{row['accepted_2']} of {row['attempts_2']}",
-            "target before": row["rank_before"],
-            "after A": row["rank"],
-            "after B": row["rank_2"],
+            "rank before": row["rank_before"],
+            "rank after A": row["rank"],
+            "rank after B": row["rank_2"],
         }
         for row in lists.iter_rows(named=True)
     ]
@@ -343,8 +343,8 @@ def draw_lists(lists: pl.DataFrame) -> None:
         hide_index=True,
         column_config={
             "list": st.column_config.LinkColumn("list", display_text=r"list=(.{12})"),
-            "target before": st.column_config.NumberColumn(help="The target's rank in the input"),
-            "after A": st.column_config.NumberColumn(help="Its rank at the first attempt of A"),
-            "after B": st.column_config.NumberColumn(help="Its rank at the first attempt of B"),
+            "rank before": st.column_config.NumberColumn(help="The target's rank in the input"),
+            "rank after A": st.column_config.NumberColumn(help="The target's rank at the first attempt of A"),
+            "rank after B": st.column_config.NumberColumn(help="The target's rank at the first attempt of B"),
         },
     )

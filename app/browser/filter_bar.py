@@ -65,8 +65,14 @@ def clear_filter() -> None:
 
 
 def _select(name: str, label: str, values: Sequence[Any] | None) -> None:
-    """A choice. What a link carries is the text that is shown, so that must be what TraceFilter reads."""
-    options = [f"{value:g}" if isinstance(value, float) else str(value) for value in values or ()]
+    """A choice. What a link carries is the text that is shown, so that must be what TraceFilter reads.
+
+    What a link asks for is always among the options: Streamlit would take away what is not, and show everything.
+    """
+    options = [str(value) for value in values or ()]
+    for asked in (st.query_params.get(name), st.session_state.get(name)):
+        if asked and asked not in options:
+            options.append(asked)
     st.selectbox(label, options, index=None, placeholder="any", key=name, bind="query-params", persist_state="session")
 
 

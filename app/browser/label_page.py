@@ -4,14 +4,14 @@ It draws; queues, seats and events are `curate.labelling`'s. A label is stored b
 reload the same trace is there again. Keys wait while somebody types a note.
 """
 
-import re
 import time
 from collections.abc import Callable
 
 import streamlit as st
 
-from app.browser.annotator import ask_annotator
+from app.browser.annotator import ask_annotator, forget_annotator, signed_in
 from app.browser.filter_bar import choose_filter
+from app.browser.pages import escape_markdown
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.browsing import load_trace
 from curate.labelling import (
@@ -31,7 +31,6 @@ from curate.labelling import (
 from store import Gr2Error, Store
 from store.labels import Label
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&-])")
 QUEUE = "queue"
 KEYS = {Label.GOOD: "G", Label.BAD: "B", Label.UNSURE: "U", Label.SKIP: "S"}
 ICONS = {
@@ -46,9 +45,19 @@ ORDERS = {
     Order.DISPUTED: "where judges disagree first",
     Order.NEWEST: "newest first",
 }
+# So soon after a trace was drawn a key is meant for the one before.
+UNSEEN_SECONDS = 0.3
 # Streamlit gives no element the focus, so a line of script does. It holds nothing of anybody's text.
-FOCUS_NOTE = "<script>document.querySelector('input[aria-label=\"Note\"]')?.focus() /* {} */</script>"
-LEAVE_NOTE = "<script>document.activeElement?.blur() /* {} */</script>"
+FOCUS_NOTE = """<script>
+{
+    const note = document.querySelector('input[aria-label="Note"]');
+    note?.focus();
+    note?.addEventListener("keydown", (pressed) => {
+        if (pressed.key === "Enter" || pressed.key === "Escape") setTimeout(() => note.blur(), 50);
+    });
+} // RUN
+</script>"""
+LEAVE_NOTE = "<script>document.activeElement?.blur() // RUN\n</script>"
 
 
 def draw_labels(store: Store) -> None:
@@ -66,7 +75,11 @@ def draw_labels(store: Store) -> None:
 def draw_queues(store: Store, annotator: str) -> None:
     """All queues, and a form for a new one from the filter in the sidebar."""
     chosen = choose_filter(store)
-    st.subheader("Label queues")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.subheader("Label queues")
+        if not signed_in():
+            st.text(f"You are {annotator}.", width="content")
+            st.button("Somebody else?", key="somebody-else", type="tertiary", on_click=forget_annotator)
     queues = list_queues(store, annotator)
     if queues.height == 0:
         st.info("No queue yet. Choose traces by the filter at the left, then make one.")
@@ -108,20 +121,17 @@ def draw_queues(store: Store, annotator: str) -> None:
 class Desk:
     """What one annotator has before them, in Streamlit's session: the seat, since when, tags and a note.
 
-    Buttons act on it in callbacks, which run before the page is drawn again. A key that was pressed for a trace that is
-    gone by then does nothing: nobody labels what they have not seen.
+    Buttons act on it in callbacks, which run before the page is drawn again. A second press that reaches the next
+    trace before anybody can have seen it does nothing.
     """
 
     def __init__(self, store: Store, queue: Queue, annotator: str) -> None:
         self.store = store
         self.queue = queue
         self.annotator = annotator
-
-    @property
-    def state(self) -> dict[str, object]:
-        """Of this queue and annotator, so that two of them in one session do not mix."""
-        state: dict[str, object] = st.session_state.setdefault(f"desk-{self.queue.queue_id}-{self.annotator}", {})
-        return state
+        # A plain dictionary: each access to Streamlit's session is a place where the next key may break a run off, and
+        # between a stored label and the step to the next trace there must be none.
+        self.state: dict[str, object] = st.session_state.setdefault(f"desk-{queue.queue_id}-{annotator}", {})
 
     def sit_down(self) -> None:
         """Take a seat where there is none yet, as after a reload."""
@@ -148,8 +158,10 @@ class Desk:
         assert isinstance(tags, list)
         return tags
 
-    def toggle(self, tag: str) -> None:
+    def toggle(self, seat: Seat, tag: str) -> None:
         """Set a tag, or take it away."""
+        if seat != self.seat:
+            return
         if tag in self.tags:
             self.tags.remove(tag)
         else:
@@ -157,10 +169,10 @@ class Desk:
 
     def label(self, seat: Seat, label: Label) -> None:
         """Store a judgement and go on."""
-        if seat != self.seat:
+        note = st.session_state.get(self.note_key(seat))
+        since = self.state.get("shown-since")
+        if seat != self.seat or not isinstance(since, float) or time.monotonic() - since < UNSEEN_SECONDS:
             return
-        since = self.state["since"]
-        assert isinstance(since, float)
         self._attempt(
             lambda: label_seat(
                 self.store,
@@ -169,8 +181,8 @@ class Desk:
                 seat,
                 label,
                 tags=self.tags,
-                note=st.session_state.get(self.note_key(seat)),
-                seconds=round(time.time() - since, 3),
+                note=note,
+                seconds=round(time.monotonic() - since, 3),
             )
         )
 
@@ -196,8 +208,7 @@ class Desk:
 
     def _go_on(self, step: tuple[Seat | None, Progress]) -> None:
         self.state["seat"], self.state["progress"] = step
-        self.state["since"] = time.time()
-        self.state["typing"] = False
+        self.state["shown-since"] = None
         self.state["trouble"] = None
 
 
@@ -208,7 +219,7 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
     seat, progress = desk.seat, desk.progress
     head = st.container(horizontal=True, vertical_alignment="center")
     if trouble := desk.state.get("trouble"):
-        st.error("The label was not stored; the trace is still here, try again.")
+        st.error("Nothing was stored by the last key; the trace is still here, try again.")
         st.code(str(trouble), language=None, wrap_lines=True)
     # Before the head is filled: where the progress moved on, the keys are those of the next trace.
     draw_keys(desk, seat)
@@ -222,12 +233,13 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
             del st.query_params[QUEUE]
             st.rerun()
     if seat is None:
-        draw_end(progress, queue)
+        draw_end(progress)
         return
-    view = load_trace(store, seat.trace_id)
+    view = load_trace(store, seat.trace_id, seat.made_at)
     if not queue.settings.blind:
         draw_heading(view)
     draw_trace(view, blind=queue.settings.blind)
+    desk.state["shown-since"] = desk.state["shown-since"] or time.monotonic()
 
 
 def draw_keys(desk: Desk, seat: Seat | None) -> None:
@@ -258,50 +270,38 @@ def draw_keys(desk: Desk, seat: Seat | None) -> None:
                     key=f"tag-{place}",
                     shortcut=str(place),
                     on_click=desk.toggle,
-                    args=(tag,),
+                    args=(seat, tag),
                 )
     if seat is not None:
         draw_note(desk, seat)
 
 
-def escape_markdown(text: str) -> str:
-    """Words that people chose, for the labels of widgets, which read Markdown.
-
-    >>> print(escape_markdown("*so* so"))
-    \\*so\\* so
-    """
-    return _MARKDOWN.sub(r"\\\1", text)
-
-
 def draw_note(desk: Desk, seat: Seat) -> None:
-    """N opens the note and puts the cursor there; Enter keeps it and gives the keys back."""
+    """N opens the note and puts the cursor there; Enter, Escape or any other step gives the keys back."""
     key = desk.note_key(seat)
 
     def begin() -> None:
+        desk.state["noting"] = seat
         desk.state["typing"] = True
-
-    def end() -> None:
-        desk.state["typing"] = False
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Note", key="note-open", shortcut="N", icon=":material/edit:", on_click=begin)
-        if desk.state.get("typing") or st.session_state.get(key):
+        if desk.state.get("noting") == seat or st.session_state.get(key):
             st.text_input(
                 "Note",
                 key=key,
-                on_change=end,
                 placeholder="Enter keeps it",
                 label_visibility="collapsed",
                 persist_state="session",
             )
-    script = FOCUS_NOTE if desk.state.get("typing") else LEAVE_NOTE
-    st.html(script.format(time.time_ns()), unsafe_allow_javascript=True)
+    script = FOCUS_NOTE if desk.state.pop("typing", False) else LEAVE_NOTE
+    st.html(script.replace("RUN", str(time.time_ns())), unsafe_allow_javascript=True)
 
 
-def draw_end(progress: Progress, queue: Queue) -> None:
+def draw_end(progress: Progress) -> None:
     """Nothing is left, for now or for good."""
     if progress.open:
         st.info(f"Others are looking at the last {progress.open:,} traces. Reload the page in a while.")
     else:
         st.success("Nothing is left for you in this queue.", icon=":material/done_all:")
-        st.link_button("Agreement", f"/agreement?agreement-queue={queue.queue_id}")
+        st.link_button("Agreement", "/agreement")

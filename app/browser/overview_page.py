@@ -90,12 +90,15 @@ def draw_figures(overview: Overview) -> None:
     columns[0].metric("traces", f"{overview.attempts['attempts'].sum():,}")
     columns[1].metric("prompts", f"{overview.prompts:,}")
     columns[2].metric(
-        "accepted", _percent(share_accepted(overview.attempts)), help="Share of all attempts, under policy paper."
+        "accepted",
+        _percent(share_accepted(overview.attempts)),
+        help="Share of all attempts that policy paper accepts. On the page SQL, `from policies` says which rules a "
+        "policy asks for.",
     )
     columns[3].metric(
         "copied",
         _percent(share_copied(overview.attempts)),
-        help="Share of orders that are the candidates as they came.",
+        help="Share of orders that leave the candidates as they came.",
     )
     columns[4].metric("labelled", f"{overview.labelled:,}")
 
@@ -138,7 +141,10 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
     )
     clicked = _draw(chart, "Funnel", "overview-funnel", "stage")
     if clicked is None:
-        st.caption("The rules in the order of policy strict. Click a stage for its traces.")
+        st.caption(
+            "An attempt is a trace. Each rule keeps what passes it, in the order of policy strict. Click a stage for "
+            "its traces."
+        )
         return
     clicked_stage: str = clicked["stage"]
     row = funnel.row(by_predicate=pl.col("stage") == clicked_stage, named=True)
@@ -184,8 +190,8 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
             ],
         )
     )
-    _draw(chart, "Lost at, over time", "overview-losses")
-    st.caption("The first rule of policy strict that a trace does not pass.")
+    _draw(chart, "Where traces are lost, over time", "overview-losses")
+    st.caption("By the first rule of policy strict that a trace does not pass; answered: its request failed.")
 
 
 def _time_format(losses: pl.DataFrame) -> str:
@@ -200,13 +206,16 @@ def _time_format(losses: pl.DataFrame) -> str:
 def draw_acceptance(overview: Overview, _: TraceFilter) -> None:
     """How often policy paper accepts."""
     _draw_shares(measure_acceptance(overview.attempts), "Accepted", "overview-acceptance")
-    st.caption("Share of attempts under policy paper; 95% (Wilson), as if attempts at one prompt were independent.")
+    st.caption(
+        "Share of attempts that policy paper accepts, with its 95% interval (Wilson), as if attempts at one prompt "
+        "were independent."
+    )
 
 
 def draw_copying(overview: Overview, _: TraceFilter) -> None:
     """How often an order is the input's."""
     _draw_shares(measure_copying(overview.attempts), "Order copied", "overview-copying")
-    st.caption("Share of orders that are the candidates as they came; intervals as for acceptance.")
+    st.caption("Share of orders that leave the candidates as they came; intervals as for acceptance.")
 
 
 def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
@@ -235,10 +244,10 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
             tooltip=["rate:N", alt.Tooltip("groups:Q", format=",")],
         )
     )
-    _draw(chart, "Pass rates of prompts", "overview-pass-rates")
+    _draw(chart, "Pass rates", "overview-pass-rates")
     st.caption(
         "A group is all attempts of one teacher, model and temperature at one prompt. Where all pass or none does, "
-        "advantages are zero: no gradient in group-based RL."
+        "advantages are zero: reinforcement learning from groups gets no gradient."
     )
 
 
@@ -270,9 +279,12 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
             text="short:N", color=alt.condition(alt.datum.traces > most / 3, alt.value("white"), alt.value("#222222"))
         ),
     )
-    clicked = _draw(chart, "Rank of the target", "overview-moves", "move")
+    clicked = _draw(chart, "How the target moves", "overview-moves", "move")
     if clicked is None:
-        st.caption("– means absent before; left out, or no order at all, after. Click a cell for its traces.")
+        st.caption(
+            "The target's rank in the input and in the order. – before: it is not among the candidates; – after: it is "
+            "left out, or there is no order. Click a cell for its traces."
+        )
         return
     before, after = int(clicked["target_rank"]), int(clicked["new_rank"])
     traces = int(moves.filter(target_rank=before, new_rank=after)["traces"].sum())
@@ -303,7 +315,7 @@ def draw_usage(overview: Overview) -> None:
         pl.col("teacher").fill_null("all"), pl.col("model").fill_null("")
     )
     st.dataframe(usage, hide_index=True, column_config=config, key="overview-usage")
-    st.caption("Over those attempts whose teacher counts; None where it does not. Per accepted: under policy paper.")
+    st.caption("Over attempts whose teacher counts them; None where none does. Accepted: by policy paper.")
 
 
 def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
@@ -346,7 +358,7 @@ def _draw(chart: Chart, title: str, key: str, selection: str | None = None) -> d
 def _link(chosen: TraceFilter | None, count: int, what: str) -> None:
     """A link to the traces of a filter, of which there are `count`."""
     if chosen is None:
-        st.caption("The filter asks for other traces than these; widen it to see them.")
+        st.caption("The filter leaves these traces out; widen it to see them.")
     elif count == 0:
         st.caption(f"No trace: {what}.")
     else:

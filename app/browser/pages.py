@@ -1,11 +1,14 @@
-"""What every page shares: it draws a store, and what goes wrong is a line on it."""
+"""What every page shares: it draws a store, what goes wrong is a line on it, and nobody's text is read as Markdown."""
 
 import os
+import re
 from collections.abc import Callable
 
 import streamlit as st
 
 from store import Gr2Error, Store
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&=-])")
 
 
 def page(draw: Callable[[Store], None]) -> Callable[[], None]:
@@ -15,13 +18,28 @@ def page(draw: Callable[[Store], None]) -> Callable[[], None]:
         try:
             draw(open_store(os.environ.get("GR2_STORE", "gr2-store")))
         except Gr2Error as error:
-            st.error("Something is wrong.", icon=":material/error:")
-            # Messages name what was seen, which may be anybody's text: no Markdown.
-            st.code(str(error), language=None, wrap_lines=True)
+            draw_error("Something is wrong.", error)
 
     # Streamlit tells pages apart by it.
     run.__name__ = draw.__name__
     return run
+
+
+def draw_error(what: str, error: Gr2Error) -> None:
+    """A line of ours, and the error's, which names what was seen and so may be anybody's text: no Markdown."""
+    st.error(what, icon=":material/error:")
+    st.code(str(error), language=None, wrap_lines=True)
+
+
+def escape_markdown(text: str) -> str:
+    """Words that are not ours, for what reads Markdown: labels of widgets, figures, captions.
+
+    Streamlit still makes a bare address a link, -> an arrow and :material/home: an icon; st.text shows all as it is.
+
+    >>> print(escape_markdown("*so* so"))
+    \\*so\\* so
+    """
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 @st.cache_resource

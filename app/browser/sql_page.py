@@ -11,6 +11,7 @@ import altair as alt
 import polars as pl
 import streamlit as st
 
+from app.browser.pages import draw_error
 from app.formats import render_rows
 from curate.queries import DOWNLOAD, MARKS, SCREEN, ChartChoice, QueryResult, load_schema, query_rows, suggest_chart
 from curate.saved_queries import MOST_CHARACTERS, MOST_NAME_CHARACTERS, list_queries, remove_query, save_query
@@ -70,7 +71,7 @@ def draw_editor() -> None:
     st.html(FONT)
     with st.form("sql-form", border=False):
         st.text_area(
-            "query",
+            "Query",
             height=280,
             max_chars=MOST_CHARACTERS,
             key=TEXT,
@@ -94,7 +95,7 @@ def draw_saved(store: Store) -> None:
 
     opening, keeping = st.columns([4, 1], vertical_alignment="bottom")
     opening.selectbox(
-        "open a saved query",
+        "Open a saved query",
         list(saved),
         index=None,
         format_func=lambda name: (
@@ -112,13 +113,13 @@ def draw_saved(store: Store) -> None:
 def draw_keeping(store: Store, names: list[str]) -> None:
     """Save the query that ran last under a name, or remove a name."""
     author = st.text_input(
-        "your name", max_chars=MOST_NAME_CHARACTERS, key="sql-author", persist_state="session", autocomplete="name"
+        "Your name", max_chars=MOST_NAME_CHARACTERS, key="sql-author", persist_state="session", autocomplete="name"
     )
-    name = st.text_input("name for the query that ran last", max_chars=MOST_NAME_CHARACTERS, key="sql-name")
+    name = st.text_input("Name for the query that ran last", max_chars=MOST_NAME_CHARACTERS, key="sql-name")
     if st.button("Save query", disabled=not st.session_state[QUERY].strip()):
         _keep(lambda: save_query(store, name, st.session_state[QUERY], author))
     if names:
-        gone = st.selectbox("remove a saved query", names, index=None, key="sql-remove")
+        gone = st.selectbox("Remove a saved query", names, index=None, key="sql-remove")
         if st.button("Remove", disabled=gone is None) and gone is not None:
             _keep(lambda: remove_query(store, gone, author))
 
@@ -127,8 +128,7 @@ def _keep(act: Callable[[], None]) -> None:
     try:
         act()
     except InputError as error:
-        st.error("Not done:")
-        st.text(str(error))
+        draw_error("Nothing was changed.", error)
     else:
         st.rerun()
 
@@ -137,7 +137,7 @@ def _keep(act: Callable[[], None]) -> None:
 def draw_schema(store: Store) -> None:
     """What can be queried: tables, views and macros with their columns."""
     text = st.text_input(
-        "tables and columns", placeholder="Find tables and columns", key="sql-schema", label_visibility="collapsed"
+        "Tables and columns", placeholder="Find tables and columns", key="sql-schema", label_visibility="collapsed"
     )
     found = load_schema(store, text or "")
     st.dataframe(
@@ -180,7 +180,7 @@ def draw_result(store: Store, query: str, result: QueryResult) -> None:
     rows = result.rows
     shown, csv, parquet, said = st.columns([3, 1, 1, 7], vertical_alignment="center")
     view = shown.segmented_control(
-        "show", ["Table", "Chart"], default="Table", required=True, key="sql-view", label_visibility="collapsed"
+        "Show as", ["Table", "Chart"], default="Table", required=True, key="sql-view", label_visibility="collapsed"
     )
     for place, kind, mime in ((csv, "csv", "text/csv"), (parquet, "parquet", "application/vnd.apache.parquet")):
         place.download_button(
@@ -224,16 +224,16 @@ def draw_chart(rows: pl.DataFrame) -> None:
         return
     names = rows.columns
     boxes = st.columns(4)
-    x = boxes[0].selectbox("x", names, index=names.index(suggested.x))
-    y = boxes[1].selectbox("y", names, index=names.index(suggested.y))
+    x = boxes[0].selectbox("X", names, index=names.index(suggested.x))
+    y = boxes[1].selectbox("Y", names, index=names.index(suggested.y))
     colours = [None, *names]
     colour = boxes[2].selectbox(
-        "colour",
+        "Colour",
         colours,
         index=colours.index(suggested.colour),
         format_func=lambda name: "(none)" if name is None else name,
     )
-    mark = boxes[3].selectbox("mark", MARKS, index=MARKS.index(suggested.mark))
+    mark = boxes[3].selectbox("Drawn as", MARKS, index=MARKS.index(suggested.mark))
     st.altair_chart(build_chart(rows, ChartChoice(x, y, colour, mark)))
 
 
@@ -258,7 +258,8 @@ def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> alt.Chart:
         # Names stay in the query's order; numbers and times have one of their own.
         x=alt.X(f"x:{x}", title=choice.x, sort=None if x == "N" else "ascending", axis=axis),
         y=alt.Y(f"y:{y}", title=choice.y, sort=None if y == "N" else "ascending"),
-        tooltip=[alt.Tooltip(f"{channel}:{_kind(drawn[channel])}", title=name) for channel, name in used.items()],
+        # A colon, for Vega takes a field that is called image for the address of one and loads it.
+        tooltip=[alt.Tooltip(f"{channel}:{_kind(drawn[channel])}", title=f"{name}:") for channel, name in used.items()],
     ).properties(height=420)
     if choice.colour is None:
         return chart

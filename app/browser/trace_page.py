@@ -3,15 +3,13 @@
 It draws; what it draws comes from `curate.browsing`. The filter, the page and the open trace are in the link.
 """
 
-from datetime import datetime
-
 import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.browsing import Position, TracePage, count_traces, find_traces, load_trace
-from curate.trace_filter import TraceFilter
+from curate.trace_filter import TraceFilter, read_time
 from curate.trace_text import with_codes
 from store import InputError, Store
 
@@ -74,12 +72,20 @@ def draw_rows(rows: pl.DataFrame) -> None:
         pl.col("sample_index").alias("sample"),
         pl.coalesce("reasoning", "error", pl.lit("")).map_elements(with_codes, pl.String).alias("reasoning"),
     )
-    event = st.dataframe(
+    key = f"traces-{st.query_params.get(PAGE, '')}"
+
+    def open_selected() -> None:
+        # Of the rows that were on the screen: traces may have come in since.
+        selected = st.session_state[key].selection.rows
+        if selected:
+            st.query_params[TRACE] = rows["trace_id"][selected[0]]
+
+    st.dataframe(
         shown,
         hide_index=True,
-        on_select="rerun",
+        on_select=open_selected,
         selection_mode="single-row",
-        key=f"traces-{rows['trace_id'][0]}",
+        key=key,
         height=320,
         column_config={
             "made": st.column_config.DatetimeColumn(format="MM-DD HH:mm:ss", width=110),
@@ -92,12 +98,12 @@ def draw_rows(rows: pl.DataFrame) -> None:
             "reasoning": st.column_config.TextColumn(width=600),
         },
     )
-    if event.selection.rows:
-        st.query_params[TRACE] = rows["trace_id"][event.selection.rows[0]]
 
 
 def draw_turning(page: TracePage, after: Position | None) -> None:
     """Buttons to newer and older pages."""
+    if after is None:
+        st.session_state["newer-pages"] = []
     newer_pages: list[str] = st.session_state.setdefault("newer-pages", [])
     here = st.query_params.get(PAGE, "")
     row = st.container(horizontal=True)
@@ -130,6 +136,6 @@ def read_position(text: str | None) -> Position | None:
         return None
     moment, _, trace_id = text.partition("~")
     try:
-        return Position(datetime.fromisoformat(moment).replace(tzinfo=None), trace_id)
+        return Position(read_time(moment), trace_id)
     except ValueError:
         raise InputError(f"the link says {PAGE}={text!r}, which is no place among traces; leave it out") from None

@@ -1,10 +1,22 @@
 -- What the page Agreement reads: people's judgements as they stand, beside those of rules and policies.
 
 -- name: agreement_labels
--- `skip` is no judgement. Traces that people labelled are few, so their texts are read after they are found. A trace that
--- was never judged passes and fails no rule, and every policy refuses it.
-with labelled as materialized (
-    select * from traces where trace_id in (select trace_id from labels_current where label <> 'skip')
+-- Of all labels, or as they stand in one queue. `skip` is no judgement. Traces that people labelled are few, so their
+-- texts are read after they are found. A trace that was never judged passes and fails no rule, and every policy refuses
+-- it.
+with standing as materialized (
+    select trace_id, annotator, label, seconds, created_at from labels_current where $queue_id::varchar is null
+    union all
+    select trace_id, annotator, label, seconds, created_at
+    from (
+        from labels.label_events
+        where queue_id = $queue_id
+        qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
+    )
+    where label <> 'undo'
+),
+labelled as materialized (
+    select * from traces where trace_id in (select trace_id from standing where label <> 'skip')
 ),
 chosen as (
     select trace_id, outcome
@@ -18,16 +30,16 @@ select
     coalesce(failed_rules, []) as failed_rules,
     coalesce(judged_outcomes.policies, []) as accepted_by,
     list_filter(known, lambda policy: not list_contains(coalesce(judged_outcomes.policies, []), policy)) as refused_by
-from labels_current
+from standing
 join chosen using (trace_id)
 left join judged_outcomes using (outcome)
 cross join (select list(policy order by policy) as known from policies)
-where label <> 'skip' and ($queue_id::varchar is null or queue_id = $queue_id)
+where label <> 'skip'
 order by trace_id, annotator
 
 -- name: agreement_queues
 -- Queues that people labelled in, the newest first.
 select queue_id, name
 from labels.label_queues
-where queue_id in (select queue_id from labels_current where label <> 'skip')
+where queue_id in (select queue_id from labels.label_events)
 order by created_at desc, queue_id

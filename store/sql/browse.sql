@@ -53,6 +53,11 @@ select traces.*, prompts.sid_version, prompts.messages
 from traces
 join prompts using (prompt_id)
 where trace_id = $trace_id
+-- and: conditions
+
+-- name: made_at
+-- Whoever knows when a trace was made finds it five times as fast.
+created_at = $made_at
 
 -- name: browse_verdicts
 select rule, rule_version, passed, reason, detail

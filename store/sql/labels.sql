@@ -62,7 +62,7 @@ order by least(good, bad) desc, md5_number_lower(concat_ws(chr(31), trace_id, $s
 limit $size
 
 -- name: label_queue
-select queue_id, settings, traces, author from labels.label_queues where queue_id = $queue_id
+select settings, traces from labels.label_queues where queue_id = $queue_id
 
 -- name: label_queue_list
 -- Each queue with how many of its traces have as many judgements as they need, and how many an annotator is done with.
@@ -143,7 +143,7 @@ seated as (
     where queue_id = $queue_id
     group by trace_id
 )
-select place, trace_id
+select place, trace_id, created_at
 from label_queue_traces
 left join judged using (trace_id)
 left join seated using (trace_id)
@@ -172,4 +172,10 @@ order by created_at desc, event_id desc
 limit 1
 
 -- name: place_in_queue
-select place from label_queue_traces where queue_id = $queue_id and trace_id = $trace_id
+select place, trace_id, created_at from label_queue_traces where queue_id = $queue_id and trace_id = $trace_id
+
+-- name: has_seat
+select 1 from label_seats where queue_id = $queue_id and trace_id = $trace_id and annotator = $annotator
+
+-- name: newest_label_time
+select max(created_at) from label_events

@@ -54,8 +54,9 @@ select
     ranking = candidate_lists.item_ids as copied,
     batch_outcomes.outcome
 from batch
-join prompts using (prompt_id)
-join candidate_lists using (list_id)
+-- Outer joins: a trace without its prompt or list then breaks a constraint, and nothing is lost.
+left join prompts using (prompt_id)
+left join candidate_lists using (list_id)
 left join batch_outcomes using (trace_id)
 anti join traces using (trace_id)
 
@@ -93,7 +94,14 @@ where traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct f
 insert into verdicts by name from batch anti join traces using (trace_id)
 
 -- name: put_verdicts
-insert into verdicts by name from batch anti join verdicts using (trace_id, rule, rule_version)
+-- Verdicts lie with their trace's time, so that a batch is compared with its neighbours and not with all.
+insert into verdicts by name
+from batch
+anti join (
+    select trace_id, rule, rule_version
+    from verdicts
+    where created_at between (select min(created_at) from batch) and (select max(created_at) from batch)
+) using (trace_id, rule, rule_version)
 
 -- name: put_snapshots
 insert into snapshots by name from batch anti join snapshots using (name, version)

@@ -70,7 +70,7 @@ select policy from policies order by policy
 
 -- name: completions_to_judge
 -- Stored completions of a data set, in batches from the oldest on.
-select trace_id, created_at, prompt_id, completion, finish_reason
+select trace_id, created_at, prompt_id, completion, finish_reason, outcome is null as unjudged
 from traces
 where dataset = $dataset
     and completion is not null

@@ -1,6 +1,12 @@
 -- name: has_schema_tables
 select 1 from duckdb_tables() where table_name = 'schema_state' and database_name = current_database()
 
+-- name: labels_have_schema_tables
+select 1 from duckdb_tables() where table_name = 'schema_state' and database_name = 'labels'
+
+-- name: labels_schema_state
+select state from labels.schema_state
+
 -- name: schema_state
 select state from schema_state
 

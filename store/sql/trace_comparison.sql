@@ -1,4 +1,4 @@
--- What the page Compare reads: all attempts on one candidate list, and what two arms made of the same lists.
+-- All attempts on one candidate list, for the page Compare.
 
 -- name: compared_list
 -- The candidate list of that id, or of the prompt or trace of that id.
@@ -35,29 +35,3 @@ select trace_id, list(label order by label) as labels
 from labels_current
 where trace_id in (select unnest($trace_ids))
 group by trace_id
-
--- name: arms
--- Ways to make traces, those with most first.
-select template, strategy, teacher, model, temperature, count(*) as traces
-from traces
-group by all
-order by traces desc, template, strategy, teacher, model, temperature
-
--- name: arm_lists
--- What one arm made of each list that it tried. A request that failed is no attempt.
-select
-    list_id,
-    any_value(target_rank) as target_rank,
-    count(*) as attempts,
-    count(*) filter (accepted) as accepted,
-    avg(coalesce(accepted, false)::integer) filter (sample_index = 0) as first_accepted,
-    avg(new_rank) filter (sample_index = 0) as first_rank
-from traces
-left join (select outcome, list_contains(policies, 'paper') as accepted from judged_outcomes) using (outcome)
-where error is null
-    and template = $template
-    and strategy = $strategy
-    and teacher = $teacher
-    and model = $model
-    and temperature = $temperature
-group by list_id

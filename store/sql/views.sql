@@ -19,14 +19,16 @@ select trace_id, rule, rule_version, passed, reason, detail, created_at
 from verdicts
 qualify rule_version = max(rule_version) over (partition by created_at, trace_id, rule);
 
--- What each annotator thinks of each trace now: the last event wins, and "undo" takes the label back.
+-- What each annotator thinks of each trace now: in each queue the last event wins, and "undo" takes it back; of what
+-- then stands in several queues, or outside of them, the newest judgement counts, and a skip only where there is none.
 create or replace view labels_current as
 select event_id, trace_id, annotator, label, tags, note, seconds, queue_id, shown, created_at
 from (
     from labels.label_events
-    qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
+    qualify row_number() over (partition by trace_id, annotator, queue_id order by created_at desc, event_id desc) = 1
 )
-where label <> 'undo';
+where label <> 'undo'
+qualify row_number() over (partition by trace_id, annotator order by label = 'skip', created_at desc, event_id desc) = 1;
 
 -- What the rules say, outcome by outcome: `lost_at` is the first rule of the policy "strict" that is not passed.
 create or replace view judged_outcomes as

@@ -1,11 +1,17 @@
-"""A tiny data set whose every number can be worked out by hand."""
+"""A tiny data set whose every number can be worked out by hand, and a store that several arms tried."""
 
+import shutil
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from curate.ingest import IngestSettings, put_dataset
+from curate.requests import SamplingSettings
+from curate.sampling import sample
+from curate.teachers.evidence import EvidenceTeacher
+from curate.teachers.fake import FakeTeacher
 from store import Store
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001
@@ -65,3 +71,19 @@ def tiny(store: Store) -> Store:
         },
     )
     return store
+
+
+@pytest.fixture(scope="session")
+def tried_folder(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with two arms on the same 30 lists, and a third that answers nothing that can be parsed on one of them."""
+    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("tried") / "store"))
+    for template in ("rerank_evidence.v1", "rerank.v1"):
+        sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=30, template=template, temperature=0.5))
+    sample(store, FakeTeacher(lambda _: "no idea <b>"), SamplingSettings("shop", limit=1, max_attempts=1))
+    return store.folder
+
+
+@pytest.fixture
+def tried(tried_folder: Path, tmp_path: Path) -> Store:
+    """Such a store of one's own."""
+    return Store.open(shutil.copytree(tried_folder, tmp_path / "store"))

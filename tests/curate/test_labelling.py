@@ -1,4 +1,5 @@
 import threading
+from datetime import timedelta
 
 import polars as pl
 import pytest
@@ -9,7 +10,6 @@ from curate.labelling import (
     Order,
     Progress,
     QueueSettings,
-    Seat,
     find_queue,
     label_seat,
     list_queues,
@@ -23,6 +23,7 @@ from curate.teachers.evidence import EvidenceTeacher
 from curate.trace_filter import TraceFilter
 from store import InputError, Store
 from store.labels import Label, put_label
+from store.values import utc_now
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_each_trace_is_shown_once_and_the_queue_ends(traced: Store) -> None:
         # Whoever reloads the page sees the same trace again.
         assert take_seat(traced, queue, "ann")[0] == seat
         seat, progress = label_seat(traced, queue, "ann", seat, Label.GOOD, tags=["generic"], note="so so", seconds=1.5)
-    assert shown == [Seat(place, trace) for place, trace in enumerate(places(traced, queue.queue_id), 1)]
+    assert [(seat.place, seat.trace_id) for seat in shown] == list(enumerate(places(traced, queue.queue_id), 1))
     assert progress == Progress(5, 5, 5, 0)
     stored = events(traced)
     assert stored["trace_id"].to_list() == [seat.trace_id for seat in shown]
@@ -164,6 +165,44 @@ def test_a_seat_that_was_left_is_free_again(traced: Store, monkeypatch: pytest.M
     assert take_seat(traced, queue, "ben") == (None, Progress(1, 0, 0, 1))
     monkeypatch.setattr(labelling, "SEAT", -labelling.SEAT)
     assert take_seat(traced, queue, "ben")[0] == seat
+
+
+def test_two_windows_of_one_person_give_one_judgement(traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("windows", size=3), "ann")
+    seat, _ = take_seat(traced, queue, "ann")
+    assert seat is not None
+    assert take_seat(traced, queue, "ann")[0] == seat
+    following, _ = label_seat(traced, queue, "ann", seat, Label.GOOD)
+    assert label_seat(traced, queue, "ann", seat, Label.BAD) == (following, Progress(3, 1, 1, 2))
+    assert events(traced)["label"].to_list() == ["good"]
+
+
+def test_a_clock_that_was_set_back_leaves_the_order_of_events(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = make_queue(traced, QueueSettings("clock", size=3), "ann")
+    seat, _ = take_seat(traced, queue, "ann")
+    assert seat is not None
+    label_seat(traced, queue, "ann", seat, Label.GOOD)
+    undo_last(traced, queue, "ann")
+    monkeypatch.setattr("store.labels.utc_now", lambda: utc_now() - timedelta(hours=1))
+    following, progress = label_seat(traced, queue, "ann", seat, Label.BAD)
+    assert (following != seat, progress.mine) == (True, 1)
+    assert events(traced)["label"].to_list() == ["good", "undo", "bad"]
+
+
+def test_what_is_said_in_one_queue_stands_whatever_another_says(traced: Store) -> None:
+    first, second = (make_queue(traced, QueueSettings(name, size=1), "ann") for name in ("first", "second"))
+    for queue, label in ((first, Label.BAD), (second, Label.SKIP)):
+        seat, _ = take_seat(traced, queue, "ann")
+        assert seat is not None
+        label_seat(traced, queue, "ann", seat, label)
+    with traced.reading() as session:
+        assert session.connection.execute("select label from labels_current").fetchall() == [("bad",)]
+    undo_last(traced, second, "ann")
+    with traced.reading() as session:
+        assert session.connection.execute("select label from labels_current").fetchall() == [("bad",)]
+    undo_last(traced, first, "ann")
+    with traced.reading() as session:
+        assert session.connection.execute("select label from labels_current").fetchall() == []
 
 
 def test_many_people_at_once_lose_nothing(traced: Store) -> None:

@@ -68,6 +68,16 @@ def test_a_gain_is_the_difference_of_two_scores_and_turns_its_sign_with_the_rank
     assert Bootstrap(np.array(ranks)).ndcg_gain(1, 0, 5) == gain
 
 
+@given(ranks=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
+def test_lists_with_the_same_row_are_counted_together(ranks: list[tuple[int, int]]) -> None:
+    rows, counts = np.unique(np.array(ranks), axis=0, return_counts=True)
+    lists = Bootstrap(np.array(ranks))
+    assert lists.rows_U_C.tolist() == rows.tolist()
+    for row, count in zip(rows, counts, strict=True):
+        share = lists.mean("share", (lists.rows_U_C == row).all(axis=1).astype(float))
+        assert share.value == pytest.approx(count / len(ranks))
+
+
 def test_a_resample_is_of_lists_one_by_one() -> None:
     # Two rankers that agree but for one list in four: drawn list by list, the paired gain has this standard error.
     ranks = np.array([[1, 1]] * 300 + [[0, 1]] * 100)

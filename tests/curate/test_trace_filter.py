@@ -48,7 +48,7 @@ def test_other_parameters_of_a_link_are_left_alone() -> None:
 )
 def test_a_link_without_meaning_is_a_clear_error(query: dict[str, str]) -> None:
     ((name, value),) = query.items()
-    with pytest.raises(InputError, match=f"the link says {name}='{value}'"):
+    with pytest.raises(InputError, match=f"the filter says {name}='{value}'"):
         TraceFilter.from_query(query)
 
 

@@ -6,11 +6,12 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from app.browser.compare_page import ONE_LIST, TWO_ARMS
+from curate.arm_comparison import list_arms
 from curate.browsing import find_traces
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
-from curate.trace_comparison import list_arms, load_attempts
+from curate.trace_comparison import load_attempts
 from curate.trace_filter import TraceFilter
 from store import Store
 
@@ -86,7 +87,7 @@ def test_a_list_with_one_attempt_has_no_pair(open_page: Open, traced: Store) -> 
             "select list_id from traces group by list_id having count(*) = 1 limit 1"
         ).fetchall()
     page = open_comparison(open_page, list=list_id)
-    assert "one attempt on this list" in page.info[0].value
+    assert "A pair needs two attempts" in page.info[0].value
 
 
 def test_an_unknown_id_is_a_message_and_another_can_be_entered(open_page: Open, traced: Store) -> None:
@@ -119,7 +120,7 @@ def test_without_a_link_two_arms_are_compared(open_page: Open, traced: Store) ->
 def test_one_arm_cannot_be_compared(open_page: Open, traced: Store) -> None:
     with traced.writing() as session:
         session.connection.execute("delete from traces where teacher <> 'evidence'")
-    assert "made in one way" in open_comparison(open_page).info[0].value
+    assert "two ways to make traces" in open_comparison(open_page).info[0].value
 
 
 def test_arms_without_a_list_in_common(open_page: Open, traced: Store) -> None:

@@ -53,6 +53,13 @@ def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, open
         expect(page.get_by_text("1,050,000 characters").first).to_be_visible()
 
 
+def look(page: Page) -> None:
+    """Wait until the trace is drawn and could have been seen."""
+    expect(page.get_by_text("Completion as received")).to_be_visible()
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    page.wait_for_timeout(600)
+
+
 def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store, open_browser: Open) -> None:
     queue = make_queue(traced, QueueSettings("keys", size=20, tags=("odd", "nice")), "ann")
     page = open_browser()
@@ -66,9 +73,10 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store
         page.keyboard.press(key)
         done += steps
         expect(page.get_by_text(f"{done} of 20 by you")).to_be_visible()
+        look(page)
 
     expect(page.get_by_text("0 of 20 by you")).to_be_visible()
-    expect(page.get_by_text("Completion as received")).to_be_visible()
+    look(page)
     for key in ("g", "b", "u", "s", "g"):
         press(key)
     # A note with letters that are keys elsewhere, and a tag.
@@ -79,15 +87,21 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store
     page.keyboard.type("bugs 2z")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Note")).not_to_be_focused()
+    # An empty note gives the keys back too.
+    page.keyboard.press("n")
+    expect(page.get_by_label("Note")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Note")).not_to_be_focused()
     press("b")
     press("z", steps=-1)
     press("u")
     # A reload in the middle shows the same trace again, and asks for no name.
     page.reload()
     expect(page.get_by_text(f"{done} of 20 by you")).to_be_visible()
-    expect(page.get_by_text("Completion as received")).to_be_visible()
-    while done < 20:
+    look(page)
+    while done < 19:
         press("g")
+    page.keyboard.press("g")
     expect(page.get_by_text("Nothing is left for you in this queue.")).to_be_visible()
     with traced.reading() as session:
         rows = session.connection.execute(
@@ -98,3 +112,48 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store
     assert rows[7] == ("unsure", ["odd"], "bugs 2z")
     assert len(rows) == 22
     assert current == [(20,)]
+
+
+def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, traced: Store, open_browser: Open) -> None:
+    trace_id = find_traces(traced, TraceFilter(passes="paper")).rows["trace_id"][0]
+    page = open_browser()
+    page.goto(f"{server}/traces?trace={trace_id}")
+    link = page.get_by_role("link", name="All attempts on this prompt")
+    page.goto(server + str(link.get_attribute("href")))
+    expect(page.get_by_text("1 accepted")).to_be_visible()
+    expect(page.get_by_text("Kendall's tau of two orders")).to_be_visible()
+
+
+def test_a_snapshot_is_published_from_the_filter(server: str, traced: Store, open_browser: Open) -> None:
+    page = open_browser()
+    page.goto(f"{server}/snapshots?passes=strict&teacher=evidence")
+    page.get_by_text("Publish from the filter").click()
+    page.get_by_label("Name").fill("good")
+    page.get_by_label("Name").press("Enter")
+    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(page.get_by_text("Published.", exact=True)).to_be_visible()
+    fitting = find_traces(traced, TraceFilter(passes="strict", teacher="evidence"), limit=1_000).rows
+    with traced.reading() as session:
+        ((name, rows),) = session.connection.execute("select name, rows from snapshots").fetchall()
+    assert (name, rows) == ("good", fitting.height)
+
+
+def test_a_key_pressed_twice_labels_one_trace(server: str, traced: Store, open_browser: Open) -> None:
+    queue = make_queue(traced, QueueSettings("double", size=20), "ann")
+    page = open_browser()
+    page.goto(f"{server}/label?queue={queue.queue_id}")
+    page.get_by_label("Your name, as it will stand").fill("ann")
+    page.keyboard.press("Enter")
+    look(page)
+    for done, gap_ms in enumerate((0, 30, 80, 160), 1):
+        page.keyboard.press("g")
+        page.wait_for_timeout(gap_ms)
+        page.keyboard.press("g")
+        expect(page.get_by_text(f"{done} of 20 by you")).to_be_visible()
+        page.wait_for_timeout(1_500)
+        look(page)
+        expect(page.get_by_text(f"{done} of 20 by you")).to_be_visible()
+    with traced.reading() as session:
+        events = session.connection.execute("select count(*) from labels.label_events").fetchone()
+    assert events == (4,)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
 
 from app.browser import label_page
 from curate.labelling import QueueSettings, label_seat, make_queue, take_seat
@@ -13,8 +14,9 @@ Open = Callable[..., AppTest]
 
 
 @pytest.fixture
-def open_labels(open_page: Open) -> Open:
-    """The page, as ann has it open."""
+def open_labels(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """The page, as ann has it open, who presses keys as fast as a test does."""
+    monkeypatch.setattr(label_page, "UNSEEN_SECONDS", 0)
 
     def run(**query: str) -> AppTest:
         page = open_page("label_page", "draw_labels", **query)
@@ -24,6 +26,11 @@ def open_labels(open_page: Open) -> Open:
         return page
 
     return run
+
+
+def key_of(page: AppTest, label: str) -> Button:
+    """The button of that name; its key names the trace too."""
+    return next(button for button in page.button if button.label == label)
 
 
 def events(store: Store) -> list[tuple[object, ...]]:
@@ -46,7 +53,7 @@ def test_the_name_is_asked_before_anything_else(open_page: Open) -> None:
 
 def test_a_queue_is_made_from_the_filter_and_opens(open_labels: Open, traced: Store) -> None:
     page = open_labels(passes="paper")
-    assert page.text[0].value == "Traces: passes paper"
+    assert "Traces: passes paper" in [text.value for text in page.text]
     page.text_input(key="queue-name").set_value("good ones")
     page.number_input(key="queue-size").set_value(3)
     page.text_input(key="queue-tags").set_value("odd, n_ice")
@@ -57,21 +64,21 @@ def test_a_queue_is_made_from_the_filter_and_opens(open_labels: Open, traced: St
         (row,) = session.connection.execute("select settings, traces from labels.label_queues").fetchall()
     assert row[1] == 3
     assert '"tags":["odd","n_ice"]' in row[0]
-    assert [page.button(key=f"tag-{place}").label for place in (1, 2)] == ["☐ odd", "☐ n\\_ice"]
+    assert [button.label for button in page.button if "☐" in button.label] == ["☐ odd", "☐ n\\_ice"]
 
 
 def test_labels_tags_notes_and_undo_are_events(open_labels: Open, traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("short", size=4, tags=("odd",)), "ann")
     page = open_labels(queue=queue.queue_id)
-    page.button(key="label-good").click().run()
-    page.button(key="tag-1").click().run()
+    key_of(page, "Good").click().run()
+    key_of(page, "☐ odd").click().run()
     page.button(key="note-open").click().run()
     page.text_input[0].set_value("strange").run()
-    page.button(key="label-bad").click().run()
-    page.button(key="label-undo").click().run()
+    key_of(page, "Bad").click().run()
+    key_of(page, "Undo").click().run()
     # Tags and note stay with the trace.
-    page.button(key="label-unsure").click().run()
-    page.button(key="label-skip").click().run()
+    key_of(page, "Unsure").click().run()
+    key_of(page, "Skip").click().run()
     assert not page.exception
     assert events(traced) == [
         ("ann", "good", [], None),
@@ -80,19 +87,18 @@ def test_labels_tags_notes_and_undo_are_events(open_labels: Open, traced: Store)
         ("ann", "unsure", ["odd"], "strange"),
         ("ann", "skip", [], None),
     ]
-    page.button(key="label-good").click().run()
+    key_of(page, "Good").click().run()
     assert "Nothing is left for you" in page.success[0].value
-    assert page.button(key="label-good").disabled
+    assert key_of(page, "Good").disabled
 
 
 def test_blind_hides_teacher_verdicts_and_labels(open_labels: Open, traced: Store) -> None:
     for blind in (True, False):
-        queue = make_queue(traced, QueueSettings("one", TraceFilter(teacher="evidence"), size=1, blind=blind), "ann")
-        seat, _ = take_seat(traced, queue, "ben")
-        assert seat is not None
         queue_of_two = make_queue(
             traced, QueueSettings("two", TraceFilter(teacher="evidence"), size=1, overlap=2, blind=blind), "ann"
         )
+        seat, _ = take_seat(traced, queue_of_two, "ben")
+        assert seat is not None
         label_seat(traced, queue_of_two, "ben", seat, Label.BAD)
         page = open_labels(queue=queue_of_two.queue_id)
         everything = "".join(element.value.to_csv() for element in page.dataframe)
@@ -112,28 +118,22 @@ def test_a_label_that_cannot_be_stored_is_told_and_the_trace_stays(
         raise StoreBusyError("labels.duckdb has been in use by process 1")
 
     monkeypatch.setattr(label_page, "label_seat", busy)
-    page.button(key="label-good").click().run()
-    assert "not stored" in page.error[0].value
+    key_of(page, "Good").click().run()
+    assert "Nothing was stored" in page.error[0].value
     assert "in use by process 1" in page.code[0].value
     monkeypatch.undo()
+    monkeypatch.setattr(label_page, "UNSEEN_SECONDS", 0)
     monkeypatch.setenv("GR2_STORE", str(traced.folder))
-    page.button(key="label-good").click().run()
+    key_of(page, "Good").click().run()
     assert not page.error
     assert events(traced) == [("ann", "good", [], None)]
 
 
-def test_a_key_for_a_trace_that_is_gone_does_nothing(open_labels: Open, traced: Store) -> None:
-    queue = make_queue(traced, QueueSettings("short", size=4), "ann")
-    seat, _ = take_seat(traced, queue, "ann")
-    assert seat is not None
-    desk = label_page.Desk(traced, queue, "ann")
-    state = desk.__class__.state
-    try:
-        label_page.Desk.state = {"seat": None, "since": 0.0}  # type: ignore[assignment]
-        desk.label(seat, Label.GOOD)
-    finally:
-        label_page.Desk.state = state  # type: ignore[method-assign]
-    assert events(traced) == []
+def test_somebody_else_can_sit_down(open_labels: Open) -> None:
+    page = open_labels()
+    assert "You are ann." in [text.value for text in page.text]
+    page.button(key="somebody-else").click().run()
+    assert page.text_input[0].label.startswith("Your name")
 
 
 def test_an_unknown_queue_is_a_line(open_labels: Open) -> None:

@@ -120,8 +120,9 @@ def test_a_chart_is_drawn_of_the_columns_that_are_chosen(open_sql: Open) -> None
     page = open_sql(q="select split, teacher, count(*) as traces from traces group by all")
     page.segmented_control(key="sql-view").set_value("Chart").run()
     boxes = {box.label: box for box in page.selectbox}
-    assert [boxes[label].value for label in ("x", "y", "colour", "mark")] == ["split", "traces", "teacher", "bar"]
-    boxes["colour"].set_value(None).run()
+    labels = ("X", "Y", "Colour", "Drawn as")
+    assert [boxes[label].value for label in labels] == ["split", "traces", "teacher", "bar"]
+    boxes["Colour"].set_value(None).run()
     assert not page.exception
     spec = json.loads(page.get("vega_lite_chart")[0].proto.spec)
     assert spec["encoding"]["y"]["title"] == "traces"
@@ -136,6 +137,12 @@ def test_charts_of_every_mark_know_columns_by_names_of_ours(mark: str) -> None:
     assert spec["encoding"]["x"]["title"] == name
     assert spec["encoding"]["x"]["type"] == ("ordinal" if mark in ("bar", "heatmap") else "quantitative")
     assert spec["encoding"]["color"]["type"] == "nominal"
+
+
+def test_a_column_called_image_is_no_address_to_load() -> None:
+    rows = pl.DataFrame({"image": ["https://example.org/?secret"], "title": [1]})
+    spec = build_chart(rows, ChartChoice("image", "title", None, "bar")).to_dict()
+    assert [tooltip["title"] for tooltip in spec["encoding"]["tooltip"]] == ["image:", "title:"]
 
 
 def test_the_schema_stands_beside_and_can_be_searched(open_sql: Open) -> None:
@@ -170,7 +177,7 @@ def test_what_cannot_be_saved_says_why(open_sql: Open) -> None:
     page = open_sql(q="select 1")
     page.text_input(key="sql-name").set_value("mine")
     buttons(page)["Save query"].click().run()
-    assert "the author is empty" in page.text[0].value
+    assert "the author is empty" in page.code[0].value
 
 
 def test_a_colleagues_query_is_text_in_the_menu(open_sql: Open, traced: Store) -> None:

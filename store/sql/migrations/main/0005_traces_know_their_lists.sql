@@ -74,8 +74,9 @@ select
     ranking = candidate_lists.item_ids as copied,
     judged.outcome
 from earlier_traces
-join prompts using (prompt_id)
-join candidate_lists using (list_id)
+-- Outer joins: a trace without its prompt or list then breaks a constraint, and nothing is lost.
+left join prompts using (prompt_id)
+left join candidate_lists using (list_id)
 left join judged using (trace_id)
 order by created_at, trace_id;
 
