@@ -69,7 +69,7 @@ def prepare(store: Store) -> list[Picture]:
     return [
         Picture("overview", "", "Tokens and cost", 1900),
         Picture("traces", f"traces?template=rerank_evidence.v1&trace={trace_id}", "Completion as received", 1500),
-        Picture("compare", f"compare?trace={trace_id}", "Reasonings: - only in the first", 1900),
+        Picture("compare", f"compare?trace={trace_id}", "Two attempts", 1900),
         Picture("label", f"label?queue={blind.queue_id}", "Completion as received", 1050),
         Picture("agreement", "agreement", "Rules and policies against people", 2000),
         Picture("snapshots", "snapshots", "Lineage", 1100),
