@@ -27,7 +27,8 @@ def choose_filter(store: Store) -> TraceFilter:
             "Clear the filter", on_click=clear_filter, key="clear-filter", type="tertiary", icon=":material/close:"
         )
         _text("text", "Text in the reasoning")
-        for name in ("dataset", "split", "template", "teacher"):
+        _select("dataset", "Data set", choices["dataset"])
+        for name in ("split", "template", "teacher"):
             _select(name, name.capitalize(), choices[name])
         _select("passes", "Passes policy", choices["policy"])
         _select("fails", "Fails policy", choices["policy"])
@@ -36,10 +37,10 @@ def choose_filter(store: Store) -> TraceFilter:
             _text("pattern", "Regular expression")
             _select("rule", "Failed rule", choices["rule"])
             _select("reason", "Reason", choices["reason"])
-            _select("lost_at", "First failed rule", (ANSWERED, *RULE_NAMES))
+            _select("lost_at", "Lost at", (ANSWERED, *RULE_NAMES))
             _select("copied", "Order copied", ("yes", "no"))
-            _select("target_rank", "Target before (0: absent)", ranks)
-            _select("new_rank", "Target after (0: left out)", ranks)
+            _select("target_rank", "Rank before (0: absent)", ranks)
+            _select("new_rank", "Rank after (0: left out)", ranks)
             _text("min_pass_rate", "Pass rate at least")
             _text("max_pass_rate", "Pass rate at most")
             _select("strategy", "Strategy", choices["strategy"])

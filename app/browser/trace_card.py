@@ -18,7 +18,7 @@ from curate.trace_text import Part, Stretch, annotate, name_of, short_sid
 # Texts longer than this are folded; what is folded is shown in parts of so many characters.
 FOLDED_CHARACTERS = 6_000
 PART_CHARACTERS = 100_000
-TITLE_CHARACTERS = 46
+TITLE_CHARACTERS = 24
 STYLE = """<style>
 .gr2-reasoning {white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; line-height: 1.6}
 .gr2-reasoning .item {background: rgba(70, 130, 240, .18); border-radius: 4px; padding: 0 4px; unicode-bidi: isolate}
@@ -32,7 +32,7 @@ STYLE = """<style>
 
 def draw_trace(view: TraceView, *, blind: bool = False) -> None:
     """Draw all of it; blind: without verdicts and labels, and without what rules found in the reasoning."""
-    left, right = st.columns([1, 1], gap="large")
+    left, right = st.columns([6, 5], gap="large")
     with left:
         st.markdown("##### Order before and after")
         draw_order(view.listed, view.trace["ranking"])
@@ -59,10 +59,10 @@ def draw_heading(view: TraceView) -> None:
                 "teacher": [f"{trace['teacher']}/{trace['model']}"],
                 "temperature": [f"{trace['temperature']:g}"],
                 "sample": [trace["sample_index"]],
-                "tokens": [f"{_count(trace['prompt_tokens'])} + {_count(trace['completion_tokens'])}"],
+                "tokens in + out": [f"{_count(trace['prompt_tokens'])} + {_count(trace['completion_tokens'])}"],
                 "cost": ["?" if trace["cost_usd"] is None else f"${trace['cost_usd']:.5f}"],
                 "latency": ["?" if trace["latency_ms"] is None else f"{trace['latency_ms']:,.0f} ms"],
-                "finished": [trace["finish_reason"] or "?"],
+                "finish reason": [trace["finish_reason"] or "?"],
             }
         ),
         hide_index=True,
@@ -119,11 +119,9 @@ def order_chart(table: pl.DataFrame) -> alt.LayerChart:
         .otherwise(pl.col("item"))
     )
     star = pl.when(pl.col("target") == "★").then(pl.lit("★ ")).otherwise(pl.lit(""))
-    named = table.with_columns(
-        place=pl.lit("before"), rank=pl.col("before"), name=star + short + pl.format("  {}", "before")
-    )
+    named = table.with_columns(place=pl.lit(0), rank=pl.col("before"), name=star + short + pl.format("  {}", "before"))
     moved = table.filter(pl.col("after").is_not_null()).with_columns(
-        place=pl.lit("after"), rank=pl.col("after"), name=pl.format("{}  ", "after") + star + short
+        place=pl.lit(1), rank=pl.col("after"), name=pl.format("{}  ", "after") + star + short
     )
     ends = pl.concat([named, moved])
     colour = alt.Color(
@@ -132,11 +130,13 @@ def order_chart(table: pl.DataFrame) -> alt.LayerChart:
         legend=alt.Legend(title=None, orient="top"),
     )
     base = alt.Chart(ends).encode(
+        # Names stand inside of the plot, or it would be squeezed by the longest.
         x=alt.X(
-            "place:N",
-            sort=["before", "after"],
-            axis=alt.Axis(title=None, labelAngle=0, orient="top"),
-            scale=alt.Scale(padding=0.02),
+            "place:Q",
+            scale=alt.Scale(domain=[-1.35, 2.35], nice=False),
+            axis=alt.Axis(
+                title=None, orient="top", values=[0, 1], labelExpr="datum.value == 0 ? 'before' : 'after'", grid=False
+            ),
         ),
         y=alt.Y("rank:Q", scale=alt.Scale(reverse=True, zero=False, nice=False, padding=12), axis=None),
         tooltip=["item:N", "before:Q", "after:Q", alt.Tooltip("semantic ID:N")],
@@ -146,8 +146,8 @@ def order_chart(table: pl.DataFrame) -> alt.LayerChart:
         color=colour,
         strokeWidth=alt.condition("datum.way == 'target'", alt.value(4), alt.value(1.5)),
     )
-    before = base.transform_filter(alt.datum.place == "before").mark_text(align="right", dx=-9)
-    after = base.transform_filter(alt.datum.place == "after").mark_text(align="left", dx=9)
+    before = base.transform_filter(alt.datum.place == 0).mark_text(align="right", dx=-9)
+    after = base.transform_filter(alt.datum.place == 1).mark_text(align="left", dx=9)
     return alt.LayerChart(
         layer=[lines, *(names.encode(text="name:N", color=colour) for names in (before, after))], height=330
     )

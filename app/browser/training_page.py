@@ -85,7 +85,7 @@ def draw_evaluations(store: Store) -> None:
     shown = {name: label for name, label in SHOWN.items() if name in figures.columns}
     facts = orjson.loads(done.runs["settings"][0])
     lists: int = done.metrics.filter(metric="conditional_mrr")["n"][0]
-    st.caption(
+    st.text(
         f"{lists:,} {facts['split']} lists of {facts['pre_ranker']} that hold their target, "
         f"semantic IDs {facts['sid_version']}"
     )
