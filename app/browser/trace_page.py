@@ -21,6 +21,8 @@ def draw_traces(store: Store) -> None:
     """Draw the page."""
     chosen = choose_filter(store)
     draw_table(store, chosen)
+    if opened := st.session_state.pop("opened-trace", None):
+        st.query_params[TRACE] = opened
     if trace_id := st.query_params.get(TRACE):
         st.divider()
         view = load_trace(store, trace_id)
@@ -78,7 +80,7 @@ def draw_rows(rows: pl.DataFrame) -> None:
         # Of the rows that were on the screen: traces may have come in since.
         selected = st.session_state[key].selection.rows
         if selected:
-            st.query_params[TRACE] = rows["trace_id"][selected[0]]
+            st.session_state["opened-trace"] = rows["trace_id"][selected[0]]
 
     st.dataframe(
         shown,
