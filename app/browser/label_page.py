@@ -221,8 +221,16 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
     if trouble := desk.state.get("trouble"):
         st.error("Nothing was stored by the last key; the trace is still here, try again.")
         st.code(str(trouble), language=None, wrap_lines=True)
-    # Before the head is filled: where the progress moved on, the keys are those of the next trace.
     draw_keys(desk, seat)
+    if seat is None:
+        draw_end(progress)
+    else:
+        view = load_trace(store, seat.trace_id, seat.made_at)
+        if not queue.settings.blind:
+            draw_heading(view)
+        draw_trace(view, blind=queue.settings.blind)
+        desk.state["shown-since"] = desk.state["shown-since"] or time.monotonic()
+    # Last: where the progress has moved on, the trace and its keys are there.
     with head:
         st.text(f"{queue.settings.name}, {annotator}", width=280)
         st.progress(
@@ -232,14 +240,6 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
         if st.button("All queues", key="all-queues", type="tertiary"):
             del st.query_params[QUEUE]
             st.rerun()
-    if seat is None:
-        draw_end(progress)
-        return
-    view = load_trace(store, seat.trace_id, seat.made_at)
-    if not queue.settings.blind:
-        draw_heading(view)
-    draw_trace(view, blind=queue.settings.blind)
-    desk.state["shown-since"] = desk.state["shown-since"] or time.monotonic()
 
 
 def draw_keys(desk: Desk, seat: Seat | None) -> None:
