@@ -7,9 +7,11 @@ import threading
 import time
 from typing import Any
 
+import duckdb
 import pytest
 
 from curate import sampling
+from curate.absorption import TRACE_SCHEMA, JudgedTrace, absorb
 from curate.requests import SamplingSettings
 from curate.sampling import Progress, sample
 from curate.teachers.evidence import EvidenceTeacher
@@ -350,3 +352,30 @@ def test_what_cannot_be_run_is_a_clear_error(shop: Store, options: dict[str, Any
 def test_a_store_that_is_not_ready_names_the_next_command(store: Store) -> None:
     with pytest.raises(InputError, match="no data set is called 'shop'; there are: none yet"):
         run(store)
+
+
+def test_a_trace_whose_prompt_is_gone_is_refused_and_nothing_of_its_batch_is_stored(shop: Store) -> None:
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=1, max_attempts=1))
+    (row,) = shop_rows(shop)
+    lost = JudgedTrace({**row, "trace_id": "lost", "prompt_id": "gone"}, [])
+    kept = JudgedTrace({**row, "trace_id": "kept"}, [])
+    with pytest.raises(duckdb.ConstraintException, match="NOT NULL"):
+        absorb(shop, row["run_id"], [kept, lost], 10)
+    assert [stored["trace_id"] for stored in shop_rows(shop)] == [row["trace_id"]]
+
+
+def test_an_answer_counts_before_a_failed_attempt_of_the_same_batch(shop: Store) -> None:
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=1, max_attempts=1))
+    (row,) = shop_rows(shop)
+    answer = JudgedTrace({**row, "trace_id": "twice"}, [])
+    failure = JudgedTrace({**row, "trace_id": "twice", "completion": None, "error": "gave up"}, [])
+    absorb(shop, row["run_id"], [answer, failure, answer], 10)
+    assert [(stored["trace_id"], stored["error"]) for stored in shop_rows(shop) if stored["trace_id"] == "twice"] == [
+        ("twice", None)
+    ]
+
+
+def shop_rows(store: Store) -> list[dict[str, Any]]:
+    """All traces, as they were absorbed."""
+    with store.reading() as session:
+        return session.connection.sql("from traces order by trace_id").pl().select(list(TRACE_SCHEMA)).to_dicts()

@@ -57,3 +57,8 @@ def test_only_what_is_asked_is_a_condition() -> None:
     assert chosen.where == ("where_split", "where_copied", "where_since")
     assert not chosen.reads_texts
     assert TraceFilter(pattern="x").reads_texts
+
+
+def test_a_moment_with_an_offset_is_kept_in_utc() -> None:
+    chosen = TraceFilter.from_query({"since": "2026-11-25 08:00+02:00"})
+    assert chosen.since == datetime.fromisoformat("2026-11-25 06:00")

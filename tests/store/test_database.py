@@ -189,3 +189,41 @@ def test_waiting_ends_with_the_holder_not_with_the_limit(store: Store) -> None:
     run_ids(store)
     assert time.monotonic() - started < database.WAIT_S / 2
     holder.wait()
+
+
+def test_readers_who_come_one_after_the_other_let_a_writer_in(store: Store) -> None:
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            with store.reading() as session:
+                session.connection.execute("select sum(i) from range(200_000) r(i)").fetchall()
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(5):
+            with store.labelling() as session:
+                session.connection.execute("select 1")
+    finally:
+        ended.set()
+        for reader in readers:
+            reader.join()
+
+
+def test_a_thread_that_reads_may_read_again_while_another_waits_to_write(store: Store) -> None:
+    written = threading.Event()
+
+    def write() -> None:
+        with store.writing():
+            written.set()
+
+    writer = threading.Thread(target=write)
+    with store.reading():
+        writer.start()
+        assert not written.wait(0.3)
+        with store.reading() as session:
+            assert session.connection.execute("select 1").fetchone() == (1,)
+    writer.join()
+    assert written.is_set()
