@@ -8,12 +8,8 @@ with standing as materialized (
     select trace_id, annotator, label, seconds, created_at from labels_current where $queue_id::varchar is null
     union all
     select trace_id, annotator, label, seconds, created_at
-    from (
-        from labels.label_events
-        where queue_id = $queue_id
-        qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
-    )
-    where label <> 'undo'
+    from labels.standing_labels
+    where queue_id = $queue_id
 ),
 labelled as materialized (
     select * from traces where trace_id in (select trace_id from standing where label <> 'skip')

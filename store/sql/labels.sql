@@ -66,19 +66,13 @@ select settings, traces from labels.label_queues where queue_id = $queue_id
 
 -- name: label_queue_list
 -- Each queue with how many of its traces have as many judgements as they need, and how many an annotator is done with.
-with current as (
-    select queue_id, trace_id, annotator, label
-    from labels.label_events
-    qualify row_number() over (partition by queue_id, trace_id, annotator order by created_at desc, event_id desc) = 1
-),
-judged as (
+with judged as (
     select
         queue_id,
         trace_id,
         count(*) filter (label <> 'skip') as judgements,
         bool_or(annotator = $annotator) as mine
-    from current
-    where label <> 'undo'
+    from labels.standing_labels
     group by queue_id, trace_id
 )
 select
@@ -102,12 +96,8 @@ with judged as (
         trace_id,
         count(*) filter (label <> 'skip') as judgements,
         bool_or(annotator = $annotator) as mine
-    from (
-        from label_events
-        where queue_id = $queue_id
-        qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
-    )
-    where label <> 'undo'
+    from standing_labels
+    where queue_id = $queue_id
     group by trace_id
 )
 select
@@ -126,12 +116,8 @@ with judged as (
         trace_id,
         count(*) filter (label <> 'skip') as judgements,
         bool_or(annotator = $annotator) as mine
-    from (
-        from label_events
-        where queue_id = $queue_id
-        qualify row_number() over (partition by trace_id, annotator order by created_at desc, event_id desc) = 1
-    )
-    where label <> 'undo'
+    from standing_labels
+    where queue_id = $queue_id
     group by trace_id
 ),
 seated as (
@@ -162,12 +148,8 @@ insert into label_seats values ($queue_id, $trace_id, $annotator, $taken_at)
 -- name: last_label
 -- The annotator's newest word in a queue that still stands.
 select trace_id, label
-from (
-    from label_events
-    where queue_id = $queue_id and annotator = $annotator
-    qualify row_number() over (partition by trace_id order by created_at desc, event_id desc) = 1
-)
-where label <> 'undo'
+from standing_labels
+where queue_id = $queue_id and annotator = $annotator
 order by created_at desc, event_id desc
 limit 1
 

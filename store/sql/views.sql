@@ -23,11 +23,7 @@ qualify rule_version = max(rule_version) over (partition by created_at, trace_id
 -- then stands in several queues, or outside of them, the newest judgement counts, and a skip only where there is none.
 create or replace view labels_current as
 select event_id, trace_id, annotator, label, tags, note, seconds, queue_id, shown, created_at
-from (
-    from labels.label_events
-    qualify row_number() over (partition by trace_id, annotator, queue_id order by created_at desc, event_id desc) = 1
-)
-where label <> 'undo'
+from labels.standing_labels
 qualify row_number() over (partition by trace_id, annotator order by label = 'skip', created_at desc, event_id desc) = 1;
 
 -- What the rules say, outcome by outcome: `lost_at` is the first rule of the policy "strict" that is not passed.

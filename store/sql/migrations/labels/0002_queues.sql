@@ -31,3 +31,12 @@ create table saved_queries (
     author varchar not null,
     created_at timestamp not null
 );
+
+-- What each annotator's last word on a trace is, queue by queue, unless it is "undo".
+create view standing_labels as
+select *
+from (
+    from label_events
+    qualify row_number() over (partition by queue_id, trace_id, annotator order by created_at desc, event_id desc) = 1
+)
+where label <> 'undo';
