@@ -63,14 +63,6 @@ def annotate(reasoning: str, listed: ListedTask) -> list[Stretch]:
     return stretches
 
 
-def with_titles(text: str, listed: ListedTask) -> str:
-    """The text with each semantic ID that the prompt showed as ‹codes title›; others stay as they are."""
-    return "".join(
-        f"‹{short_sid(stretch.text)} {stretch.title}›" if stretch.part is Part.ITEM else stretch.text
-        for stretch in annotate(text, listed)
-    )
-
-
 def with_codes(text: str) -> str:
     """The text with each semantic ID as its codes alone, for a line in a table.
 

@@ -4,13 +4,12 @@ It draws; what it draws comes from `curate.agreement`. Annotators' and queues' n
 Markdown.
 """
 
-from urllib.parse import urlencode
-
 import altair as alt
 import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
+from app.browser.pages import to_traces
 from curate.agreement import (
     COHEN,
     RESAMPLES,
@@ -227,7 +226,7 @@ def draw_policy_disagreements(labels: pl.DataFrame) -> None:
 
 def draw_linked(found: pl.DataFrame) -> None:
     """Rows of traces, each with a link that opens it."""
-    links = ["/traces?" + urlencode({"trace": trace_id}) for trace_id in found["trace_id"].head(MOST_ROWS)]
+    links = [to_traces({"trace": trace_id}) for trace_id in found["trace_id"].head(MOST_ROWS)]
     st.dataframe(
         found.head(MOST_ROWS).with_columns(trace_id=pl.Series(links, dtype=pl.String)),
         hide_index=True,

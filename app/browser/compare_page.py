@@ -13,6 +13,7 @@ import polars as pl
 import streamlit as st
 from numpy.typing import NDArray
 
+from app.browser.pages import to_traces
 from curate.arm_comparison import ANY, FIRST_ACCEPTED, SHARE, ArmComparison, compare_arms, list_arms
 from curate.text_diff import ReadText, diff_lines, diff_texts, read_text
 from curate.trace_comparison import (
@@ -87,7 +88,7 @@ def draw_attempts(attempts: list[Attempt], candidates: list[str]) -> None:
     rows = [
         {
             "attempt": attempt.name,
-            "open": "/traces?" + urlencode({"trace": attempt.trace_id}),
+            "open": to_traces({"trace": attempt.trace_id}),
             "target": f"{attempt.target_rank or '–'} → {attempt.new_rank or '–'}",
             "failed": ", ".join(attempt.failures),
             "order": order_text(candidates, attempt.ranking),

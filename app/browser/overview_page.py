@@ -6,13 +6,13 @@ Names of teachers and models are drawn by charts and tables as text, never as HT
 
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 import altair as alt
 import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
+from app.browser.pages import to_traces
 from curate.browsing import count_traces
 from curate.overview import (
     ATTEMPTS,
@@ -362,9 +362,7 @@ def _link(chosen: TraceFilter | None, count: int, what: str) -> None:
     elif count == 0:
         st.caption(f"No trace: {what}.")
     else:
-        st.link_button(
-            f"{count:,} traces: {what}", f"/traces?{urlencode(chosen.to_query())}", icon=":material/open_in_new:"
-        )
+        st.link_button(f"{count:,} traces: {what}", to_traces(chosen.to_query()), icon=":material/open_in_new:")
 
 
 def _percent(share: float | None) -> str:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -46,3 +47,8 @@ def escape_markdown(text: str) -> str:
 def open_store(folder: str) -> Store:
     """The store, which holds no connection; its schema is looked at once for each process."""
     return Store.open(folder)
+
+
+def to_traces(query: Mapping[str, str]) -> str:
+    """The link to the page of traces with a filter's `to_query()`, or one trace open: {"trace": its id}."""
+    return "/traces?" + urlencode(query)

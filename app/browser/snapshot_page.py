@@ -14,7 +14,7 @@ import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import draw_error, escape_markdown
+from app.browser.pages import draw_error, escape_markdown, to_traces
 from app.browser.publishing import CHOSEN, draw_publishing, reference_of
 from curate.snapshot_kinds import KINDS
 from curate.snapshots import Lineage, SnapshotDiff, diff, find_snapshot, load_lineage, load_snapshots
@@ -151,7 +151,9 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
     manifest = snapshot.manifest
     name, facts = manifest["name"], manifest["lineage"]
     dataset = facts["dataset"]
-    lines = [("data set", dataset, f"fingerprint {facts['dataset_fingerprint']}", to_traces(TraceFilter(dataset)))]
+    lines = [
+        ("data set", dataset, f"fingerprint {facts['dataset_fingerprint']}", to_traces(TraceFilter(dataset).to_query()))
+    ]
     lines += [
         (
             "semantic IDs",
@@ -167,14 +169,14 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
             "template",
             template["template"],
             f"sha256 {template['sha256'][:SHOWN_DIGITS]}",
-            to_traces(TraceFilter(dataset, template=template["template"])),
+            to_traces(TraceFilter(dataset, template=template["template"]).to_query()),
         )
         for template in facts.get("templates", ())
     ]
     lines += [("teacher", teacher, "", "") for teacher in facts.get("teachers", ())]
     lines += [
         ("run", run["run_id"], f"{run['rows']:,} rows by {run['teacher']}/{run['model']}, {run['template']}",
-         to_traces(TraceFilter(run_id=run["run_id"])))
+         to_traces(TraceFilter(run_id=run["run_id"]).to_query()))
         for run in lineage.runs.iter_rows(named=True)
     ]  # fmt: skip
     lines += [
@@ -200,11 +202,6 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
-
-
-def to_traces(chosen: TraceFilter) -> str:
-    """The link to the traces that a filter lets through."""
-    return "/traces?" + urlencode(chosen.to_query())
 
 
 def draw_files(manifest: Mapping[str, Any]) -> None:
@@ -275,7 +272,7 @@ def change_table(changes: SnapshotDiff, key: str) -> pl.DataFrame:
     parameter = KEY_FIELDS.get(key)
     return pl.DataFrame(
         [
-            (change, of_row, "/traces?" + urlencode({parameter: of_row}) if parameter else "")
+            (change, of_row, to_traces({parameter: of_row}) if parameter else "")
             for change, keys in changes_of(changes).items()
             for of_row in keys[:SHOWN_KEYS]
         ],

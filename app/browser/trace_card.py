@@ -11,6 +11,7 @@ import altair as alt
 import polars as pl
 import streamlit as st
 
+from app.browser.pages import to_traces
 from curate.browsing import TraceView
 from curate.tasks import ListedTask
 from curate.trace_text import Part, Stretch, annotate, name_of, short_sid
@@ -69,8 +70,8 @@ def draw_heading(view: TraceView) -> None:
     )
     links = st.container(horizontal=True)
     links.link_button("All attempts on this prompt", "/compare?" + urlencode({"trace": trace["trace_id"]}))
-    links.link_button("All traces of this user", "/traces?" + urlencode({"user_id": trace["user_id"]}))
-    links.link_button("Its run", "/traces?" + urlencode({"run_id": trace["run_id"]}))
+    links.link_button("All traces of this user", to_traces({"user_id": trace["user_id"]}))
+    links.link_button("Its run", to_traces({"run_id": trace["run_id"]}))
 
 
 def _count(tokens: int | None) -> str:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.tasks import ListedTask
-from curate.trace_text import Part, Stretch, annotate, with_codes, with_titles
+from curate.trace_text import Part, Stretch, annotate, with_codes
 from prompts.semantic_ids import render_sid
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.records import Evidence, Link
@@ -36,8 +36,7 @@ def test_items_foreign_ids_and_claims_are_told_apart() -> None:
     ]
 
 
-def test_with_titles_names_what_the_prompt_shows() -> None:
-    assert with_titles(f"Take {MUG}, not {FAR}.", LISTED) == f"Take ‹3·4 Mug›, not {FAR}."
+def test_a_line_of_a_table_shows_codes() -> None:
     assert with_codes(f"Take {MUG}, not {FAR}.") == "Take 3·4, not 9·9."
 
 
