@@ -128,6 +128,8 @@ def take_turns(
             else:
                 time.sleep(0.02)
         rates[busy].append((journal.stat().st_size - size) / (time.perf_counter() - began))
+        done = sum(labeller.done for labeller in labellers)
+        print(f"       {done} labels, {rates[busy][-1] / 1e6:.2f} MB/s {'with' if busy else 'without'}", flush=True)
         if generation.poll() is not None:
             sys.exit("generation ended before the labels did: give it more to do")
         busy = not busy
@@ -141,8 +143,6 @@ def report(labellers: list[Labeller], rates: dict[bool, list[float]], errors: in
     done = sum(labeller.done for labeller in labellers)
     print(f"       {traces:,} traces in the store at the end")
     print(f"       a key to the next trace: median {statistics.median(waits):.2f} s, worst {max(waits):.2f} s")
-    for busy, name in ((True, "with labelling"), (False, "without")):
-        print(f"       {name}: {', '.join(f'{rate / 1e6:.2f}' for rate in rates[busy])} MB/s of journal")
     bars.at_least("labels", done, 200)
     bars.at_most("labels lost", done - stored, 0)
     bars.at_most("errors shown", errors, 0)
