@@ -67,9 +67,15 @@ def draw_labels(store: Store) -> None:
         return
     queue_id = st.query_params.get(QUEUE)
     if queue_id:
-        draw_queue(store, find_queue(store, queue_id), annotator)
+        draw_queue(store, load_queue(store, queue_id), annotator)
     else:
         draw_queues(store, annotator)
+
+
+@st.cache_data(show_spinner=False)
+def load_queue(_store: Store, queue_id: str) -> Queue:
+    """The queue, read once: it never changes, and each key would read it again. Its id is of one store alone."""
+    return find_queue(_store, queue_id)
 
 
 def draw_queues(store: Store, annotator: str) -> None:
