@@ -4,9 +4,9 @@
 
 Simulated shoppers, the evidence teacher. One run generates all the time; windows of thirty seconds in which two
 Chromium pages press keys, each a label every `--pace` seconds, take turns with windows in which they rest. Who reads
-sixty words and looks at ten items needs eight seconds at least; `--pace 2` is faster than anybody reads. The slowdown is the ratio of the journal's growth in the two kinds of windows: same run, same minutes. The
-browsers stand for computers of their own, so that they run here at the lowest priority; the app has the one that it
-gives itself.
+sixty words and looks at ten items needs eight seconds at least; `--pace 2` is faster than anybody reads. The slowdown
+is the ratio of the journal's growth in the two kinds of windows: same run, same minutes. The browsers stand for
+computers of their own, so that they run here at the lowest priority; the app has the one that it gives itself.
 """
 
 import argparse
