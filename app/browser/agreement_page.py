@@ -70,8 +70,16 @@ def draw_agreement(store: Store) -> None:
     draw_confusions(labels, annotators, rules)
     draw_rules(rules)
     if len(annotators) > 1:
-        draw_disagreements(labels)
-    draw_policy_disagreements(labels)
+        draw_linked(
+            "Traces that people disagree on",
+            find_disagreements(labels),
+            "No trace is good to one and bad to another.",
+        )
+    draw_linked(
+        "Traces that people and policy paper disagree on",
+        find_policy_disagreements(labels),
+        "Wherever people lean to good or bad, policy paper says the same.",
+    )
     draw_annotators(labels)
 
 
@@ -204,28 +212,12 @@ def draw_rules(rules: pl.DataFrame) -> None:
     )
 
 
-def draw_disagreements(labels: pl.DataFrame) -> None:
-    """What people disagree on."""
-    st.markdown("#### Traces that people disagree on")
-    found = find_disagreements(labels)
+def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
+    """Rows of traces, each with a link that opens it; `nothing` where there is none."""
+    st.markdown(f"#### {title}")
     if found.height == 0:
-        st.info("No trace is good to one and bad to another.")
+        st.info(nothing)
         return
-    draw_linked(found)
-
-
-def draw_policy_disagreements(labels: pl.DataFrame) -> None:
-    """What people and the policy disagree on."""
-    st.markdown("#### Traces that people and policy paper disagree on")
-    found = find_policy_disagreements(labels)
-    if found.height == 0:
-        st.info("Wherever people lean to good or bad, policy paper says the same.")
-        return
-    draw_linked(found)
-
-
-def draw_linked(found: pl.DataFrame) -> None:
-    """Rows of traces, each with a link that opens it."""
     links = [to_traces({"trace": trace_id}) for trace_id in found["trace_id"].head(MOST_ROWS)]
     st.dataframe(
         found.head(MOST_ROWS).with_columns(trace_id=pl.Series(links, dtype=pl.String)),
