@@ -38,7 +38,7 @@ def test_trainings_and_curves_are_listed_and_drawn(lessons: Store, monkeypatch: 
     assert page.dataframe[0].value["name"].to_list() == ["two", "one"]
     assert "loss" in page.multiselect[0].value
     assert page.dataframe[1].value["ranker"].to_list() == ["cooccurrence.v1", "evidence.v1", "again"]
-    assert "20 test lists of cooccurrence.v1" in page.caption[0].value
+    assert "20 test lists of cooccurrence.v1" in page.text[0].value
     page.selectbox(key="other").select("again").run()
     assert not page.exception
 
