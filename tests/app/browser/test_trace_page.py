@@ -62,10 +62,12 @@ def test_a_link_opens_one_trace_in_full(open_page: Open, traced: Store) -> None:
     trace_id = find_traces(traced, TraceFilter(passes="strict")).rows["trace_id"][0]
     page = open_traces(open_page, trace=trace_id)
     assert trace_id in page.code[0].value
-    order = next(table.value for table in page.dataframe if "moved" in table.value.columns)
-    assert order["after"].to_list() == list(range(1, 11))
-    assert order["target"].to_list()[0] == "★"
-    (reasoning,) = (element.proto.body for element in page.get("html"))
+    heading, order, history, reasoning, verdicts = (element.proto.body for element in page.get("html"))
+    assert '>evidence/evidence.v1</dd>' in heading
+    # First in the new order stands the target.
+    assert '<li class="target"><span class="rank">1</span>' in order
+    assert history.count("<tr>") > 2
+    assert verdicts.count("✓") == verdicts.count("<tr>") - 1
     assert 'class="item"' in reasoning
     assert "<|sid_begin|>" not in reasoning
     assert "✓" in reasoning
