@@ -1,5 +1,6 @@
 """`gr2 app` running, and a headless Chromium to open it with."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,13 @@ class App:
         """The most memory that it ever had."""
         status = Path(f"/proc/{self.pid}/status").read_text("utf-8")
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e6
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of a core that it has taken so far."""
+        # The fields after the name, which may hold blanks: user and system time are the twelfth and thirteenth.
+        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
