@@ -16,7 +16,7 @@ with cells as (
 )
 select
     cells.* exclude (outcome, answered),
-    case when not answered then 'answered' when passed_rules is null then 'parsed' else lost_at end as lost_at,
+    case when answered then lost_at else 'answered' end as lost_at,
     coalesce(list_contains(policies, 'paper'), false) as accepted
 from cells
 left join judged_outcomes using (outcome)
@@ -54,7 +54,7 @@ with cells as (
 select
     start,
     start + to_seconds($bucket_seconds) as "end",
-    case when not answered then 'answered' when passed_rules is null then 'parsed' else lost_at end as lost_at,
+    case when answered then lost_at else 'answered' end as lost_at,
     sum(traces)::bigint as traces
 from cells
 left join judged_outcomes using (outcome)

@@ -267,10 +267,10 @@ def test_no_bucket_is_more_than_three_times_the_one_before() -> None:
 
 def test_losses_lie_in_the_bucket_of_their_time(traced: Store, tmp_path: Path) -> None:
     spread = Store.open(shutil.copytree(traced.folder, tmp_path / "store"))
-    # Over 30 hours: buckets of an hour.
+    # Over fifty hours: buckets of an hour, wherever the first and the last trace lie.
     with spread.writing() as session:
         session.connection.execute(
-            "update traces set created_at = timestamp '2026-01-01 00:10' + to_minutes((hash(trace_id) % 1800)::bigint)"
+            "update traces set created_at = timestamp '2026-01-01 00:10' + to_minutes((hash(trace_id) % 3000)::bigint)"
         )
     losses = load_overview(spread, TraceFilter()).losses
     browsed = browse(spread).with_columns(loss=pl.Series(loss_of(browse(spread))))
