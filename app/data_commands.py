@@ -121,12 +121,12 @@ def candidates(
 def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path: Path) -> Path:
     prepare_training("--student")
     from train.full_ranking import FullRankingSettings, write_scores
-    from train.runs import find_student
+    from train.runs import find_student, sids_of_students
     from train.student import best_device, load_student
 
     model, tokenizer = load_student(find_student(store, student))
     with status_line() as on_progress:
-        settings = FullRankingSettings(beams=beams)
+        settings = FullRankingSettings(sid_version=sids_of_students(store, dataset, [student]), beams=beams)
         return write_scores(
             store, dataset, model.to(best_device()), tokenizer, settings, path=path, on_progress=on_progress
         )

@@ -73,7 +73,9 @@ def eval_(
     slices: Annotated[
         bool, typer.Option("--slices", help="Also by history length, popularity, pre-rank and input position.")
     ] = False,
-    sid_version: Annotated[str | None, typer.Option(help="Version of the semantic IDs; default the newest.")] = None,
+    sid_version: Annotated[
+        str | None, typer.Option(help="Version of the semantic IDs; default what the students learned, or the newest.")
+    ] = None,
     pre_ranker: Annotated[str | None, typer.Option(help="Whose candidate lists, where there are several.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -84,10 +86,15 @@ def eval_(
     from curate.evaluation import EvalSettings, evaluate
     from curate.rankers.selection import select_rankers
 
-    settings = EvalSettings(
-        split=split, pre_ranker=pre_ranker, sid_version=sid_version, limit=limit, shuffles=shuffles, seed=seed
-    )
     opened = open_store(store)
+    settings = EvalSettings(
+        split=split,
+        pre_ranker=pre_ranker,
+        sid_version=sid_version or _sids_of_students(opened, name, student or ()),
+        limit=limit,
+        shuffles=shuffles,
+        seed=seed,
+    )
     endpoint = _open_endpoint(model, base_url, template, concurrency) if model else None
     names = rankers.split(",") if rankers is not None else None
     with status_line() as on_progress:
@@ -99,6 +106,15 @@ def eval_(
         selection = select_rankers(opened, name, names, settings, endpoint, on_progress=on_progress)
         done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
     print_evaluation(done, selection.left_out, slices=slices)
+
+
+def _sids_of_students(store: "Store", dataset: str, students: Sequence[str]) -> str | None:
+    if not students:
+        return None
+    prepare_training("--student")
+    from train.runs import sids_of_students
+
+    return sids_of_students(store, dataset, students)
 
 
 def _open_student(store: "Store", reference: str, ways: str, template: str | None, max_tokens: int) -> list["Ranker"]:

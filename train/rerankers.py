@@ -7,10 +7,8 @@ prefill gives a valid order, without reasoning.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from prompts.completion import NUMBERS, render_completion
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Store
-from train.runs import RUN_FILE, find_student
+from train.runs import find_student, trained_on
 from train.student import best_device, load_student
 
 BATCH = 64
@@ -69,8 +67,7 @@ def open_student(store: Store, reference: str, template: str | None = None) -> S
     place = find_student(store, reference)
     name = reference if template is None else f"{reference}@{template}"
     if template is None:
-        file = Path(place) / RUN_FILE
-        known = orjson.loads(file.read_bytes())["settings"]["templates"] if file.is_file() else []
+        known = trained_on(place).get("templates", [])
         if len(known) != 1:
             raise InputError(
                 f"student {reference!r} was trained on {len(known)} templates; name one with --student-template"

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -79,6 +79,30 @@ def find_student(store: Store, reference: str) -> str:
             "owner, such as Qwen/Qwen3-8B"
         )
     return reference
+
+
+def trained_on(place: str) -> dict[str, Any]:
+    """What the training of a student in this folder recorded; empty where the model is none of the store's."""
+    file = Path(place) / RUN_FILE
+    settings: dict[str, Any] = orjson.loads(file.read_bytes())["settings"] if file.is_file() else {}
+    return settings
+
+
+def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> str | None:
+    """The version of a data set's semantic IDs that students learned; None where none of them learned any of it.
+
+    Raises InputError where they learned different ones.
+    """
+    learned = {
+        reference: trained["sid_versions"]
+        for reference in references
+        if (trained := trained_on(find_student(store, reference))).get("dataset") == dataset
+    }
+    versions = {version for versions in learned.values() for version in versions}
+    if len(versions) > 1:
+        told = "; ".join(f"{reference} on {', '.join(versions)}" for reference, versions in learned.items())
+        raise InputError(f"students were trained on different semantic IDs: {told}; choose one by --sid-version")
+    return next(iter(versions), None)
 
 
 def open_snapshot(store: Store, reference: str) -> Snapshot:
@@ -164,9 +188,12 @@ def _begin(
             f"there is a student called {name!r} already; choose another --name, or go on with it by --resume"
         )
     run_id = f"train-{kind}-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    lineage = snapshot.manifest["lineage"]
     facts = {
         **settings,
         "name": name,
+        "dataset": lineage["dataset"],
+        "sid_versions": [sids["sid_version"] for sids in lineage["semantic_ids"]],
         "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
         # What --resume opens: this very version, though a newer one may be published meanwhile.
         "reference": str(snapshot.path),

@@ -1,12 +1,17 @@
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from app.cli import cli
 from curate.evaluation import EvalSettings, evaluate
 from curate.rankers.lists import load_target_lists
 from curate.requests import choose_sources
+from curate.sids.assignment import assign_semantic_ids
+from curate.sids.quantizers import ResidualKMeans
 from prompts.completion import render_completion
 from prompts.tasks import RerankTask
 from store import InputError, Store
@@ -67,6 +72,20 @@ def test_an_evaluation_takes_students_beside_other_rankers(taught: Store) -> Non
     valid = dict(done.metrics.filter(metric="valid_share").select("ranker", "value").rows())
     assert valid["taught first token"] == 1.0
     assert set(valid) == {"cooccurrence.v1", "taught first token", "taught without reasoning"}
+
+
+def test_a_student_is_asked_about_the_semantic_ids_that_it_learned(taught: Store) -> None:
+    with taught.reading() as session:
+        learned, _ = choose_sources(session, "shop", None, None)
+    assign_semantic_ids(taught, "shop", ResidualKMeans(seed=1))
+    words = ["eval", "shop", "--student", "taught", "--ways", "first-token", "--rankers", "evidence"]
+    done = CliRunner().invoke(cli, [*words, "--limit", "5", "--shuffles", "0", "--store", str(taught.folder)])
+    assert done.exit_code == 0, done.output
+    with taught.reading() as session:
+        ((settings,),) = session.connection.execute(
+            "select settings from runs where kind = 'evaluate' order by started_at desc limit 1"
+        ).fetchall()
+    assert json.loads(settings)["sid_version"] == learned
 
 
 def test_what_cannot_rank_is_a_clear_error(taught: Store) -> None:

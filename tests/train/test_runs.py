@@ -3,10 +3,27 @@ from typing import Any
 
 import pytest
 
+from curate.requests import SamplingSettings, choose_sources
+from curate.sampling import sample
+from curate.sids.assignment import assign_semantic_ids
+from curate.sids.quantizers import ResidualKMeans
+from curate.snapshot_kinds import SnapshotSettings
+from curate.snapshots import publish
+from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, Store, database
-from train.runs import CHECKPOINTS, TrainingRun, last_checkpoint, load_training, open_run, open_snapshot, student_folder
+from train.runs import (
+    CHECKPOINTS,
+    TrainingRun,
+    last_checkpoint,
+    load_training,
+    open_run,
+    open_snapshot,
+    sids_of_students,
+    student_folder,
+)
 from train.sft_training import SftSettings, train_sft
 
+TEMPLATE = "rerank_numbers.v1"
 FEW = SftSettings(max_steps=3, batch_size=4, save_steps=1, log_steps=1)
 
 
@@ -64,6 +81,27 @@ def test_a_new_training_that_fails_before_its_first_checkpoint_leaves_its_name_f
     assert statuses(lessons) == ["failed", "failed"]
     assert not student_folder(lessons, "x").exists()
     assert train_sft(lessons, "traces", "new", "x", FEW).steps == 3
+
+
+def test_a_student_remembers_the_semantic_ids_that_it_learned(lessons: Store) -> None:
+    with lessons.reading() as session:
+        old, _ = choose_sources(session, "shop", None, None)
+    train_sft(lessons, "traces", "new", "old", FEW)
+    newer = assign_semantic_ids(lessons, "shop", ResidualKMeans(seed=1)).version.sid_version
+    with lessons.reading() as session:
+        assert choose_sources(session, "shop", None, None)[0] == newer != old
+    assert sids_of_students(lessons, "shop", ["old"]) == old
+    assert sids_of_students(lessons, "shop", ["old", "new"]) == old
+    # A student that learned nothing, one of another data set, a model of the hub: nothing is known.
+    assert sids_of_students(lessons, "shop", ["new"]) is None
+    assert sids_of_students(lessons, "elsewhere", ["old"]) is None
+    assert sids_of_students(lessons, "shop", ["Qwen/Qwen3-8B"]) is None
+    # Traces about both.
+    sample(lessons, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, limit=40))
+    publish(lessons, "both", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
+    train_sft(lessons, "both", "new", "mixed", FEW)
+    with pytest.raises(InputError, match=r"different semantic IDs: mixed on \S+, \S+; choose one by --sid-version"):
+        sids_of_students(lessons, "shop", ["mixed"])
 
 
 def test_one_process_trains_under_a_name_at_a_time(lessons: Store) -> None:
