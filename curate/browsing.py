@@ -38,15 +38,20 @@ class TracePage:
     unfinished: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TraceView:
-    """One trace in full. trace: its row and its prompt's. verdicts, labels: as stored. listed: what it answers."""
+class Judgement(NamedTuple):
+    """What is said of a trace, as stored. verdicts: of rules. labels: of people."""
 
-    trace: dict[str, Any]
-    messages: list[dict[str, str]]
     verdicts: pl.DataFrame
     labels: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class TraceView:
+    """One trace. trace: its row. listed: what it answers. judgement: None where it was not asked for."""
+
+    trace: dict[str, Any]
     listed: ListedTask
+    judgement: Judgement | None
 
 
 def find_traces(
@@ -131,16 +136,19 @@ def count_traces(store: Store, chosen: TraceFilter) -> int:
     return int(traces)
 
 
-def load_trace(store: Store, trace_id: str, made_at: datetime | None = None) -> TraceView:
-    """Everything about one trace; made_at: its created_at, where that is known, saves a search.
+def load_trace(store: Store, trace_id: str, made_at: datetime | None = None, *, judged: bool = True) -> TraceView:
+    """One trace and what it answers; judged: and what is said of it.
 
-    Raises InputError where there is none of that id, or its items have lost their semantic IDs.
+    made_at: its created_at, where that is known, saves a search. Raises InputError where there is none of that id, or
+    its items have lost their semantic IDs.
     """
     with store.reading() as session:
-        return load_trace_view(session, trace_id, made_at)
+        return load_trace_view(session, trace_id, made_at, judged=judged)
 
 
-def load_trace_view(session: Session, trace_id: str, made_at: datetime | None = None) -> TraceView:
+def load_trace_view(
+    session: Session, trace_id: str, made_at: datetime | None = None, *, judged: bool = False
+) -> TraceView:
     """The same within a transaction."""
     known = {} if made_at is None else {"made_at": made_at}
     found = session.frame("browse_trace", where=["made_at"] if known else [], trace_id=trace_id, **known)
@@ -153,10 +161,23 @@ def load_trace_view(session: Session, trace_id: str, made_at: datetime | None = 
         raise InputError(
             f"trace {trace_id} shows {lost}, which has no semantic ID of version {trace['sid_version']!r} any more"
         ) from lost
-    return TraceView(
-        trace=trace,
-        messages=orjson.loads(trace["messages"]),
-        verdicts=session.frame("browse_verdicts", trace_id=trace_id, created_at=trace["created_at"]),
-        labels=session.frame("browse_labels", trace_id=trace_id),
-        listed=listed,
-    )
+    judgement = None
+    if judged:
+        judgement = Judgement(
+            verdicts=session.frame("browse_verdicts", trace_id=trace_id, created_at=trace["created_at"]),
+            labels=session.frame("browse_labels", trace_id=trace_id),
+        )
+    return TraceView(trace, listed, judgement)
+
+
+def load_messages(store: Store, prompt_id: str) -> list[dict[str, str]]:
+    """The chat messages of a prompt, exactly as they were sent: role and content.
+
+    Apart from the trace: they take as long to read as everything else of it. Raises InputError on an unknown prompt.
+    """
+    with store.reading() as session:
+        rows = session.rows("prompt_messages", prompt_id=prompt_id)
+    if not rows:
+        raise InputError(f"there is no prompt {prompt_id!r} in this store")
+    messages: list[dict[str, str]] = orjson.loads(rows[0][0])
+    return messages

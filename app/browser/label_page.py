@@ -231,10 +231,10 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
     if seat is None:
         draw_end(progress)
     else:
-        view = load_trace(store, seat.trace_id, seat.made_at)
+        view = load_trace(store, seat.trace_id, seat.made_at, judged=not queue.settings.blind)
         if not queue.settings.blind:
             draw_heading(view)
-        draw_trace(view, blind=queue.settings.blind)
+        draw_trace(store, view)
         desk.state["shown-since"] = desk.state["shown-since"] or time.monotonic()
     # Last: where the progress has moved on, the trace and its keys are there.
     with head:

@@ -8,20 +8,22 @@ from urllib.parse import urlencode
 
 import polars as pl
 import streamlit as st
+from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
 from app.browser.pages import to_traces
 from app.browser.trace_html import fields_html, find_moves, order_html, reasoning_html, table_html
-from curate.browsing import TraceView
+from curate.browsing import Judgement, TraceView, load_messages
 from curate.tasks import ListedTask
 from curate.trace_text import annotate, name_of, short_sid
+from store import Store
 
 # Texts longer than this are folded; what is folded is shown in parts of so many characters.
 FOLDED_CHARACTERS = 6_000
 PART_CHARACTERS = 100_000
 
 
-def draw_trace(view: TraceView, *, blind: bool = False) -> None:
-    """Draw all of it; blind: without verdicts and labels, and without what rules found in the reasoning."""
+def draw_trace(store: Store, view: TraceView) -> None:
+    """Draw all of it; without its judgement also without what rules found in the reasoning."""
     left, right = st.columns([6, 5], gap="large")
     with left:
         st.markdown("##### Order before and after")
@@ -30,10 +32,10 @@ def draw_trace(view: TraceView, *, blind: bool = False) -> None:
         st.html(table_html(history_table(view.listed)))
     with right:
         st.markdown("##### Reasoning")
-        draw_reasoning(view, checked=not blind)
-        if not blind:
-            draw_judgement(view)
-    draw_texts(view)
+        draw_reasoning(view)
+        if view.judgement is not None:
+            draw_judgement(view.judgement)
+    draw_texts(store, view)
 
 
 def draw_heading(view: TraceView) -> None:
@@ -87,8 +89,8 @@ def history_table(listed: ListedTask) -> pl.DataFrame:
     )
 
 
-def draw_reasoning(view: TraceView, *, checked: bool) -> None:
-    """The reasoning with items by title, and checked, with foreign IDs and claims marked; a long one is folded."""
+def draw_reasoning(view: TraceView) -> None:
+    """The reasoning with items by title, foreign IDs and claims marked where judgement is shown; long, it is folded."""
     trace = view.trace
     reasoning = trace["reasoning"]
     if reasoning is None:
@@ -98,44 +100,49 @@ def draw_reasoning(view: TraceView, *, checked: bool) -> None:
         if trace["error"]:
             st.code(trace["error"], language=None, wrap_lines=True)
         return
-    st.html(reasoning_html(annotate(reasoning[:FOLDED_CHARACTERS], view.listed), checked=checked))
+    st.html(reasoning_html(annotate(reasoning[:FOLDED_CHARACTERS], view.listed), checked=view.judgement is not None))
     if len(reasoning) > FOLDED_CHARACTERS:
-        draw_long("The whole reasoning", reasoning, f"reasoning-{trace['trace_id']}")
+        draw_folded("The whole reasoning", reasoning, "reasoning", view)
 
 
-def draw_judgement(view: TraceView) -> None:
+def draw_judgement(judgement: Judgement) -> None:
     """Verdicts with their reasons, and what people say."""
     st.markdown("##### Verdicts")
     passed = pl.when("passed").then(pl.lit("✓")).otherwise(pl.lit("✗"))
     why_not = pl.coalesce("detail", "reason").alias("why not")
-    st.html(
-        table_html(view.verdicts.select(passed.alias(""), "rule", why_not, pl.col("rule_version").alias("version")))
-    )
-    if view.labels.height:
+    verdicts = judgement.verdicts.select(passed.alias(""), "rule", why_not, pl.col("rule_version").alias("version"))
+    st.html(table_html(verdicts))
+    if judgement.labels.height:
         st.markdown("##### Labels")
         tags, made = pl.col("tags").list.join(", "), pl.col("created_at").dt.strftime("%Y-%m-%d %H:%M")
-        st.html(table_html(view.labels.with_columns(tags, made)))
+        st.html(table_html(judgement.labels.with_columns(tags, made)))
 
 
-def draw_texts(view: TraceView) -> None:
+def draw_texts(store: Store, view: TraceView) -> None:
     """Prompt and completion, exactly as they went over the wire."""
-    with st.expander("Prompt as sent"):
-        for message in view.messages:
-            st.caption(message["role"])
-            st.code(message["content"], language=None, wrap_lines=True)
-    completion = view.trace["completion"] or ""
-    if len(completion) > FOLDED_CHARACTERS:
-        draw_long("Completion as received", completion, f"completion-{view.trace['trace_id']}")
-    else:
-        with st.expander("Completion as received"):
-            st.code(completion, language=None, wrap_lines=True)
+    prompt = fold("Prompt as sent", "prompt")
+    if prompt.open:
+        with prompt:
+            for message in load_messages(store, view.trace["prompt_id"]):
+                st.caption(message["role"])
+                st.code(message["content"], language=None, wrap_lines=True)
+    draw_folded("Completion as received", view.trace["completion"] or "", "completion", view)
 
 
-def draw_long(title: str, text: str, key: str) -> None:
-    """A folded text in parts, so that a browser can bear a megabyte."""
-    parts = -(-len(text) // PART_CHARACTERS)
-    with st.expander(f"{title} ({len(text):,} characters)"):
-        place = st.number_input(f"part of {parts}", 1, parts, key=key) if parts > 1 else 1
-        st.code(
-            text[(place - 1) * PART_CHARACTERS : place * PART_CHARACTERS], language=None, wrap_lines=True, height=400
-        )
+def draw_folded(title: str, text: str, key: str, view: TraceView) -> None:
+    """A text of a trace behind its title; a long one in parts, so that a browser can bear a megabyte."""
+    is_long = len(text) > FOLDED_CHARACTERS
+    place = fold(f"{title} ({len(text):,} characters)" if is_long else title, key)
+    if place.open:
+        parts = -(-len(text) // PART_CHARACTERS)
+        with place:
+            part = (
+                st.number_input(f"part of {parts}", 1, parts, key=f"{key}-{view.trace['trace_id']}") if parts > 1 else 1
+            )
+            shown = text[(part - 1) * PART_CHARACTERS : part * PART_CHARACTERS]
+            st.code(shown, language=None, wrap_lines=True, height=400 if is_long else "content")
+
+
+def fold(title: str, key: str) -> ExpanderContainer:
+    """A place whose contents are read and sent when somebody opens it; it stays open from trace to trace."""
+    return st.expander(title, key=f"unfolded-{key}", on_change="rerun")

@@ -29,7 +29,7 @@ def draw_traces(store: Store) -> None:
         st.subheader("Trace")
         st.code(trace_id, language=None)
         draw_heading(view)
-        draw_trace(view)
+        draw_trace(store, view)
 
 
 def draw_table(store: Store, chosen: TraceFilter) -> None:
@@ -95,7 +95,7 @@ def draw_rows(rows: pl.DataFrame) -> None:
             "lost at": st.column_config.TextColumn(help="the first rule of policy strict that it fails"),
             "before": st.column_config.NumberColumn(width=55, help="the target's rank among the candidates"),
             "after": st.column_config.NumberColumn(width=55, help="the target's rank in the answer"),
-            "temperature": st.column_config.NumberColumn(format="%g", width=60),
+            "temperature": st.column_config.NumberColumn(format="%g", width=95),
             "sample": st.column_config.NumberColumn(width=60),
             "reasoning": st.column_config.TextColumn(width=600),
         },

@@ -49,7 +49,7 @@ from (
     (select list_sort(list(policy)) as policy from policies)
 
 -- name: browse_trace
-select traces.*, prompts.sid_version, prompts.messages
+select traces.*, prompts.sid_version
 from traces
 join prompts using (prompt_id)
 where trace_id = $trace_id
@@ -58,6 +58,9 @@ where trace_id = $trace_id
 -- name: made_at
 -- Whoever knows when a trace was made finds it five times as fast.
 created_at = $made_at
+
+-- name: prompt_messages
+select messages from prompts where prompt_id = $prompt_id
 
 -- name: browse_verdicts
 select rule, rule_version, passed, reason, detail

@@ -1,7 +1,7 @@
 import pytest
 
 from curate import browsing
-from curate.browsing import count_traces, find_traces, load_choices, load_trace
+from curate.browsing import count_traces, find_traces, load_choices, load_messages, load_trace
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
@@ -133,12 +133,16 @@ def test_one_trace_comes_with_all_that_belongs_to_it(traced: Store) -> None:
     put_label(traced, trace_id, "ann", Label.GOOD, note="clear")
     view = load_trace(traced, trace_id)
     assert view.trace["trace_id"] == trace_id
-    assert [message["role"] for message in view.messages] == ["system", "user"]
-    assert view.verdicts.height == 9
-    assert view.labels["note"].to_list() == ["clear"]
+    assert view.judgement is not None
+    assert view.judgement.verdicts.height == 9
+    assert view.judgement.labels["note"].to_list() == ["clear"]
     assert len(view.listed.task.candidates) == 10
+    assert load_trace(traced, trace_id, judged=False).judgement is None
+    assert [message["role"] for message in load_messages(traced, view.trace["prompt_id"])] == ["system", "user"]
 
 
 def test_an_unknown_trace_is_a_clear_error(traced: Store) -> None:
     with pytest.raises(InputError, match="no trace 'nope'"):
         load_trace(traced, "nope")
+    with pytest.raises(InputError, match="no prompt 'nope'"):
+        load_messages(traced, "nope")

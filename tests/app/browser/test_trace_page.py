@@ -63,7 +63,7 @@ def test_a_link_opens_one_trace_in_full(open_page: Open, traced: Store) -> None:
     page = open_traces(open_page, trace=trace_id)
     assert trace_id in page.code[0].value
     heading, order, history, reasoning, verdicts = (element.proto.body for element in page.get("html"))
-    assert '>evidence/evidence.v1</dd>' in heading
+    assert ">evidence/evidence.v1</dd>" in heading
     # First in the new order stands the target.
     assert '<li class="target"><span class="rank">1</span>' in order
     assert history.count("<tr>") > 2
