@@ -88,7 +88,7 @@ def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> Non
     assert same(once, train(copying, "once-tight", epsilon=0.0, epsilon_high=0.0, **fast))
     twice = train(copying, "twice", updates=2, **fast)
     assert not same(once, twice)
-    # So fast, a step may throw all probabilities out of both bands, and the same tokens are clipped: slower they differ.
+    # So fast, a step may leave both bands on every token, and the same ones are clipped: slower, they differ.
     slow = {"learning_rate": 1e-3, "prompts": 8, "updates": 2}
     tight = train(copying, "slow-tight", epsilon=0.0, epsilon_high=0.0, **slow)
     assert not same(train(copying, "slow", **slow), tight)
