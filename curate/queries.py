@@ -1,7 +1,7 @@
-"""SQL that people write: run on the store's read-only, locked-down connection, within limits; and what it can query.
+"""SQL that people write: run in the store's sandbox, read-only and locked down, within limits; and what it can query.
 
-The connection keeps files, networks, settings and writes out. This module lets nothing past it but one query: what
-DuckDB runs on such a connection all the same (DETACH, USE, SET SCHEMA, ROLLBACK, temporary tables) changes it for the
+The sandbox keeps files, networks, settings and writes out. This module lets nothing past it but one query: what
+DuckDB runs there all the same (DETACH, USE, SET SCHEMA, ROLLBACK, temporary tables) changes it for the
 statements after, or for everybody in the process who reads.
 """
 
@@ -69,7 +69,7 @@ def query_rows(store: Store, query: str, limits: QueryLimits) -> QueryResult:
     more than one statement; and where its time is used up.
     """
     started = time.perf_counter()
-    with store.reading() as session, _time_limit(session.connection, limits.seconds) as expired:
+    with store.sandbox() as session, _time_limit(session.connection, limits.seconds) as expired:
         try:
             rows, complete = _fetch(session.connection, _only_query(session.connection, query), limits)
         # Arrow passes on DuckDB's errors of a query that has given rows already as OSError.

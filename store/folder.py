@@ -66,11 +66,15 @@ class Store:
         return self.folder / "embeddings"
 
     def reading(self) -> AbstractContextManager[Session]:
-        """A read-only, locked-down transaction, safe for SQL that people write; labels are `labels.label_events`.
+        """A read-only transaction for queries of our own; labels are `labels.label_events`.
 
         Keep it short: writers wait for it.
         """
         return database.connect(self.main_file, read_only=True, labels=self.labels_file)
+
+    def sandbox(self) -> AbstractContextManager[Session]:
+        """The same for SQL that people write: read-only, and no files, no network, no settings either."""
+        return database.connect(self.main_file, read_only=True, labels=self.labels_file, sandboxed=True)
 
     def writing(self) -> AbstractContextManager[Session]:
         """A transaction that may write everything but labels."""

@@ -297,7 +297,7 @@ def test_a_query_that_gives_rows_slowly_is_stopped_too(tiny: Store) -> None:
 
 
 def test_stopping_one_query_leaves_the_others_of_the_process_alone(tiny: Store) -> None:
-    with tiny.reading() as other:
+    with tiny.sandbox(), tiny.reading() as other:
         answers: list[int] = []
 
         def read() -> None:
