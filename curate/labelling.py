@@ -147,7 +147,7 @@ def take_seat(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, 
     """What an annotator looks at next, None where nothing is left for them, and how far the queue is."""
     check_annotator(annotator)
     with store.labelling() as session:
-        return _take_seat(session, queue, annotator), _progress(session, queue, annotator)
+        return _take_seat(session, queue, annotator)
 
 
 def label_seat(
@@ -181,7 +181,7 @@ def label_seat(
                 queue_id=queue.queue_id,
                 shown={"place": seat.place, "blind": queue.settings.blind},
             )
-        return _take_seat(session, queue, annotator), _progress(session, queue, annotator)
+        return _take_seat(session, queue, annotator)
 
 
 def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
@@ -190,7 +190,7 @@ def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, 
     with store.labelling() as session:
         rows = session.rows("last_label", queue_id=queue.queue_id, annotator=annotator)
         if not rows:
-            return None, _progress(session, queue, annotator)
+            return None, _look(session, queue, annotator)[1]
         trace_id, taken_back = rows[0]
         append_label(
             session,
@@ -202,7 +202,7 @@ def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, 
         )
         (place,) = session.rows("place_in_queue", queue_id=queue.queue_id, trace_id=trace_id)
         _sit(session, queue, annotator, trace_id)
-        return Seat(*place), _progress(session, queue, annotator)
+        return Seat(*place), _look(session, queue, annotator)[1]
 
 
 def check_annotator(name: str) -> None:
@@ -211,32 +211,31 @@ def check_annotator(name: str) -> None:
         raise InputError(f"{name!r} cannot be an annotator's name: use 1 to {MOST_NAME} printable characters")
 
 
-def _take_seat(session: Session, queue: Queue, annotator: str) -> Seat | None:
-    rows = session.rows(
-        "next_in_queue",
+def _take_seat(session: Session, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
+    seat, progress = _look(session, queue, annotator)
+    _sit(session, queue, annotator, None if seat is None else seat.trace_id)
+    return seat, progress
+
+
+def _sit(session: Session, queue: Queue, annotator: str, trace_id: str | None) -> None:
+    """Move an annotator's seat to a trace; None: they have no seat any more."""
+    session.execute("leave_seat", queue_id=queue.queue_id, annotator=annotator)
+    if trace_id is not None:
+        session.execute(
+            "take_seat", queue_id=queue.queue_id, trace_id=trace_id, annotator=annotator, taken_at=utc_now()
+        )
+
+
+def _look(session: Session, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
+    """The seat that an annotator may have next, and how far the queue is."""
+    ((*counts, seat),) = session.rows(
+        "look_at_queue",
         queue_id=queue.queue_id,
         annotator=annotator,
         overlap=queue.settings.overlap,
         seats_since=utc_now() - SEAT,
     )
-    if not rows:
-        session.execute("leave_seat", queue_id=queue.queue_id, annotator=annotator)
-        return None
-    seat = Seat(*rows[0])
-    _sit(session, queue, annotator, seat.trace_id)
-    return seat
-
-
-def _sit(session: Session, queue: Queue, annotator: str, trace_id: str) -> None:
-    session.execute("leave_seat", queue_id=queue.queue_id, annotator=annotator)
-    session.execute("take_seat", queue_id=queue.queue_id, trace_id=trace_id, annotator=annotator, taken_at=utc_now())
-
-
-def _progress(session: Session, queue: Queue, annotator: str) -> Progress:
-    ((*counts,),) = session.rows(
-        "label_progress", queue_id=queue.queue_id, annotator=annotator, overlap=queue.settings.overlap
-    )
-    return Progress(*counts)
+    return None if seat is None else Seat(*seat), Progress(*counts)
 
 
 def _write(settings: QueueSettings) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any
-
-import polars as pl
 
 from store.database import Session
 from store.folder import Store
@@ -53,22 +50,17 @@ def append_label(
 ) -> str:
     """The same within a transaction of `Store.labelling`. shown: what the annotator saw of the trace."""
     event_id = uuid.uuid4().hex
-    # Events are ordered by their time, so that a clock which was set back must not put one before what it follows.
-    ((newest,),) = session.rows("newest_label_time")
-    now = utc_now() if newest is None else max(utc_now(), newest + timedelta(microseconds=1))
-    event = pl.DataFrame(
-        {
-            "event_id": [event_id],
-            "trace_id": [trace_id],
-            "annotator": [annotator],
-            "label": [label.value],
-            "tags": pl.Series([list(tags)], dtype=pl.List(pl.String)),
-            "note": pl.Series([note], dtype=pl.String),
-            "seconds": pl.Series([seconds], dtype=pl.Float64),
-            "queue_id": pl.Series([queue_id], dtype=pl.String),
-            "shown": pl.Series([None if shown is None else json.dumps(shown)], dtype=pl.String),
-            "created_at": [now],
-        }
+    session.execute(
+        "append_label_event",
+        event_id=event_id,
+        trace_id=trace_id,
+        annotator=annotator,
+        label=label.value,
+        tags=list(tags),
+        note=note,
+        seconds=seconds,
+        queue_id=queue_id,
+        shown=None if shown is None else json.dumps(shown),
+        now=utc_now(),
     )
-    session.put("label_events", event)
     return event_id

@@ -1,7 +1,20 @@
 -- People's labels. Statements that read traces run on the main file; the others run on labels.duckdb alone.
 
--- name: put_label_events
-insert into label_events by name from batch anti join label_events using (event_id)
+-- name: append_label_event
+-- Events are ordered by their time, so that a clock which was set back must not put one before what it follows.
+insert into label_events by name
+select
+    $event_id as event_id,
+    $trace_id as trace_id,
+    $annotator as annotator,
+    $label as label,
+    $tags as tags,
+    $note as note,
+    $seconds as seconds,
+    $queue_id as queue_id,
+    $shown as shown,
+    greatest($now, max(created_at) + interval 1 microsecond) as created_at
+from label_events
 
 -- name: append_label_queue
 -- Only a queue that is new in the same transaction.
@@ -89,28 +102,9 @@ left join judged using (queue_id)
 group by all
 order by queues.created_at desc, queues.queue_id
 
--- name: label_progress
--- The same of one queue; `open` is what an annotator may still get, seats of others aside.
-with judged as (
-    select
-        trace_id,
-        count(*) filter (label <> 'skip') as judgements,
-        bool_or(annotator = $annotator) as mine
-    from standing_labels
-    where queue_id = $queue_id
-    group by trace_id
-)
-select
-    count(*)::int as traces,
-    count(*) filter (judgements >= $overlap)::int as finished,
-    count(*) filter (mine)::int as mine,
-    count(*) filter (not coalesce(mine, false) and coalesce(judgements, 0) < $overlap)::int as open
-from label_queue_traces
-left join judged using (trace_id)
-where queue_id = $queue_id
-
--- name: next_in_queue
--- The first trace that wants a judgement of this annotator: that of their own seat before all others.
+-- name: look_at_queue
+-- How far a queue is, and `next`, the first of its traces that wants a judgement of this annotator: that of their own seat
+-- before all others. `open` is what they may still get, seats of others aside.
 with judged as (
     select
         trace_id,
@@ -128,16 +122,29 @@ seated as (
     from label_seats
     where queue_id = $queue_id
     group by trace_id
+),
+places as (
+    select
+        place,
+        trace_id,
+        created_at,
+        coalesce(judgements, 0) as judgements,
+        coalesce(others, 0) as others,
+        coalesce(judged.mine, false) as mine,
+        coalesce(seated.mine, false) as my_seat
+    from label_queue_traces
+    left join judged using (trace_id)
+    left join seated using (trace_id)
+    where queue_id = $queue_id
 )
-select place, trace_id, created_at
-from label_queue_traces
-left join judged using (trace_id)
-left join seated using (trace_id)
-where queue_id = $queue_id
-    and not coalesce(judged.mine, false)
-    and coalesce(judgements, 0) + coalesce(others, 0) < $overlap
-order by coalesce(seated.mine, false) desc, place
-limit 1
+select
+    count(*)::int as traces,
+    count(*) filter (judgements >= $overlap)::int as finished,
+    count(*) filter (mine)::int as mine,
+    count(*) filter (not mine and judgements < $overlap)::int as open,
+    arg_min(row(place, trace_id, created_at), if(my_seat, 0, place))
+        filter (not mine and judgements + others < $overlap) as next
+from places
 
 -- name: leave_seat
 delete from label_seats where queue_id = $queue_id and annotator = $annotator
@@ -158,6 +165,3 @@ select place, trace_id, created_at from label_queue_traces where queue_id = $que
 
 -- name: has_seat
 select 1 from label_seats where queue_id = $queue_id and trace_id = $trace_id and annotator = $annotator
-
--- name: newest_label_time
-select max(created_at) from label_events
