@@ -10,7 +10,7 @@ from curate.sids.quantizers import ResidualKMeans
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.teachers.evidence import BRIEF, EvidenceTeacher
-from store import InputError, Store, database
+from store import InputError, Store, turns
 from train.runs import (
     CHECKPOINTS,
     TrainingRun,
@@ -125,7 +125,7 @@ def test_a_training_goes_on_in_as_many_processes_as_it_began_in(
 
 
 def test_figures_wait_while_the_store_is_busy(lessons: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "WAIT_S", 0.05)
+    monkeypatch.setattr(turns, "WAIT_S", 0.05)
 
     def write(run: TrainingRun, step: int) -> None:
         run.keep([{"step": step, "metric": "loss", "value": float(step)}])
