@@ -131,13 +131,13 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
     chart = alt.layer(
         # The whole row can be clicked, also where its bar has no width.
         bar.transform_calculate(start="0", width=str(width))
-        .encode(x=x, x2="width:Q", color=alt.value("transparent"))
+        .encode(x=x, x2=alt.X2("width:Q"), color=alt.ColorValue("transparent"))
         .add_params(stage),
-        bar.transform_calculate(start="0", part="'left'").encode(x=x, x2="traces:Q", color=parts),
-        bar.transform_calculate(start="datum.traces", part="'lost here'").encode(x=x, x2="end:Q", color=parts),
+        bar.transform_calculate(start="0", part="'left'").encode(x=x, x2=alt.X2("traces:Q"), color=parts),
+        bar.transform_calculate(start="datum.traces", part="'lost here'").encode(x=x, x2=alt.X2("end:Q"), color=parts),
         base.mark_text(align="left", dx=5, color=INK, cursor="pointer")
         .transform_calculate(text=text)
-        .encode(x="end:Q", text="text:N"),
+        .encode(x=alt.X("end:Q"), text=alt.Text("text:N")),
     )
     clicked = _draw(chart, "Funnel", "overview-funnel", "stage")
     if clicked is None:
@@ -173,9 +173,9 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
         .mark_rect()
         .encode(
             x=alt.X("start:T", title="made, UTC", axis=alt.Axis(format=_time_format(losses))),
-            x2="end:T",
+            x2=alt.X2("end:T"),
             y=alt.Y("bottom:Q", title=None),
-            y2="top:Q",
+            y2=alt.Y2("top:Q"),
             color=alt.Color(
                 "place:N",
                 title=None,
@@ -241,7 +241,7 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
                 scale=alt.Scale(domain=["gradient", "no gradient"], range=[KEPT, NEUTRAL]),
                 legend=alt.Legend(orient="top"),
             ),
-            tooltip=["rate:N", alt.Tooltip("groups:Q", format=",")],
+            tooltip=[alt.Tooltip("rate:N"), alt.Tooltip("groups:Q", format=",")],
         )
     )
     _draw(chart, "Pass rates", "overview-pass-rates")
@@ -276,7 +276,8 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
         base.mark_text(fontSize=11, cursor="pointer")
         .transform_calculate(short="datum.traces < 1000 ? datum.traces : format(datum.traces, '.2s')")
         .encode(
-            text="short:N", color=alt.condition(alt.datum.traces > most / 3, alt.value("white"), alt.value("#222222"))
+            text=alt.Text("short:N"),
+            color=alt.condition(alt.datum.traces > most / 3, alt.value("white"), alt.value("#222222")),
         ),
     )
     clicked = _draw(chart, "How the target moves", "overview-moves", "move")
@@ -339,7 +340,7 @@ def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
         base.mark_bar().encode(
             x=alt.X("share:Q", title=None, axis=axis), color=alt.Color("by:N", legend=None, scale=colours)
         ),
-        base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=alt.value(LOST)),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=alt.ColorValue(LOST)),
     )
     _draw(chart, title, key)
 
