@@ -87,34 +87,33 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def connect(path: Path, *, read_only: bool, labels: Path | None = None, sandboxed: bool = False) -> Iterator[Session]:
+def connect(path: Path, turn: Turn, *, labels: Path | None = None) -> Iterator[Session]:
     """One transaction on a DuckDB file: committed at the end of the block, rolled back if the block raises.
 
-    labels: their file, to be read too. sandboxed: for SQL that people write, which is read-only and needs the labels.
+    labels: their file, to be read too.
 
     Raises StoreBusyError when the file stays in use longer than WAIT_S, StoreError when DuckDB cannot write (a full
     disk, a damaged file); nothing of the transaction stands then.
     """
-    wanted = Turn.SANDBOX if sandboxed else Turn.READ if read_only else Turn.WRITE
     try:
         with ExitStack() as stack:
-            turn = stack.enter_context(gates[path].entered(path, wanted))
+            given = stack.enter_context(gates[path].entered(path, turn))
             if labels is not None:
                 stack.enter_context(gates[labels].entered(labels, Turn.READ))
             # Each try is a new context, and leaving it rolls back what was not committed.
-            connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, turn, labels)))
+            connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, given, labels)))
             connection.begin()
             yield Session(connection)
             connection.commit()
     except (duckdb.FatalException, duckdb.IOException, duckdb.TransactionException) as error:
-        failed = "could not be read" if read_only else "could not be written, nothing was stored"
+        failed = "could not be written, nothing was stored" if turn is Turn.WRITE else "could not be read"
         raise StoreError(f"{path} {failed}: {_first_line(error)}") from error
 
 
 def _opened(path: Path, turn: Turn, labels: Path | None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    if turn is Turn.SANDBOX and labels is not None:
+    if turn is Turn.SANDBOX:
         return sandbox(path, labels)
-    return engine_of(path.parent).attached(path, read_only=turn is not Turn.WRITE, labels=labels)
+    return engine_of(path.parent).attached(path, read_only=turn is Turn.READ, labels=labels)
 
 
 def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:

@@ -73,23 +73,27 @@ class Engine:
                         self._detach(file, labels)
         except (duckdb.InternalException, duckdb.FatalException):
             # DuckDB refuses everything from here on.
-            _forget(self)
+            _give_up(self)
             raise
 
+    def close(self) -> None:
+        """Make no more connections; those there are keep it alive."""
+        self._database.close()
+
     def _attach(self, file: Path, *, read_only: bool, labels: Path | None) -> None:
-        with closing(self._database.cursor()) as connection:
+        with self._whole(), closing(self._database.cursor()) as connection:
             connection.execute(f"attach {_quoted(file)} as {_name(file)}{' (read_only)' if read_only else ''}")
-            try:
-                if labels is not None:
+            if labels is not None:
+                try:
                     connection.execute(f"attach {_quoted(labels)} as {_name(labels)} (read_only)")
-            except BaseException:
-                connection.execute(f"detach {_name(file)}")
-                raise
+                except duckdb.IOException:  # locked
+                    connection.execute(f"detach {_name(file)}")
+                    raise
             if read_only:
                 connection.execute(f"set memory_limit = '{_READING_MEMORY}'")
 
     def _detach(self, file: Path, labels: Path | None) -> None:
-        with closing(self._database.cursor()) as connection:
+        with self._whole(), closing(self._database.cursor()) as connection:
             if labels is not None:
                 connection.execute(f"detach {_name(labels)}")
             # Where the disk is too full for a checkpoint it is detached all the same, and what was committed stays in
@@ -97,6 +101,17 @@ class Engine:
             with suppress(duckdb.IOException):
                 connection.execute(f"detach {_name(file)}")
             connection.execute("reset memory_limit")
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Have the engine replaced where the block breaks off, by Ctrl-C too: a file may still be attached then."""
+        try:
+            yield
+        except duckdb.IOException:
+            raise  # A file is locked, and none attached.
+        except BaseException:
+            _give_up(self)
+            raise
 
 
 # An engine lives while somebody uses it and, for those who come next, while it is among the last few.
@@ -116,11 +131,14 @@ def engine_of(folder: Path) -> Engine:
         return engine
 
 
-def _forget(engine: Engine) -> None:
+def _give_up(engine: Engine) -> None:
+    """Let the next who comes have a new engine, and this one go as soon as nobody works on it."""
     with _choosing:
         if _engines.get(engine.folder) is engine:
             del _engines[engine.folder]
+        if engine in _last:
             _last.remove(engine)
+    engine.close()
 
 
 def _start_afresh() -> None:
@@ -137,7 +155,7 @@ _locking_down = threading.Lock()
 
 
 @contextmanager
-def sandbox(file: Path, labels: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def sandbox(file: Path, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that reads a file and the labels: no other files, no network, no settings.
 
     All that are open to a file at the same time share one instance: the second finds the labels attached and the
@@ -146,7 +164,8 @@ def sandbox(file: Path, labels: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     config = SETTINGS | {"memory_limit": _READING_MEMORY}
     with closing(duckdb.connect(str(file), read_only=True, config=config)) as connection:
         with _locking_down:
-            connection.execute(f"attach if not exists {_quoted(labels)} as {_name(labels)} (read_only)")
+            if labels is not None:
+                connection.execute(f"attach if not exists {_quoted(labels)} as {_name(labels)} (read_only)")
             if connection.execute("select not current_setting('lock_configuration')").fetchone() == (True,):
                 connection.execute("set enable_progress_bar = false")
                 connection.execute("set enable_external_access = false")

@@ -37,8 +37,6 @@ class Gate:
         self._inside: Counter[Turn] = Counter()
         self._waiting: Counter[Turn] = Counter()
         self._of_thread = threading.local()
-        self.opening = threading.Lock()
-        self.attached = 0
 
     @contextmanager
     def entered(self, path: Path, turn: Turn) -> Iterator[Turn]:

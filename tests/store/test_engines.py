@@ -80,6 +80,15 @@ def test_after_an_internal_error_there_is_a_new_engine(store: Store) -> None:
         assert runs_of(store) == []
 
 
+def test_an_engine_that_cannot_detach_its_files_is_replaced(store: Store) -> None:
+    engine = engine_of(store.folder)
+    with pytest.raises(duckdb.BinderException, match="labels"), store.reading() as session:
+        session.connection.execute("rollback; detach labels; begin")
+    assert engine_of(store.folder) is not engine
+    put_run(store, "a")
+    assert runs_of(store) == ["a"]
+
+
 def test_a_process_that_forks_uses_the_store_on_both_sides(tmp_path: Path) -> None:
     code = f"""
 import os, sys

@@ -4,6 +4,7 @@ import pytest
 
 from store import Store, StoreError, database
 from store.migrations import current_state, load_migrations, migrate, schema_state
+from store.turns import Turn
 
 
 def test_opening_twice_changes_nothing(store: Store) -> None:
@@ -39,16 +40,16 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkey
     broken = steps[0]._replace(text=steps[0].text + "; select * from no_such_table")
     monkeypatch.setattr("store.migrations.load_migrations", lambda _: [broken])
     path = tmp_path / "labels.duckdb"
-    with pytest.raises(Exception, match="no_such_table"), database.connect(path, read_only=False) as session:
+    with pytest.raises(Exception, match="no_such_table"), database.connect(path, Turn.WRITE) as session:
         migrate(session, "labels")
-    with database.connect(path, read_only=True) as session:
+    with database.connect(path, Turn.READ) as session:
         assert session.connection.execute("select count(*) from duckdb_tables()").fetchone() == (0,)
 
 
 def test_traces_of_an_older_store_learn_their_lists_and_outcomes(tmp_path: Path) -> None:
     for name, last in (("labels", 1), ("main", 4)):
         path = tmp_path / ("store.duckdb" if name == "main" else "labels.duckdb")
-        with database.connect(path, read_only=False) as session:
+        with database.connect(path, Turn.WRITE) as session:
             session.execute("create_schema_migrations")
             session.execute("create_schema_state")
             for step in load_migrations(name)[:last]:
