@@ -23,10 +23,10 @@ class Turn(Enum):
 class Gate:
     """Lets those of this process who want one file take turns: any number that read, or one that writes.
 
-    DuckDB's lock keeps other processes out but not a second database instance of the same process; and as the lock is
-    one of POSIX, the first of two instances to close the file would free it for both. So those who read at the same
-    time share one instance: where a sandbox is open, they come into it; where none is, whoever wants one waits until
-    the others have read.
+    DuckDB's lock keeps other processes out. In one process it refuses a second instance that would write at once, in
+    place of waiting, and lets one in that reads; but as the lock is one of POSIX, the first of two instances to close
+    the file frees it for both. So those who read at the same time share one instance: where a sandbox is open, they
+    come into it; where none is, whoever wants one waits until the others have read.
 
     Who comes to read waits behind who waits to write or for a sandbox, or many readers would keep a label out; a thread
     that reads already does not.
