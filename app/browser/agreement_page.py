@@ -4,10 +4,10 @@ It draws; what it draws comes from `curate.agreement`. Annotators' and queues' n
 Markdown.
 """
 
-import altair as alt
 import polars as pl
 import streamlit as st
 
+from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, either, nominal, quantitative
 from app.browser.filter_bar import choose_filter
 from app.browser.pages import to_traces
 from curate.agreement import (
@@ -110,22 +110,30 @@ def draw_intervals(table: pl.DataFrame) -> None:
     if shown.height == 0:
         return
     least = min(0.0, *shown.select(pl.min_horizontal("value", "low")).to_series())
-    scale = alt.Scale(domain=[least, 1], nice=True)
-    base = alt.Chart(shown).encode(
-        y=alt.Y("name:N", title=None, sort=shown["name"].to_list(), axis=alt.Axis(labelLimit=320)),
-        color=alt.Color("measure:N", legend=None, scale=alt.Scale(scheme="tableau10")),
-        tooltip=["name", *(alt.Tooltip(f"{column}:Q", format=".3f") for column in ("value", "low", "high")), "traces"],
+    shared = {
+        "y": nominal("name", title=None, sort=shown["name"].to_list(), axis={"labelLimit": 320}),
+        "color": nominal("measure", legend=None, scale=CATEGORIES),
+        "tooltip": [
+            nominal("name"),
+            *(quantitative(column, format=".3f") for column in ("value", "low", "high")),
+            quantitative("traces"),
+        ],
+    }
+    interval = quantitative(
+        "low",
+        title="agreement beyond chance, 95%",
+        scale={"domain": [least, 1], "nice": True},
+        axis={"tickCount": 10},
     )
-    st.altair_chart(
-        (
-            alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[4, 4], color="gray").encode(x="zero:Q")
-            + base.mark_rule(strokeWidth=2).encode(
-                x=alt.X("low:Q", title="agreement beyond chance, 95%", scale=scale, axis=alt.Axis(tickCount=10)),
-                x2="high:Q",
-            )
-            + base.mark_point(filled=True, size=80, opacity=1).encode(x="value:Q")
-        ).properties(height=60 + 28 * shown.height)
-    )
+    layers = [
+        dashed_rule("x", 0),
+        {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": shared | {"x": interval, "x2": {"field": "high"}}},
+        {
+            "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+            "encoding": shared | {"x": quantitative("value")},
+        },
+    ]
+    draw_chart(shown, {"layer": layers, "height": 60 + 28 * shown.height})
 
 
 def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataFrame) -> None:
@@ -161,32 +169,37 @@ def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataF
 def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> None:
     """A heat map of counts, each written in its cell; cells: first, second and the column `counted`."""
     most = max(1, *cells[counted].to_list())
-    base = alt.Chart(cells).encode(
-        x=alt.X(
-            "second:N",
+    shared = {
+        "x": nominal(
+            "second",
             title=columns,
             sort=cells["second"].unique(maintain_order=True).to_list(),
-            axis=alt.Axis(orient="top", labelAngle=0),
+            axis={"orient": "top", "labelAngle": 0},
         ),
-        y=alt.Y("first:N", title=rows, sort=cells["first"].unique(maintain_order=True).to_list()),
+        "y": nominal("first", title=rows, sort=cells["first"].unique(maintain_order=True).to_list()),
         # A colon, for Vega takes a field that is called image for the address of one.
-        tooltip=[
-            alt.Tooltip("first:N", title=f"{rows}:"),
-            alt.Tooltip("second:N", title=f"{columns}:"),
-            f"{counted}:Q",
+        "tooltip": [
+            nominal("first", title=f"{rows}:"),
+            nominal("second", title=f"{columns}:"),
+            quantitative(counted),
         ],
-    )
-    st.altair_chart(
-        (
-            base.mark_rect().encode(
-                color=alt.Color(f"{counted}:Q", legend=None, scale=alt.Scale(scheme="blues", domain=[0, most]))
-            )
-            + base.mark_text(fontSize=18).encode(
-                text=alt.Text(f"{counted}:Q", format=","),
-                color=alt.condition(alt.datum[counted] > most / 2, alt.value("white"), alt.value("black")),
-            )
-        ).properties(height=280)
-    )
+    }
+    layers = [
+        {
+            "mark": "rect",
+            "encoding": shared
+            | {"color": quantitative(counted, legend=None, scale={"scheme": "blues", "domain": [0, most]})},
+        },
+        {
+            "mark": {"type": "text", "fontSize": 18},
+            "encoding": shared
+            | {
+                "text": quantitative(counted, format=","),
+                "color": either("white", "black", test=f"datum.{counted} > {most / 2}"),
+            },
+        },
+    ]
+    draw_chart(cells, {"layer": layers, "height": 280})
 
 
 def draw_rules(rules: pl.DataFrame) -> None:

@@ -7,12 +7,12 @@ know no markup.
 
 from urllib.parse import urlencode
 
-import altair as alt
 import numpy as np
 import polars as pl
 import streamlit as st
 from numpy.typing import NDArray
 
+from app.browser.charts import draw_chart, either, nominal, quantitative
 from app.browser.pages import to_traces
 from curate.arm_comparison import ANY, FIRST_ACCEPTED, SHARE, ArmComparison, compare_arms, list_arms
 from curate.text_diff import ReadText, diff_lines, diff_texts, read_text
@@ -141,14 +141,8 @@ def draw_orders(tried: ListAttempts) -> None:
         for number, item in enumerate(candidates, 1)
     ]
     with st.container(horizontal=True, gap="large"):
-        st.altair_chart(
-            _heat_map("rank given to each candidate, ★ is the target", rows, names, ranks_N_K[1:].T, "rank"),
-            width="content",
-        )
-        st.altair_chart(
-            _heat_map("Kendall's tau of two orders", [INPUT, *names], names, taus_N_N[:, 1:], "tau"),
-            width="content",
-        )
+        draw_heat_map("rank given to each candidate, ★ is the target", rows, names, ranks_N_K[1:].T, "rank")
+        draw_heat_map("Kendall's tau of two orders", [INPUT, *names], names, taus_N_N[:, 1:], "tau")
 
 
 def _mean(values: NDArray[np.float64]) -> str:
@@ -160,9 +154,7 @@ def _short(text: str) -> str:
     return text if len(text) <= TITLE_CHARACTERS else text[: TITLE_CHARACTERS - 1] + "…"
 
 
-def _heat_map(
-    title: str, rows: list[str], columns: list[str], values_R_C: NDArray[np.float64], name: str
-) -> alt.LayerChart:
+def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: NDArray[np.float64], name: str) -> None:
     """Figures as coloured cells, small ranks and large taus the darker; nan leaves a cell out."""
     cells = pl.DataFrame(
         [
@@ -175,25 +167,36 @@ def _heat_map(
     )
     ranks = name == "rank"
     domain = [1, len(rows)] if ranks else [-1, 1]
-    base = alt.Chart(cells, title=alt.Title(title, anchor="start")).encode(
-        x=alt.X("attempt:N", sort=columns, title=None, axis=alt.Axis(orient="top", labelAngle=0)),
-        y=alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=LABELS)),
-        tooltip=["row", "attempt", alt.Tooltip(f"{name}:Q", format=".0f" if ranks else ".2f")],
-    )
-    colour = alt.Color(
-        f"{name}:Q", scale=alt.Scale(scheme="blues" if ranks else "purples", domain=domain, reverse=ranks), legend=None
-    )
+    shared = {
+        "x": nominal("attempt", sort=columns, title=None, axis={"orient": "top", "labelAngle": 0}),
+        "y": nominal("row", sort=rows, title=None, axis={"labelLimit": LABELS}),
+        "tooltip": [nominal("row"), nominal("attempt"), quantitative(name, format=".0f" if ranks else ".2f")],
+    }
+    colours = {"scheme": "blues" if ranks else "purples", "domain": domain, "reverse": ranks}
     dark = f"datum.{name} {'<=' if ranks else '>='} {sum(domain) / 2}"
-    figures = base.mark_text(fontSize=12).encode(
-        text=alt.Text(f"{name}:Q", format=".0f" if ranks else ".1f"),
-        color=alt.condition(dark, alt.value("white"), alt.value("#222")),
-    )
-    chart: alt.LayerChart = base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour) + figures
-    # Streamlit fits labels and title into the size that it is given.
-    sized: alt.LayerChart = chart.properties(
-        width=(LABELS if ranks else 60) + CELL * len(columns), height=70 + 26 * len(rows)
-    ).configure_axis(labelOverlap=False, labelFlush=False, labelBound=False)
-    return sized
+    layers = [
+        {
+            "mark": {"type": "rect", "stroke": "white", "strokeWidth": 1},
+            "encoding": shared | {"color": quantitative(name, scale=colours, legend=None)},
+        },
+        {
+            "mark": {"type": "text", "fontSize": 12},
+            "encoding": shared
+            | {
+                "text": quantitative(name, format=".0f" if ranks else ".1f"),
+                "color": either("white", "#222", test=dark),
+            },
+        },
+    ]
+    spec = {
+        "layer": layers,
+        "title": {"text": title, "anchor": "start"},
+        # Streamlit fits labels and title into the size that it is given.
+        "width": (LABELS if ranks else 60) + CELL * len(columns),
+        "height": 70 + 26 * len(rows),
+        "config": {"axis": {"labelOverlap": False, "labelFlush": False, "labelBound": False}},
+    }
+    draw_chart(cells, spec, fit=False)
 
 
 def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:

@@ -7,10 +7,10 @@ Names of teachers and models are drawn by charts and tables as text, never as HT
 from datetime import timedelta
 from typing import Any
 
-import altair as alt
 import polars as pl
 import streamlit as st
 
+from app.browser.charts import calculate, draw_chart, draw_clickable, either, nominal, ordinal, quantitative, temporal
 from app.browser.filter_bar import choose_filter
 from app.browser.pages import to_traces
 from curate.browsing import count_traces
@@ -50,8 +50,7 @@ PLACE_COLOURS = dict(
 DIMENSION_COLOURS = {"template": "#4c78a8", "teacher": "#72b7b2", "temperature": "#b279a2"}
 RATES = ("0", *(f"≤ .{tenths}" for tenths in range(1, 10)), "< 1", "1")
 USAGE_NAMES = {"cost_usd": "cost", "prompt_tokens": "prompt tokens", "completion_tokens": "completion tokens"}
-
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+RANK_AXIS = {"labelExpr": "datum.value == 0 ? '–' : datum.label", "labelAngle": 0}
 
 
 def draw_overview(store: Store) -> None:
@@ -110,36 +109,54 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
     )
     # Room for the figures on the right; the axis would say what they say.
     width = 1.6 * funnel.select(pl.col("end").max()).item()
-    x = alt.X("start:Q", title=None, axis=None, scale=alt.Scale(domain=[0, width], nice=False))
-    parts = alt.Color(
-        "part:N",
-        title=None,
-        scale=alt.Scale(domain=["left", "lost here"], range=[KEPT, LOST]),
-        legend=alt.Legend(orient="top"),
-    )
-    stage = alt.selection_point(name="stage", fields=["stage"])
-    base = alt.Chart(funnel).encode(
-        y=alt.Y("name:N", title=None, sort=funnel["name"].to_list(), axis=alt.Axis(labelLimit=160, labelOverlap=False)),
-        tooltip=[
-            alt.Tooltip("name:N", title="stage"),
-            alt.Tooltip("traces:Q", title="left", format=","),
-            alt.Tooltip("lost:Q", title="lost here", format=","),
+    x = quantitative("start", title=None, axis=None, scale={"domain": [0, width], "nice": False})
+    shared = {
+        "y": nominal(
+            "name", title=None, sort=funnel["name"].to_list(), axis={"labelLimit": 160, "labelOverlap": False}
+        ),
+        "tooltip": [
+            nominal("name", title="stage"),
+            quantitative("traces", title="left", format=","),
+            quantitative("lost", title="lost here", format=","),
         ],
-    )
-    bar = base.mark_bar(cursor="pointer").encode(opacity=alt.condition(stage, alt.value(1), alt.value(0.35)))
+    }
+    bar = shared | {"x": x, "opacity": either(1, 0.35, param="stage")}
+    coloured = bar | {
+        "color": nominal(
+            "part",
+            title=None,
+            scale={"domain": ["left", "lost here"], "range": [KEPT, LOST]},
+            legend={"orient": "top"},
+        )
+    }
+    clickable_bar = {"type": "bar", "cursor": "pointer"}
     text = "format(datum.traces, ',') + (datum.lost ? '  (−' + format(datum.lost, ',') + ')' : '')"
-    chart = alt.layer(
+    layers = [
         # The whole row can be clicked, also where its bar has no width.
-        bar.transform_calculate(start="0", width=str(width))
-        .encode(x=x, x2=alt.X2("width:Q"), color=alt.ColorValue("transparent"))
-        .add_params(stage),
-        bar.transform_calculate(start="0", part="'left'").encode(x=x, x2=alt.X2("traces:Q"), color=parts),
-        bar.transform_calculate(start="datum.traces", part="'lost here'").encode(x=x, x2=alt.X2("end:Q"), color=parts),
-        base.mark_text(align="left", dx=5, color=INK, cursor="pointer")
-        .transform_calculate(text=text)
-        .encode(x=alt.X("end:Q"), text=alt.Text("text:N")),
-    )
-    clicked = _draw(chart, "Funnel", "overview-funnel", "stage")
+        {
+            "mark": clickable_bar,
+            "transform": calculate(start="0", width=str(width)),
+            "encoding": bar | {"x2": {"field": "width"}, "color": {"value": "transparent"}},
+            "params": [{"name": "stage", "select": {"type": "point", "fields": ["stage"]}}],
+        },
+        {
+            "mark": clickable_bar,
+            "transform": calculate(start="0", part="'left'"),
+            "encoding": coloured | {"x2": {"field": "traces"}},
+        },
+        {
+            "mark": clickable_bar,
+            "transform": calculate(start="datum.traces", part="'lost here'"),
+            "encoding": coloured | {"x2": {"field": "end"}},
+        },
+        {
+            "mark": {"type": "text", "align": "left", "dx": 5, "color": INK, "cursor": "pointer"},
+            "transform": calculate(text=text),
+            "encoding": shared | {"x": quantitative("end"), "text": nominal("text")},
+        },
+    ]
+    st.markdown("**Funnel**")
+    clicked = draw_clickable(funnel, {"layer": layers, "height": HEIGHT}, "overview-funnel")
     if clicked is None:
         st.caption(
             "An attempt is a trace. Each rule keeps what passes it, in the order of policy strict. Click a stage for "
@@ -168,29 +185,32 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
         .with_columns(bottom=pl.col("top") - pl.col("traces"))
     )
     present = [place for place in PLACE_COLOURS if place in losses["place"]]
-    chart = (
-        alt.Chart(losses)
-        .mark_rect()
-        .encode(
-            x=alt.X("start:T", title="made, UTC", axis=alt.Axis(format=_time_format(losses))),
-            x2=alt.X2("end:T"),
-            y=alt.Y("bottom:Q", title=None),
-            y2=alt.Y2("top:Q"),
-            color=alt.Color(
-                "place:N",
-                title=None,
-                scale=alt.Scale(domain=present, range=[PLACE_COLOURS[place] for place in present]),
-                legend=alt.Legend(orient="top", columns=3, symbolType="square"),
-            ),
-            tooltip=[
-                alt.Tooltip("place:N", title="lost at"),
-                alt.Tooltip("traces:Q", format=","),
-                alt.Tooltip("start:T", format="%Y-%m-%d %H:%M:%S"),
-                alt.Tooltip("end:T", format="%Y-%m-%d %H:%M:%S"),
-            ],
-        )
-    )
-    _draw(chart, "Where traces are lost, over time", "overview-losses")
+    width: timedelta = losses["end"][0] - losses["start"][0]
+    encoding = {
+        # Ticks closer than buckets would repeat labels.
+        "x": temporal(
+            "start",
+            title="made, UTC",
+            axis={"format": _time_format(losses), "tickMinStep": width / timedelta(milliseconds=1)},
+        ),
+        "x2": {"field": "end"},
+        "y": quantitative("bottom", title=None),
+        "y2": {"field": "top"},
+        "color": nominal(
+            "place",
+            title=None,
+            scale={"domain": present, "range": [PLACE_COLOURS[place] for place in present]},
+            legend={"orient": "top", "columns": 3, "symbolType": "square"},
+        ),
+        "tooltip": [
+            nominal("place", title="lost at"),
+            quantitative("traces", format=","),
+            temporal("start", format="%Y-%m-%d %H:%M:%S"),
+            temporal("end", format="%Y-%m-%d %H:%M:%S"),
+        ],
+    }
+    st.markdown("**Where traces are lost, over time**")
+    draw_chart(losses, {"mark": "rect", "encoding": encoding, "height": HEIGHT}, key="overview-losses")
     st.caption("By the first rule of policy strict that a trace does not pass; answered: its request failed.")
 
 
@@ -224,27 +244,24 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
     rates = overview.pass_rates.with_columns(
         rate=pl.Series(RATES), gradient=pl.when(ends).then(pl.lit("no gradient")).otherwise(pl.lit("gradient"))
     )
-    chart = (
-        alt.Chart(rates)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "rate:N",
-                title="pass rate, policy paper",
-                sort=list(RATES),
-                axis=alt.Axis(labelAngle=0, labelOverlap=False),
-            ),
-            y=alt.Y("groups:Q", title="groups"),
-            color=alt.Color(
-                "gradient:N",
-                title=None,
-                scale=alt.Scale(domain=["gradient", "no gradient"], range=[KEPT, NEUTRAL]),
-                legend=alt.Legend(orient="top"),
-            ),
-            tooltip=[alt.Tooltip("rate:N"), alt.Tooltip("groups:Q", format=",")],
-        )
-    )
-    _draw(chart, "Pass rates", "overview-pass-rates")
+    encoding = {
+        "x": nominal(
+            "rate",
+            title="pass rate, policy paper",
+            sort=list(RATES),
+            axis={"labelAngle": 0, "labelOverlap": False},
+        ),
+        "y": quantitative("groups", title="groups"),
+        "color": nominal(
+            "gradient",
+            title=None,
+            scale={"domain": ["gradient", "no gradient"], "range": [KEPT, NEUTRAL]},
+            legend={"orient": "top"},
+        ),
+        "tooltip": [nominal("rate"), quantitative("groups", format=",")],
+    }
+    st.markdown("**Pass rates**")
+    draw_chart(rates, {"mark": "bar", "encoding": encoding, "height": HEIGHT}, key="overview-pass-rates")
     st.caption(
         "A group is all attempts of one teacher, model and temperature at one prompt. Where all pass or none does, "
         "advantages are zero: reinforcement learning from groups gets no gradient."
@@ -255,32 +272,38 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
     """Where the target was and where it went; a click on a cell offers its traces."""
     moves = overview.moves
     most: int = moves.select(pl.col("traces").max()).item()
-    move = alt.selection_point(name="move", fields=["target_rank", "new_rank"])
-    before_scale, after_scale = (alt.Scale(domain=_ranks(moves[name])) for name in ("target_rank", "new_rank"))
-    base = alt.Chart(moves).encode(
-        x=alt.X("new_rank:O", title="rank after", scale=after_scale, axis=_rank_axis()),
-        y=alt.Y("target_rank:O", title="rank before", scale=before_scale, axis=_rank_axis()),
-    )
-    chart = alt.layer(
-        base.mark_rect(cursor="pointer")
-        .encode(
-            color=alt.Color("traces:Q", legend=None, scale=alt.Scale(type="sqrt", domain=[0, most], scheme="blues")),
-            opacity=alt.condition(move, alt.value(1), alt.value(0.35)),
-            tooltip=[
-                alt.Tooltip("target_rank:O", title="rank before (0: absent)"),
-                alt.Tooltip("new_rank:O", title="rank after (0: left out)"),
-                alt.Tooltip("traces:Q", format=","),
-            ],
-        )
-        .add_params(move),
-        base.mark_text(fontSize=11, cursor="pointer")
-        .transform_calculate(short="datum.traces < 1000 ? datum.traces : format(datum.traces, '.2s')")
-        .encode(
-            text=alt.Text("short:N"),
-            color=alt.condition(alt.datum.traces > most / 3, alt.value("white"), alt.value("#222222")),
+    shared = {
+        "x": ordinal("new_rank", title="rank after", scale={"domain": _ranks(moves["new_rank"])}, axis=RANK_AXIS),
+        "y": ordinal(
+            "target_rank", title="rank before", scale={"domain": _ranks(moves["target_rank"])}, axis=RANK_AXIS
         ),
-    )
-    clicked = _draw(chart, "How the target moves", "overview-moves", "move")
+    }
+    layers = [
+        {
+            "mark": {"type": "rect", "cursor": "pointer"},
+            "encoding": shared
+            | {
+                "color": quantitative(
+                    "traces", legend=None, scale={"type": "sqrt", "domain": [0, most], "scheme": "blues"}
+                ),
+                "opacity": either(1, 0.35, param="move"),
+                "tooltip": [
+                    ordinal("target_rank", title="rank before (0: absent)"),
+                    ordinal("new_rank", title="rank after (0: left out)"),
+                    quantitative("traces", format=","),
+                ],
+            },
+            "params": [{"name": "move", "select": {"type": "point", "fields": ["target_rank", "new_rank"]}}],
+        },
+        {
+            "mark": {"type": "text", "fontSize": 11, "cursor": "pointer"},
+            "transform": calculate(short="datum.traces < 1000 ? datum.traces : format(datum.traces, '.2s')"),
+            "encoding": shared
+            | {"text": nominal("short"), "color": either("white", "#222222", test=f"datum.traces > {most / 3}")},
+        },
+    ]
+    st.markdown("**How the target moves**")
+    clicked = draw_clickable(moves, {"layer": layers, "height": HEIGHT}, "overview-moves")
     if clicked is None:
         st.caption(
             "The target's rank in the input and in the order. – before: it is not among the candidates; – after: it is "
@@ -296,10 +319,6 @@ def _ranks(ranks: pl.Series) -> list[int]:
     """Every rank up to the last; absence comes last."""
     seen: list[int] = ranks.to_list()
     return [*range(1, max(seen) + 1), *([0] if 0 in seen else [])]
-
-
-def _rank_axis() -> alt.Axis:
-    return alt.Axis(labelExpr="datum.value == 0 ? '–' : datum.label", labelAngle=0)
 
 
 def draw_usage(overview: Overview) -> None:
@@ -321,39 +340,34 @@ def draw_usage(overview: Overview) -> None:
 
 def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
     """Bars with their intervals, those of a dimension together."""
-    base = alt.Chart(shares).encode(
-        y=alt.Y(
-            "value:N", title=None, sort=shares["value"].to_list(), axis=alt.Axis(labelLimit=220, labelOverlap=False)
+    shared = {
+        "y": nominal(
+            "value", title=None, sort=shares["value"].to_list(), axis={"labelLimit": 220, "labelOverlap": False}
         ),
-        tooltip=[
-            alt.Tooltip("value:N", title="of"),
-            alt.Tooltip("share:Q", format=".2%"),
-            alt.Tooltip("low:Q", format=".2%"),
-            alt.Tooltip("high:Q", format=".2%"),
-            alt.Tooltip("hits:Q", format=","),
-            alt.Tooltip("n:Q", title="out of", format=","),
+        "tooltip": [
+            nominal("value", title="of"),
+            *(quantitative(column, format=".2%") for column in ("share", "low", "high")),
+            quantitative("hits", format=","),
+            quantitative("n", title="out of", format=","),
         ],
-    )
-    colours = alt.Scale(domain=list(DIMENSION_COLOURS), range=list(DIMENSION_COLOURS.values()))
-    axis = alt.Axis(format=".3~p", tickCount=5)
-    chart = alt.layer(
-        base.mark_bar().encode(
-            x=alt.X("share:Q", title=None, axis=axis), color=alt.Color("by:N", legend=None, scale=colours)
-        ),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=alt.ColorValue(LOST)),
-    )
-    _draw(chart, title, key)
-
-
-def _draw(chart: Chart, title: str, key: str, selection: str | None = None) -> dict[str, Any] | None:
-    """Draw a chart; returns the fields of what was clicked, None where nothing is."""
+    }
+    colours = {"domain": list(DIMENSION_COLOURS), "range": list(DIMENSION_COLOURS.values())}
+    layers = [
+        {
+            "mark": "bar",
+            "encoding": shared
+            | {
+                "x": quantitative("share", title=None, axis={"format": ".3~p", "tickCount": 5}),
+                "color": nominal("by", legend=None, scale=colours),
+            },
+        },
+        {
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": shared | {"x": quantitative("low"), "x2": {"field": "high"}, "color": {"value": LOST}},
+        },
+    ]
     st.markdown(f"**{title}**")
-    chart = chart.properties(height=HEIGHT)
-    if selection is None:
-        st.altair_chart(chart, key=key)
-        return None
-    event: Any = st.altair_chart(chart, key=key, on_select="rerun", selection_mode=selection)
-    return next(iter(event.selection.get(selection) or []), None)
+    draw_chart(shares, {"layer": layers, "height": HEIGHT}, key=key)
 
 
 def _link(chosen: TraceFilter | None, count: int, what: str) -> None:

@@ -4,10 +4,10 @@ path to an item, and another version beside it.
 It draws; what it draws comes from `curate.sids`. Titles and categories are shown as text, never as HTML or Markdown.
 """
 
-import altair as alt
 import polars as pl
 import streamlit as st
 
+from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, nominal, ordinal, quantitative
 from curate.sids.browsing import find_items, load_code_usage, load_collisions, load_prefix_tree
 from curate.sids.comparison import compare_versions
 from curate.sids.explanation import explain_item
@@ -99,28 +99,24 @@ def draw_tree(store: Store, version: SidVersion, levels: int) -> None:
         kind=pl.when(pl.col("group").is_in(shown)).then("group").otherwise(pl.lit("(others)")),
         top=pl.col("level") - 1,
     )
-    chart = (
-        alt.Chart(tree)
-        .mark_rect(stroke="white", strokeWidth=0.4)
-        .encode(
-            x=alt.X("start:Q", title="items", scale=alt.Scale(nice=False)),
-            x2="end:Q",
-            y=alt.Y("top:Q", title=None, axis=None, scale=alt.Scale(reverse=True, nice=False)),
-            y2="level:Q",
-            color=alt.Color(
-                "kind:N", title="most common category", sort=[*shown, "(others)"], scale=alt.Scale(scheme="tableau10")
-            ),
-            opacity=alt.Opacity("category_share:Q", title="its share", scale=alt.Scale(domain=[0, 1], range=[0.25, 1])),
-            tooltip=[
-                alt.Tooltip("prefix:N"),
-                alt.Tooltip("items:Q", format=","),
-                alt.Tooltip("category:N", title="most common category"),
-                alt.Tooltip("category_share:Q", title="its share", format=".0%"),
-            ],
-        )
-        .properties(height=300)
+    encoding = {
+        "x": quantitative("start", title="items", scale={"nice": False}),
+        "x2": {"field": "end"},
+        "y": quantitative("top", title=None, axis=None, scale={"reverse": True, "nice": False}),
+        "y2": {"field": "level"},
+        "color": nominal("kind", title="most common category", sort=[*shown, "(others)"], scale=CATEGORIES),
+        "opacity": quantitative("category_share", legend=None, scale={"domain": [0, 1], "range": [0.25, 1]}),
+        "tooltip": [
+            nominal("prefix"),
+            quantitative("items", format=","),
+            nominal("category", title="most common category"),
+            quantitative("category_share", title="its share", format=".0%"),
+        ],
+    }
+    draw_chart(
+        tree,
+        {"mark": {"type": "rect", "stroke": "white", "strokeWidth": 0.4}, "encoding": encoding, "height": 300},
     )
-    st.altair_chart(chart)
     st.caption(
         "One row a level, the first code on top; a bar is as wide as its prefix has items, and as strong in colour as "
         "its most common category is common in it. Bars too narrow to see are left out; choose a first code to see all."
@@ -132,18 +128,13 @@ def draw_usage(store: Store, version: SidVersion, levels: int, summary: SidSumma
     st.markdown("#### Use of codes")
     usage = load_code_usage(store, version, levels)
     even = summary.items / int(summary.settings["codebook_size"])
-    lines = (
-        alt.Chart(usage)
-        .mark_line()
-        .encode(
-            x=alt.X("rank:Q", title="codes, the most used first", scale=alt.Scale(nice=False)),
-            y=alt.Y("items:Q", title="items"),
-            color=alt.Color("level:O", scale=alt.Scale(scheme="tableau10")),
-            tooltip=["level:O", "code:Q", alt.Tooltip("items:Q", format=",")],
-        )
-    )
-    rule = alt.Chart(pl.DataFrame({"items": [even]})).mark_rule(strokeDash=[4, 4]).encode(y="items:Q")
-    st.altair_chart((lines + rule).properties(height=380))
+    lines = {
+        "x": quantitative("rank", title="codes, the most used first", scale={"nice": False}),
+        "y": quantitative("items", title="items"),
+        "color": ordinal("level", scale=CATEGORIES),
+        "tooltip": [ordinal("level"), quantitative("code"), quantitative("items", format=",")],
+    }
+    draw_chart(usage, {"layer": [{"mark": "line", "encoding": lines}, dashed_rule("y", even)], "height": 380})
     st.caption("Dashed: every code of a level with the same number of items.")
 
 

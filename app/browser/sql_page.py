@@ -7,10 +7,10 @@ a link brings runs at once: it can only read, and only for so long. Results and 
 from collections.abc import Callable
 from functools import partial
 
-import altair as alt
 import polars as pl
 import streamlit as st
 
+from app.browser.charts import CATEGORIES, Spec, draw_chart
 from app.browser.pages import draw_error
 from app.formats import render_rows
 from curate.queries import DOWNLOAD, MARKS, SCREEN, ChartChoice, QueryResult, load_schema, query_rows, suggest_chart
@@ -194,7 +194,7 @@ def draw_result(store: Store, query: str, result: QueryResult) -> None:
         )
     said.caption(describe_size(result))
     if view == "Chart":
-        draw_chart(rows)
+        draw_columns(rows)
     elif rows.columns == ["explain_key", "explain_value"]:
         st.code("\n".join(rows["explain_value"]), language=None)
     else:
@@ -216,7 +216,7 @@ def render_download(store: Store, query: str, kind: str) -> bytes:
     return render_rows(query_rows(store, query, DOWNLOAD).rows, kind)
 
 
-def draw_chart(rows: pl.DataFrame) -> None:
+def draw_columns(rows: pl.DataFrame) -> None:
     """The rows drawn by columns that people choose."""
     suggested = suggest_chart(rows)
     if suggested is None:
@@ -234,39 +234,39 @@ def draw_chart(rows: pl.DataFrame) -> None:
         format_func=lambda name: "(none)" if name is None else name,
     )
     mark = boxes[3].selectbox("Drawn as", MARKS, index=MARKS.index(suggested.mark))
-    st.altair_chart(build_chart(rows, ChartChoice(x, y, colour, mark)))
+    draw_chart(*build_chart(rows, ChartChoice(x, y, colour, mark)))
 
 
-def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> alt.Chart:
-    """Columns go under names of ours, so that no sign in theirs means anything to Vega."""
-    used = {"x": choice.x, "y": choice.y} | ({"colour": choice.colour} if choice.colour is not None else {})
+def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, Spec]:
+    """What to draw and how; columns go under names of ours, so that no sign in theirs means anything to Vega."""
+    used = {"x": choice.x, "y": choice.y} | ({"color": choice.colour} if choice.colour is not None else {})
     drawn = pl.DataFrame([_drawable(rows[name]).alias(channel) for channel, name in used.items()])
     cells = choice.mark == "heatmap"
-    x = _kind(drawn["x"], discrete=cells or choice.mark == "bar")
-    y = _kind(drawn["y"], discrete=cells)
-    # A few names are read best level, many only on their side.
-    axis = alt.Axis(labelLimit=160, labelAngle=0) if drawn["x"].n_unique() <= 8 else alt.Axis(labelLimit=160)
-    base = alt.Chart(drawn)
-    marked: alt.Chart = {
-        "bar": base.mark_bar,
-        "line": base.mark_line,
-        "area": base.mark_area,
-        "point": base.mark_point,
-        "heatmap": base.mark_rect,
-    }[choice.mark]()
-    chart: alt.Chart = marked.encode(
+    kinds = {
+        "x": _kind(drawn["x"], discrete=cells or choice.mark == "bar"),
+        "y": _kind(drawn["y"], discrete=cells),
+    }
+    encoding: Spec = {
         # Names stay in the query's order; numbers and times have one of their own.
-        x=alt.X(f"x:{x}", title=choice.x, sort=None if x == "N" else "ascending", axis=axis),
-        y=alt.Y(f"y:{y}", title=choice.y, sort=None if y == "N" else "ascending"),
-        # A colon, for Vega takes a field that is called image for the address of one and loads it.
-        tooltip=[alt.Tooltip(f"{channel}:{_kind(drawn[channel])}", title=f"{name}:") for channel, name in used.items()],
-    ).properties(height=420)
-    if choice.colour is None:
-        return chart
-    kind = _kind(drawn["colour"])
-    scale = alt.Undefined if kind == "Q" else alt.Scale(scheme="tableau10")
-    coloured: alt.Chart = chart.encode(color=alt.Color(f"colour:{kind}", title=choice.colour, scale=scale))
-    return coloured
+        channel: {
+            "field": channel,
+            "type": kind,
+            "title": used[channel],
+            "sort": None if kind == "nominal" else "ascending",
+        }
+        for channel, kind in kinds.items()
+    }
+    # A few names are read best level, many only on their side.
+    encoding["x"]["axis"] = {"labelLimit": 160} | ({"labelAngle": 0} if drawn["x"].n_unique() <= 8 else {})
+    if choice.colour is not None:
+        kind = _kind(drawn["color"])
+        colours = {} if kind == "quantitative" else {"scale": CATEGORIES}
+        encoding["color"] = {"field": "color", "type": kind, "title": choice.colour, **colours}
+    # A colon, for Vega takes a field that is called image for the address of one and loads it.
+    encoding["tooltip"] = [
+        {"field": channel, "type": _kind(drawn[channel]), "title": f"{name}:"} for channel, name in used.items()
+    ]
+    return drawn, {"mark": "rect" if cells else choice.mark, "encoding": encoding, "height": 420}
 
 
 def _drawable(column: pl.Series) -> pl.Series:
@@ -275,8 +275,8 @@ def _drawable(column: pl.Series) -> pl.Series:
 
 
 def _kind(column: pl.Series, *, discrete: bool = False) -> str:
-    """Vega's name for what a column holds: Q numbers, T times, O ordered values, N names."""
+    """Vega-Lite's type of what a column holds."""
     number, moment = column.dtype.is_numeric(), column.dtype.is_temporal()
     if discrete and (moment or (number and column.n_unique() <= 50)):
-        return "O"
-    return "Q" if number else "T" if moment else "N"
+        return "ordinal"
+    return "quantitative" if number else "temporal" if moment else "nominal"

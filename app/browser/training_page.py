@@ -3,11 +3,11 @@
 It draws; what it draws comes from `train.browsing` and `curate.evaluation`. Names are shown as text, never as HTML.
 """
 
-import altair as alt
 import orjson
 import polars as pl
 import streamlit as st
 
+from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, nominal, quantitative
 from curate.evaluation import load_evaluations
 from store import Store
 from train.browsing import load_curves, load_trainings
@@ -15,6 +15,7 @@ from train.browsing import load_curves, load_trainings
 # What people look at first, where a training has it.
 FIRST_METRICS = ("reward", "loss", "answers/promotion", "answers/copied", "answers/valid", "entropy")
 SHOWN_CURVES = 4
+BLUE = "#4c78a8"
 GAIN = "conditional_ndcg_at_5_gain"
 SHOWN = {
     "valid_share": "valid",
@@ -55,17 +56,19 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
     columns = st.columns(2)
     for place, metric in enumerate(metrics):
         with columns[place % 2]:
-            st.altair_chart(
-                alt.Chart(curves.filter(metric=metric), title=metric)
-                .mark_line(interpolate="monotone")
-                .encode(
-                    x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
-                    y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
-                    color=alt.Color("label:N", title=None, scale=alt.Scale(scheme="tableau10")),
-                    tooltip=["label:N", "step:Q", alt.Tooltip("value:Q", format=".4g")],
-                )
-                .properties(height=240)
-            )
+            draw_curve(curves.filter(metric=metric), metric)
+
+
+def draw_curve(points: pl.DataFrame, metric: str) -> None:
+    """One figure over the steps of each training that is picked."""
+    encoding = {
+        "x": quantitative("step", title="step", axis={"tickMinStep": 1}),
+        "y": quantitative("value", title=None, scale={"zero": False}),
+        "color": nominal("label", title=None, scale=CATEGORIES, legend={"orient": "top"}),
+        "tooltip": [nominal("label"), quantitative("step"), quantitative("value", format=".4g")],
+    }
+    mark = {"type": "line", "interpolate": "monotone"}
+    draw_chart(points, {"mark": mark, "encoding": encoding, "title": metric, "height": 300})
 
 
 def draw_evaluations(store: Store) -> None:
@@ -111,14 +114,21 @@ def draw_gains(gains: pl.DataFrame, title: str) -> None:
     if gains.height == 0:
         return
     order = gains.sort("value", descending=True)["ranker"].to_list()
-    base = alt.Chart(gains).encode(y=alt.Y("ranker:N", title=None, sort=order, axis=alt.Axis(labelLimit=240)))
-    st.altair_chart(
-        (
-            base.mark_rule().encode(x=alt.X("low:Q", title=title), x2="high:Q")
-            + base.mark_point(filled=True, size=70).encode(x="value:Q", tooltip=["ranker", "value", "low", "high", "n"])
-            + alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[4, 4]).encode(x="zero:Q")
-        ).properties(height=60 + 36 * gains.height)
-    )
+    ranker = nominal("ranker", title=None, sort=order, axis={"labelLimit": 240})
+    tooltip = [nominal("ranker"), *(quantitative(column) for column in ("value", "low", "high", "n"))]
+    layers = [
+        {
+            # A rule's own colour is black on any ground.
+            "mark": {"type": "rule", "strokeWidth": 2, "color": BLUE},
+            "encoding": {"y": ranker, "x": quantitative("low", title=title), "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "color": BLUE},
+            "encoding": {"y": ranker, "x": quantitative("value"), "tooltip": tooltip},
+        },
+        dashed_rule("x", 0),
+    ]
+    draw_chart(gains, {"layer": layers, "height": 60 + 36 * gains.height})
 
 
 def draw_slices(slices: pl.DataFrame) -> None:
@@ -128,17 +138,12 @@ def draw_slices(slices: pl.DataFrame) -> None:
         return
     slice_: str = st.selectbox("by", slices["slice"].unique().sort(), format_func=lambda name: name.replace("_", " "))
     rows = slices.filter(slice=slice_)
-    st.altair_chart(
-        alt.Chart(rows)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "bucket:N", title=slice_.replace("_", " "), sort=rows["bucket"].unique(maintain_order=True).to_list()
-            ),
-            xOffset="ranker:N",
-            y=alt.Y("value:Q", title=SLICE_METRICS[rows["metric"][0]]),
-            color=alt.Color("ranker:N", title=None, scale=alt.Scale(scheme="tableau10")),
-            tooltip=["ranker", "bucket", alt.Tooltip("value:Q", format=".4f"), "n"],
-        )
-        .properties(height=280)
-    )
+    buckets = rows["bucket"].unique(maintain_order=True).to_list()
+    encoding = {
+        "x": nominal("bucket", title=slice_.replace("_", " "), sort=buckets),
+        "xOffset": nominal("ranker"),
+        "y": quantitative("value", title=SLICE_METRICS[rows["metric"][0]]),
+        "color": nominal("ranker", title=None, scale=CATEGORIES),
+        "tooltip": [nominal("ranker"), nominal("bucket"), quantitative("value", format=".4f"), quantitative("n")],
+    }
+    draw_chart(rows, {"mark": "bar", "encoding": encoding, "height": 280})

@@ -132,7 +132,8 @@ def test_a_chart_is_drawn_of_the_columns_that_are_chosen(open_sql: Open) -> None
 def test_charts_of_every_mark_know_columns_by_names_of_ours(mark: str) -> None:
     name = "a.b[0]:Q'\"\\<b>"
     rows = pl.DataFrame({name: [1, 2], "d": pl.Series(["1.5", "2"]).cast(pl.Decimal(4, 1)), "text": ["x", None]})
-    spec = build_chart(rows, ChartChoice(name, "d", "text", mark)).to_dict()
+    drawn, spec = build_chart(rows, ChartChoice(name, "d", "text", mark))
+    assert drawn.columns == ["x", "y", "color"]
     assert spec["encoding"]["x"]["field"] == "x"
     assert spec["encoding"]["x"]["title"] == name
     assert spec["encoding"]["x"]["type"] == ("ordinal" if mark in ("bar", "heatmap") else "quantitative")
@@ -141,7 +142,7 @@ def test_charts_of_every_mark_know_columns_by_names_of_ours(mark: str) -> None:
 
 def test_a_column_called_image_is_no_address_to_load() -> None:
     rows = pl.DataFrame({"image": ["https://example.org/?secret"], "title": [1]})
-    spec = build_chart(rows, ChartChoice("image", "title", None, "bar")).to_dict()
+    _, spec = build_chart(rows, ChartChoice("image", "title", None, "bar"))
     assert [tooltip["title"] for tooltip in spec["encoding"]["tooltip"]] == ["image:", "title:"]
 
 
