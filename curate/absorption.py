@@ -103,13 +103,14 @@ def absorb(store: Store, run_id: str, judged: Sequence[JudgedTrace], absorbed_by
     )
     with store.writing() as session:
         session.insert("delete_failed_traces", traces)
-        session.insert("append_verdicts_of_new_traces", verdicts)
+        session.insert("find_new_traces", traces)
         session.insert("judge_batch", verdicts)
         session.execute("put_batch_outcomes")
-        put = session.put("traces", traces)
+        inserted = session.execute("append_new_traces")
+        session.insert("append_verdicts_of_new_traces", verdicts)
         session.execute("clear_absorbed_bytes", run_id=run_id)
         session.execute("record_absorbed_bytes", run_id=run_id, absorbed_bytes=absorbed_bytes)
-    return put
+    return Put(inserted, len(traces) - inserted)
 
 
 def verdict_frame(verdicts: Sequence[tuple[str, datetime, Verdict]]) -> pl.DataFrame:

@@ -35,13 +35,24 @@ insert into templates by name from batch anti join templates using (template, sh
 -- name: put_prompts
 insert into prompts by name from batch anti join prompts using (prompt_id)
 
--- name: put_traces
--- Takes the outcomes from batch_outcomes, which judge_batch made. A failed attempt gives way to a later answer to the
--- same request: delete_failed_traces runs before.
+-- name: find_new_traces
+-- Those of the batch that the store has not. A trace lies in the group of its prompt, teacher, model and temperature: to
+-- look for a few groups, which are numbers, takes a fifth of the time of looking for ids among millions.
+create or replace temp table new_traces as
+with grouped as (
+    select *, md5_number_lower(concat_ws(chr(31), prompt_id, teacher, model, temperature)) as group_id
+    from batch
+),
+stored as materialized (
+    select trace_id from traces where group_id in (select group_id from grouped)
+)
+from grouped anti join stored using (trace_id)
+
+-- name: append_new_traces
+-- Of new_traces, with the outcomes in batch_outcomes, which judge_batch made.
 insert into traces by name
 select
-    batch.*,
-    md5_number_lower(concat_ws(chr(31), prompt_id, teacher, model, temperature)) as group_id,
+    new_traces.*,
     prompts.list_id,
     prompts.dataset,
     candidate_lists.split,
@@ -53,14 +64,14 @@ select
     nullif(list_position(ranking, candidate_lists.target_item_id), 0) as new_rank,
     ranking = candidate_lists.item_ids as copied,
     batch_outcomes.outcome
-from batch
+from new_traces
 -- Outer joins: a trace without its prompt or list then breaks a constraint, and nothing is lost.
 left join prompts using (prompt_id)
 left join candidate_lists using (list_id)
 left join batch_outcomes using (trace_id)
-anti join traces using (trace_id)
 
 -- name: delete_failed_traces
+-- A failed attempt gives way to a later answer to the same request.
 delete from traces
 where error is not null and trace_id in (select trace_id from batch where error is null)
 
@@ -90,8 +101,8 @@ from batch_outcomes
 where traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct from batch_outcomes.outcome
 
 -- name: append_verdicts_of_new_traces
--- Runs before put_traces in the same transaction: what stands in traces has its verdicts.
-insert into verdicts by name from batch anti join traces using (trace_id)
+-- A trace comes with its verdicts: what is stored has them.
+insert into verdicts by name from batch semi join new_traces using (trace_id)
 
 -- name: put_verdicts
 -- Verdicts lie with their trace's time, so that a batch is compared with its neighbours and not with all.

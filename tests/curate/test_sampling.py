@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import duckdb
@@ -13,12 +14,13 @@ import pytest
 from curate import sampling
 from curate.absorption import TRACE_SCHEMA, JudgedTrace, absorb
 from curate.requests import SamplingSettings
+from curate.rules import Verdict
 from curate.sampling import Progress, sample
 from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
 from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
-from store import InputError, Store, TeacherError
+from store import InputError, Put, Store, TeacherError
 from store.journals import JournalWriter, read_journal
 
 
@@ -373,6 +375,24 @@ def test_an_answer_counts_before_a_failed_attempt_of_the_same_batch(shop: Store)
     assert [(stored["trace_id"], stored["error"]) for stored in shop_rows(shop) if stored["trace_id"] == "twice"] == [
         ("twice", None)
     ]
+
+
+def test_a_trace_that_is_stored_stays_as_it_is_with_its_verdicts(shop: Store) -> None:
+    """As when two runs of one command ask for the same attempt: the second to absorb it finds it there."""
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=2, max_attempts=1))
+    before, verdicts = shop_rows(shop), fetch(shop, "select * from verdicts order by all")
+    later = {"created_at": before[0]["created_at"] + timedelta(days=1), "reasoning": "Another answer."}
+    failed = [Verdict("parsed", 1, False, "no_json", "")]
+    new = {**before[0], **later, "trace_id": "new"}
+    put = absorb(
+        shop,
+        before[0]["run_id"],
+        [JudgedTrace({**row, **later}, failed) for row in before] + [JudgedTrace(new, [])],
+        10,
+    )
+    assert put == Put(inserted=1, existing=2)
+    assert [row for row in shop_rows(shop) if row["trace_id"] != "new"] == before
+    assert fetch(shop, "select * from verdicts order by all") == verdicts
 
 
 def shop_rows(store: Store) -> list[dict[str, Any]]:
