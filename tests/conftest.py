@@ -3,8 +3,12 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import altair as alt
+import polars as pl
 import pytest
+import streamlit as st
 from hypothesis import settings
 
 from curate.candidates import make_candidates
@@ -47,3 +51,27 @@ def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shop(built_shop: Path, tmp_path: Path) -> Store:
     """A store of its own with data set `shop`, ready for traces."""
     return Store.open(shutil.copytree(built_shop, tmp_path / "shop-store"))
+
+
+@pytest.fixture
+def checked_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chart that does not meet Vega-Lite's schema, or shows a column that is not there, fails its page in AppTest."""
+    draw = st.vega_lite_chart
+
+    def check_and_draw(table: pl.DataFrame, spec: dict[str, Any], **options: Any) -> Any:
+        alt.Chart.from_dict({"data": {"name": "table"}, **spec})
+        known = {*table.columns, *values_of(spec, "as")}
+        assert values_of(spec, "field") <= known, f"the chart shows {values_of(spec, 'field')}, the table has {known}"
+        return draw(table, spec, **options)
+
+    monkeypatch.setattr(st, "vega_lite_chart", check_and_draw)
+
+
+def values_of(spec: Any, key: str) -> set[str]:
+    """What stands under a key, however deep."""
+    if isinstance(spec, list):
+        return {value for part in spec for value in values_of(part, key)}
+    if not isinstance(spec, dict):
+        return set()
+    below = {value for part in spec.values() for value in values_of(part, key)}
+    return below | {spec[key]} if key in spec else below

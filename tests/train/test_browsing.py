@@ -19,6 +19,7 @@ def draw_page() -> None:
     draw_trainings(Store.open(os.environ["GR2_STORE"]))
 
 
+@pytest.mark.usefixtures("checked_charts")
 def test_trainings_and_curves_are_listed_and_drawn(lessons: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GR2_STORE", str(lessons.folder))
     page = AppTest.from_function(draw_page, default_timeout=30).run()
@@ -35,6 +36,8 @@ def test_trainings_and_curves_are_listed_and_drawn(lessons: Store, monkeypatch: 
     assert curves.filter(metric="loss").height == 4
     page.run()
     assert not page.exception
+    # At least the loss, the gains over the pre-ranker and over another, the slices.
+    assert len(page.get("vega_lite_chart")) >= 4
     assert page.dataframe[0].value["name"].to_list() == ["two", "one"]
     assert "loss" in page.multiselect[0].value
     assert page.dataframe[1].value["ranker"].to_list() == ["cooccurrence.v1", "evidence.v1", "again"]
