@@ -10,8 +10,8 @@ from app.progress import status_line
 
 if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
+    from curate.datasets.ingest import IngestSummary
     from curate.evaluation import RankerMetrics
-    from curate.ingest import IngestSummary
     from store import Store
 
 
@@ -35,7 +35,7 @@ def simulate(
 
     Example: gr2 simulate demo --users 2000 --items 600 --seed 0
     """
-    from curate.simulation import simulate as simulate_dataset
+    from curate.datasets.simulation import simulate as simulate_dataset
 
     print_ingest(simulate_dataset(open_store(store, create=True), name, users=users, items=items, seed=seed))
 
@@ -61,8 +61,8 @@ def ingest(
 
     Example: gr2 ingest beauty --items items.jsonl --interactions interactions.csv.gz
     """
-    from curate.ingest import IngestSettings
-    from curate.ingest import ingest as ingest_files
+    from curate.datasets.ingest import IngestSettings
+    from curate.datasets.ingest import ingest as ingest_files
 
     settings = IngestSettings(
         format=format,
@@ -100,7 +100,7 @@ def candidates(
     Example: gr2 candidates beauty
     """
     from curate.candidates import import_candidates, make_candidates
-    from curate.simulation import put_ceiling
+    from curate.datasets.simulation import put_ceiling
     from store import InputError
     from store.temporary import temporary_folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from measure import DATA
 
-from curate.ingest import ingest
+from curate.datasets.ingest import ingest
 from curate.sids.assignment import load_pairs
 from curate.sids.embedders import TfidfSvdEmbedder
 from curate.sids.versions import load_items

@@ -25,11 +25,11 @@ from measure import GR2, Bars
 from playwright.sync_api import Page, expect, sync_playwright
 
 from curate.candidates import make_candidates
+from curate.datasets.simulation import simulate
 from curate.labelling import QueueSettings, make_queue
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
-from curate.simulation import simulate
 from curate.teachers.evidence import EvidenceTeacher
 from store import Store
 

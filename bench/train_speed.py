@@ -23,10 +23,10 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from curate.candidates import make_candidates
+from curate.datasets.simulation import simulate
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
-from curate.simulation import simulate
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard

@@ -24,11 +24,11 @@ from streamlit.testing.v1 import AppTest
 
 from app.browser import label_page
 from curate.candidates import make_candidates
+from curate.datasets.simulation import simulate
 from curate.labelling import QueueSettings, make_queue
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
-from curate.simulation import simulate
 from curate.teachers.evidence import EvidenceTeacher
 from store import Store
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
 from curate.evaluation import RankerMetrics, put_evaluation
 from curate.metrics import score_ranks
 from store import InputError, Session, Store

@@ -18,8 +18,8 @@ import orjson
 import polars as pl
 
 from curate.comparison import CONDITIONAL, Comparison
-from curate.data_sets import find_data_set
-from curate.lineage import code_commit
+from curate.datasets.catalogue import find_data_set
+from curate.datasets.provenance import code_commit
 from curate.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
 from curate.position_bias import PositionBias, measure_position_bias, shuffle_candidates
 from curate.rankers.lists import TargetLists, load_target_lists

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
 from curate.tasks import ListedTask, load_tasks
 from curate.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import orjson
 import polars as pl
 
-from curate.data_sets import find_data_set
-from curate.lineage import code_commit, library_versions
+from curate.datasets.catalogue import find_data_set
+from curate.datasets.provenance import code_commit, library_versions
 from curate.sids.versions import SidVersion, load_settings
 from curate.snapshot_kinds import Counts, Kind, Selection, SnapshotSettings, find_kind
 from curate.snapshot_kinds.contents import SplitRow

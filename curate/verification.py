@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from curate.absorption import answer_to, load_tasks_of_prompts, verdict_frame
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
 from curate.rules import RULE_NAMES, check_rule_names, judge
 from store import Store
 

@@ -12,8 +12,8 @@ import streamlit as st
 from hypothesis import settings
 
 from curate.candidates import make_candidates
+from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
-from curate.simulation import simulate
 from store import Store
 
 # A slow machine is no failure; speed is measured in bench/.

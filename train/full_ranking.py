@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
 from curate.metrics import Metric, score_ranks
 from curate.requests import choose_sids
 from curate.snapshot_kinds.midtrain import sequence_text

@@ -25,7 +25,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from curate.lineage import code_commit
+from curate.datasets.provenance import code_commit
 from curate.snapshots import find_snapshot
 from store import InputError, Store
 from store.database import Session

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from curate.datasets.simulation import OPTIMAL
 from curate.rankers.protocol import Ranked, given_order
-from curate.simulation import OPTIMAL
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

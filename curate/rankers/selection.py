@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
+from curate.datasets.simulation import SOURCE as SIMULATED
 from curate.evaluation import EvalSettings
 from curate.rankers.ceiling import load_ceiling
 from curate.rankers.lambdamart import train_lambdamart
 from curate.rankers.offline import EvidenceRanker
 from curate.rankers.protocol import Ranker
 from curate.requests import choose_sources
-from curate.simulation import SOURCE as SIMULATED
 from curate.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
 from curate.sids.copurchases import Copurchases
 from curate.sids.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids

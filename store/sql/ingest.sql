@@ -1,4 +1,4 @@
--- Run in a scratch database by curate.ingest; nothing here touches the store but `datasets` and `dataset_fingerprint`.
+-- Run in a scratch database by curate.datasets.ingest; nothing here touches the store but `datasets` and `dataset_fingerprint`.
 
 -- name: create_raw_items
 create table raw_items (

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from curate.candidates import PRE_RANKER
+from curate.datasets.simulation import put_ceiling
 from curate.evaluation import load_evaluations
 from curate.rankers.lambdamart import import_lightgbm
-from curate.simulation import put_ceiling
 from store import InputError, Store
 
 

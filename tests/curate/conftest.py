@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate.ingest import IngestSettings, put_dataset
+from curate.datasets.ingest import IngestSettings, put_dataset
 from curate.requests import SamplingSettings
 from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 import pytest
 
-from curate.ingest import IngestSettings, put_dataset
+from curate.datasets.ingest import IngestSettings, put_dataset
 from store import Store
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.simulation import put_ceiling, simulate
+from curate.datasets.simulation import put_ceiling, simulate
 from store import InputError, Store
 
 

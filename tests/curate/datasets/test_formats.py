@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.formats import INTERACTION_SCHEMA, ITEM_SCHEMA, read_interactions, read_items
+from curate.datasets.formats import INTERACTION_SCHEMA, ITEM_SCHEMA, read_interactions, read_items
 from store import InputError
 
 MOMENT = datetime(2014, 5, 13, 16, 53, 20)  # noqa: DTZ001
@@ -119,7 +119,7 @@ def test_numbers_are_identifiers_too_and_unknown_brands_are_none(tmp_path: Path)
 
 
 def test_the_schemas_are_kept_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curate.formats.CHUNK_ROWS", 2)
+    monkeypatch.setattr("curate.datasets.formats.CHUNK_ROWS", 2)
     (tmp_path / "f").write_text("".join(f'{{"item_id": {n}, "title": "t"}}\n' for n in range(5)))
     chunks = list(read_items(tmp_path / "f"))
     assert [chunk.num_rows for chunk in chunks] == [2, 2, 1]

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from curate.simulator import BRANDS, LEAVES, ROUTINES, Simulator, SimulatorSettings
+from curate.datasets.simulator import BRANDS, LEAVES, ROUTINES, Simulator, SimulatorSettings
 from store import InputError
 
 SMALL = SimulatorSettings(users=50, items=2 * LEAVES, seed=3)

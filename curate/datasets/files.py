@@ -1,5 +1,5 @@
 """Bytes to lines and rows: compression, encoding and the errors that users' files bring. What columns mean is
-`curate.formats`' part.
+`curate.datasets.formats`' part.
 
 Compression is told by the first bytes, never by the name. Files are streamed, so their size does not matter. Whatever a
 file holds, nothing but InputError comes out, with file and line.

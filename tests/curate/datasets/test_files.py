@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.files import read_delimited_rows, read_json_rows, read_lines
+from curate.datasets.files import read_delimited_rows, read_json_rows, read_lines
 from store import InputError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.ingest import IngestSettings, IngestSummary, ingest
+from curate.datasets.ingest import IngestSettings, IngestSummary, ingest
 from store import InputError, Store
 
 

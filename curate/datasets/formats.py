@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.files import (
+from curate.datasets.files import (
     fail,
     first_line,
     is_parquet,

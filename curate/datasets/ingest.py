@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import polars as pl
 
-from curate.formats import read_interactions, read_items
+from curate.datasets.formats import read_interactions, read_items
 from store import InputError, Session, Store
 from store.values import utc_now
 

@@ -6,11 +6,11 @@ import numpy as np
 import orjson
 import polars as pl
 
-from curate.data_sets import find_data_set
+from curate.datasets.catalogue import find_data_set
+from curate.datasets.ingest import IngestSettings, IngestSummary, put_dataset
+from curate.datasets.simulator import Simulator, SimulatorSettings
 from curate.evaluation import RankerMetrics, put_evaluation
-from curate.ingest import IngestSettings, IngestSummary, put_dataset
 from curate.metrics import score_ranks
-from curate.simulator import Simulator, SimulatorSettings
 from store import InputError, Session, Store
 
 SOURCE = "simulated"

@@ -1,6 +1,6 @@
 import re
 
-from curate.lineage import LIBRARIES, code_commit, library_versions
+from curate.datasets.provenance import LIBRARIES, code_commit, library_versions
 
 
 def test_the_commit_is_a_commit_or_nothing() -> None:

@@ -1,0 +1,1 @@
+"""Datasets: interaction logs read, checked, split and stored, or simulated."""
