@@ -11,7 +11,7 @@ from app.progress import status_line
 if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
     from curate.datasets.ingest import IngestSummary
-    from curate.evaluation import RankerMetrics
+    from curate.evaluation.evaluate import RankerMetrics
     from store import Store
 
 

@@ -113,7 +113,7 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
 
 def _train_student(store: "Store", seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
-    from curate.evaluation import EvalSettings, evaluate, load_evaluations
+    from curate.evaluation.evaluate import EvalSettings, evaluate, load_evaluations
     from curate.rankers.selection import select_rankers
     from curate.requests import SamplingSettings
     from curate.sampling import sample

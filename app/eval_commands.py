@@ -11,7 +11,7 @@ from app.progress import status_line
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.evaluation import Evaluations
+    from curate.evaluation.evaluate import Evaluations
     from curate.rankers.protocol import Ranker
     from store import Store
 
@@ -83,7 +83,7 @@ def eval_(
 
     Example: gr2 eval beauty --rankers evidence,lambdamart,endpoint --model Qwen/Qwen3-8B --base-url http://127.0.0.1:8000/v1
     """
-    from curate.evaluation import EvalSettings, evaluate
+    from curate.evaluation.evaluate import EvalSettings, evaluate
     from curate.rankers.selection import select_rankers
 
     opened = open_store(store)

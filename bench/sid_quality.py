@@ -20,7 +20,7 @@ import torch
 from catalogues import load_sequences, prepare
 from next_item import Budget, fit, rank
 
-from curate.metrics import ndcg_at_k, recall_at_k
+from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.sids.copurchases import Copurchases
 from curate.sids.quantizers import Quantizer, ResidualKMeans
 from curate.sids.unique_codes import complete_codes

@@ -24,7 +24,7 @@ from measure import DATA, Bars, quiet
 
 from curate.candidates import make_candidates
 from curate.datasets.ingest import ingest
-from curate.metrics import ndcg_at_k, recall_at_k
+from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.rankers.lambdamart import train_lambdamart
 from curate.rankers.lists import load_target_lists
 from curate.rankers.offline import EvidenceRanker, PreRanker

@@ -1,7 +1,7 @@
 """Two arms on the candidate lists that both tried.
 
 An arm is one way to make traces: template, strategy, teacher, model and temperature. Accepted means: by policy paper.
-Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists (`curate.metrics`).
+Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists (`curate.evaluation.metrics`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.metrics import Metric, mean_value
+from curate.evaluation.metrics import Metric, mean_value
 from store import InputError, Store
 
 MOST_DIFFERENT = 25

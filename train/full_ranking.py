@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.datasets.catalogue import find_data_set
-from curate.metrics import Metric, score_ranks
+from curate.evaluation.metrics import Metric, score_ranks
 from curate.requests import choose_sids
 from curate.snapshot_kinds.midtrain import sequence_text
 from prompts.semantic_ids import BEGIN, render_sid

@@ -9,8 +9,8 @@ import polars as pl
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.ingest import IngestSettings, IngestSummary, put_dataset
 from curate.datasets.simulator import Simulator, SimulatorSettings
-from curate.evaluation import RankerMetrics, put_evaluation
-from curate.metrics import score_ranks
+from curate.evaluation.evaluate import RankerMetrics, put_evaluation
+from curate.evaluation.metrics import score_ranks
 from store import InputError, Session, Store
 
 SOURCE = "simulated"

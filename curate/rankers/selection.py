@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.simulation import SOURCE as SIMULATED
-from curate.evaluation import EvalSettings
+from curate.evaluation.evaluate import EvalSettings
 from curate.rankers.ceiling import load_ceiling
 from curate.rankers.lambdamart import train_lambdamart
 from curate.rankers.offline import EvidenceRanker

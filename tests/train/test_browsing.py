@@ -3,7 +3,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.browser.training_page import gains_over
-from curate.evaluation import EvalSettings, evaluate
+from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.offline import EvidenceRanker
 from store import Store
 from train.browsing import load_curves, load_trainings

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import cli
-from curate.evaluation import EvalSettings, evaluate
+from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.lists import load_target_lists
 from curate.requests import choose_sources
 from curate.sids.assignment import assign_semantic_ids

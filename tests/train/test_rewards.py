@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 from trl.rewards import get_soft_overlong_punishment
 
-from curate.metrics import ndcg_at_k
+from curate.evaluation.metrics import ndcg_at_k
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from store import InputError

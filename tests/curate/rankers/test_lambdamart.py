@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.evaluation import EvalSettings, evaluate
+from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.lambdamart import (
     LambdaMartRanker,
     LambdaMartSettings,

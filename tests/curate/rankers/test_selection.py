@@ -4,7 +4,7 @@ import pytest
 
 from curate.candidates import PRE_RANKER
 from curate.datasets.simulation import put_ceiling
-from curate.evaluation import EvalSettings, evaluate
+from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.offline import PreRanker
 from curate.rankers.selection import select_rankers
 from curate.teachers.scorecard import ScorecardRanker, fit_scorecard

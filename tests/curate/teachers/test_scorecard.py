@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate.evaluation import EvalSettings, evaluate
+from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.protocol import Ranked
 from curate.rules import Answer, judge
 from curate.teachers.protocol import RequestFailedError, Teacher, TeacherRequest

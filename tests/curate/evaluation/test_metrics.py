@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from curate.metrics import Bootstrap, mean_value, ndcg_at_k, recall_at_k, reciprocal_rank, score_ranks
+from curate.evaluation.metrics import Bootstrap, mean_value, ndcg_at_k, recall_at_k, reciprocal_rank, score_ranks
 
 
 def test_hand_worked_case() -> None:

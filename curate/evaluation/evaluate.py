@@ -17,11 +17,11 @@ import numpy as np
 import orjson
 import polars as pl
 
-from curate.comparison import CONDITIONAL, Comparison
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.provenance import code_commit
-from curate.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
-from curate.position_bias import PositionBias, measure_position_bias, shuffle_candidates
+from curate.evaluation.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
+from curate.evaluation.position_bias import PositionBias, measure_position_bias, shuffle_candidates
+from curate.evaluation.ranker_comparison import CONDITIONAL, Comparison
 from curate.rankers.lists import TargetLists, load_target_lists
 from curate.rankers.offline import PreRanker
 from curate.rankers.protocol import Ranked, Ranker, checked, given_order

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.metrics import Bootstrap, Metric
+from curate.evaluation.metrics import Bootstrap, Metric
 
 CONDITIONAL = "conditional_"
 """Prefix of metrics over only those lists that hold their target."""

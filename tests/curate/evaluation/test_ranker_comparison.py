@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.comparison import Comparison
+from curate.evaluation.ranker_comparison import Comparison
 
 # Of four lists that hold their target; a fifth does not.
 RANKS_B_R = np.array([[1, 2], [2, 1], [4, 1], [6, 6]])

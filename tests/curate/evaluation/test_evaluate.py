@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from curate.candidates import PRE_RANKER
-from curate.evaluation import EvalSettings, Evaluations, evaluate, load_evaluations
+from curate.evaluation.evaluate import EvalSettings, Evaluations, evaluate, load_evaluations
 from curate.rankers.offline import EvidenceRanker
 from curate.rankers.protocol import Ranked, given_order
 from prompts.tasks import RerankTask

@@ -1,0 +1,1 @@
+"""Evaluation: rankers on the same lists, their metrics and intervals."""
