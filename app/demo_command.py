@@ -81,13 +81,13 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     """From shoppers to a snapshot of traces in words, for people to read; its folder."""
     from curate.candidates import make_candidates
     from curate.datasets.simulation import put_ceiling, simulate
-    from curate.requests import SamplingSettings
-    from curate.sampling import sample
     from curate.sids.assignment import assign_semantic_ids
     from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish
     from curate.status import load_status
     from curate.teachers.evidence import EvidenceTeacher
+    from curate.traces.planning import SamplingSettings
+    from curate.traces.sampling import sample
     from store.snapshots import verify_snapshot
 
     say("1. shoppers with purchase routines")
@@ -115,11 +115,11 @@ def _train_student(store: "Store", seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
     from curate.evaluation.evaluate import EvalSettings, evaluate, load_evaluations
     from curate.rankers.selection import select_rankers
-    from curate.requests import SamplingSettings
-    from curate.sampling import sample
     from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish
     from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard
+    from curate.traces.planning import SamplingSettings
+    from curate.traces.sampling import sample
     from train.dapo_training import DapoSettings, train_dapo
     from train.initialization import init_from_snapshot
     from train.rerankers import student_rankers

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from curate.sampling import Progress as SamplingProgress
+    from curate.traces.sampling import Progress as SamplingProgress
 
 PLAIN_SECONDS = 5.0
 

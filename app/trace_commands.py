@@ -8,10 +8,10 @@ import typer
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 
 if TYPE_CHECKING:
-    from curate.requests import SamplingSettings
-    from curate.sampling import Progress
     from curate.teachers.protocol import Teacher
-    from curate.verification import VerifySummary
+    from curate.traces.planning import SamplingSettings
+    from curate.traces.sampling import Progress
+    from curate.traces.verification import VerifySummary
     from store import Store
 
 
@@ -56,8 +56,8 @@ def trace(
 
     Example: gr2 trace beauty --teacher openai --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-32B --limit 1000
     """
-    from curate.requests import SamplingSettings
-    from curate.sampling import sample
+    from curate.traces.planning import SamplingSettings
+    from curate.traces.sampling import sample
 
     settings = SamplingSettings(
         dataset=name,
@@ -90,8 +90,8 @@ def verify(
 
     Example: gr2 verify beauty --rules grounded,no_leak
     """
-    from curate.rules import RULE_NAMES
-    from curate.verification import verify as verify_traces
+    from curate.traces.rules import RULE_NAMES
+    from curate.traces.verification import verify as verify_traces
 
     print_verify(verify_traces(open_store(store), name, rules.split(",") if rules else RULE_NAMES))
 

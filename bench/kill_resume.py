@@ -41,7 +41,7 @@ READER = """
 import os, sys, time
 from store import Store
 from curate.browsing import find_traces
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 store = Store.open(sys.argv[1])
 reads = 0
 while not os.path.exists(sys.argv[2]):

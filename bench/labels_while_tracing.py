@@ -27,10 +27,10 @@ from playwright.sync_api import Page, expect, sync_playwright
 from curate.candidates import make_candidates
 from curate.datasets.simulation import simulate
 from curate.labelling import QueueSettings, make_queue
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
 from curate.teachers.evidence import EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import Store
 
 WINDOW_S = 30.0

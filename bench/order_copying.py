@@ -22,12 +22,12 @@ from measure import Bars, quiet
 
 from curate.candidates import make_candidates
 from curate.datasets.simulation import simulate
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.teachers.evidence import BRIEF, EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import Store
 from train.browsing import load_curves, load_trainings
 from train.dapo_training import DapoSettings, train_dapo

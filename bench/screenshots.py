@@ -21,7 +21,7 @@ from curate.browsing import find_traces
 from curate.labelling import QueueSettings, label_seat, make_queue, take_seat
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label
 

@@ -26,16 +26,16 @@ from curate.candidates import make_candidates
 from curate.datasets.ingest import ingest
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.rankers.lambdamart import train_lambdamart
-from curate.rankers.lists import load_target_lists
 from curate.rankers.offline import EvidenceRanker, PreRanker
 from curate.rankers.protocol import Ranker, checked, given_order
-from curate.requests import SamplingSettings, choose_sources
-from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
+from curate.traces.planning import SamplingSettings, choose_sources
+from curate.traces.sampling import sample
+from curate.traces.target_lists import load_target_lists
 from store import Store
 from train.dapo_training import DapoSettings, train_dapo
 from train.initialization import init_from_snapshot

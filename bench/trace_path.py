@@ -13,8 +13,8 @@ from pathlib import Path
 
 from measure import Bars, measure
 
-from curate.absorption import answer_to, load_tasks_of_prompts
-from curate.rules import judge
+from curate.traces.recording import answer_to, load_tasks_of_prompts
+from curate.traces.rules import judge
 from store import Store
 
 

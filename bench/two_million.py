@@ -26,10 +26,10 @@ from app.browser import label_page
 from curate.candidates import make_candidates
 from curate.datasets.simulation import simulate
 from curate.labelling import QueueSettings, make_queue
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.sids.assignment import assign_semantic_ids
 from curate.teachers.evidence import EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import Store
 
 COPIES = 100

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from curate.rules import RULE_NAMES
-from curate.trace_filter import TraceFilter, check_filter
+from curate.traces.filter import TraceFilter, check_filter
+from curate.traces.rules import RULE_NAMES
 from store import Store
 from store.labels import Label
 

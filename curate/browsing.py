@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from curate.tasks import ListedTask, load_tasks
-from curate.trace_filter import TraceFilter, check_filter
+from curate.traces.filter import TraceFilter, check_filter
+from curate.traces.tasks import ListedTask, load_tasks
 from store import InputError, Session, Store
 
 PAGE_TRACES = 50

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from curate.trace_filter import TraceFilter, check_filter
+from curate.traces.filter import TraceFilter, check_filter
 from store import InputError, Session, Store
 from store.labels import Label, append_label
 from store.values import utc_now

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from curate.rules import RULE_NAMES
-from curate.trace_filter import ANSWERED, TraceFilter, check_filter
+from curate.traces.filter import ANSWERED, TraceFilter, check_filter
+from curate.traces.rules import RULE_NAMES
 from store import Session, Store
 
 PROMPTS, ATTEMPTS, LABELLED = "prompts", "attempts", "labelled"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from curate.arm_comparison import Arm
 from curate.browsing import TraceView, load_trace_view
-from curate.tasks import ListedTask, load_tasks
 from curate.trace_text import name_of, short_sid
+from curate.traces.tasks import ListedTask, load_tasks
 from store import InputError, Store
 
 MOST_ATTEMPTS = 60

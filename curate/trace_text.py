@@ -7,8 +7,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
-from curate.rules import count_pair, find_claims
-from curate.tasks import ListedTask
+from curate.traces.rules import count_pair, find_claims
+from curate.traces.tasks import ListedTask
 from prompts.semantic_ids import find_sid_spans, parse_sid
 from prompts.tasks import ShownItem
 

@@ -1,7 +1,7 @@
 """Rewards: what a completion earns for the order that it gives to a candidate list.
 
 Pure and picklable, without torch and TRL. A completion is read by the parser and checked by the rules that curation
-uses (`prompts.completion`, `curate.rules`), and ranks are discounted as evaluation discounts them (`curate.evaluation.metrics`):
+uses (`prompts.completion`, `curate.traces.rules`), and ranks are discounted as evaluation discounts them (`curate.evaluation.metrics`):
 what training pays for is what is kept and measured. Of groups, advantages and models it knows nothing.
 
 With r_D the target's rank among the candidates D, r_o its rank in the answer, 1 the best, and R_fmt = 1 for an answer
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curate.evaluation.metrics import ndcg_at_k
-from curate.rules import PARSED, RULES, Answer, judge
+from curate.traces.rules import PARSED, RULES, Answer, judge
 from prompts.completion import ParseFailure, parse_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store import InputError

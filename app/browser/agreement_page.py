@@ -23,7 +23,7 @@ from curate.agreement import (
     measure_rules,
     summarize_annotators,
 )
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 
 MOST_ROWS = 500

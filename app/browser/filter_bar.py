@@ -11,8 +11,8 @@ from typing import Any
 import streamlit as st
 
 from curate.browsing import load_choices
-from curate.rules import RULE_NAMES
-from curate.trace_filter import ANSWERED, LABELS, TraceFilter
+from curate.traces.filter import ANSWERED, LABELS, TraceFilter
+from curate.traces.rules import RULE_NAMES
 from store import Store
 
 MOST_CANDIDATES = 20

@@ -29,7 +29,7 @@ from curate.overview import (
     share_accepted,
     share_copied,
 )
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 
 HEIGHT = 380

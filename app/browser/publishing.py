@@ -10,7 +10,7 @@ from app.browser.pages import draw_error, escape_markdown
 from curate.snapshot_kinds import KINDS, Counts, SnapshotSettings
 from curate.snapshot_kinds.contents import DEFAULT_POLICY
 from curate.snapshots import Preview, load_options, load_snapshots, preview, publish
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Gr2Error, Store
 from store.snapshots import Snapshot
 

@@ -18,7 +18,7 @@ from app.browser.pages import draw_error, escape_markdown, to_traces
 from app.browser.publishing import CHOSEN, draw_publishing, reference_of
 from curate.snapshot_kinds import KINDS
 from curate.snapshots import Lineage, SnapshotDiff, diff, find_snapshot, load_lineage, load_snapshots
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Gr2Error, SnapshotError, Store
 from store.snapshots import Snapshot, verify_snapshot
 

@@ -13,8 +13,8 @@ from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 from app.browser.pages import to_traces
 from app.browser.trace_html import fields_html, find_moves, order_html, reasoning_html, table_html
 from curate.browsing import Judgement, TraceView, load_messages
-from curate.tasks import ListedTask
 from curate.trace_text import annotate, name_of, short_sid
+from curate.traces.tasks import ListedTask
 from store import Store
 
 # Texts longer than this are folded; what is folded is shown in parts of so many characters.

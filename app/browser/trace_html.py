@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import polars as pl
 
-from curate.tasks import ListedTask
 from curate.trace_text import Part, Stretch, name_of, short_sid
+from curate.traces.tasks import ListedTask
 from prompts.tasks import ShownItem
 
 ROW_PX = 27

@@ -9,8 +9,8 @@ import streamlit as st
 from app.browser.filter_bar import choose_filter
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.browsing import Position, TracePage, count_traces, find_traces, load_trace
-from curate.trace_filter import TraceFilter, read_time
 from curate.trace_text import with_codes
+from curate.traces.filter import TraceFilter, read_time
 from store import InputError, Store
 
 PAGE = "before"

@@ -22,10 +22,10 @@ from curate.datasets.provenance import code_commit
 from curate.evaluation.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
 from curate.evaluation.position_bias import PositionBias, measure_position_bias, shuffle_candidates
 from curate.evaluation.ranker_comparison import CONDITIONAL, Comparison
-from curate.rankers.lists import TargetLists, load_target_lists
 from curate.rankers.offline import PreRanker
 from curate.rankers.protocol import Ranked, Ranker, checked, given_order
-from curate.requests import choose_sources
+from curate.traces.planning import choose_sources
+from curate.traces.target_lists import TargetLists, load_target_lists
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from store.values import utc_now

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.rankers.lists import load_target_lists
 from curate.rankers.protocol import Ranked
-from curate.tasks import ListedTask
 from curate.teachers.evidence import LEAST_SCORE
+from curate.traces.target_lists import load_target_lists
+from curate.traces.tasks import ListedTask
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from store.records import Evidence, Link

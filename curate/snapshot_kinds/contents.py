@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Gr2Error, InputError, Session
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))

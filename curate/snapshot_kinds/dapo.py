@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from curate.requests import choose_sources, render_list
 from curate.snapshot_kinds.contents import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings
-from curate.tasks import ListedTask, load_tasks
+from curate.traces.planning import choose_sources, render_list
+from curate.traces.tasks import ListedTask, load_tasks
 from prompts.templates import Template, load_template
 from store import InputError, Session
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from curate.requests import render_list
-from curate.rules import RULES, find_leak
 from curate.snapshot_kinds.contents import (
     MESSAGES,
     Contents,
@@ -21,8 +19,10 @@ from curate.snapshot_kinds.contents import (
     SnapshotSettings,
     SplitRow,
 )
-from curate.tasks import ListedTask, load_tasks
-from curate.trace_filter import TraceFilter, check_filter
+from curate.traces.filter import TraceFilter, check_filter
+from curate.traces.planning import render_list
+from curate.traces.rules import RULES, find_leak
+from curate.traces.tasks import ListedTask, load_tasks
 from prompts.completion import NUMBERS, render_completion
 from prompts.templates import Template, load_template, parse_template
 from store import Gr2Error, InputError, Session, SnapshotError

@@ -1,4 +1,4 @@
--- Conditions that people filter traces by (curate/trace_filter.py); each is put where a statement over `traces` says
+-- Conditions that people filter traces by (curate/traces/filter.py); each is put where a statement over `traces` says
 -- "and: conditions".
 
 -- name: where_dataset

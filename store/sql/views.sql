@@ -1,7 +1,7 @@
 -- Views and macros for people who query. They are code, not data: the store replaces them whenever this text changes.
 -- `labels` is labels.duckdb, attached under that name by every connection that the store opens.
 
--- A policy is a named list of rules (curate/rules.py); `all` asks for nothing but a completion.
+-- A policy is a named list of rules (curate/traces/rules.py); `all` asks for nothing but a completion.
 create or replace view policies as
 select policy, rules
 from (

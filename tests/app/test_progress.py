@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from app.progress import TerminalProgress, describe
-from curate.sampling import Progress
+from curate.traces.sampling import Progress
 
 
 def a_progress(**counts: object) -> Progress:

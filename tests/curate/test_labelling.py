@@ -17,10 +17,10 @@ from curate.labelling import (
     take_seat,
     undo_last,
 )
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import InputError, Store
 from store.labels import Label, put_label
 from store.values import utc_now

@@ -1,10 +1,10 @@
 import pytest
 
 from curate.queries import SCREEN, query_rows, run_sql
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.saved_queries import SavedQuery, list_queries, remove_query, save_query
 from curate.teachers.evidence import EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import InputError, Store
 from store.labels import Label, put_label
 

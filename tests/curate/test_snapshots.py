@@ -14,8 +14,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from curate.browsing import find_traces
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import (
     diff,
@@ -29,7 +27,9 @@ from curate.snapshots import (
 )
 from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from prompts.completion import render_completion
 from prompts.semantic_ids import parse_sid
 from store import InputError, SnapshotError, Store

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from curate.browsing import find_traces, load_trace
 from curate.text_diff import MOST_TOKENS, Change, ReadText, Side, diff_lines, diff_texts, read_text
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 
 

@@ -8,8 +8,6 @@ from scipy.stats import kendalltau
 
 from curate import trace_comparison
 from curate.arm_comparison import Arm
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
 from curate.teachers.fake import FakeTeacher
 from curate.teachers.protocol import RequestFailedError
@@ -23,6 +21,8 @@ from curate.trace_comparison import (
     pick_pair,
     rank_orders,
 )
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import InputError, Store
 from store.labels import Label, put_label
 

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.tasks import ListedTask
 from curate.trace_text import Part, Stretch, annotate, with_codes
+from curate.traces.tasks import ListedTask
 from prompts.semantic_ids import render_sid
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.records import Evidence, Link

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import store
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store.queries import load_queries, query
 
 ROOT = Path(store.__file__).parents[1]

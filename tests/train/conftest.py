@@ -7,11 +7,11 @@ from typing import Any
 import datasets
 import pytest
 
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.teachers.evidence import BRIEF, EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from store import Store

@@ -6,11 +6,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.teachers.evidence import BRIEF, EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import InputError, SnapshotError, Store
 from train.dapo_training import DapoSettings, choose_prompts, train_dapo
 from train.runs import find_student, student_folder

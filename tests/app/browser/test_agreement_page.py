@@ -3,7 +3,7 @@ from collections.abc import Callable
 from streamlit.testing.v1 import AppTest
 
 from curate.browsing import find_traces
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label, put_label
 

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from curate.browsing import find_traces
 from curate.labelling import QueueSettings, make_queue
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 
 Open = Callable[..., Page]

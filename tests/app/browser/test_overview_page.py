@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from app.browser.overview_page import PLACE_COLOURS, _time_format
 from curate.browsing import count_traces
 from curate.overview import load_overview, make_funnel
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 
 

@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 from app.browser.snapshot_page import PUBLISH
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import load_snapshots, preview, publish
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 
 Open = Callable[..., AppTest]

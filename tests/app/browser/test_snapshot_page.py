@@ -8,7 +8,7 @@ from app.browser.snapshot_page import change_table, list_facts
 from curate.browsing import find_traces
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import SnapshotDiff, publish
-from curate.trace_filter import TraceFilter
+from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label, put_label
 from store.snapshots import Snapshot

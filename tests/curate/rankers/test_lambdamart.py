@@ -17,7 +17,7 @@ from curate.rankers.lambdamart import (
     import_lightgbm,
     train_lambdamart,
 )
-from curate.requests import choose_sources
+from curate.traces.planning import choose_sources
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

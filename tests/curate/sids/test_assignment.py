@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curate.requests import SamplingSettings, plan_sampling
 from curate.sids.assignment import assign_semantic_ids
 from curate.sids.methods import EmbedderSettings
 from curate.sids.quantizers import ResidualCodebooks, ResidualKMeans
 from curate.sids.versions import model_folder
 from curate.teachers.evidence import EvidenceTeacher
+from curate.traces.planning import SamplingSettings, plan_sampling
 from prompts.semantic_ids import parse_sid
 from store import InputError, Store
 

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import diff, publish, rebuild
 from curate.teachers.evidence import EvidenceTeacher
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
 from store import InputError, SnapshotError, Store
 from store.snapshots import read_split
 

@@ -7,7 +7,6 @@ import pytest
 
 from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.protocol import Ranked
-from curate.rules import Answer, judge
 from curate.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from curate.teachers.scorecard import (
     KINDS,
@@ -18,6 +17,7 @@ from curate.teachers.scorecard import (
     fit_scorecard,
     fit_weights,
 )
+from curate.traces.rules import Answer, judge
 from prompts.completion import ParsedCompletion, parse_completion
 from prompts.evidence_levels import LEVELS, EvidenceLevels
 from prompts.tasks import Candidate, RerankTask, ShownItem

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from curate.rules import Answer, Verdict, judge
-from curate.tasks import ListedTask, load_tasks
+from curate.traces.rules import Answer, Verdict, judge
+from curate.traces.tasks import ListedTask, load_tasks
 from prompts.completion import ParsedCompletion, parse_completion
 from store import Put, Session, Store
 from store.journals import is_live, read_journal

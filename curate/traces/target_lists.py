@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from curate.tasks import ListedTask, load_tasks
+from curate.traces.tasks import ListedTask, load_tasks
 from store import Store
 
 BATCH_LISTS = 2_000

@@ -3,7 +3,7 @@
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
 answer is paid for that is not wanted. Every attempt is kept. Generation never waits for the database: a response goes
 to the journal when it arrives, and a background task absorbs batches. What a killed run leaves behind, the next one
-takes over (`curate.absorption`).
+takes over (`curate.traces.recording`).
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.absorption import JudgedTrace, Recovery, absorb, judge_record, recover
-from curate.requests import OpenPrompt, Plan, SamplingSettings, find_open_lists, open_prompts, plan_sampling
 from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
+from curate.traces.planning import OpenPrompt, Plan, SamplingSettings, find_open_lists, open_prompts, plan_sampling
+from curate.traces.recording import JudgedTrace, Recovery, absorb, judge_record, recover
 from store import InputError, Store
 from store.journals import JournalWriter
 from store.values import storable_text, utc_now

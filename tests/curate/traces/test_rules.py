@@ -1,6 +1,16 @@
 import pytest
 
-from curate.rules import RULE_NAMES, Answer, Claim, Reason, check_rule_names, count_pair, find_claims, find_leak, judge
+from curate.traces.rules import (
+    RULE_NAMES,
+    Answer,
+    Claim,
+    Reason,
+    check_rule_names,
+    count_pair,
+    find_claims,
+    find_leak,
+    judge,
+)
 from prompts.completion import ParsedCompletion, ParseFailure, ParseReason
 from prompts.semantic_ids import render_sid
 from prompts.tasks import Candidate, RerankTask, ShownItem

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.trace_filter import LABELS, TraceFilter
+from curate.traces.filter import LABELS, TraceFilter
 from store import InputError
 
 texts = st.none() | st.text(min_size=1)

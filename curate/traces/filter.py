@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from curate.rules import RULE_NAMES
+from curate.traces.rules import RULE_NAMES
 from store import InputError, Session
 from store.labels import Label
 

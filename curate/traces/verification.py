@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from curate.absorption import answer_to, load_tasks_of_prompts, verdict_frame
 from curate.datasets.catalogue import find_data_set
-from curate.rules import RULE_NAMES, check_rule_names, judge
+from curate.traces.recording import answer_to, load_tasks_of_prompts, verdict_frame
+from curate.traces.rules import RULE_NAMES, check_rule_names, judge
 from store import Store
 
 VERIFY_BATCH = 5_000

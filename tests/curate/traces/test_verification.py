@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from curate import rules
-from curate.requests import SamplingSettings
-from curate.sampling import sample
 from curate.teachers.evidence import EvidenceTeacher
-from curate.verification import verify
+from curate.traces import rules
+from curate.traces.planning import SamplingSettings
+from curate.traces.sampling import sample
+from curate.traces.verification import verify
 from store import InputError, Store
 
 
