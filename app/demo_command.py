@@ -85,9 +85,9 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish
     from curate.status import load_status
-    from curate.teachers.evidence import EvidenceTeacher
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
+    from curate.traces.teachers.evidence import EvidenceTeacher
     from store.snapshots import verify_snapshot
 
     say("1. shoppers with purchase routines")
@@ -117,9 +117,9 @@ def _train_student(store: "Store", seed: int) -> None:
     from curate.rankers.selection import select_rankers
     from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish
-    from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
+    from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
     from train.dapo_training import DapoSettings, train_dapo
     from train.initialization import init_from_snapshot
     from train.rerankers import student_rankers

@@ -126,7 +126,7 @@ def _open_student(store: "Store", reference: str, ways: str, template: str | Non
 
 def _open_endpoint(model: str, base_url: str | None, template: str, concurrency: int) -> "Ranker":
     from curate.rankers.teacher_ranker import TeacherRanker
-    from curate.teachers.openai_compatible import OpenAISettings, OpenAITeacher
+    from curate.traces.teachers.openai_compatible import OpenAISettings, OpenAITeacher
     from prompts.templates import load_template
 
     teacher = OpenAITeacher(OpenAISettings(model=model, base_url=base_url))

@@ -8,9 +8,9 @@ import typer
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 
 if TYPE_CHECKING:
-    from curate.teachers.protocol import Teacher
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import Progress
+    from curate.traces.teachers.protocol import Teacher
     from curate.traces.verification import VerifySummary
     from store import Store
 
@@ -122,17 +122,17 @@ def _make_teacher(
     from store import InputError
 
     if name == "evidence":
-        from curate.teachers.evidence import FULL, EvidenceTeacher
+        from curate.traces.teachers.evidence import FULL, EvidenceTeacher
 
         return EvidenceTeacher(model or FULL)
     if name == "scorecard":
-        from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard
+        from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
 
         card = fit_scorecard(store, settings.dataset, settings.sid_version, settings.pre_ranker)
         say(f"scorecard fitted on {card.lists:,} train lists")
         return ScorecardTeacher(card)
     if name == "openai":
-        from curate.teachers.openai_compatible import OpenAISettings, OpenAITeacher
+        from curate.traces.teachers.openai_compatible import OpenAISettings, OpenAITeacher
 
         if model is None:
             raise InputError("--teacher openai needs --model, the name under which the endpoint serves it")

@@ -25,9 +25,9 @@ from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import Store
 from train.browsing import load_curves, load_trainings
 from train.dapo_training import DapoSettings, train_dapo

@@ -31,11 +31,11 @@ from curate.rankers.protocol import Ranker, checked, given_order
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.teachers.evidence import BRIEF, EvidenceTeacher
-from curate.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
 from curate.traces.planning import SamplingSettings, choose_sources
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists
+from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
+from curate.traces.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
 from store import Store
 from train.dapo_training import DapoSettings, train_dapo
 from train.initialization import init_from_snapshot

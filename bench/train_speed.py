@@ -27,9 +27,9 @@ from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.teachers.scorecard import ScorecardTeacher, fit_scorecard
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train import load_snapshot
 from train.dapo_training import COLUMNS

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.rankers.protocol import Ranked
-from curate.teachers.evidence import LEAST_SCORE
 from curate.traces.target_lists import load_target_lists
 from curate.traces.tasks import ListedTask
+from curate.traces.teachers.evidence import LEAST_SCORE
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from store.records import Evidence, Link

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.rankers.protocol import Ranked, given_order
-from curate.teachers.evidence import rank_candidates
+from curate.traces.teachers.evidence import rank_candidates
 from prompts.tasks import RerankTask
 
 

@@ -10,8 +10,8 @@ from curate.rankers.ceiling import load_ceiling
 from curate.rankers.lambdamart import train_lambdamart
 from curate.rankers.offline import EvidenceRanker
 from curate.rankers.protocol import Ranker
-from curate.teachers.scorecard import ScorecardRanker, fit_scorecard
 from curate.traces.planning import choose_sources
+from curate.traces.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store
 
 NAMES = ("pre-ranker", "evidence", "scorecard", "lambdamart", "endpoint", "ceiling")

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from curate.rankers.protocol import Ranked, read_ranking
-from curate.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from curate.traces.planning import render_task
+from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template

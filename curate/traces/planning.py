@@ -13,8 +13,8 @@ import orjson
 import polars as pl
 
 from curate.datasets.catalogue import find_data_set
-from curate.teachers.protocol import Teacher, TeacherRequest
 from curate.traces.tasks import ListedTask, load_tasks
+from curate.traces.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template

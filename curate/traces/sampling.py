@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from curate.traces.planning import OpenPrompt, Plan, SamplingSettings, find_open_lists, open_prompts, plan_sampling
 from curate.traces.recording import JudgedTrace, Recovery, absorb, judge_record, recover
+from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from store import InputError, Store
 from store.journals import JournalWriter
 from store.values import storable_text, utc_now

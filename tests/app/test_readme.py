@@ -9,9 +9,9 @@ import pytest
 
 import app
 from curate.queries import run_sql
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import Store
 
 ROOT = Path(app.__file__).parents[1]

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from curate.datasets.ingest import IngestSettings, put_dataset
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
 from store import Store
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001

@@ -16,12 +16,12 @@ from curate.arm_comparison import (
     measure_arms,
 )
 from curate.browsing import count_traces
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
-from curate.teachers.protocol import RequestFailedError
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
+from curate.traces.teachers.protocol import RequestFailedError
 from store import InputError, Store
 
 

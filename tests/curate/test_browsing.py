@@ -2,10 +2,10 @@ import pytest
 
 from curate import browsing
 from curate.browsing import count_traces, find_traces, load_choices, load_messages, load_trace
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import InputError, Store
 from store.labels import Label, put_label
 

@@ -17,10 +17,10 @@ from curate.labelling import (
     take_seat,
     undo_last,
 )
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import InputError, Store
 from store.labels import Label, put_label
 from store.values import utc_now

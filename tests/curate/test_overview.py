@@ -33,12 +33,12 @@ from curate.overview import (
     share_copied,
     wilson_interval,
 )
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
-from curate.teachers.protocol import Completion, RequestFailedError
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
+from curate.traces.teachers.protocol import Completion, RequestFailedError
 from store import InputError, Store
 from store.labels import Label, put_label
 

@@ -2,9 +2,9 @@ import pytest
 
 from curate.queries import SCREEN, query_rows, run_sql
 from curate.saved_queries import SavedQuery, list_queries, remove_query, save_query
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import InputError, Store
 from store.labels import Label, put_label
 

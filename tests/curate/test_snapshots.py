@@ -25,11 +25,11 @@ from curate.snapshots import (
     publish,
     rebuild,
 )
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
 from prompts.completion import render_completion
 from prompts.semantic_ids import parse_sid
 from store import InputError, SnapshotError, Store

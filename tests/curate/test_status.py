@@ -1,7 +1,7 @@
 from curate.status import load_status
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import Store
 
 

@@ -8,9 +8,6 @@ from scipy.stats import kendalltau
 
 from curate import trace_comparison
 from curate.arm_comparison import Arm
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
-from curate.teachers.protocol import RequestFailedError
 from curate.trace_comparison import (
     Attempt,
     kendall_taus,
@@ -23,6 +20,9 @@ from curate.trace_comparison import (
 )
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
+from curate.traces.teachers.protocol import RequestFailedError
 from store import InputError, Store
 from store.labels import Label, put_label
 

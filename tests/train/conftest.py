@@ -9,9 +9,9 @@ import pytest
 
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from store import Store

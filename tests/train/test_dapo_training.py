@@ -8,9 +8,9 @@ import torch
 
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, SnapshotError, Store
 from train.dapo_training import DapoSettings, choose_prompts, train_dapo
 from train.runs import find_student, student_folder

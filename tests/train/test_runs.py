@@ -7,9 +7,9 @@ from curate.sids.assignment import assign_semantic_ids
 from curate.sids.quantizers import ResidualKMeans
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
-from curate.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.planning import SamplingSettings, choose_sources
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, Store, turns
 from train.runs import (
     CHECKPOINTS,

@@ -15,10 +15,10 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 from streamlit.testing.v1 import AppTest
 
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
 from store import Store
 
 # Machines that run tests are busy.

@@ -8,11 +8,11 @@ from streamlit.testing.v1 import AppTest
 from app.browser.compare_page import ONE_LIST, TWO_ARMS
 from curate.arm_comparison import list_arms
 from curate.browsing import find_traces
-from curate.teachers.evidence import EvidenceTeacher
 from curate.trace_comparison import load_attempts
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import Store
 
 Open = Callable[..., AppTest]

@@ -7,7 +7,7 @@ from curate.datasets.simulation import put_ceiling
 from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.offline import PreRanker
 from curate.rankers.selection import select_rankers
-from curate.teachers.scorecard import ScorecardRanker, fit_scorecard
+from curate.traces.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from curate.rankers.protocol import Ranked
 from curate.rankers.teacher_ranker import TeacherRanker
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
-from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
+from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.tasks import RerankTask
 from prompts.templates import load_template
 from store import InputError, TeacherError

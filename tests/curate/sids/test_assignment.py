@@ -8,8 +8,8 @@ from curate.sids.assignment import assign_semantic_ids
 from curate.sids.methods import EmbedderSettings
 from curate.sids.quantizers import ResidualCodebooks, ResidualKMeans
 from curate.sids.versions import model_folder
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.planning import SamplingSettings, plan_sampling
+from curate.traces.teachers.evidence import EvidenceTeacher
 from prompts.semantic_ids import parse_sid
 from store import InputError, Store
 

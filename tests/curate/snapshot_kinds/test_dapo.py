@@ -4,9 +4,9 @@ import pytest
 
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import diff, publish, rebuild
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from store import InputError, SnapshotError, Store
 from store.snapshots import read_split
 

@@ -11,14 +11,14 @@ from typing import Any
 import duckdb
 import pytest
 
-from curate.teachers.evidence import EvidenceTeacher
-from curate.teachers.fake import FakeTeacher
-from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from curate.traces import sampling
 from curate.traces.planning import SamplingSettings
 from curate.traces.recording import TRACE_SCHEMA, JudgedTrace, absorb
 from curate.traces.rules import Verdict
 from curate.traces.sampling import Progress, sample
+from curate.traces.teachers.evidence import EvidenceTeacher
+from curate.traces.teachers.fake import FakeTeacher
+from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from store import InputError, Put, Store, TeacherError
 from store.journals import JournalWriter, read_journal

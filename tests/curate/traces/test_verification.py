@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from curate.teachers.evidence import EvidenceTeacher
 from curate.traces import rules
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
+from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.verification import verify
 from store import InputError, Store
 

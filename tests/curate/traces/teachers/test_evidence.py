@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from curate.teachers.evidence import BRIEF, FULL, EvidenceTeacher, evidence_score
-from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from curate.traces.rules import Answer, judge
+from curate.traces.teachers.evidence import BRIEF, FULL, EvidenceTeacher, evidence_score
+from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from prompts.completion import ParsedCompletion, parse_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store import InputError

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from curate.teachers.protocol import Completion, TeacherRequest
+from curate.traces.teachers.protocol import Completion, TeacherRequest
 
 
 class FakeTeacher:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.rankers.protocol import Ranked
-from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from curate.traces.planning import choose_sources
 from curate.traces.target_lists import load_target_lists
+from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from prompts.evidence_levels import LEVELS, EvidenceLevels, evidence_levels
 from prompts.tasks import RerankTask

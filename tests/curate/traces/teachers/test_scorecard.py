@@ -7,8 +7,9 @@ import pytest
 
 from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.rankers.protocol import Ranked
-from curate.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
-from curate.teachers.scorecard import (
+from curate.traces.rules import Answer, judge
+from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.scorecard import (
     KINDS,
     Scorecard,
     ScorecardRanker,
@@ -17,7 +18,6 @@ from curate.teachers.scorecard import (
     fit_scorecard,
     fit_weights,
 )
-from curate.traces.rules import Answer, judge
 from prompts.completion import ParsedCompletion, parse_completion
 from prompts.evidence_levels import LEVELS, EvidenceLevels
 from prompts.tasks import Candidate, RerankTask, ShownItem

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from curate.teachers.openai_compatible import (
+from curate.traces.teachers.openai_compatible import (
     Dialect,
     OpenAISettings,
     OpenAITeacher,
@@ -23,7 +23,7 @@ from curate.teachers.openai_compatible import (
     read_retry_after,
     simpler_dialect,
 )
-from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from prompts.tasks import RerankTask
 from store.errors import TeacherError
 

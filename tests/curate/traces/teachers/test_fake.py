@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from curate.teachers.fake import FakeTeacher
-from curate.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.fake import FakeTeacher
+from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from prompts.tasks import RerankTask
 
 

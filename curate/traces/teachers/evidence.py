@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
+from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.errors import InputError

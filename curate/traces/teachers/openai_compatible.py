@@ -27,7 +27,7 @@ import aiohttp
 import httpx2
 import openai
 
-from curate.teachers.protocol import Completion, RequestFailedError, TeacherRequest
+from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from store.errors import TeacherError
 
 OPENAI_URL = "https://api.openai.com/v1"
