@@ -114,7 +114,7 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
 def _train_student(store: "Store", seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
     from curate.evaluation.evaluate import EvalSettings, evaluate, load_evaluations
-    from curate.rankers.selection import select_rankers
+    from curate.evaluation.rankers.selection import select_rankers
     from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish
     from curate.traces.planning import SamplingSettings

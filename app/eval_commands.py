@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from curate.evaluation.evaluate import Evaluations
-    from curate.rankers.protocol import Ranker
+    from curate.evaluation.rankers.protocol import Ranker
     from store import Store
 
 SHOWN = {
@@ -84,7 +84,7 @@ def eval_(
     Example: gr2 eval beauty --rankers evidence,lambdamart,endpoint --model Qwen/Qwen3-8B --base-url http://127.0.0.1:8000/v1
     """
     from curate.evaluation.evaluate import EvalSettings, evaluate
-    from curate.rankers.selection import select_rankers
+    from curate.evaluation.rankers.selection import select_rankers
 
     opened = open_store(store)
     settings = EvalSettings(
@@ -125,7 +125,7 @@ def _open_student(store: "Store", reference: str, ways: str, template: str | Non
 
 
 def _open_endpoint(model: str, base_url: str | None, template: str, concurrency: int) -> "Ranker":
-    from curate.rankers.teacher_ranker import TeacherRanker
+    from curate.evaluation.rankers.teacher_ranker import TeacherRanker
     from curate.traces.teachers.openai_compatible import OpenAISettings, OpenAITeacher
     from prompts.templates import load_template
 

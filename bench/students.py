@@ -25,9 +25,9 @@ from measure import DATA, Bars, quiet
 from curate.candidates import make_candidates
 from curate.datasets.ingest import ingest
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
-from curate.rankers.lambdamart import train_lambdamart
-from curate.rankers.offline import EvidenceRanker, PreRanker
-from curate.rankers.protocol import Ranker, checked, given_order
+from curate.evaluation.rankers.lambdamart import train_lambdamart
+from curate.evaluation.rankers.offline import EvidenceRanker, PreRanker
+from curate.evaluation.rankers.protocol import Ranker, checked, given_order
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish

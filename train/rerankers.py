@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.rankers.protocol import Ranked, Ranker, read_ranking
+from curate.evaluation.rankers.protocol import Ranked, Ranker, read_ranking
 from prompts.completion import NUMBERS, render_completion
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template

@@ -22,8 +22,8 @@ from curate.datasets.provenance import code_commit
 from curate.evaluation.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
 from curate.evaluation.position_bias import PositionBias, measure_position_bias, shuffle_candidates
 from curate.evaluation.ranker_comparison import CONDITIONAL, Comparison
-from curate.rankers.offline import PreRanker
-from curate.rankers.protocol import Ranked, Ranker, checked, given_order
+from curate.evaluation.rankers.offline import PreRanker
+from curate.evaluation.rankers.protocol import Ranked, Ranker, checked, given_order
 from curate.traces.planning import choose_sources
 from curate.traces.target_lists import TargetLists, load_target_lists
 from prompts.tasks import RerankTask

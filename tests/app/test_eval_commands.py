@@ -12,7 +12,7 @@ import pytest
 from curate.candidates import PRE_RANKER
 from curate.datasets.simulation import put_ceiling
 from curate.evaluation.evaluate import load_evaluations
-from curate.rankers.lambdamart import import_lightgbm
+from curate.evaluation.rankers.lambdamart import import_lightgbm
 from store import InputError, Store
 
 

@@ -4,7 +4,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.browser.training_page import gains_over
 from curate.evaluation.evaluate import EvalSettings, evaluate
-from curate.rankers.offline import EvidenceRanker
+from curate.evaluation.rankers.offline import EvidenceRanker
 from store import Store
 from train.browsing import load_curves, load_trainings
 from train.sft_training import SftSettings, train_sft

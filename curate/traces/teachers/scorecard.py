@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.rankers.protocol import Ranked
+from curate.evaluation.rankers.protocol import Ranked
 from curate.traces.planning import choose_sources
 from curate.traces.target_lists import load_target_lists
 from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest

@@ -10,8 +10,8 @@ from sklearn.metrics import ndcg_score
 
 from curate.candidates import PRE_RANKER
 from curate.evaluation.evaluate import EvalSettings, Evaluations, evaluate, load_evaluations
-from curate.rankers.offline import EvidenceRanker
-from curate.rankers.protocol import Ranked, given_order
+from curate.evaluation.rankers.offline import EvidenceRanker
+from curate.evaluation.rankers.protocol import Ranked, given_order
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from curate.evaluation.position_bias import mean_kendall_tau, measure_position_bias, shuffle_candidates
-from curate.rankers.protocol import given_order
+from curate.evaluation.rankers.protocol import given_order
 from prompts.tasks import Candidate, RerankTask, ShownItem
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curate.evaluation.evaluate import EvalSettings, evaluate
-from curate.rankers.protocol import Ranked
+from curate.evaluation.rankers.protocol import Ranked
 from curate.traces.rules import Answer, judge
 from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from curate.traces.teachers.scorecard import (

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.simulation import SOURCE as SIMULATED
 from curate.evaluation.evaluate import EvalSettings
-from curate.rankers.ceiling import load_ceiling
-from curate.rankers.lambdamart import train_lambdamart
-from curate.rankers.offline import EvidenceRanker
-from curate.rankers.protocol import Ranker
+from curate.evaluation.rankers.ceiling import load_ceiling
+from curate.evaluation.rankers.lambdamart import train_lambdamart
+from curate.evaluation.rankers.offline import EvidenceRanker
+from curate.evaluation.rankers.protocol import Ranker
 from curate.traces.planning import choose_sources
 from curate.traces.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.rankers.protocol import Ranked
+from curate.evaluation.rankers.protocol import Ranked
 from curate.traces.target_lists import load_target_lists
 from curate.traces.tasks import ListedTask
 from curate.traces.teachers.evidence import LEAST_SCORE

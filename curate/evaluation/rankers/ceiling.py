@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.datasets.simulation import OPTIMAL
-from curate.rankers.protocol import Ranked, given_order
+from curate.evaluation.rankers.protocol import Ranked, given_order
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

@@ -1,5 +1,5 @@
-from curate.rankers.offline import EvidenceRanker, PreRanker
-from curate.rankers.protocol import Ranked
+from curate.evaluation.rankers.offline import EvidenceRanker, PreRanker
+from curate.evaluation.rankers.protocol import Ranked
 from prompts.tasks import RerankTask
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from curate.rankers.protocol import Ranked, given_order
+from curate.evaluation.rankers.protocol import Ranked, given_order
 from curate.traces.teachers.evidence import rank_candidates
 from prompts.tasks import RerankTask
 

@@ -3,8 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from curate.rankers.protocol import Ranked
-from curate.rankers.teacher_ranker import TeacherRanker
+from curate.evaluation.rankers.protocol import Ranked
+from curate.evaluation.rankers.teacher_ranker import TeacherRanker
 from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.teachers.fake import FakeTeacher
 from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest

@@ -1,6 +1,6 @@
 import pytest
 
-from curate.rankers.protocol import Ranked, checked
+from curate.evaluation.rankers.protocol import Ranked, checked
 from prompts.tasks import RerankTask
 
 

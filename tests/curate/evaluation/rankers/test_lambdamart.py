@@ -9,7 +9,7 @@ import pytest
 
 from curate.candidates import PRE_RANKER
 from curate.evaluation.evaluate import EvalSettings, evaluate
-from curate.rankers.lambdamart import (
+from curate.evaluation.rankers.lambdamart import (
     LambdaMartRanker,
     LambdaMartSettings,
     candidate_features,

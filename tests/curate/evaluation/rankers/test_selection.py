@@ -5,8 +5,8 @@ import pytest
 from curate.candidates import PRE_RANKER
 from curate.datasets.simulation import put_ceiling
 from curate.evaluation.evaluate import EvalSettings, evaluate
-from curate.rankers.offline import PreRanker
-from curate.rankers.selection import select_rankers
+from curate.evaluation.rankers.offline import PreRanker
+from curate.evaluation.rankers.selection import select_rankers
 from curate.traces.teachers.scorecard import ScorecardRanker, fit_scorecard
 from store import InputError, Store
 
