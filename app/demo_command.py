@@ -81,10 +81,10 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     """From shoppers to a snapshot of traces in words, for people to read; its folder."""
     from curate.candidates import make_candidates
     from curate.datasets.simulation import put_ceiling, simulate
+    from curate.review.status import load_status
     from curate.sids.assignment import assign_semantic_ids
     from curate.snapshot_kinds import SnapshotSettings
     from curate.snapshots import publish
-    from curate.status import load_status
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
     from curate.traces.teachers.evidence import EvidenceTeacher

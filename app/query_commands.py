@@ -28,7 +28,7 @@ def sql(
     Example: gr2 sql "select template, teacher, accepted, attempts from acceptance_funnel"
     """
     from app.formats import render_rows
-    from curate.queries import run_sql
+    from curate.review.sql_console import run_sql
     from store import InputError
 
     if format not in ("table", "csv", "json", "parquet"):

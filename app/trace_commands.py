@@ -101,7 +101,7 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
 
     Example: gr2 status
     """
-    from curate.status import load_status
+    from curate.review.status import load_status
 
     for table in load_status(open_store(store)):
         if table.rows.height:

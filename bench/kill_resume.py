@@ -40,7 +40,7 @@ print(written)
 READER = """
 import os, sys, time
 from store import Store
-from curate.browsing import find_traces
+from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 store = Store.open(sys.argv[1])
 reads = 0

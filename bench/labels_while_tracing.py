@@ -26,7 +26,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from curate.candidates import make_candidates
 from curate.datasets.simulation import simulate
-from curate.labelling import QueueSettings, make_queue
+from curate.review.labelling import QueueSettings, make_queue
 from curate.sids.assignment import assign_semantic_ids
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

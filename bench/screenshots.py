@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 from browser import chromium, running_app
 from playwright.sync_api import Page, expect, sync_playwright
 
-from curate.browsing import find_traces
-from curate.labelling import QueueSettings, label_seat, make_queue, take_seat
+from curate.review.labelling import QueueSettings, label_seat, make_queue, take_seat
+from curate.review.trace_pages import find_traces
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import publish
 from curate.traces.filter import TraceFilter

@@ -25,7 +25,7 @@ from streamlit.testing.v1 import AppTest
 from app.browser import label_page
 from curate.candidates import make_candidates
 from curate.datasets.simulation import simulate
-from curate.labelling import QueueSettings, make_queue
+from curate.review.labelling import QueueSettings, make_queue
 from curate.sids.assignment import assign_semantic_ids
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

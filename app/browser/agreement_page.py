@@ -1,6 +1,6 @@
 """The page of agreement: how far people who label agree with each other and with the rules, and where they do not.
 
-It draws; what it draws comes from `curate.agreement`. Annotators' and queues' names are shown as text, never as HTML or
+It draws; what it draws comes from `curate.review.agreement`. Annotators' and queues' names are shown as text, never as HTML or
 Markdown.
 """
 
@@ -10,7 +10,7 @@ import streamlit as st
 from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, either, nominal, quantitative
 from app.browser.filter_bar import choose_filter
 from app.browser.pages import to_traces
-from curate.agreement import (
+from curate.review.agreement import (
     COHEN,
     RESAMPLES,
     Agreement,

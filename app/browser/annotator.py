@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 import streamlit as st
 
-from curate.labelling import check_annotator
+from curate.review.labelling import check_annotator
 from store import InputError
 
 COOKIE = "gr2_annotator"

@@ -1,6 +1,6 @@
 """The page Compare: all attempts on one candidate list, two of them word by word, and two arms over many lists.
 
-It draws; what it draws comes from `curate.trace_comparison`, `curate.text_diff` and `curate.arm_comparison`. A link
+It draws; what it draws comes from `curate.review.attempts`, `curate.review.text_diff` and `curate.review.arm_comparison`. A link
 opens a list by the id of the list, of a prompt or of a trace. Text from models and catalogues is shown by elements that
 know no markup.
 """
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from app.browser.charts import draw_chart, either, nominal, quantitative
 from app.browser.pages import to_traces
-from curate.arm_comparison import ANY, FIRST_ACCEPTED, SHARE, ArmComparison, compare_arms, list_arms
-from curate.text_diff import ReadText, diff_lines, diff_texts, read_text
-from curate.trace_comparison import (
+from curate.review.arm_comparison import ANY, FIRST_ACCEPTED, SHARE, ArmComparison, compare_arms, list_arms
+from curate.review.attempts import (
     Attempt,
     ListAttempts,
     kendall_taus,
@@ -27,7 +26,8 @@ from curate.trace_comparison import (
     pick_pair,
     rank_orders,
 )
-from curate.trace_text import name_of
+from curate.review.text_diff import ReadText, diff_lines, diff_texts, read_text
+from curate.review.trace_text import name_of
 from store import Store
 
 ONE_LIST = "Attempts on one list"

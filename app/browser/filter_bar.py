@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from curate.browsing import load_choices
+from curate.review.trace_pages import load_choices
 from curate.traces.filter import ANSWERED, LABELS, TraceFilter
 from curate.traces.rules import RULE_NAMES
 from store import Store

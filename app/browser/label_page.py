@@ -1,6 +1,6 @@
 """The page of labels: queues, and one trace after the other to be judged, by keyboard alone if one likes.
 
-It draws; queues, seats and events are `curate.labelling`'s. A label is stored before the next trace appears; after a
+It draws; queues, seats and events are `curate.review.labelling`'s. A label is stored before the next trace appears; after a
 reload the same trace is there again. Keys wait while somebody types a note.
 """
 
@@ -13,8 +13,7 @@ from app.browser.annotator import ask_annotator, forget_annotator, signed_in
 from app.browser.filter_bar import choose_filter
 from app.browser.pages import escape_markdown
 from app.browser.trace_card import draw_heading, draw_trace
-from curate.browsing import load_trace
-from curate.labelling import (
+from curate.review.labelling import (
     DEFAULT_TAGS,
     Order,
     Progress,
@@ -28,6 +27,7 @@ from curate.labelling import (
     take_seat,
     undo_last,
 )
+from curate.review.trace_pages import load_trace
 from store import Gr2Error, Store
 from store.labels import Label
 

@@ -1,6 +1,6 @@
 """The page Overview: how many traces there are, how many are good, and where and why the others are lost.
 
-It draws; what it draws comes from `curate.overview`. A click on a stage or a cell offers a link to exactly its traces.
+It draws; what it draws comes from `curate.review.overview`. A click on a stage or a cell offers a link to exactly its traces.
 Names of teachers and models are drawn by charts and tables as text, never as HTML or Markdown.
 """
 
@@ -13,8 +13,7 @@ import streamlit as st
 from app.browser.charts import calculate, draw_chart, draw_clickable, either, nominal, ordinal, quantitative, temporal
 from app.browser.filter_bar import choose_filter
 from app.browser.pages import to_traces
-from curate.browsing import count_traces
-from curate.overview import (
+from curate.review.overview import (
     ATTEMPTS,
     LOSSES,
     PROMPTS,
@@ -29,6 +28,7 @@ from curate.overview import (
     share_accepted,
     share_copied,
 )
+from curate.review.trace_pages import count_traces
 from curate.traces.filter import TraceFilter
 from store import Store
 

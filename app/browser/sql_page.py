@@ -1,6 +1,6 @@
 """The page of SQL: an editor with the schema beside it, queries that people keep, and a result as table, chart or file.
 
-It draws; what it draws comes from `curate.queries` and `curate.saved_queries`. The query stands in the link. One that
+It draws; what it draws comes from `curate.review.sql_console` and `curate.review.saved_queries`. The query stands in the link. One that
 a link brings runs at once: it can only read, and only for so long. Results and names are shown as text.
 """
 
@@ -13,8 +13,17 @@ import streamlit as st
 from app.browser.charts import CATEGORIES, Spec, draw_chart
 from app.browser.pages import draw_error
 from app.formats import render_rows
-from curate.queries import DOWNLOAD, MARKS, SCREEN, ChartChoice, QueryResult, load_schema, query_rows, suggest_chart
-from curate.saved_queries import MOST_CHARACTERS, MOST_NAME_CHARACTERS, list_queries, remove_query, save_query
+from curate.review.saved_queries import MOST_CHARACTERS, MOST_NAME_CHARACTERS, list_queries, remove_query, save_query
+from curate.review.sql_console import (
+    DOWNLOAD,
+    MARKS,
+    SCREEN,
+    ChartChoice,
+    QueryResult,
+    load_schema,
+    query_rows,
+    suggest_chart,
+)
 from store import InputError, Store
 
 LINK = "q"

@@ -12,8 +12,8 @@ from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
 from app.browser.pages import to_traces
 from app.browser.trace_html import fields_html, find_moves, order_html, reasoning_html, table_html
-from curate.browsing import Judgement, TraceView, load_messages
-from curate.trace_text import annotate, name_of, short_sid
+from curate.review.trace_pages import Judgement, TraceView, load_messages
+from curate.review.trace_text import annotate, name_of, short_sid
 from curate.traces.tasks import ListedTask
 from store import Store
 

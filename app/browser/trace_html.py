@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from curate.trace_text import Part, Stretch, name_of, short_sid
+from curate.review.trace_text import Part, Stretch, name_of, short_sid
 from curate.traces.tasks import ListedTask
 from prompts.tasks import ShownItem
 

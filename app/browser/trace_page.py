@@ -1,6 +1,6 @@
 """The page of traces: a filterable table of them, newest first, and one in full.
 
-It draws; what it draws comes from `curate.browsing`. The filter, the page and the open trace are in the link.
+It draws; what it draws comes from `curate.review.trace_pages`. The filter, the page and the open trace are in the link.
 """
 
 import polars as pl
@@ -8,8 +8,8 @@ import streamlit as st
 
 from app.browser.filter_bar import choose_filter
 from app.browser.trace_card import draw_heading, draw_trace
-from curate.browsing import Position, TracePage, count_traces, find_traces, load_trace
-from curate.trace_text import with_codes
+from curate.review.trace_pages import Position, TracePage, count_traces, find_traces, load_trace
+from curate.review.trace_text import with_codes
 from curate.traces.filter import TraceFilter, read_time
 from store import InputError, Store
 

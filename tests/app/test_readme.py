@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import app
-from curate.queries import run_sql
+from curate.review.sql_console import run_sql
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from curate.browsing import find_traces
+from curate.review.trace_pages import find_traces
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import (
     diff,

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
 
-from curate.browsing import find_traces
+from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label, put_label

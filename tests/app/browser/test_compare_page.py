@@ -6,9 +6,9 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from app.browser.compare_page import ONE_LIST, TWO_ARMS
-from curate.arm_comparison import list_arms
-from curate.browsing import find_traces
-from curate.trace_comparison import load_attempts
+from curate.review.arm_comparison import list_arms
+from curate.review.attempts import load_attempts
+from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from curate.browsing import find_traces
-from curate.labelling import QueueSettings, make_queue
+from curate.review.labelling import QueueSettings, make_queue
+from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 from store import Store
 

@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 from app.browser import label_page
-from curate.labelling import QueueSettings, label_seat, make_queue, take_seat
+from curate.review.labelling import QueueSettings, label_seat, make_queue, take_seat
 from curate.traces.filter import TraceFilter
 from store import Store, StoreBusyError
 from store.labels import Label

@@ -7,8 +7,8 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from app.browser.overview_page import PLACE_COLOURS, _time_format
-from curate.browsing import count_traces
-from curate.overview import load_overview, make_funnel
+from curate.review.overview import load_overview, make_funnel
+from curate.review.trace_pages import count_traces
 from curate.traces.filter import TraceFilter
 from store import Store
 

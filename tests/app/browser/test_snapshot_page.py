@@ -5,7 +5,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.browser.snapshot_page import change_table, list_facts
-from curate.browsing import find_traces
+from curate.review.trace_pages import find_traces
 from curate.snapshot_kinds import SnapshotSettings
 from curate.snapshots import SnapshotDiff, publish
 from curate.traces.filter import TraceFilter

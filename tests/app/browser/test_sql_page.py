@@ -8,8 +8,8 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 from app.browser.sql_page import build_chart, describe_size, render_download
-from curate.queries import MARKS, SCREEN, ChartChoice, QueryResult, query_rows
-from curate.saved_queries import list_queries, save_query
+from curate.review.saved_queries import list_queries, save_query
+from curate.review.sql_console import MARKS, SCREEN, ChartChoice, QueryResult, query_rows
 from store import InputError, Store
 
 Open = Callable[..., AppTest]

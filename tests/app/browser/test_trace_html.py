@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.browser.trace_html import WAYS, fields_html, find_moves, order_html, reasoning_html, table_html
-from curate.trace_text import Part, Stretch
+from curate.review.trace_text import Part, Stretch
 from curate.traces.tasks import ListedTask
 from prompts.tasks import Candidate, RerankTask, ShownItem
 

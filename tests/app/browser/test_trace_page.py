@@ -3,8 +3,8 @@ from collections.abc import Callable
 from streamlit.testing.v1 import AppTest
 
 from app.browser.trace_page import read_position, write_position
-from curate.browsing import Position, find_traces
-from curate.trace_text import with_codes
+from curate.review.trace_pages import Position, find_traces
+from curate.review.trace_text import with_codes
 from curate.traces.filter import TraceFilter
 from store import Store
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from curate.agreement import (
+from curate.review.agreement import (
     ALPHA,
     CATEGORIES,
     COHEN,
@@ -30,7 +30,7 @@ from curate.agreement import (
     measure_rules,
     summarize_annotators,
 )
-from curate.browsing import find_traces
+from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate import queries
-from curate.queries import (
+from curate.review import sql_console as queries
+from curate.review.sql_console import (
     DOWNLOAD,
     SCREEN,
     UNLIMITED,

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from curate import trace_comparison
-from curate.arm_comparison import Arm
-from curate.trace_comparison import (
+from curate.review import attempts as trace_comparison
+from curate.review.arm_comparison import Arm
+from curate.review.attempts import (
     Attempt,
     kendall_taus,
     load_attempts,

@@ -1,4 +1,4 @@
-from curate.status import load_status
+from curate.review.status import load_status
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher

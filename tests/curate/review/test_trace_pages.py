@@ -1,7 +1,7 @@
 import pytest
 
-from curate import browsing
-from curate.browsing import count_traces, find_traces, load_choices, load_messages, load_trace
+from curate.review import trace_pages as browsing
+from curate.review.trace_pages import count_traces, find_traces, load_choices, load_messages, load_trace
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

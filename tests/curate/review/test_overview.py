@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from curate.browsing import count_traces, find_traces
-from curate.overview import (
+from curate.review.overview import (
     BUCKET_SECONDS,
     LABELLED,
     LOSSES,
@@ -33,6 +32,7 @@ from curate.overview import (
     share_copied,
     wilson_interval,
 )
+from curate.review.trace_pages import count_traces, find_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.arm_comparison import Arm
-from curate.browsing import TraceView, load_trace_view
-from curate.trace_text import name_of, short_sid
+from curate.review.arm_comparison import Arm
+from curate.review.trace_pages import TraceView, load_trace_view
+from curate.review.trace_text import name_of, short_sid
 from curate.traces.tasks import ListedTask, load_tasks
 from store import InputError, Store
 

@@ -1,7 +1,7 @@
 import pytest
 
-from curate.queries import SCREEN, query_rows, run_sql
-from curate.saved_queries import SavedQuery, list_queries, remove_query, save_query
+from curate.review.saved_queries import SavedQuery, list_queries, remove_query, save_query
+from curate.review.sql_console import SCREEN, query_rows, run_sql
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.arm_comparison import (
+from curate.review.arm_comparison import (
     ANY,
     ATTEMPTS,
     FIRST_ACCEPTED,
@@ -15,7 +15,7 @@ from curate.arm_comparison import (
     list_arms,
     measure_arms,
 )
-from curate.browsing import count_traces
+from curate.review.trace_pages import count_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.browsing import find_traces, load_trace
-from curate.text_diff import MOST_TOKENS, Change, ReadText, Side, diff_lines, diff_texts, read_text
+from curate.review.text_diff import MOST_TOKENS, Change, ReadText, Side, diff_lines, diff_texts, read_text
+from curate.review.trace_pages import find_traces, load_trace
 from curate.traces.filter import TraceFilter
 from store import Store
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.trace_text import Part, Stretch, annotate, with_codes
+from curate.review.trace_text import Part, Stretch, annotate, with_codes
 from curate.traces.tasks import ListedTask
 from prompts.semantic_ids import render_sid
 from prompts.tasks import Candidate, RerankTask, ShownItem

@@ -4,9 +4,8 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from curate import labelling
-from curate.browsing import find_traces
-from curate.labelling import (
+from curate.review import labelling
+from curate.review.labelling import (
     Order,
     Progress,
     QueueSettings,
@@ -17,6 +16,7 @@ from curate.labelling import (
     take_seat,
     undo_last,
 )
+from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample

@@ -10,8 +10,8 @@ from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
-from curate.browsing import TraceView
-from curate.trace_text import Part, annotate, short_sid
+from curate.review.trace_pages import TraceView
+from curate.review.trace_text import Part, annotate, short_sid
 
 # difflib takes about a second, at worst, for two texts of so many tokens.
 MOST_TOKENS = 5_000
