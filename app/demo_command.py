@@ -83,8 +83,8 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     from curate.datasets.simulation import put_ceiling, simulate
     from curate.review.status import load_status
     from curate.sids.assignment import assign_semantic_ids
-    from curate.snapshot_kinds import SnapshotSettings
-    from curate.snapshots import publish
+    from curate.snapshots import SnapshotSettings
+    from curate.snapshots.publishing import publish
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
     from curate.traces.teachers.evidence import EvidenceTeacher
@@ -115,8 +115,8 @@ def _train_student(store: "Store", seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
     from curate.evaluation.evaluate import EvalSettings, evaluate, load_evaluations
     from curate.evaluation.rankers.selection import select_rankers
-    from curate.snapshot_kinds import SnapshotSettings
-    from curate.snapshots import publish
+    from curate.snapshots import SnapshotSettings
+    from curate.snapshots.publishing import publish
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard

@@ -43,8 +43,8 @@ def publish(
 
     Example: gr2 snapshot publish beauty --kind sft --policy strict
     """
-    from curate.snapshot_kinds import SnapshotSettings
-    from curate.snapshots import publish as publish_snapshot
+    from curate.snapshots import SnapshotSettings
+    from curate.snapshots.publishing import publish as publish_snapshot
 
     settings = SnapshotSettings(
         dataset=dataset or name,
@@ -66,7 +66,7 @@ def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
     Example: gr2 snapshot verify beauty
     """
-    from curate.snapshots import find_snapshot
+    from curate.snapshots.publishing import find_snapshot
     from store.snapshots import verify_snapshot
 
     found = verify_snapshot(find_snapshot(open_store(store), name).path)
@@ -79,8 +79,8 @@ def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
     Example: gr2 snapshot rebuild beauty
     """
-    from curate.snapshots import find_snapshot
-    from curate.snapshots import rebuild as rebuild_snapshot
+    from curate.snapshots.publishing import find_snapshot
+    from curate.snapshots.publishing import rebuild as rebuild_snapshot
 
     opened = open_store(store)
     found = find_snapshot(opened, name)
@@ -112,7 +112,7 @@ def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     """
     import orjson
 
-    from curate.snapshots import find_snapshot
+    from curate.snapshots.publishing import find_snapshot
 
     found = find_snapshot(open_store(store), name)
     print_snapshot(found)
@@ -125,8 +125,8 @@ def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE)
 
     Example: gr2 snapshot diff beauty@1f3a beauty
     """
-    from curate.snapshots import diff as diff_snapshots
-    from curate.snapshots import find_snapshot
+    from curate.snapshots.publishing import diff as diff_snapshots
+    from curate.snapshots.publishing import find_snapshot
 
     opened = open_store(store)
     found = diff_snapshots(find_snapshot(opened, older), find_snapshot(opened, newer))

@@ -19,8 +19,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from curate.review.labelling import QueueSettings, label_seat, make_queue, take_seat
 from curate.review.trace_pages import find_traces
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label

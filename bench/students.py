@@ -29,8 +29,8 @@ from curate.evaluation.rankers.lambdamart import train_lambdamart
 from curate.evaluation.rankers.offline import EvidenceRanker, PreRanker
 from curate.evaluation.rankers.protocol import Ranker, checked, given_order
 from curate.sids.assignment import assign_semantic_ids
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings, choose_sources
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists

@@ -25,8 +25,8 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from curate.candidates import make_candidates
 from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard

@@ -6,7 +6,7 @@
         data/<split>-00000-of-00001.parquet
 
 The version is the sha256 of the manifest's body. Nothing in a snapshot tells the time or the machine, so the same store
-gives the same bytes. It refuses to know how rows were chosen: `curate.snapshots` decides that.
+gives the same bytes. It refuses to know how rows were chosen: `curate.snapshots.publishing` decides that.
 """
 
 import hashlib

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from curate.datasets.catalogue import find_data_set
 from curate.evaluation.metrics import Metric, score_ranks
-from curate.snapshot_kinds.midtrain import sequence_text
+from curate.snapshots.midtrain import sequence_text
 from curate.traces.planning import choose_sids
 from prompts.semantic_ids import BEGIN, render_sid
 from prompts.tasks import ShownItem

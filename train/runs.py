@@ -26,7 +26,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from curate.datasets.provenance import code_commit
-from curate.snapshots import find_snapshot
+from curate.snapshots.publishing import find_snapshot
 from store import InputError, Store
 from store.database import Session
 from store.errors import StoreBusyError

@@ -1,15 +1,15 @@
 """Publishing a snapshot from the filter: what to publish, what it would be, and the button that does it.
 
-It draws; counting, refusing and writing are `curate.snapshots`'. Rows and refusals are shown as text, never as HTML or
+It draws; counting, refusing and writing are `curate.snapshots.publishing`'. Rows and refusals are shown as text, never as HTML or
 Markdown.
 """
 
 import streamlit as st
 
 from app.browser.pages import draw_error, escape_markdown
-from curate.snapshot_kinds import KINDS, Counts, SnapshotSettings
-from curate.snapshot_kinds.contents import DEFAULT_POLICY
-from curate.snapshots import Preview, load_options, load_snapshots, preview, publish
+from curate.snapshots import KINDS, Counts, SnapshotSettings
+from curate.snapshots.kind import DEFAULT_POLICY
+from curate.snapshots.publishing import Preview, load_options, load_snapshots, preview, publish
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, Store
 from store.snapshots import Snapshot

@@ -1,6 +1,6 @@
 """The page of snapshots: those that there are, each in full, and a new one from the filter (`app.browser.publishing`).
 
-It draws; what it draws comes from `curate.snapshots`. Names that people chose, cards and rows' keys are shown as text,
+It draws; what it draws comes from `curate.snapshots.publishing`. Names that people chose, cards and rows' keys are shown as text,
 never as HTML or Markdown.
 """
 
@@ -16,8 +16,8 @@ import streamlit as st
 from app.browser.filter_bar import choose_filter
 from app.browser.pages import draw_error, escape_markdown, to_traces
 from app.browser.publishing import CHOSEN, draw_publishing, reference_of
-from curate.snapshot_kinds import KINDS
-from curate.snapshots import Lineage, SnapshotDiff, diff, find_snapshot, load_lineage, load_snapshots
+from curate.snapshots import KINDS
+from curate.snapshots.publishing import Lineage, SnapshotDiff, diff, find_snapshot, load_lineage, load_snapshots
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, SnapshotError, Store
 from store.snapshots import Snapshot, verify_snapshot

@@ -7,8 +7,8 @@ from typing import Any
 import datasets
 import pytest
 
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher

@@ -6,8 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher

@@ -2,8 +2,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from store import InputError, Store
 from train.initialization import init_from_snapshot
 from train.midtraining import MidtrainSettings

@@ -5,8 +5,8 @@ import pytest
 
 from curate.sids.assignment import assign_semantic_ids
 from curate.sids.quantizers import ResidualKMeans
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings, choose_sources
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher

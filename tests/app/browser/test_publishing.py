@@ -3,8 +3,8 @@ from collections.abc import Callable
 from streamlit.testing.v1 import AppTest
 
 from app.browser.snapshot_page import PUBLISH
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import load_snapshots, preview, publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import load_snapshots, preview, publish
 from curate.traces.filter import TraceFilter
 from store import Store
 

@@ -6,8 +6,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.browser.snapshot_page import change_table, list_facts
 from curate.review.trace_pages import find_traces
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import SnapshotDiff, publish
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import SnapshotDiff, publish
 from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label, put_label

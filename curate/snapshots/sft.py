@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.snapshot_kinds.contents import (
+from curate.snapshots.kind import (
     MESSAGES,
     Contents,
     Counts,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from curate.snapshot_kinds.contents import Contents, Counts, Kind, Schema, Selection, SnapshotSettings
+from curate.snapshots.kind import Contents, Counts, Kind, Schema, Selection, SnapshotSettings
 from curate.traces.planning import choose_sids
 from prompts.tasks import ShownItem
 from prompts.templates import clean_text

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import diff, publish, rebuild
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import diff, publish, rebuild
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher

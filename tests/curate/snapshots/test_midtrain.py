@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import publish, rebuild
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish, rebuild
 from prompts.semantic_ids import find_sids
 from store import InputError, SnapshotError, Store
 from store.snapshots import read_split

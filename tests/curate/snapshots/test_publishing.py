@@ -14,8 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from curate.review.trace_pages import find_traces
-from curate.snapshot_kinds import SnapshotSettings
-from curate.snapshots import (
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import (
     diff,
     find_snapshot,
     load_lineage,

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.snapshot_kinds.contents import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings
+from curate.snapshots.kind import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings
 from curate.traces.planning import choose_sources, render_list
 from curate.traces.tasks import ListedTask, load_tasks
 from prompts.templates import Template, load_template

@@ -1,9 +1,9 @@
 """What each kind of snapshot holds: rows for mid-training, SFT and DAPO."""
 
-from curate.snapshot_kinds.contents import Counts, Kind, Selection, SnapshotSettings
-from curate.snapshot_kinds.dapo import DAPO
-from curate.snapshot_kinds.midtrain import MIDTRAIN
-from curate.snapshot_kinds.sft import SFT
+from curate.snapshots.dapo import DAPO
+from curate.snapshots.kind import Counts, Kind, Selection, SnapshotSettings
+from curate.snapshots.midtrain import MIDTRAIN
+from curate.snapshots.sft import SFT
 from store import InputError
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (MIDTRAIN, SFT, DAPO)}

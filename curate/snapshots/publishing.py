@@ -1,6 +1,6 @@
 """Snapshots of a store: previewed, published, found, traced back, compared, and made again.
 
-What a kind of snapshot holds is `curate.snapshot_kinds`' affair; files and hashes are `store.snapshots`'.
+What a kind of snapshot holds is `curate.snapshots`' affair; files and hashes are `store.snapshots`'.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import polars as pl
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.provenance import code_commit, library_versions
 from curate.sids.versions import SidVersion, load_settings
-from curate.snapshot_kinds import Counts, Kind, Selection, SnapshotSettings, find_kind
-from curate.snapshot_kinds.contents import SplitRow
+from curate.snapshots import Counts, Kind, Selection, SnapshotSettings, find_kind
+from curate.snapshots.kind import SplitRow
 from store import Gr2Error, InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
 from store.temporary import temporary_folder
