@@ -8,7 +8,7 @@ from measure import DATA
 
 from curate.datasets.ingest import ingest
 from curate.sids.assignment import load_pairs
-from curate.sids.embedders import TfidfSvdEmbedder
+from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from curate.sids.versions import load_items
 from store import Store
 

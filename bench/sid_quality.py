@@ -21,7 +21,7 @@ from catalogues import load_sequences, prepare
 from next_item import Budget, fit, rank
 
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
-from curate.sids.copurchases import Copurchases
+from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.quantizers import Quantizer, ResidualKMeans
 from curate.sids.unique_codes import complete_codes
 from train.rq_vae_training import RqVaeQuantizer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.sids import methods
-from curate.sids.embedders import TextEmbedder
+from curate.sids.embedding.embedders import TextEmbedder
 from curate.sids.methods import EmbedderSettings
 from curate.sids.quantizers import FittedQuantizer, Quantizer, ResidualKMeans
 from store.errors import InputError

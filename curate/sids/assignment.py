@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.datasets.catalogue import find_data_set
-from curate.sids.copurchases import Copurchases
-from curate.sids.embeddings import embed_texts
+from curate.sids.embedding.copurchases import Copurchases
+from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids
 from curate.sids.methods import EmbedderSettings, OpenEmbedder, open_embedder
 from curate.sids.quantizers import OnProgress, Quantizer, ResidualKMeans

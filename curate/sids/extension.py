@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.datasets.catalogue import find_data_set
-from curate.sids.copurchases import Copurchases
-from curate.sids.embedders import TfidfSvdEmbedder
-from curate.sids.embeddings import embed_texts
+from curate.sids.embedding.copurchases import Copurchases
+from curate.sids.embedding.embedders import TfidfSvdEmbedder
+from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids, perplexity, reconstruction_errors
 from curate.sids.methods import EmbedderSettings, LoadQuantizer, OpenEmbedder, load_quantizer, open_embedder
 from curate.sids.quantizers import FittedQuantizer, OnProgress, nearest_codes, sum_codes

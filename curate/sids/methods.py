@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.sids.embedders import TextEmbedder, TfidfSvdEmbedder
-from curate.sids.openai_embedder import OpenAIEmbedder
+from curate.sids.embedding.embedders import TextEmbedder, TfidfSvdEmbedder
+from curate.sids.embedding.openai_embedder import OpenAIEmbedder
 from curate.sids.quantizers import FittedQuantizer, ResidualCodebooks, ResidualKMeans
 from store.errors import InputError
 

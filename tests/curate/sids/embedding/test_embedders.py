@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from curate.sids.embedders import TfidfSvdEmbedder
+from curate.sids.embedding.embedders import TfidfSvdEmbedder
 
 TEXTS = [
     f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("soap", "brush", "towel", "lamp", "chair")

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate.sids.copurchases import Copurchases, copurchase_vectors
+from curate.sids.embedding.copurchases import Copurchases, copurchase_vectors
 
 # Items 0 to 3 are bought among themselves, 4 to 7 likewise, 8 never.
 PAIRS = np.array(

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.sids.embedders import TextEmbedder
+from curate.sids.embedding.embedders import TextEmbedder
 from store.errors import InputError, StoreError
 from store.temporary import temporary_folder
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curate.sids import embeddings
-from curate.sids.embeddings import PROBE, embed_texts
+from curate.sids.embedding import embeddings
+from curate.sids.embedding.embeddings import PROBE, embed_texts
 from store import InputError, StoreError
 
 

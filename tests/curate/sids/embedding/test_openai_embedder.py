@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from curate.sids.openai_embedder import OpenAIEmbedder
+from curate.sids.embedding.openai_embedder import OpenAIEmbedder
 from store import TeacherError
 
 
