@@ -124,7 +124,7 @@ def _train_student(store: "Store", seed: int) -> None:
     from train.initialization import init_from_snapshot
     from train.rerankers import student_rankers
     from train.runs import student_folder
-    from train.sft_training import SftSettings, train_sft
+    from train.sft.training import SftSettings, train_sft
 
     say("6. short traces, for a student from scratch: points for evidence by a scorecard, and an order")
     card = fit_scorecard(store, DATASET)

@@ -131,7 +131,7 @@ def sft(
     Example: gr2 train sft beauty --student newborn --name beauty-sft --epochs 2
     """
     prepare_training("gr2 train")
-    from train.sft_training import SftSettings, train_sft
+    from train.sft.training import SftSettings, train_sft
 
     settings = SftSettings(
         reasoning_weight=reasoning_weight,

@@ -33,7 +33,7 @@ from train.browsing import load_curves, load_trainings
 from train.dapo_training import DapoSettings, train_dapo
 from train.initialization import init_from_snapshot
 from train.runs import TrainingSummary, student_folder
-from train.sft_training import SftSettings, train_sft
+from train.sft.training import SftSettings, train_sft
 
 TEMPLATE = "rerank_ids.v1"
 REWARDS = ("plain", "paper", "ndcg")

@@ -41,7 +41,7 @@ from train.dapo_training import DapoSettings, train_dapo
 from train.initialization import init_from_snapshot
 from train.rerankers import student_rankers
 from train.runs import student_folder
-from train.sft_training import SftSettings, train_sft
+from train.sft.training import SftSettings, train_sft
 
 LEVELS, IDS = "rerank_levels.v1", "rerank_ids.v1"
 RL = DapoSettings(steps=12, refill_rounds=1, max_tokens=80)

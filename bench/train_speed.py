@@ -36,7 +36,7 @@ from train.dapo_training import COLUMNS
 from train.dynamic_sampling import DynamicSamplingTrainer
 from train.initialization import init_from_snapshot
 from train.runs import device_arguments, student_folder
-from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
+from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.student import load_student
 
 TEMPLATE = "rerank_levels.v1"

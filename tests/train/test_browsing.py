@@ -7,7 +7,7 @@ from curate.evaluation.evaluate import EvalSettings, evaluate
 from curate.evaluation.rankers.offline import EvidenceRanker
 from store import Store
 from train.browsing import load_curves, load_trainings
-from train.sft_training import SftSettings, train_sft
+from train.sft.training import SftSettings, train_sft
 
 
 def draw_page() -> None:

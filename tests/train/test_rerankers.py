@@ -16,7 +16,7 @@ from prompts.completion import render_completion
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from train.rerankers import FirstTokenRanker, GeneratingRanker, open_student, student_rankers
-from train.sft_training import SftSettings, train_sft
+from train.sft.training import SftSettings, train_sft
 
 
 def tasks_of(store: Store) -> list[RerankTask]:

@@ -21,7 +21,7 @@ from train.runs import (
     sids_of_students,
     student_folder,
 )
-from train.sft_training import SftSettings, train_sft
+from train.sft.training import SftSettings, train_sft
 
 TEMPLATE = "rerank_numbers.v1"
 FEW = SftSettings(max_steps=3, batch_size=4, save_steps=1, log_steps=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.muon import MuonWithAdamW
+from train.sft.muon import MuonWithAdamW
 
 
 class Small(nn.Module):

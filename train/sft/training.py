@@ -11,7 +11,6 @@ from store import InputError, Store
 from store.errors import require_at_least
 from train.lessons import open_lessons
 from train.lora import make_lora
-from train.muon import MuonWithAdamW
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -22,7 +21,8 @@ from train.runs import (
     open_run,
     student_folder,
 )
-from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
+from train.sft.muon import MuonWithAdamW
+from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 
 OPTIMIZERS = ("muon", "adamw")
 SHOWN = ("loss", "mean_token_accuracy", "learning_rate")

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from store import InputError, SnapshotError, Store
 from train.runs import find_student, last_checkpoint, open_snapshot, student_folder
-from train.sft import SftLoss, WeightedSFTTrainer, encode_traces
-from train.sft_training import SftSettings, train_sft, training_arguments
+from train.sft.training import SftSettings, train_sft, training_arguments
+from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.student import load_student
 
 FEW = SftSettings(max_steps=4, batch_size=4, save_steps=2, log_steps=1)

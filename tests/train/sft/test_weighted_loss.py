@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 
 from prompts.completion import RECOMMENDATIONS
 from store import InputError
-from train.sft import IGNORED, SftLoss, WeightedSFTTrainer, encode_traces
+from train.sft.weighted_loss import IGNORED, SftLoss, WeightedSFTTrainer, encode_traces
 
 
 def config(folder: Path, **changed: Any) -> SFTConfig:

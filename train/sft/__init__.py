@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: the weighted loss, Muon and the training run."""
