@@ -120,7 +120,7 @@ def _train_student(store: "Store", seed: int) -> None:
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
-    from train.dapo_training import DapoSettings, train_dapo
+    from train.dapo.training import DapoSettings, train_dapo
     from train.initialization import init_from_snapshot
     from train.rerankers import student_rankers
     from train.runs import student_folder

@@ -196,7 +196,7 @@ def dapo(
     Example: gr2 train dapo beauty-prompts --student beauty-sft --name beauty-dapo --steps 200
     """
     prepare_training("gr2 train")
-    from train.dapo_training import DapoSettings, train_dapo
+    from train.dapo.training import DapoSettings, train_dapo
 
     settings = DapoSettings(
         reward=reward,

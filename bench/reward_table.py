@@ -15,7 +15,7 @@ from measure import Bars
 
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
-from train.rewards import REWARDS, RewardFunction
+from train.dapo.rewards import REWARDS, RewardFunction
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
 CANDIDATES = [render_sid((n, 7, 23, 4)) for n in range(10)]
@@ -80,7 +80,7 @@ def render_page() -> str:
 `python bench/reward_table.py` writes this page. Ten candidates, alpha .2, one target; each figure is the mean reward
 over targets at ranks 1 to 10 of the list, all equally likely, and for the random order over {DRAWS} seeded draws at
 each rank. The first two policies know the target; no other looks at the user at all. Formulas and sources:
-`train/rewards.py`.
+`train/dapo/rewards.py`.
 
 {chr(10).join(lines)}
 

@@ -37,7 +37,7 @@ from curate.traces.target_lists import load_target_lists
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
 from store import Store
-from train.dapo_training import DapoSettings, train_dapo
+from train.dapo.training import DapoSettings, train_dapo
 from train.initialization import init_from_snapshot
 from train.rerankers import student_rankers
 from train.runs import student_folder

@@ -32,8 +32,8 @@ from curate.traces.sampling import sample
 from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train import load_snapshot
-from train.dapo_training import COLUMNS
-from train.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.training import COLUMNS
 from train.initialization import init_from_snapshot
 from train.runs import device_arguments, student_folder
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces

@@ -2,7 +2,7 @@
 
 DAPO (arXiv 2503.14476) by TRL's GRPOTrainer and our dynamic sampling: loss averaged over tokens, clipping from 1 - .2
 to 1 + .28, no KL term, soft punishment of long answers, groups without spread replaced by fresh prompts. Rewards are
-verifiable: the target's promotion and the form of the answer (`train.rewards`).
+verifiable: the target's promotion and the form of the answer (`train.dapo.rewards`).
 """
 
 from dataclasses import asdict, dataclass
@@ -15,11 +15,11 @@ from trl import GRPOConfig
 
 from store import InputError, Store
 from store.errors import require_at_least
-from train.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.rewards import RewardFunction, RewardSettings
+from train.dapo.rollout_metrics import LoggedReward
 from train.lessons import open_lessons
 from train.lora import make_lora
-from train.rewards import RewardFunction, RewardSettings
-from train.rollout_metrics import LoggedReward
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -37,7 +37,7 @@ COLUMNS = ["prompt", "candidates", "target", "history"]
 
 @dataclass(frozen=True, slots=True)
 class DapoSettings:
-    """reward: one of train.rewards.REWARDS. alpha: weight of the form of the answer. group: completions of a prompt.
+    """reward: one of train.dapo.rewards.REWARDS. alpha: weight of the form of the answer. group: completions of a prompt.
 
     prompts: of a generated batch and process. steps: optimizer steps. updates: of them for each generated batch, TRL's
     num_iterations. accumulation: in how many passes the rows of a step go through the model. refill_rounds: of dynamic

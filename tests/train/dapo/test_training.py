@@ -12,7 +12,7 @@ from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, SnapshotError, Store
-from train.dapo_training import DapoSettings, choose_prompts, train_dapo
+from train.dapo.training import DapoSettings, choose_prompts, train_dapo
 from train.runs import find_student, student_folder
 from train.student import load_student
 

@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from store import InputError
-from train.dynamic_sampling import DynamicSamplingTrainer, merge_rows, rewards_differ
+from train.dapo.dynamic_sampling import DynamicSamplingTrainer, merge_rows, rewards_differ
 
 WORDS = ["[PAD]", "[END]", "tie", "vary", *map(str, range(10))]
 GROUP = 4

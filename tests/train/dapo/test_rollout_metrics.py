@@ -7,9 +7,9 @@ import pytest
 from trl import GRPOConfig
 
 from prompts.completion import render_completion
-from train.dynamic_sampling import DynamicSamplingTrainer
-from train.rewards import RewardFunction, RewardSettings
-from train.rollout_metrics import LoggedReward
+from train.dapo.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.rewards import RewardFunction, RewardSettings
+from train.dapo.rollout_metrics import LoggedReward
 
 # TRL asks transformers by an old name whenever it generates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -8,7 +8,7 @@ trainer. Of several rewards one should be a `LoggedReward`: a second would log t
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.rewards import JudgedCompletion, RewardFunction
+from train.dapo.rewards import JudgedCompletion, RewardFunction
 
 # Of all completions; everything else is of valid ones alone, or ranks before and after would be of different answers.
 SHARES = ("valid", "copied", "truncated")

@@ -18,7 +18,7 @@ from curate.evaluation.metrics import ndcg_at_k
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from store import InputError
-from train.rewards import (
+from train.dapo.rewards import (
     INVALID,
     REWARDS,
     RewardFunction,
@@ -385,7 +385,7 @@ def test_mistakes_are_clear_errors() -> None:
 
 
 def test_rewards_need_neither_torch_nor_trl() -> None:
-    code = "import sys, train.rewards; sys.exit(any(name in sys.modules for name in ('torch', 'trl', 'transformers')))"
+    code = "import sys, train.dapo.rewards; sys.exit(any(name in sys.modules for name in ('torch', 'trl', 'transformers')))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

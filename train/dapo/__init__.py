@@ -1,0 +1,1 @@
+"""Reinforcement learning by DAPO: rewards, dynamic sampling and the training run."""
