@@ -70,8 +70,8 @@ def midtrain(
     Example: gr2 train midtrain beauty-texts --student Qwen/Qwen3-8B --name beauty-mid
     """
     prepare_training("gr2 train")
-    from train.midtraining import MidtrainSettings
-    from train.midtraining_run import train_midtrain
+    from train.midtrain.tasks import MidtrainSettings
+    from train.midtrain.training import train_midtrain
 
     settings = MidtrainSettings(
         warmup_steps=warmup_steps,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from curate.sids.versions import SidVersion, load_settings, model_folder
 from store import InputError, Store
 from store.snapshots import Snapshot
-from train.midtraining import MidtrainSettings, midtrain
+from train.midtrain.tasks import MidtrainSettings, midtrain
 from train.runs import (
     OnProgress,
     TrainingSummary,

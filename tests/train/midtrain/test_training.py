@@ -6,8 +6,8 @@ from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
 from store import InputError, Store
 from train.initialization import init_from_snapshot
-from train.midtraining import MidtrainSettings
-from train.midtraining_run import train_midtrain
+from train.midtrain.tasks import MidtrainSettings
+from train.midtrain.training import train_midtrain
 from train.runs import student_folder
 from train.student import init_student, load_student
 from train.vocabulary import find_vocabulary

@@ -1,0 +1,1 @@
+"""Mid-training: the task mix and the training run."""
