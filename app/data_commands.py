@@ -122,7 +122,7 @@ def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path
     prepare_training("--student")
     from train.full_ranking import FullRankingSettings, write_scores
     from train.runs import find_student, sids_of_students
-    from train.student import best_device, load_student
+    from train.students.student import best_device, load_student
 
     model, tokenizer = load_student(find_student(store, student))
     with status_line() as on_progress:

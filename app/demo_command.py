@@ -121,10 +121,10 @@ def _train_student(store: "Store", seed: int) -> None:
     from curate.traces.sampling import sample
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
     from train.dapo.training import DapoSettings, train_dapo
-    from train.initialization import init_from_snapshot
     from train.rerankers import student_rankers
     from train.runs import student_folder
     from train.sft.training import SftSettings, train_sft
+    from train.students.initialization import init_from_snapshot
 
     say("6. short traces, for a student from scratch: points for evidence by a scorecard, and an order")
     card = fit_scorecard(store, DATASET)

@@ -9,7 +9,7 @@ from app.progress import status_line
 
 if TYPE_CHECKING:
     from train.runs import TrainingSummary
-    from train.student import StudentSummary
+    from train.students.student import StudentSummary
 
 train = typer.Typer(help="Make students and train them on snapshots.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def init(
     Example: gr2 train init beauty --name newborn --size tiny
     """
     prepare_training("gr2 train")
-    from train.initialization import init_from_snapshot
+    from train.students.initialization import init_from_snapshot
 
     done = init_from_snapshot(open_store(store), snapshot, name, size, seed=seed)
     print_student(name, done)

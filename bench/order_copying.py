@@ -31,9 +31,9 @@ from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import Store
 from train.browsing import load_curves, load_trainings
 from train.dapo.training import DapoSettings, train_dapo
-from train.initialization import init_from_snapshot
 from train.runs import TrainingSummary, student_folder
 from train.sft.training import SftSettings, train_sft
+from train.students.initialization import init_from_snapshot
 
 TEMPLATE = "rerank_ids.v1"
 REWARDS = ("plain", "paper", "ndcg")

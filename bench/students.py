@@ -38,10 +38,10 @@ from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
 from store import Store
 from train.dapo.training import DapoSettings, train_dapo
-from train.initialization import init_from_snapshot
 from train.rerankers import student_rankers
 from train.runs import student_folder
 from train.sft.training import SftSettings, train_sft
+from train.students.initialization import init_from_snapshot
 
 LEVELS, IDS = "rerank_levels.v1", "rerank_ids.v1"
 RL = DapoSettings(steps=12, refill_rounds=1, max_tokens=80)

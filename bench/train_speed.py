@@ -34,10 +34,10 @@ from store import Store
 from train import load_snapshot
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.training import COLUMNS
-from train.initialization import init_from_snapshot
 from train.runs import device_arguments, student_folder
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
-from train.student import load_student
+from train.students.initialization import init_from_snapshot
+from train.students.student import load_student
 
 TEMPLATE = "rerank_levels.v1"
 STEPS = 6

@@ -34,7 +34,7 @@ from store import InputError, Store
 from store.errors import require_at_least
 from store.temporary import temporary_folder
 from train.sid_trie import SidTrie
-from train.vocabulary import Vocabulary, find_vocabulary
+from train.students.vocabulary import Vocabulary, find_vocabulary
 
 KS = (5, 10)
 NO_LIMIT = 2**62

@@ -8,8 +8,8 @@ from store import InputError, Store
 from store.snapshots import Snapshot
 from train.runs import find_student, open_snapshot, sid_sizes
 from train.snapshots import load_snapshot
-from train.student import load_student
-from train.vocabulary import Vocabulary, find_vocabulary
+from train.students.student import load_student
+from train.students.vocabulary import Vocabulary, find_vocabulary
 
 
 class Lessons(NamedTuple):

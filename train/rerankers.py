@@ -18,7 +18,7 @@ from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Store
 from train.runs import find_student, trained_on
-from train.student import best_device, load_student
+from train.students.student import best_device, load_student
 
 BATCH = 64
 # An answer up to where its order begins, without reasoning.

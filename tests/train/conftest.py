@@ -15,14 +15,14 @@ from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from store import Store
-from train.initialization import init_from_snapshot
 from train.runs import open_snapshot
 from train.runs import student_folder as student_path
 from train.sft.muon import MuonWithAdamW
 from train.sft.training import SftSettings, training_arguments
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.snapshots import load_snapshot
-from train.student import init_student, load_student
+from train.students.initialization import init_from_snapshot
+from train.students.student import init_student, load_student
 
 TEMPLATE = "rerank_numbers.v1"
 

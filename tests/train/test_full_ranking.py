@@ -13,8 +13,8 @@ from store import InputError, Store
 from train.full_ranking import FullRankingSettings, evaluate_full_ranking, propose_items, rank_items, write_scores
 from train.runs import find_student
 from train.sid_trie import SidTrie
-from train.student import load_student
-from train.vocabulary import find_vocabulary
+from train.students.student import load_student
+from train.students.vocabulary import find_vocabulary
 
 IDS = np.array([codes for codes in product(range(8), repeat=2) if sum(codes) % 3 == 0])
 

@@ -19,7 +19,6 @@ from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward
 from train.lessons import open_lessons
-from train.lora import make_lora
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -30,6 +29,7 @@ from train.runs import (
     open_run,
     student_folder,
 )
+from train.students.lora import make_lora
 
 SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
 COLUMNS = ["prompt", "candidates", "target", "history"]

@@ -24,7 +24,7 @@ from trl.data_utils import pack_dataset
 
 from store.errors import InputError, require_at_least
 from train.runs import device_arguments, last_checkpoint, metric_rows
-from train.vocabulary import Vocabulary
+from train.students.vocabulary import Vocabulary
 
 OnLog = Callable[[int, dict[str, float]], None]
 

@@ -22,8 +22,8 @@ from train.runs import (
 )
 from train.sid_methods import load_quantizer
 from train.snapshots import load_snapshot
-from train.student import load_student
-from train.vocabulary import add_vocabulary
+from train.students.student import load_student
+from train.students.vocabulary import add_vocabulary
 
 
 def train_midtrain(

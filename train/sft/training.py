@@ -10,7 +10,6 @@ from trl import SFTConfig
 from store import InputError, Store
 from store.errors import require_at_least
 from train.lessons import open_lessons
-from train.lora import make_lora
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -23,6 +22,7 @@ from train.runs import (
 )
 from train.sft.muon import MuonWithAdamW
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
+from train.students.lora import make_lora
 
 OPTIMIZERS = ("muon", "adamw")
 SHOWN = ("loss", "mean_token_accuracy", "learning_rate")

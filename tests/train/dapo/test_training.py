@@ -14,7 +14,7 @@ from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, SnapshotError, Store
 from train.dapo.training import DapoSettings, choose_prompts, train_dapo
 from train.runs import find_student, student_folder
-from train.student import load_student
+from train.students.student import load_student
 
 FEW: dict[str, Any] = {"steps": 2, "prompts": 2, "group": 2, "max_tokens": 8}
 SOME: dict[str, Any] = {"steps": 2, "prompts": 2, "group": 4, "max_tokens": 40, "refill_rounds": 0}

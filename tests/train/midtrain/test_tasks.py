@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 from prompts.semantic_ids import render_sid
 from store import InputError
 from train.midtrain.tasks import MidtrainSettings, draw_rows, draw_sequences, encode_texts, midtrain
-from train.vocabulary import find_vocabulary
+from train.students.vocabulary import find_vocabulary
 
 FEW = MidtrainSettings(warmup_steps=2, steps=3, batch_size=4, max_length=64, save_steps=1, log_steps=1)
 

@@ -5,12 +5,12 @@ import torch
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
 from store import InputError, Store
-from train.initialization import init_from_snapshot
 from train.midtrain.tasks import MidtrainSettings
 from train.midtrain.training import train_midtrain
 from train.runs import student_folder
-from train.student import init_student, load_student
-from train.vocabulary import find_vocabulary
+from train.students.initialization import init_from_snapshot
+from train.students.student import init_student, load_student
+from train.students.vocabulary import find_vocabulary
 
 FEW = MidtrainSettings(warmup_steps=1, steps=2, batch_size=4, max_length=512, save_steps=1, log_steps=1)
 

@@ -17,7 +17,7 @@ from store import InputError, SnapshotError, Store
 from train.runs import find_student, last_checkpoint, open_snapshot, student_folder
 from train.sft.training import SftSettings, train_sft, training_arguments
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
-from train.student import load_student
+from train.students.student import load_student
 
 FEW = SftSettings(max_steps=4, batch_size=4, save_steps=2, log_steps=1)
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Sto
 
 
 def test_a_tokenizer_without_semantic_ids_is_refused(lessons: Store) -> None:
-    from train.student import init_student  # noqa: PLC0415
+    from train.students.student import init_student  # noqa: PLC0415
 
     init_student(["some text"], 2, 8, "tiny", student_folder(lessons, "foreign"))
     with pytest.raises(InputError, match="has no token <s_a_8>"):

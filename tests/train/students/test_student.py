@@ -16,8 +16,8 @@ from prompts.tasks import Candidate, RerankTask, ShownItem
 from prompts.templates import load_template
 from store import InputError
 from store.records import Evidence, Link
-from train.student import SIZES, init_student, load_student
-from train.vocabulary import ROWS_MULTIPLE, THINKING, find_vocabulary
+from train.students.student import SIZES, init_student, load_student
+from train.students.vocabulary import ROWS_MULTIPLE, THINKING, find_vocabulary
 
 LEVELS, CODES = 3, 8
 

@@ -7,7 +7,7 @@ import datasets
 from store import Store
 from train.runs import open_snapshot, sid_sizes, student_folder
 from train.snapshots import load_snapshot
-from train.student import StudentSummary, init_student
+from train.students.student import StudentSummary, init_student
 
 # More teach a tokenizer nothing new.
 MOST_ROWS = 5_000

@@ -10,9 +10,9 @@ from trl import SFTConfig, SFTTrainer
 
 from prompts.semantic_ids import sid_tokens
 from store import InputError
-from train.lora import make_lora
-from train.student import init_student, load_student
-from train.vocabulary import find_vocabulary
+from train.students.lora import make_lora
+from train.students.student import init_student, load_student
+from train.students.vocabulary import find_vocabulary
 
 LEVELS, CODES = 2, 5
 # All new tokens, so that each of their rows is read.

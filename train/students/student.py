@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from store.errors import InputError
 from store.temporary import temporary_folder
-from train.vocabulary import ROWS_MULTIPLE, add_tokens
+from train.students.vocabulary import ROWS_MULTIPLE, add_tokens
 
 PAD = "<|endoftext|>"
 START = "<|im_start|>"

@@ -11,7 +11,7 @@ from typing import Any
 from peft import LoraConfig, get_peft_model
 
 from store.errors import InputError
-from train.vocabulary import Vocabulary
+from train.students.vocabulary import Vocabulary
 
 
 def make_lora(model: Any, vocabulary: Vocabulary, *, rank: int = 16, alpha: int = 32) -> Any:

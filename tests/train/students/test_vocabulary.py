@@ -11,7 +11,15 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from prompts.semantic_ids import render_sid, sid_tokens
 from store import InputError
-from train.vocabulary import NOISE, ROWS_MULTIPLE, THINKING, Vocabulary, add_tokens, add_vocabulary, find_vocabulary
+from train.students.vocabulary import (
+    NOISE,
+    ROWS_MULTIPLE,
+    THINKING,
+    Vocabulary,
+    add_tokens,
+    add_vocabulary,
+    find_vocabulary,
+)
 
 LEVELS, CODES = 3, 6
 TEXTS = ["the third shampoo was bought after the first one 12 times", '{"recommendations":[1, 2]}']

@@ -1,0 +1,1 @@
+"""Students: the models that are trained, their vocabulary, initialization and adapters."""
