@@ -120,7 +120,7 @@ def candidates(
 
 def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path: Path) -> Path:
     prepare_training("--student")
-    from train.full_ranking import FullRankingSettings, write_scores
+    from train.ranking.full_ranking import FullRankingSettings, write_scores
     from train.runs import find_student, sids_of_students
     from train.students.student import best_device, load_student
 

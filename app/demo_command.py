@@ -121,7 +121,7 @@ def _train_student(store: "Store", seed: int) -> None:
     from curate.traces.sampling import sample
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
     from train.dapo.training import DapoSettings, train_dapo
-    from train.rerankers import student_rankers
+    from train.ranking.rerankers import student_rankers
     from train.runs import student_folder
     from train.sft.training import SftSettings, train_sft
     from train.students.initialization import init_from_snapshot

@@ -119,7 +119,7 @@ def _sids_of_students(store: "Store", dataset: str, students: Sequence[str]) -> 
 
 def _open_student(store: "Store", reference: str, ways: str, template: str | None, max_tokens: int) -> list["Ranker"]:
     prepare_training("--student")
-    from train.rerankers import student_rankers
+    from train.ranking.rerankers import student_rankers
 
     return student_rankers(store, reference, ways.split(","), template=template, max_tokens=max_tokens)
 

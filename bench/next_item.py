@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from train.sid_trie import SidTrie
+from train.ranking.sid_trie import SidTrie
 
 LENGTH = 20
 BEAMS = 40

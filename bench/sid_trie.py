@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from measure import Bars
 
-from train.constrained_decoding import SidLogitsProcessor
-from train.sid_trie import SidTrie
+from train.ranking.constrained_decoding import SidLogitsProcessor
+from train.ranking.sid_trie import SidTrie
 
 IDS, LEVELS, CODES, BEAMS, VOCABULARY = 1_000_000, 4, 256, 256, 4_096
 BEGIN, END = 1, 2

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from train.sid_trie import SidTrie
+from train.ranking.sid_trie import SidTrie
 
 
 class SidLogitsProcessor(LogitsProcessor):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.sid_trie import SidTrie
+from train.ranking.sid_trie import SidTrie
 
 IDS = st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=40)
 

@@ -33,7 +33,7 @@ from prompts.tasks import ShownItem
 from store import InputError, Store
 from store.errors import require_at_least
 from store.temporary import temporary_folder
-from train.sid_trie import SidTrie
+from train.ranking.sid_trie import SidTrie
 from train.students.vocabulary import Vocabulary, find_vocabulary
 
 KS = (5, 10)

@@ -10,9 +10,15 @@ import torch
 from curate.candidates import import_candidates
 from prompts.semantic_ids import render_sid
 from store import InputError, Store
-from train.full_ranking import FullRankingSettings, evaluate_full_ranking, propose_items, rank_items, write_scores
+from train.ranking.full_ranking import (
+    FullRankingSettings,
+    evaluate_full_ranking,
+    propose_items,
+    rank_items,
+    write_scores,
+)
+from train.ranking.sid_trie import SidTrie
 from train.runs import find_student
-from train.sid_trie import SidTrie
 from train.students.student import load_student
 from train.students.vocabulary import find_vocabulary
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from train.constrained_decoding import SidLogitsProcessor
-from train.sid_trie import SidTrie
+from train.ranking.constrained_decoding import SidLogitsProcessor
+from train.ranking.sid_trie import SidTrie
 
 LEVELS, CODES = 3, 6
 BEGIN, END, TEXT = 1, 2, 30
