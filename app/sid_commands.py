@@ -113,7 +113,7 @@ def make(
     from curate.sids.assignment import COPURCHASE_WEIGHT, assign_semantic_ids
     from curate.sids.extension import extend_semantic_ids
     from curate.sids.methods import EmbedderSettings
-    from train.sid_methods import load_quantizer, make_quantizer, open_embedder
+    from train.sids.methods import load_quantizer, make_quantizer, open_embedder
 
     opened = open_store(store)
     by_url = partial(open_embedder, base_url=base_url)

@@ -23,7 +23,7 @@ from next_item import Budget, fit, rank
 from curate.evaluation.metrics import ndcg_at_k
 from curate.sids.measures import perplexity, variance_unexplained
 from curate.sids.unique_codes import complete_codes
-from train.rq_vae_training import RqVaeQuantizer
+from train.sids.rq_vae_training import RqVaeQuantizer
 
 CODES = 256
 EPOCHS = 100

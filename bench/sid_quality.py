@@ -24,7 +24,7 @@ from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.quantizers import Quantizer, ResidualKMeans
 from curate.sids.unique_codes import complete_codes
-from train.rq_vae_training import RqVaeQuantizer
+from train.sids.rq_vae_training import RqVaeQuantizer
 
 METHODS: dict[str, tuple[Quantizer, float]] = {
     "rq-kmeans, text": (ResidualKMeans(), 0.0),

@@ -87,7 +87,7 @@ def encode(size: int) -> None:
     """Fit on a hundredth, then give every vector an ID."""
     from curate.sids.quantizers import nearest_codes  # noqa: PLC0415
     from curate.sids.unique_codes import complete_codes  # noqa: PLC0415
-    from train.rq_vae_training import RqVaeQuantizer  # noqa: PLC0415
+    from train.sids.rq_vae_training import RqVaeQuantizer  # noqa: PLC0415
 
     random = np.random.default_rng(0)
     centres = random.normal(size=(1_000, DIMENSIONS)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How IDs are made, by name: embedders and quantizers that need no torch; `train.sid_methods` knows the others too.
+"""How IDs are made, by name: embedders and quantizers that need no torch; `train.sids.methods` knows the others too.
 
 They come to `assignment` and `extension` as arguments, so that curation never imports torch.
 """

@@ -20,7 +20,7 @@ from train.runs import (
     open_snapshot,
     sid_sizes,
 )
-from train.sid_methods import load_quantizer
+from train.sids.methods import load_quantizer
 from train.snapshots import load_snapshot
 from train.students.student import load_student
 from train.students.vocabulary import add_vocabulary

@@ -2,7 +2,7 @@
 
 The embedded embedder needs no model: TF-IDF over words, reduced by a truncated SVD (latent semantic analysis,
 Deerwester et al. 1990). It knows neither items nor codes. Others stand behind the same protocol: `openai_embedder`, and
-`train.hf_embedder` for what needs torch.
+`train.sids.hf_embedder` for what needs torch.
 """
 
 import hashlib

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from curate.sids.quantizers import nearest_codes, sum_codes
 from store import InputError
-from train.rq_vae_training import FittedRqVae, RqVaeQuantizer
+from train.sids.rq_vae_training import FittedRqVae, RqVaeQuantizer
 
 SMALL = {"levels": 3, "codebook_size": 8, "random_levels": 0, "hidden": (16,), "latent": 4, "batch_size": 64}
 NO_PAIRS = np.zeros((0, 2), np.int64)

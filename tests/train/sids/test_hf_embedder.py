@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from store import InputError
-from train.hf_embedder import HfEmbedder
+from train.sids.hf_embedder import HfEmbedder
 
 WORDS = ["[PAD]", "[UNK]", "red", "blue", "soap", "towel", "for", "hair"]
 TEXTS = ["red soap", "blue towel for hair", "soap", "red soap for hair for hair"]

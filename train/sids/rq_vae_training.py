@@ -19,7 +19,7 @@ from torch import Tensor
 from curate.sids.measures import perplexity
 from curate.sids.quantizers import Fit, OnProgress, check_sizes, fit_k_means, nearest_codes
 from store.errors import InputError
-from train.rq_vae import (
+from train.sids.rq_vae import (
     DeadCodes,
     EmaCodebooks,
     RqVae,

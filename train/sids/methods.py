@@ -52,7 +52,7 @@ def open_embedder(
     """The embedder of the settings; `folder` keeps what is fitted on the corpus. base_url: of openai."""
     if settings.kind == "hf":
         try:
-            from train.hf_embedder import HfEmbedder  # noqa: PLC0415
+            from train.sids.hf_embedder import HfEmbedder  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise _needs_torch("--embedder hf") from error
         assert settings.model is not None
@@ -62,7 +62,7 @@ def open_embedder(
 
 def _import_rq_vae() -> Any:
     try:
-        from train import rq_vae_training  # noqa: PLC0415
+        from train.sids import rq_vae_training  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise _needs_torch("--method rq-vae") from error
     return rq_vae_training

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.rq_vae import (
+from train.sids.rq_vae import (
     DeadCodes,
     EmaCodebooks,
     Quantization,

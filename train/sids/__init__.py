@@ -1,0 +1,1 @@
+"""Semantic-ID methods that need torch: RQ-VAE and Hugging Face embedders."""
