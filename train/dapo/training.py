@@ -18,7 +18,7 @@ from store.errors import require_at_least
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward
-from train.lessons import open_lessons
+from train.inputs import open_lessons
 from train.runs import (
     CHECKPOINTS,
     OnProgress,

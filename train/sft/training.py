@@ -9,7 +9,7 @@ from trl import SFTConfig
 
 from store import InputError, Store
 from store.errors import require_at_least
-from train.lessons import open_lessons
+from train.inputs import open_lessons
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
