@@ -11,7 +11,7 @@ from app.progress import status_line
 if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
     from curate.datasets.ingest import IngestSummary
-    from curate.evaluation.evaluate import RankerMetrics
+    from curate.evaluation.results import RankerMetrics
     from store import Store
 
 
@@ -100,7 +100,7 @@ def candidates(
     Example: gr2 candidates beauty
     """
     from curate.candidates import import_candidates, make_candidates
-    from curate.datasets.simulation import put_ceiling
+    from curate.evaluation.rankers.ceiling import put_ceiling
     from store import InputError
     from store.temporary import temporary_folder
 

@@ -80,7 +80,8 @@ def demo(
 def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     """From shoppers to a snapshot of traces in words, for people to read; its folder."""
     from curate.candidates import make_candidates
-    from curate.datasets.simulation import put_ceiling, simulate
+    from curate.datasets.simulation import simulate
+    from curate.evaluation.rankers.ceiling import put_ceiling
     from curate.review.status import load_status
     from curate.sids.assignment import assign_semantic_ids
     from curate.snapshots import SnapshotSettings
@@ -113,8 +114,10 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
 
 def _train_student(store: "Store", seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
-    from curate.evaluation.evaluate import EvalSettings, evaluate, load_evaluations
+    from curate.evaluation.evaluate import evaluate
     from curate.evaluation.rankers.selection import select_rankers
+    from curate.evaluation.results import load_evaluations
+    from curate.evaluation.settings import EvalSettings
     from curate.snapshots import SnapshotSettings
     from curate.snapshots.publishing import publish
     from curate.traces.planning import SamplingSettings

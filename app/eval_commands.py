@@ -11,8 +11,8 @@ from app.progress import status_line
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.evaluation.evaluate import Evaluations
     from curate.evaluation.rankers.protocol import Ranker
+    from curate.evaluation.results import Evaluations
     from store import Store
 
 SHOWN = {
@@ -83,8 +83,9 @@ def eval_(
 
     Example: gr2 eval beauty --rankers evidence,lambdamart,endpoint --model Qwen/Qwen3-8B --base-url http://127.0.0.1:8000/v1
     """
-    from curate.evaluation.evaluate import EvalSettings, evaluate
+    from curate.evaluation.evaluate import evaluate
     from curate.evaluation.rankers.selection import select_rankers
+    from curate.evaluation.settings import EvalSettings
 
     opened = open_store(store)
     settings = EvalSettings(

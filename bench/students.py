@@ -24,18 +24,19 @@ from measure import DATA, Bars, quiet
 
 from curate.candidates import make_candidates
 from curate.datasets.ingest import ingest
+from curate.datasets.sources import choose_sources
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.evaluation.rankers.lambdamart import train_lambdamart
-from curate.evaluation.rankers.offline import EvidenceRanker, PreRanker
+from curate.evaluation.rankers.offline import EvidenceRanker, PreRanker, ScorecardRanker
 from curate.evaluation.rankers.protocol import Ranker, checked, given_order
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
-from curate.traces.planning import SamplingSettings, choose_sources
+from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
-from curate.traces.teachers.scorecard import ScorecardRanker, ScorecardTeacher, fit_scorecard
+from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train.dapo.training import DapoSettings, train_dapo
 from train.ranking.rerankers import student_rankers

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import polars as pl
 
 from curate.datasets.catalogue import find_data_set
-from curate.evaluation.evaluate import RankerMetrics, put_evaluation
 from curate.evaluation.metrics import score_ranks
+from curate.evaluation.results import RankerMetrics, put_evaluation
 from store import InputError, Session, Store
 
 PRE_RANKER = "cooccurrence.v1"

@@ -1,7 +1,7 @@
 """The page of agreement: how far people who label agree with each other and with the rules, and where they do not.
 
-It draws; what it draws comes from `curate.review.agreement`. Annotators' and queues' names are shown as text, never as HTML or
-Markdown.
+It draws; what it draws comes from `curate.review.agreement`. Annotators' and queues' names are shown as text, never as
+HTML or Markdown.
 """
 
 import polars as pl

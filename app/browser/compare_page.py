@@ -1,8 +1,8 @@
 """The page Compare: all attempts on one candidate list, two of them word by word, and two arms over many lists.
 
-It draws; what it draws comes from `curate.review.attempts`, `curate.review.text_diff` and `curate.review.arm_comparison`. A link
-opens a list by the id of the list, of a prompt or of a trace. Text from models and catalogues is shown by elements that
-know no markup.
+It draws; what it draws comes from `curate.review.attempts`, `curate.review.text_diff` and
+`curate.review.arm_comparison`. A link opens a list by the id of the list, of a prompt or of a trace. Text from models
+and catalogues is shown by elements that know no markup.
 """
 
 from urllib.parse import urlencode

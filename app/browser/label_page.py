@@ -1,7 +1,7 @@
 """The page of labels: queues, and one trace after the other to be judged, by keyboard alone if one likes.
 
-It draws; queues, seats and events are `curate.review.labelling`'s. A label is stored before the next trace appears; after a
-reload the same trace is there again. Keys wait while somebody types a note.
+It draws; queues, seats and events are `curate.review.labelling`'s. A label is stored before the next trace appears;
+after a reload the same trace is there again. Keys wait while somebody types a note.
 """
 
 import time

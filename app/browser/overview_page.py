@@ -1,7 +1,7 @@
 """The page Overview: how many traces there are, how many are good, and where and why the others are lost.
 
-It draws; what it draws comes from `curate.review.overview`. A click on a stage or a cell offers a link to exactly its traces.
-Names of teachers and models are drawn by charts and tables as text, never as HTML or Markdown.
+It draws; what it draws comes from `curate.review.overview`. A click on a stage or a cell offers a link to exactly its
+traces. Names of teachers and models are drawn by charts and tables as text, never as HTML or Markdown.
 """
 
 from datetime import timedelta

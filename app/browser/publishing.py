@@ -1,7 +1,7 @@
 """Publishing a snapshot from the filter: what to publish, what it would be, and the button that does it.
 
-It draws; counting, refusing and writing are `curate.snapshots.publishing`'. Rows and refusals are shown as text, never as HTML or
-Markdown.
+It draws; counting, refusing and writing are `curate.snapshots.publishing`'. Rows and refusals are shown as text, never
+as HTML or Markdown.
 """
 
 import streamlit as st

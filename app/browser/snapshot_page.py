@@ -1,7 +1,7 @@
 """The page of snapshots: those that there are, each in full, and a new one from the filter (`app.browser.publishing`).
 
-It draws; what it draws comes from `curate.snapshots.publishing`. Names that people chose, cards and rows' keys are shown as text,
-never as HTML or Markdown.
+It draws; what it draws comes from `curate.snapshots.publishing`. Names that people chose, cards and rows' keys are
+shown as text, never as HTML or Markdown.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,8 @@
 """The page of SQL: an editor with the schema beside it, queries that people keep, and a result as table, chart or file.
 
-It draws; what it draws comes from `curate.review.sql_console` and `curate.review.saved_queries`. The query stands in the link. One that
-a link brings runs at once: it can only read, and only for so long. Results and names are shown as text.
+It draws; what it draws comes from `curate.review.sql_console` and `curate.review.saved_queries`. The query stands in
+the link. One that a link brings runs at once: it can only read, and only for so long. Results and names are shown as
+text.
 """
 
 from collections.abc import Callable

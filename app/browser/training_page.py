@@ -1,6 +1,7 @@
 """The page of trainings: which there were, their curves beside each other, and how rankers compare.
 
-It draws; what it draws comes from `train.browsing` and `curate.evaluation.evaluate`. Names are shown as text, never as HTML.
+It draws; what it draws comes from `train.browsing` and `curate.evaluation.evaluate`. Names are shown as text, never as
+HTML.
 """
 
 import orjson
@@ -8,7 +9,7 @@ import polars as pl
 import streamlit as st
 
 from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, nominal, quantitative
-from curate.evaluation.evaluate import load_evaluations
+from curate.evaluation.results import load_evaluations
 from store import Store
 from train.browsing import load_curves, load_trainings
 

@@ -7,65 +7,27 @@ Every figure and every order is a row of the store, one run for each evaluation.
 Source: the conditional protocol is the paper's (arXiv 2602.07774); intervals, shuffles and slices are ours.
 """
 
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import polars as pl
 
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.provenance import code_commit
+from curate.datasets.sources import choose_sources
 from curate.evaluation.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
 from curate.evaluation.position_bias import PositionBias, measure_position_bias, shuffle_candidates
-from curate.evaluation.ranker_comparison import CONDITIONAL, Comparison
+from curate.evaluation.ranker_comparison import Comparison
 from curate.evaluation.rankers.offline import PreRanker
 from curate.evaluation.rankers.protocol import Ranked, Ranker, checked, given_order
-from curate.traces.planning import choose_sources
+from curate.evaluation.results import Evaluations, load_evaluations, metric_rows, run_row
+from curate.evaluation.settings import EvalSettings
 from curate.traces.target_lists import TargetLists, load_target_lists
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from store.values import utc_now
-
-RankerMetrics = dict[tuple[str, str], list[Metric]]
-"""Metrics by (split, ranker)."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalSettings:
-    """What rankers are evaluated on.
-
-    split: whose lists. pre_ranker and sid_version: None means the only one, and the newest. limit: how many lists that
-    hold their target, None for all. shuffles: how often each list is shown with its candidates shuffled, 0 for not at
-    all. seed: of shuffles and resamples.
-    """
-
-    split: str = "test"
-    pre_ranker: str | None = None
-    sid_version: str | None = None
-    limit: int | None = None
-    shuffles: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.split not in ("train", "valid", "test"):
-            raise InputError(f"--split is {self.split!r}; it must be train, valid or test")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit is {self.limit}; it must be 1 or more")
-        if self.shuffles < 0 or self.shuffles == 1:
-            raise InputError(f"--shuffles is {self.shuffles}; it must be 0, or 2 or more to compare")
-
-
-class Evaluations(NamedTuple):
-    """Rows of the tables `runs`, `evaluations`, `evaluation_differences` and `evaluation_slices`."""
-
-    runs: pl.DataFrame
-    metrics: pl.DataFrame
-    differences: pl.DataFrame
-    slices: pl.DataFrame
 
 
 class _Outcome(NamedTuple):
@@ -109,39 +71,9 @@ def evaluate(
         "bootstrap_samples": BOOTSTRAP_SAMPLES,
         "code_commit": code_commit(),
     }
-    run = _run(dataset, started, facts)
+    run = run_row(dataset, started, facts)
     _put(store, run, settings, lists, outcomes)
     return load_evaluations(store, dataset, run["run_id"])
-
-
-def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
-    """One evaluation of a data set's rankers, or all, the newest first. Raises InputError on an unknown data set."""
-    wanted: dict[str, Any] = {"dataset": dataset, "run_id": run_id}
-    with store.reading() as session:
-        find_data_set(session, dataset)
-        return Evaluations(
-            session.frame("evaluation_runs", **wanted),
-            session.frame("evaluation_metrics", **wanted),
-            session.frame("evaluation_differences", **wanted),
-            session.frame("evaluation_slices", **wanted),
-        )
-
-
-def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> None:
-    """Store metrics over all lists and over those that hold their target; figures that are there already add no run."""
-    run = _run(dataset, utc_now(), {})
-    metrics = [
-        (split, ranker, metric._replace(name=prefix + metric.name))
-        for prefix, rankings in (("", full), (CONDITIONAL, conditional))
-        for (split, ranker), of_ranker in rankings.items()
-        for metric in of_ranker
-    ]
-    rows = _rows({"run_id": run["run_id"], "dataset": dataset}, ("split", "ranker"), metrics)
-    with store.writing() as session:
-        known = set(session.rows("evaluated", dataset=dataset))
-        if not known.issuperset((row["split"], row["ranker"], row["metric"], row["value"], row["n"]) for row in rows):
-            session.put("runs", pl.DataFrame([run]))
-            session.put("evaluations", pl.DataFrame(rows))
 
 
 def _ask_all(
@@ -177,9 +109,9 @@ def _put(
     metrics = [*compared.metrics(), *_habits(outcomes, lists, settings.seed)]
     slices = [*compared.slices(_buckets(lists.facts)), *_first_picks(outcomes, settings.seed)]
     of_run = {"run_id": run["run_id"], "dataset": run["dataset"], "split": settings.split}
-    evaluations = _rows(of_run, ("ranker",), metrics)
-    differences = _rows(of_run, ("ranker", "other"), compared.differences())
-    evaluation_slices = _rows(of_run, ("ranker", "slice", "bucket"), slices)
+    evaluations = metric_rows(of_run, ("ranker",), metrics)
+    differences = metric_rows(of_run, ("ranker", "other"), compared.differences())
+    evaluation_slices = metric_rows(of_run, ("ranker", "slice", "bucket"), slices)
     rankings = [
         {"run_id": run["run_id"], "list_id": listed.list_id, "ranker": outcome.ranker, **ranked._asdict()}
         for outcome in outcomes
@@ -229,33 +161,3 @@ def _buckets(facts: pl.DataFrame) -> pl.DataFrame:
         target_popularity=pl.col("target_popularity").cast(pl.String),
         pre_rank=pl.col("target_rank").cast(pl.String),
     )
-
-
-def _run(dataset: str, started: datetime, settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "run_id": f"evaluate-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
-        "kind": "evaluate",
-        "dataset": dataset,
-        "settings": orjson.dumps(settings).decode(),
-        "status": "done",
-        "started_at": started,
-        "ended_at": utc_now(),
-    }
-
-
-def _rows(
-    shared: dict[str, str], keys: Sequence[str], figures: Iterable[tuple[*tuple[str, ...], Metric]]
-) -> list[dict[str, Any]]:
-    """Rows of a table. shared: columns that are the same in all; figures: the values of the keys, and the metric."""
-    return [
-        {
-            **shared,
-            **dict(zip(keys, values, strict=True)),
-            "metric": metric.name,
-            "value": metric.value,
-            "low": metric.low,
-            "high": metric.high,
-            "n": metric.n,
-        }
-        for *values, metric in figures
-    ]

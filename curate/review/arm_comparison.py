@@ -1,7 +1,8 @@
 """Two arms on the candidate lists that both tried.
 
 An arm is one way to make traces: template, strategy, teacher, model and temperature. Accepted means: by policy paper.
-Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists (`curate.evaluation.metrics`).
+Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists
+(`curate.evaluation.metrics`).
 """
 
 from dataclasses import dataclass

@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from curate.datasets.sources import choose_sources
 from curate.snapshots.kind import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings
-from curate.traces.planning import choose_sources, render_list
-from curate.traces.tasks import ListedTask, load_tasks
+from curate.traces.tasks import ListedTask, load_tasks, render_list
 from prompts.templates import Template, load_template
 from store import InputError, Session
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import polars as pl
 
+from curate.datasets.sources import choose_sids
 from curate.snapshots.kind import Contents, Counts, Kind, Schema, Selection, SnapshotSettings
-from curate.traces.planning import choose_sids
 from prompts.tasks import ShownItem
 from prompts.templates import clean_text
 from store import InputError, Session

@@ -20,9 +20,8 @@ from curate.snapshots.kind import (
     SplitRow,
 )
 from curate.traces.filter import TraceFilter, check_filter
-from curate.traces.planning import render_list
 from curate.traces.rules import RULES, find_leak
-from curate.traces.tasks import ListedTask, load_tasks
+from curate.traces.tasks import ListedTask, load_tasks, render_list
 from prompts.completion import NUMBERS, render_completion
 from prompts.templates import Template, load_template, parse_template
 from store import Gr2Error, InputError, Session, SnapshotError

@@ -6,19 +6,20 @@ The store says what is missing, so resuming a run, and asking for more samples l
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import polars as pl
 
 from curate.datasets.catalogue import find_data_set
-from curate.traces.tasks import ListedTask, load_tasks
+from curate.datasets.sources import choose_sources
+from curate.traces.tasks import ListedTask, load_tasks, render_list
 from curate.traces.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
-from store import InputError, Session, Store
+from store import InputError, Store
 from store.errors import require_at_least
 
 PROMPT_BATCH = 1_000
@@ -151,46 +152,6 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
     return Plan(settings, template, sid_version, pre_ranker, tuple(policies[0][0]), teacher.name, teacher.model)
 
 
-def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_ranker: str | None) -> tuple[str, str]:
-    """The semantic IDs that tasks show, by default the newest, and whose candidate lists, by default the only ones.
-
-    Raises InputError, also where lists of several pre-rankers are there and none is named.
-    """
-    pre_rankers = [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)]
-    if pre_ranker is None and len(pre_rankers) > 1:
-        raise InputError(f"{dataset!r} has candidate lists by {', '.join(pre_rankers)}; choose one by --pre-ranker")
-    return (
-        choose_sids(session, dataset, sid_version),
-        choose(
-            "pre-ranker",
-            pre_ranker,
-            pre_rankers,
-            f"run gr2 candidates {dataset} first",
-        ),
-    )
-
-
-def choose_sids(session: Session, dataset: str, wanted: str | None) -> str:
-    """A version of semantic IDs that is fit for training, by default the newest. Raises InputError."""
-    return choose(
-        "semantic-ID version fit for training",
-        wanted,
-        [name for (name,) in session.rows("sid_version_names", dataset=dataset)],
-        f"run gr2 sids {dataset} first",
-    )
-
-
-def choose(what: str, wanted: str | None, known: Sequence[str], where_none: str) -> str:
-    """The wanted one of `known`, or the first where none is wanted. Raises InputError."""
-    if not known:
-        raise InputError(f"there is no {what} yet; {where_none}")
-    if wanted is None:
-        return known[0]
-    if wanted not in known:
-        raise InputError(f"no {what} is called {wanted!r}; there are: {', '.join(known)}")
-    return wanted
-
-
 def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
     """Lists that want samples: list_id, answered (indexes), accepted, chosen_lists (how many the run is about)."""
     settings = plan.settings
@@ -227,26 +188,6 @@ def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> Iterator[list
         with store.writing() as session:
             session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
         yield prompts
-
-
-def render_list(
-    template: Template, listed: ListedTask, *, knowledge_priming: bool
-) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
-    """What a template shows of a list, and the chat messages that show it."""
-    task = listed.task
-    if template.strategy == "targeted":
-        target = next(c.item for c in task.candidates if c.item.item_id == listed.target_item_id)
-        task = replace(task, target=target)
-    return render_task(template, task, knowledge_priming=knowledge_priming)
-
-
-def render_task(
-    template: Template, task: RerankTask, *, knowledge_priming: bool
-) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
-    """What a template shows of a task, and the chat messages that show it."""
-    if not template.shows_evidence:
-        task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
-    return task, template.render(task, knowledge_priming=knowledge_priming)
 
 
 def _open_prompt(plan: Plan, listed: ListedTask, answered: Sequence[int], accepted: int) -> OpenPrompt:

@@ -1,9 +1,10 @@
 """From stored candidate lists to the tasks that prompts show and rules judge against."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompts.tasks import Candidate, RerankTask, ShownItem
+from prompts.templates import Template
 from store import Session
 from store.records import Evidence, Link
 
@@ -61,3 +62,23 @@ def load_tasks(session: Session, dataset: str, sid_version: str, list_ids: Seque
         )
         for list_id, history, target, item_ids, scores in lists.iter_rows()
     }
+
+
+def render_list(
+    template: Template, listed: ListedTask, *, knowledge_priming: bool
+) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
+    """What a template shows of a list, and the chat messages that show it."""
+    task = listed.task
+    if template.strategy == "targeted":
+        target = next(c.item for c in task.candidates if c.item.item_id == listed.target_item_id)
+        task = replace(task, target=target)
+    return render_task(template, task, knowledge_priming=knowledge_priming)
+
+
+def render_task(
+    template: Template, task: RerankTask, *, knowledge_priming: bool
+) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
+    """What a template shows of a task, and the chat messages that show it."""
+    if not template.shows_evidence:
+        task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
+    return task, template.render(task, knowledge_priming=knowledge_priming)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.datasets.simulation import put_ceiling
-from curate.evaluation.evaluate import load_evaluations
+from curate.evaluation.rankers.ceiling import put_ceiling
 from curate.evaluation.rankers.lambdamart import import_lightgbm
+from curate.evaluation.results import load_evaluations
 from store import InputError, Store
 
 

@@ -3,8 +3,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.browser.training_page import gains_over
-from curate.evaluation.evaluate import EvalSettings, evaluate
+from curate.evaluation.evaluate import evaluate
 from curate.evaluation.rankers.offline import EvidenceRanker
+from curate.evaluation.settings import EvalSettings
 from store import Store
 from train.browsing import load_curves, load_trainings
 from train.sft.training import SftSettings, train_sft

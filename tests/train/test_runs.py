@@ -3,11 +3,12 @@ from typing import Any
 
 import pytest
 
+from curate.datasets.sources import choose_sources
 from curate.sids.assignment import assign_semantic_ids
 from curate.sids.quantizers import ResidualKMeans
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
-from curate.traces.planning import SamplingSettings, choose_sources
+from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, Store, turns

@@ -1,8 +1,9 @@
 """Rewards: what a completion earns for the order that it gives to a candidate list.
 
 Pure and picklable, without torch and TRL. A completion is read by the parser and checked by the rules that curation
-uses (`prompts.completion`, `curate.traces.rules`), and ranks are discounted as evaluation discounts them (`curate.evaluation.metrics`):
-what training pays for is what is kept and measured. Of groups, advantages and models it knows nothing.
+uses (`prompts.completion`, `curate.traces.rules`), and ranks are discounted as evaluation discounts them
+(`curate.evaluation.metrics`): what training pays for is what is kept and measured. Of groups, advantages and models it
+knows nothing.
 
 With r_D the target's rank among the candidates D, r_o its rank in the answer, 1 the best, and R_fmt = 1 for an answer
 that names every candidate once and nothing else, else 0:

@@ -37,17 +37,17 @@ COLUMNS = ["prompt", "candidates", "target", "history"]
 
 @dataclass(frozen=True, slots=True)
 class DapoSettings:
-    """reward: one of train.dapo.rewards.REWARDS. alpha: weight of the form of the answer. group: completions of a prompt.
+    """reward: one of train.dapo.rewards.REWARDS. alpha: weight of the form of the answer.
 
-    prompts: of a generated batch and process. steps: optimizer steps. updates: of them for each generated batch, TRL's
-    num_iterations. accumulation: in how many passes the rows of a step go through the model. refill_rounds: of dynamic
-    sampling; 0 trains on every group, as TRL does. min_pass_rate, max_pass_rate: only prompts that a teacher passed
-    that often; prompts that were never tried count as 0. max_tokens: the longest completion; the last fifth of it is
-    punished by degrees, and what is cut off is left out of the loss. epsilon, epsilon_high: how far a probability may
-    move down and up from what it was when the batch was generated; they matter from the second update of a batch on.
-    lora_rank: 0 trains every weight. vllm_url: a server of `trl vllm-serve` that generates; None generates here.
-    save_steps, log_steps: between checkpoints and figures; a checkpoint keeps no generated batch, so save_steps is a
-    multiple of updates.
+    group: completions of a prompt. prompts: of a generated batch and process. steps: optimizer steps. updates: of them
+    for each generated batch, TRL's num_iterations. accumulation: in how many passes the rows of a step go through the
+    model. refill_rounds: of dynamic sampling; 0 trains on every group, as TRL does. min_pass_rate, max_pass_rate: only
+    prompts that a teacher passed that often; prompts that were never tried count as 0. max_tokens: the longest
+    completion; the last fifth of it is punished by degrees, and what is cut off is left out of the loss. epsilon,
+    epsilon_high: how far a probability may move down and up from what it was when the batch was generated; they matter
+    from the second update of a batch on. lora_rank: 0 trains every weight. vllm_url: a server of `trl vllm-serve` that
+    generates; None generates here. save_steps, log_steps: between checkpoints and figures; a checkpoint keeps no
+    generated batch, so save_steps is a multiple of updates.
     """
 
     reward: str = "paper"

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.datasets.catalogue import find_data_set
+from curate.datasets.sources import choose_sids
 from curate.evaluation.metrics import Metric, score_ranks
 from curate.snapshots.midtrain import sequence_text
-from curate.traces.planning import choose_sids
 from prompts.semantic_ids import BEGIN, render_sid
 from prompts.tasks import ShownItem
 from store import InputError, Store

@@ -1,11 +1,14 @@
-"""Rankers that need no training and no network: the pre-ranker, and the evidence teacher."""
+"""Rankers that need no training and no network: the pre-ranker, the evidence teacher and a fitted scorecard."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from curate.evaluation.rankers.protocol import Ranked, given_order
 from curate.traces.teachers.evidence import rank_candidates
+from curate.traces.teachers.scorecard import Scorecard, ScorecardTeacher
 from prompts.tasks import RerankTask
 
 
@@ -32,3 +35,25 @@ class EvidenceRanker:
         """The best evidence first."""
         for task in tasks:
             yield Ranked([candidate.item.item_id for candidate in rank_candidates(task, temperature=0, seed=0)])
+
+
+@dataclass(frozen=True, slots=True)
+class ScorecardRanker:
+    """The teacher's order at temperature 0."""
+
+    card: Scorecard
+    settings: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", {"digest": self.card.digest, "lists": self.card.lists})
+
+    @property
+    def name(self) -> str:
+        """As the teacher's model."""
+        return ScorecardTeacher(self.card).model
+
+    def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
+        """The most points first; ties stay in the input order."""
+        for task in tasks:
+            order = np.argsort(-self.card.scores(task), kind="stable")
+            yield Ranked([task.candidates[k].item.item_id for k in order])

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from curate.datasets.catalogue import find_data_set
 from curate.datasets.simulation import SOURCE as SIMULATED
-from curate.evaluation.evaluate import EvalSettings
+from curate.datasets.sources import choose_sources
 from curate.evaluation.rankers.ceiling import load_ceiling
 from curate.evaluation.rankers.lambdamart import train_lambdamart
-from curate.evaluation.rankers.offline import EvidenceRanker
+from curate.evaluation.rankers.offline import EvidenceRanker, ScorecardRanker
 from curate.evaluation.rankers.protocol import Ranker
-from curate.traces.planning import choose_sources
-from curate.traces.teachers.scorecard import ScorecardRanker, fit_scorecard
+from curate.evaluation.settings import EvalSettings
+from curate.traces.teachers.scorecard import fit_scorecard
 from store import InputError, Store
 
 NAMES = ("pre-ranker", "evidence", "scorecard", "lambdamart", "endpoint", "ceiling")

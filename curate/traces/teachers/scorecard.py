@@ -10,15 +10,13 @@ Source: McFadden 1974, "Conditional logit analysis of qualitative choice behavio
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.evaluation.rankers.protocol import Ranked
-from curate.traces.planning import choose_sources
+from curate.datasets.sources import choose_sources
 from curate.traces.target_lists import load_target_lists
 from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
@@ -82,28 +80,6 @@ class ScorecardTeacher:
 
     async def close(self) -> None:
         """Nothing is held."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScorecardRanker:
-    """The teacher's order at temperature 0."""
-
-    card: Scorecard
-    settings: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", {"digest": self.card.digest, "lists": self.card.lists})
-
-    @property
-    def name(self) -> str:
-        """As the teacher's model."""
-        return ScorecardTeacher(self.card).model
-
-    def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The most points first; ties stay in the input order."""
-        for task in tasks:
-            order = np.argsort(-self.card.scores(task), kind="stable")
-            yield Ranked([task.candidates[k].item.item_id for k in order])
 
 
 def fit_scorecard(

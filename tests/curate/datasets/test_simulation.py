@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.datasets.simulation import put_ceiling, simulate
+from curate.datasets.simulation import simulate
+from curate.evaluation.rankers.ceiling import put_ceiling
 from store import InputError, Store
 
 

@@ -9,9 +9,11 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from curate.candidates import PRE_RANKER
-from curate.evaluation.evaluate import EvalSettings, Evaluations, evaluate, load_evaluations
+from curate.evaluation.evaluate import evaluate
 from curate.evaluation.rankers.offline import EvidenceRanker
 from curate.evaluation.rankers.protocol import Ranked, given_order
+from curate.evaluation.results import Evaluations, load_evaluations
+from curate.evaluation.settings import EvalSettings
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

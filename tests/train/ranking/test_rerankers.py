@@ -7,10 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import cli
-from curate.evaluation.evaluate import EvalSettings, evaluate
+from curate.datasets.sources import choose_sources
+from curate.evaluation.evaluate import evaluate
+from curate.evaluation.settings import EvalSettings
 from curate.sids.assignment import assign_semantic_ids
 from curate.sids.quantizers import ResidualKMeans
-from curate.traces.planning import choose_sources
 from curate.traces.target_lists import load_target_lists
 from prompts.completion import render_completion
 from prompts.tasks import RerankTask

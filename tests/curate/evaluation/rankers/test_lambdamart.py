@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.evaluation.evaluate import EvalSettings, evaluate
+from curate.datasets.sources import choose_sources
+from curate.evaluation.evaluate import evaluate
 from curate.evaluation.rankers.lambdamart import (
     LambdaMartRanker,
     LambdaMartSettings,
@@ -17,7 +18,7 @@ from curate.evaluation.rankers.lambdamart import (
     import_lightgbm,
     train_lambdamart,
 )
-from curate.traces.planning import choose_sources
+from curate.evaluation.settings import EvalSettings
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

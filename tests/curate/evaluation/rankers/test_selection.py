@@ -3,11 +3,12 @@ import sys
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.datasets.simulation import put_ceiling
-from curate.evaluation.evaluate import EvalSettings, evaluate
-from curate.evaluation.rankers.offline import PreRanker
+from curate.evaluation.evaluate import evaluate
+from curate.evaluation.rankers.ceiling import put_ceiling
+from curate.evaluation.rankers.offline import PreRanker, ScorecardRanker
 from curate.evaluation.rankers.selection import select_rankers
-from curate.traces.teachers.scorecard import ScorecardRanker, fit_scorecard
+from curate.evaluation.settings import EvalSettings
+from curate.traces.teachers.scorecard import fit_scorecard
 from store import InputError, Store
 
 

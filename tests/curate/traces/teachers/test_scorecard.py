@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate.evaluation.evaluate import EvalSettings, evaluate
+from curate.evaluation.evaluate import evaluate
+from curate.evaluation.rankers.offline import ScorecardRanker
 from curate.evaluation.rankers.protocol import Ranked
+from curate.evaluation.settings import EvalSettings
 from curate.traces.rules import Answer, judge
 from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from curate.traces.teachers.scorecard import (
     KINDS,
     Scorecard,
-    ScorecardRanker,
     ScorecardTeacher,
     explain_points,
     fit_scorecard,

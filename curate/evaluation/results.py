@@ -1,0 +1,87 @@
+"""Evaluations as rows of the store: written as one run each, and read back."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+
+from curate.datasets.catalogue import find_data_set
+from curate.evaluation.metrics import Metric
+from curate.evaluation.ranker_comparison import CONDITIONAL
+from store import Store
+from store.values import utc_now
+
+RankerMetrics = dict[tuple[str, str], list[Metric]]
+"""Metrics by (split, ranker)."""
+
+
+class Evaluations(NamedTuple):
+    """Rows of the tables `runs`, `evaluations`, `evaluation_differences` and `evaluation_slices`."""
+
+    runs: pl.DataFrame
+    metrics: pl.DataFrame
+    differences: pl.DataFrame
+    slices: pl.DataFrame
+
+
+def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
+    """One evaluation of a data set's rankers, or all, the newest first. Raises InputError on an unknown data set."""
+    wanted: dict[str, Any] = {"dataset": dataset, "run_id": run_id}
+    with store.reading() as session:
+        find_data_set(session, dataset)
+        return Evaluations(
+            session.frame("evaluation_runs", **wanted),
+            session.frame("evaluation_metrics", **wanted),
+            session.frame("evaluation_differences", **wanted),
+            session.frame("evaluation_slices", **wanted),
+        )
+
+
+def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> None:
+    """Store metrics over all lists and over those that hold their target; figures that are there already add no run."""
+    run = run_row(dataset, utc_now(), {})
+    metrics = [
+        (split, ranker, metric._replace(name=prefix + metric.name))
+        for prefix, rankings in (("", full), (CONDITIONAL, conditional))
+        for (split, ranker), of_ranker in rankings.items()
+        for metric in of_ranker
+    ]
+    rows = metric_rows({"run_id": run["run_id"], "dataset": dataset}, ("split", "ranker"), metrics)
+    with store.writing() as session:
+        known = set(session.rows("evaluated", dataset=dataset))
+        if not known.issuperset((row["split"], row["ranker"], row["metric"], row["value"], row["n"]) for row in rows):
+            session.put("runs", pl.DataFrame([run]))
+            session.put("evaluations", pl.DataFrame(rows))
+
+
+def run_row(dataset: str, started: datetime, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": f"evaluate-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+        "kind": "evaluate",
+        "dataset": dataset,
+        "settings": orjson.dumps(settings).decode(),
+        "status": "done",
+        "started_at": started,
+        "ended_at": utc_now(),
+    }
+
+
+def metric_rows(
+    shared: dict[str, str], keys: Sequence[str], figures: Iterable[tuple[*tuple[str, ...], Metric]]
+) -> list[dict[str, Any]]:
+    """Rows of a table. shared: columns that are the same in all; figures: the values of the keys, and the metric."""
+    return [
+        {
+            **shared,
+            **dict(zip(keys, values, strict=True)),
+            "metric": metric.name,
+            "value": metric.value,
+            "low": metric.low,
+            "high": metric.high,
+            "n": metric.n,
+        }
+        for *values, metric in figures
+    ]
