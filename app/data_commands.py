@@ -31,7 +31,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Make a data set of users who follow purchase routines, whose best possible ranking is known.
+    """Make a dataset of users who follow purchase routines, whose best possible ranking is known.
 
     Example: gr2 simulate demo --users 2000 --items 600 --seed 0
     """
@@ -100,7 +100,7 @@ def candidates(
     Example: gr2 candidates beauty
     """
     from curate.candidates import import_candidates, make_candidates
-    from curate.evaluation.rankers.ceiling import put_ceiling
+    from curate.evaluation.rankers.oracle import put_oracle
     from store import InputError
     from store.temporary import temporary_folder
 
@@ -115,7 +115,7 @@ def candidates(
         made = import_candidates(opened, name, scores, pre_ranker)
     else:
         made = make_candidates(opened, name)
-    print_candidates(made, put_ceiling(opened, name, made.pre_ranker))
+    print_candidates(made, put_oracle(opened, name, made.pre_ranker))
 
 
 def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path: Path) -> Path:
@@ -148,7 +148,7 @@ def print_ingest(summary: "IngestSummary") -> None:
         say("left out: " + ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count))
 
 
-def print_candidates(summary: "CandidateSummary", ceiling: "RankerMetrics") -> None:
+def print_candidates(summary: "CandidateSummary", oracle: "RankerMetrics") -> None:
     """How many lists there are, and how good the pre-ranker and, on simulated data, the best order is."""
     print_table(
         ("split", "lists", "hold the target", "new"),
@@ -157,7 +157,7 @@ def print_candidates(summary: "CandidateSummary", ceiling: "RankerMetrics") -> N
     )
     for title, rankings in (
         ("full ranking: every list counts, a target outside the ten is a miss", summary.full),
-        ("re-ranking: only lists that hold their target", {**summary.conditional, **ceiling}),
+        ("re-ranking: only lists that hold their target", {**summary.conditional, **oracle}),
     ):
         if rankings:
             rows = []

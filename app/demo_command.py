@@ -26,7 +26,7 @@ DATASET = "demo"
 # What the student reads and writes.
 TEMPLATE = "rerank_levels.v1"
 NEW, SFT, DAPO = "demo-new", "demo-sft", "demo-dapo"
-RANKERS = ["evidence", "scorecard", "lambdamart", "ceiling"]
+RANKERS = ["evidence", "scorecard", "lambdamart", "oracle"]
 
 
 def register(cli: typer.Typer) -> None:
@@ -81,7 +81,7 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     """From shoppers to a snapshot of traces in words, for people to read; its folder."""
     from curate.candidates import make_candidates
     from curate.datasets.simulation import simulate
-    from curate.evaluation.rankers.ceiling import put_ceiling
+    from curate.evaluation.rankers.oracle import put_oracle
     from curate.review.status import load_status
     from curate.sids.assignment import assign_semantic_ids
     from curate.snapshots import SnapshotSettings
@@ -97,12 +97,12 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     print_sids(assign_semantic_ids(store, DATASET))
     say("\n3. ten candidates for each history, with evidence; and the best order there can be")
     summary = make_candidates(store, DATASET)
-    print_candidates(summary, put_ceiling(store, DATASET, summary.pre_ranker))
+    print_candidates(summary, put_oracle(store, DATASET, summary.pre_ranker))
     say("4. reasoning traces: up to four samples a prompt, until one puts the target first")
     for split in ("train", "valid"):
         print_trace(sample(store, EvidenceTeacher(), SamplingSettings(DATASET, split=split, temperature=0.5)))
     say("\n5. an immutable snapshot of those that pass every rule")
-    published = publish(store, DATASET, SnapshotSettings(DATASET, policy="strict", template="rerank_evidence.v1"))
+    published = publish(store, DATASET, SnapshotSettings(DATASET, ruleset="strict", template="rerank_evidence.v1"))
     verify_snapshot(published.path)
     print_snapshot(published)
     say("")

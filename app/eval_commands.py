@@ -24,7 +24,7 @@ SHOWN = {
     "conditional_ndcg_at_3": "N@3",
     "conditional_ndcg_at_5": "N@5",
     "conditional_mrr": "MRR",
-    "position_bias_same_first": "same first",
+    "top1_consistency": "top-1 consistency",
 }
 NDCG, GAIN = "conditional_ndcg_at_5", "conditional_ndcg_at_5_gain"
 SLICES = {
@@ -45,7 +45,7 @@ def eval_(
     rankers: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: evidence, scorecard, lambdamart, endpoint, ceiling (simulated data). Default: all "
+            help="Comma-separated: evidence, scorecard, lambdamart, endpoint, oracle (simulated data). Default: all "
             "that can be had. The pre-ranker always takes part."
         ),
     ] = None,
@@ -61,7 +61,7 @@ def eval_(
         list[str] | None,
         typer.Option(help="Also this student of the store, a folder or a hub name; may be given several times."),
     ] = None,
-    ways: Annotated[
+    modes: Annotated[
         str, typer.Option(help="Of students: reasoning, direct (without reasoning), first-token; comma-separated.")
     ] = "reasoning",
     max_tokens: Annotated[int, typer.Option(help="Of students: the longest completion.")] = 256,
@@ -69,7 +69,7 @@ def eval_(
         str | None, typer.Option(help="Of students: another prompt than the one that they were trained on.")
     ] = None,
     template: Annotated[str, typer.Option(help="Of endpoint: the prompt.")] = "rerank_evidence.v1",
-    concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under way at once.")] = 64,
+    concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under mode at once.")] = 64,
     slices: Annotated[
         bool, typer.Option("--slices", help="Also by history length, popularity, pre-rank and input position.")
     ] = False,
@@ -102,7 +102,7 @@ def eval_(
         students = [
             ranker
             for each in student or ()
-            for ranker in _open_student(opened, each, ways, student_template, max_tokens)
+            for ranker in _open_student(opened, each, modes, student_template, max_tokens)
         ]
         selection = select_rankers(opened, name, names, settings, endpoint, on_progress=on_progress)
         done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
@@ -118,11 +118,11 @@ def _sids_of_students(store: "Store", dataset: str, students: Sequence[str]) -> 
     return sids_of_students(store, dataset, students)
 
 
-def _open_student(store: "Store", reference: str, ways: str, template: str | None, max_tokens: int) -> list["Ranker"]:
+def _open_student(store: "Store", reference: str, modes: str, template: str | None, max_tokens: int) -> list["Ranker"]:
     prepare_training("--student")
     from train.ranking.rerankers import student_rankers
 
-    return student_rankers(store, reference, ways.split(","), template=template, max_tokens=max_tokens)
+    return student_rankers(store, reference, modes.split(","), template=template, max_tokens=max_tokens)
 
 
 def _open_endpoint(model: str, base_url: str | None, template: str, concurrency: int) -> "Ranker":

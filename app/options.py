@@ -14,7 +14,7 @@ StoreOption = Annotated[
     typer.Option("--store", envvar="GR2_STORE", help="Folder of the store.", file_okay=False),
 ]
 DEFAULT_STORE = Path("gr2-store")
-Name = Annotated[str, typer.Argument(help="Name of the data set in the store.", metavar="NAME")]
+Name = Annotated[str, typer.Argument(help="Name of the dataset in the store.", metavar="NAME")]
 
 
 def open_store(folder: Path, *, create: bool = False) -> "Store":

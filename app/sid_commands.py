@@ -21,8 +21,8 @@ LEVEL_MEASURES = {
     "perplexity": "perplexity",
     "category_purity": "purity",
     "category_purity_chance": "by chance",
-    "neighbours_kept": "neighbours",
-    "unexplained": "unexplained",
+    "neighbour_recall": "neighbours",
+    "reconstruction_error": "reconstruction_error",
 }
 COUNTS = {"distinct_prefixes", "largest_prefix", "codes_used"}
 
@@ -44,7 +44,7 @@ def register(cli: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
         help=(
-            "Give items semantic IDs, and list, compare and explain them. A data set's name alone makes IDs: options "
+            "Give items semantic IDs, and list, compare and explain them. A dataset's name alone makes IDs: options "
             "are those of make.\n\nExample: gr2 sids beauty --method rq-vae"
         ),
     )
@@ -97,7 +97,7 @@ def make(
     extend: Annotated[
         str | None,
         typer.Option(
-            help="Train nothing: take over the IDs of this version of another data set, and give new items theirs.",
+            help="Train nothing: take over the IDs of this version of another dataset, and give new items theirs.",
             metavar="DATASET[@VERSION]",
         ),
     ] = None,
@@ -172,7 +172,7 @@ def list_(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def compare(
-    left: Annotated[str, typer.Argument(help="A version, DATASET@VERSION, or a data set: its newest.", metavar="A")],
+    left: Annotated[str, typer.Argument(help="A version, DATASET@VERSION, or a dataset: its newest.", metavar="A")],
     right: Annotated[str, typer.Argument(help="Another.", metavar="B")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -191,7 +191,7 @@ def compare(
 
 def explain(
     item: Annotated[str, typer.Argument(help="An item's identifier.", metavar="ITEM")],
-    version: Annotated[str | None, typer.Option(help="DATASET@VERSION or a data set; default its newest.")] = None,
+    version: Annotated[str | None, typer.Option(help="DATASET@VERSION or a dataset; default its newest.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show the path to an item's ID: who shares each prefix, and what they have in common.

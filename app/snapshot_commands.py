@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Reference = Annotated[str, typer.Argument(help="NAME for its newest version, or NAME@VERSION.", metavar="NAME")]
 
-snapshot = typer.Typer(help="Immutable, verified data sets for training.", no_args_is_help=True)
+snapshot = typer.Typer(help="Immutable, verified datasets for training.", no_args_is_help=True)
 
 
 def register(cli: typer.Typer) -> None:
@@ -22,11 +22,11 @@ def register(cli: typer.Typer) -> None:
 @snapshot.command()
 def publish(
     name: Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")],
-    dataset: Annotated[str | None, typer.Option(help="Of which data set; default the one called NAME.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Of which dataset; default the one called NAME.")] = None,
     kind: Annotated[
         str, typer.Option(help="sft (accepted traces), dapo (prompts with targets) or midtrain (texts with IDs).")
     ] = "sft",
-    policy: Annotated[str, typer.Option(help="Of sft: paper, strict or all.")] = "paper",
+    ruleset: Annotated[str, typer.Option(help="Of sft: paper, strict or answered.")] = "paper",
     template: Annotated[
         str | None, typer.Option(help="Of sft: only traces of it. Of dapo: the prompt, default rerank_evidence.v1.")
     ] = None,
@@ -41,21 +41,21 @@ def publish(
 ) -> None:
     """Write training data as Parquet, named by the hash of what it holds.
 
-    Example: gr2 snapshot publish beauty --kind sft --policy strict
+    Example: gr2 snapshot publish beauty --kind sft --ruleset strict
     """
     from curate.snapshots import SnapshotSettings
     from curate.snapshots.publishing import publish as publish_snapshot
 
     settings = SnapshotSettings(
         dataset=dataset or name,
-        policy=policy,
+        ruleset=ruleset,
         kind=kind,
         splits=tuple(splits.split(",")),
         template=template,
         teacher=teacher,
         sid_version=sid_version,
         pre_ranker=pre_ranker,
-        text_folder=text,
+        text_dir=text,
     )
     print_snapshot(publish_snapshot(open_store(store), name, settings))
 

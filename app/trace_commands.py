@@ -35,8 +35,8 @@ def trace(
     ] = None,
     split: Annotated[str, typer.Option(help="Whose lists: train, valid or test.")] = "train",
     max_attempts: Annotated[int, typer.Option(help="Samples per prompt at most.")] = 4,
-    accept: Annotated[int, typer.Option(help="Stop a prompt once so many samples are accepted.")] = 1,
-    policy: Annotated[str, typer.Option(help="What counts as accepted: paper, strict or all.")] = "paper",
+    num_accepted: Annotated[int, typer.Option(help="Stop a prompt once so many samples are accepted.")] = 1,
+    ruleset: Annotated[str, typer.Option(help="What counts as accepted: paper, strict or answered.")] = "paper",
     temperature: Annotated[float, typer.Option(help="0 is deterministic.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 1024,
     limit: Annotated[int | None, typer.Option(help="Only so many lists.")] = None,
@@ -65,9 +65,9 @@ def trace(
         strategy=strategy,
         template=template,
         knowledge_priming=knowledge_priming,
-        policy=policy,
+        ruleset=ruleset,
         max_attempts=max_attempts,
-        accept=accept,
+        num_accepted=num_accepted,
         temperature=temperature,
         max_tokens=max_tokens,
         limit=limit,
@@ -169,7 +169,10 @@ def print_trace(progress: "Progress") -> None:
         unknown = f"; {recovery.unknown:,} sent, outcome unknown: asked again" if recovery.unknown else ""
         say(f"took {recovery.traces:,} traces over from run {recovery.run_id}, which was killed{unknown}")
     if progress.prompts == 0:
-        say("nothing to ask: every list has its accepted traces or no attempt left (--max-attempts, --accept, --limit)")
+        say(
+            "nothing to ask: every list has its accepted traces or no attempt left "
+            "(--max-attempts, --num-accepted, --limit)"
+        )
         return
     rate = progress.accepted / progress.attempts if progress.attempts else 0.0
     say(

@@ -105,12 +105,12 @@ def sft(
     name: NameOption = "sft",
     student: StudentOption = None,
     reasoning_weight: Annotated[float, typer.Option(help="Weight of a reasoning token (lambda_r).")] = 0.1,
-    order_weight: Annotated[float, typer.Option(help="Weight of a token of the order (lambda_o).")] = 1.0,
+    answer_weight: Annotated[float, typer.Option(help="Weight of a token of the order (lambda_o).")] = 1.0,
     reasoning: Annotated[bool, typer.Option(help="Without it, explanations are left empty.")] = True,
     epochs: Annotated[float, typer.Option(help="Passes over the training split.")] = 1.0,
     max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a step and process.")] = 32,
-    accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    gradient_accumulation_steps: Annotated[int, typer.Option(help="Batches a step.")] = 1,
     optimizer: Annotated[
         str, typer.Option(help="muon, faster from scratch, or adamw, for grown students and LoRA.")
     ] = "muon",
@@ -135,12 +135,12 @@ def sft(
 
     settings = SftSettings(
         reasoning_weight=reasoning_weight,
-        order_weight=order_weight,
+        answer_weight=answer_weight,
         reasoning=reasoning,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
-        accumulation=accumulation,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         optimizer=optimizer,
         learning_rate=learning_rate,
         max_tokens=max_tokens,
@@ -162,12 +162,16 @@ def dapo(
     name: NameOption = "dapo",
     student: StudentOption = None,
     reward: Annotated[str, typer.Option(help="paper (conditional), plain, gated, auc or ndcg.")] = "paper",
-    alpha: Annotated[float, typer.Option(help="Weight of the form of the answer.")] = 0.2,
-    group: Annotated[int, typer.Option(help="Completions of each prompt.")] = 8,
-    prompts: Annotated[int, typer.Option(help="Prompts of a generated batch and process.")] = 16,
+    format_weight: Annotated[float, typer.Option(help="Weight of the form of the answer.")] = 0.2,
+    num_generations: Annotated[int, typer.Option(help="Completions of each prompt.")] = 8,
+    prompts_per_batch: Annotated[int, typer.Option(help="Prompts of a generated batch and process.")] = 16,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
-    updates: Annotated[int, typer.Option(help="Steps for each generated batch; --epsilon matters from 2 on.")] = 1,
-    accumulation: Annotated[int, typer.Option(help="Passes that the rows of a step are split into.")] = 1,
+    num_iterations: Annotated[
+        int, typer.Option(help="Steps for each generated batch; --epsilon matters from 2 on.")
+    ] = 1,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option(help="Passes that the rows of a step are split into.")
+    ] = 1,
     refill_rounds: Annotated[
         int, typer.Option(help="Rounds of fresh prompts for groups whose rewards do not differ; 0: as TRL.")
     ] = 2,
@@ -200,12 +204,12 @@ def dapo(
 
     settings = DapoSettings(
         reward=reward,
-        alpha=alpha,
-        group=group,
-        prompts=prompts,
+        format_weight=format_weight,
+        num_generations=num_generations,
+        prompts_per_batch=prompts_per_batch,
         steps=steps,
-        updates=updates,
-        accumulation=accumulation,
+        num_iterations=num_iterations,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         refill_rounds=refill_rounds,
         min_pass_rate=min_pass_rate,
         max_pass_rate=max_pass_rate,

@@ -137,7 +137,7 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     teachers = (
-        ["--teacher", "evidence", "--max-attempts", "24", "--accept", "24"],
+        ["--teacher", "evidence", "--max-attempts", "24", "--num-accepted", "24"],
         [
             *("--teacher", "openai", "--model", "loopback", "--max-attempts", "3", "--limit", "2000"),
             *("--base-url", f"http://127.0.0.1:{server.server_port}/v1", "--concurrency", "16"),

@@ -100,7 +100,7 @@ def main() -> None:
         queue = make_queue(store, QueueSettings("while tracing", size=2 * asked.labels), PEOPLE[0])
         with running_app(store.folder) as app:
             command = [*GR2, "trace", "bench", "--teacher", "evidence", "--temperature", "0.5"]
-            attempts = ["--max-attempts", "200", "--accept", "200", "--store", str(store.folder)]
+            attempts = ["--max-attempts", "200", "--num-accepted", "200", "--store", str(store.folder)]
             generation = subprocess.Popen([*command, *attempts], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stand_back()
             try:

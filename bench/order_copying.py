@@ -3,10 +3,10 @@
     python bench/order_copying.py [--steps 60] [--keep FOLDER]
 
 A student that was shown no evidence learns timid orders, of which about half are the input order. Whatever it moves, it
-mostly demotes: under `plain` nothing pays better than to copy. Under `paper` a copy earns nothing where the target is
-not first, and moving is worth a try; under `ndcg`, the report's form, a copy earns less than any other permutation. The
-runs have the same seed, prompts and settings. Simulated shoppers; needs no data and no network; drawing wants
-`pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the shares at both ends.
+mostly demotes: under `unconditional` nothing pays better than to copy. Under `paper` a copy earns nothing where the
+target is not first, and moving is worth a try; under `ndcg`, the report's form, a copy earns less than any other
+permutation. The runs have the same seed, prompts and settings. Simulated shoppers; needs no data and no network;
+drawing wants `pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the shares at both ends.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from train.sft.training import SftSettings, train_sft
 from train.students.initialization import init_from_snapshot
 
 TEMPLATE = "rerank_ids.v1"
-REWARDS = ("plain", "paper", "ndcg")
+REWARDS = ("unconditional", "conditional", "ndcg")
 SHOWN = {"answers/copied": "share of copied orders", "answers/promotion": "promotion of the target, in lists' lengths"}
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "order-copying.svg"
 # Steps that one figure is the mean of.
@@ -48,10 +48,10 @@ def build(store: Store) -> None:
     simulate(store, "shop", users=1_000)
     assign_semantic_ids(store, "shop")
     make_candidates(store, "shop")
-    settings = SamplingSettings("shop", template=TEMPLATE, temperature=0.12, max_attempts=1, policy="all")
+    settings = SamplingSettings("shop", template=TEMPLATE, temperature=0.12, max_attempts=1, ruleset="answered")
     sample(store, EvidenceTeacher(BRIEF), settings)
     for kind in ("sft", "dapo"):
-        selection = SnapshotSettings("shop", policy="all", template=TEMPLATE, kind=kind, splits=("train",))
+        selection = SnapshotSettings("shop", ruleset="answered", template=TEMPLATE, kind=kind, splits=("train",))
         publish(store, f"shop-{kind}", selection)
     if not student_folder(store, "new").exists():
         init_from_snapshot(store, "shop-sft", "new", "tiny")
@@ -96,8 +96,10 @@ def main() -> None:
         print(
             f"{reward}: copied {begun[reward]:.3f} at the beginning, {ended[reward]:.3f} at the end; valid {valid:.3f}"
         )
-    bars.at_least("copied at the end under plain, over paper's", ended["plain"] - ended["paper"], 0.1)
-    bars.at_most("rise of copying under paper", ended["paper"] - begun["paper"], 0.0)
+    bars.at_least(
+        "copied at the end under unconditional, over conditional's", ended["unconditional"] - ended["conditional"], 0.1
+    )
+    bars.at_most("rise of copying under conditional", ended["conditional"] - begun["conditional"], 0.0)
     bars.at_most("copied at the end under ndcg", ended["ndcg"], 0.05)
     sys.exit(not bars.met)
 

@@ -15,7 +15,7 @@ from store import Store
 
 
 def main() -> None:
-    """Measure both data sets."""
+    """Measure both datasets."""
     if not DATA.is_dir():
         sys.exit(f"no real data in {DATA}; set GR2_DATA to the folder that holds beauty/ and sports/")
     bars = Bars()
@@ -80,7 +80,7 @@ def check_teacher(bars: Bars, folder: str) -> None:
     )  # fmt: skip
     with Store.open(folder).reading() as session:
         traces, first, before = session.connection.execute(
-            "select count(*), avg((new_rank = 1)::int), avg((target_rank = 1)::int) from trace_browser"
+            "select count(*), avg((predicted_rank = 1)::int), avg((target_rank = 1)::int) from trace_browser"
         ).fetchall()[0]
     print(f"       beauty: target first before, over {traces:,} test lists: {before:.4f}")
     bars.at_least("beauty: target first, evidence teacher", first, 0.36)

@@ -84,20 +84,23 @@ each rank. The first two policies know the target; no other looks at the user at
 
 {chr(10).join(lines)}
 
-- **Copying.** Under `plain` it earns alpha on every list: the hack. Under `paper` it earns alpha where the target is
-  first already, here on a tenth of the lists, and exactly nothing on any other. Under `auc` and `ndcg` no permutation
-  earns less, wherever a better one exists. `gated` pays permutations as `plain` does: it does not close this hack.
+- **Copying.** Under `unconditional` it earns alpha on every list: the hack. Under `conditional` it earns alpha where
+  the target is first already, here on a tenth of the lists, and exactly nothing on any other. Under `auc` and `ndcg`
+  no permutation earns less, wherever a better one exists. `format_gated` pays permutations as `unconditional` does:
+  it does not close this hack.
 - **Orders fixed beforehand.** What a fixed order gives to one rank it takes from others: R_rank averages 0, so none
-  earns more than alpha under `plain`, `paper` and `gated`. Under `paper` one earns all of it: the first moved to the
-  end promotes every other rank. Where the target is first with probability q, it earns 1/10 - q + alpha and copying
-  alpha q, so it beats copying while q is below (1/10 + alpha) / (1 + alpha), here .25: a strong pre-ranker closes it.
+  earns more than alpha under `unconditional`, `conditional` and `format_gated`. Under `conditional` one earns all of
+  it: the first moved to the end promotes every other rank. Where the target is first with probability q, it earns
+  1/10 - q + alpha and copying alpha q, so it beats copying while q is below (1/10 + alpha) / (1 + alpha), here .25: a
+  strong pre-ranker closes it.
 - **Near copies.** The copy clause of `auc` and `ndcg` catches the exact copy only. With the last two swapped a copy
   earns what a random order earns, so a model can leave the copy without learning anything: watch R_rank beside them.
-- **The gate.** Under `plain` and `paper` the target alone, or first in an answer cut short, keeps its R_rank and lacks
-  only alpha; under `gated` it earns -1. In full the same order never earns less, so this saves tokens, no more.
+- **The gate.** Under `unconditional` and `conditional` the target alone, or first in an answer cut short, keeps its
+  R_rank and lacks only alpha; under `format_gated` it earns -1. In full the same order never earns less, so this
+  saves tokens, no more.
 - **Within a group** the list is the same, so R_rank and the AUC of one target differ by a constant and a scale, and
-  give the same normalised advantages; `ndcg` weighs the top more. What sets `plain`, `paper`, `gated` and `auc` apart
-  is the bonus, the copy clause and what is no permutation.
+  give the same normalised advantages; `ndcg` weighs the top more. What sets `unconditional`, `conditional`,
+  `format_gated` and `auc` apart is the bonus, the copy clause and what is no permutation.
 - **The chain** does not know the target and pays every permutation alike: it is for use beside another reward.
 """
 

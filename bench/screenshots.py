@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from browser import chromium, running_app
 from playwright.sync_api import Page, expect, sync_playwright
 
-from curate.review.labelling import QueueSettings, label_seat, make_queue, take_seat
+from curate.review.labelling import QueueSettings, claim_next, label_assigned, make_queue
 from curate.review.trace_pages import find_traces
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
@@ -46,21 +46,23 @@ def prepare(store: Store) -> list[Picture]:
     people = ("Ann", "Ben", "Cem")
     for number in range(90):
         person = people[number % 3]
-        seat, _ = take_seat(store, queue, person)
-        if seat is None:
+        assignment, _ = claim_next(store, queue, person)
+        if assignment is None:
             continue
-        # People who mostly agree with policy paper, each with moods of their own.
+        # People who mostly agree with ruleset paper, each with moods of their own.
         with store.reading() as session:
             ((fine,),) = session.connection.execute(
-                "select coalesce(list_contains(policies, 'paper'), false) from traces"
+                "select coalesce(list_contains(rulesets, 'paper'), false) from traces"
                 " left join judged_outcomes using (outcome) where trace_id = $1",
-                [seat.trace_id],
+                [assignment.trace_id],
             ).fetchall()
-        moody = (int(seat.trace_id[:4], 16) + number) % 7 == 0
+        moody = (int(assignment.trace_id[:4], 16) + number) % 7 == 0
         label = Label.UNSURE if number % 11 == 10 else Label.GOOD if fine != moody else Label.BAD
-        label_seat(store, queue, person, seat, label, seconds=4.0 + number % 5, tags=["generic"] if moody else [])
+        label_assigned(
+            store, queue, person, assignment, label, seconds=4.0 + number % 5, tags=["generic"] if moody else []
+        )
     blind = make_queue(store, QueueSettings("first look", argued, size=200), "Ann")
-    publish(store, "liked", SnapshotSettings(dataset, policy="paper", traces=TraceFilter(label="good")))
+    publish(store, "liked", SnapshotSettings(dataset, ruleset="paper", traces=TraceFilter(label="good")))
     moved = find_traces(
         store, TraceFilter(passes="strict", split="train", template="rerank_evidence.v1"), limit=300
     ).rows
@@ -71,7 +73,7 @@ def prepare(store: Store) -> list[Picture]:
         Picture("traces", f"traces?template=rerank_evidence.v1&trace={trace_id}", "Completion as received", 1500),
         Picture("compare", f"compare?trace={trace_id}", "Two attempts", 1900),
         Picture("label", f"label?queue={blind.queue_id}", "Completion as received", 1050),
-        Picture("agreement", "agreement", "Rules and policies against people", 2000),
+        Picture("agreement", "agreement", "Rules and rulesets against people", 2000),
         Picture("snapshots", "snapshots", "Lineage", 1100),
         Picture("sql", "sql?q=from+acceptance_funnel", "docs/data-model.md says more", 1100),
         Picture("semantic-ids", "semantic-ids", "Use of codes", 1250),

@@ -21,14 +21,14 @@ from catalogues import load_sequences, prepare
 from next_item import Budget, fit, rank
 
 from curate.evaluation.metrics import ndcg_at_k
-from curate.sids.measures import perplexity, variance_unexplained
+from curate.sids.measures import perplexity, reconstruction_error
 from curate.sids.unique_codes import complete_codes
 from train.sids.rq_vae_training import RqVaeQuantizer
 
 CODES = 256
 EPOCHS = 100
 RECOMMENDED = "beauty"
-ARMS: dict[str, dict] = {
+CONFIGURATIONS: dict[str, dict] = {
     "none": {"kmeans_init": False, "ema_decay": 0.0},
     "k-means++": {"ema_decay": 0.0},
     "EMA alone": {"kmeans_init": False},
@@ -64,15 +64,15 @@ GR2 (arXiv 2602.07774) on Amazon Beauty, with an embedder and an RQ-VAE whose si
 
 
 def run(job: tuple[Path, str, str, int]) -> dict:
-    """One arm with one seed, fitted with four levels and with three."""
-    file, name, arm, seed = job
+    """One configuration with one seed, fitted with four levels and with three."""
+    file, name, configuration, seed = job
     torch.set_num_threads(1)
     data = np.load(file)
     vectors, pairs = data["texts"], data["pairs"]
-    result: dict = {"data": name, "arm": arm, "seed": seed}
+    result: dict = {"data": name, "configuration": configuration, "seed": seed}
     for random_levels in (0, 1):
         quantizer = RqVaeQuantizer(
-            epochs=EPOCHS, codebook_size=CODES, random_levels=random_levels, seed=seed, **ARMS[arm]
+            epochs=EPOCHS, codebook_size=CODES, random_levels=random_levels, seed=seed, **CONFIGURATIONS[configuration]
         )
         fitted, codes = quantizer.fit(vectors, pairs, lambda _: None)
         ids, _ = complete_codes(
@@ -89,7 +89,7 @@ def run(job: tuple[Path, str, str, int]) -> dict:
         }
         if random_levels == 0:
             result["perplexity"] = float(np.mean([perplexity(codes_N, CODES) for codes_N in codes.T]))
-            result["unexplained"] = variance_unexplained(codes, vectors, fitted)[-1]
+            result["reconstruction_error"] = reconstruction_error(codes, vectors, fitted)[-1]
     if name == RECOMMENDED:
         sequences = load_sequences(data)
         model = fit([sequence[:-2] for sequence in sequences], ids, CODES, seed, Budget(epochs=4))
@@ -121,10 +121,11 @@ def report(results: list[dict], seeds: int) -> str:
         page.append(
             f"\n## {name}\n\n| means | fitted | drawn | perplexity | unexplained | N@10 |\n|---|---|---|---|---|---|"
         )
-        for arm in ARMS:
-            runs = [result for result in of_data if result["arm"] == arm]
+        for configuration in CONFIGURATIONS:
+            runs = [result for result in of_data if result["configuration"] == configuration]
             page.append(
-                f"| {arm} | {cell(runs, 'fitted')} | {cell(runs, 'drawn')} ({cell(runs, 'by_three_levels')}) | "
+                f"| {configuration} | {cell(runs, 'fitted')} "
+                f"| {cell(runs, 'drawn')} ({cell(runs, 'by_three_levels')}) | "
                 f"{cell(runs, 'perplexity', '{:.0f}')} | {cell(runs, 'unexplained')} | "
                 f"{cell(runs, 'ndcg_at_10', '{:.4f}')} |"
             )
@@ -135,8 +136,8 @@ def report(results: list[dict], seeds: int) -> str:
 def differences(results: list[dict]) -> dict[str, str]:
     """What each means changes on Beauty, in words."""
 
-    def mean(arm: str, figure: str) -> float:
-        return float(np.mean([result[figure] for result in results if result["arm"] == arm]))
+    def mean(configuration: str, figure: str) -> float:
+        return float(np.mean([result[figure] for result in results if result["configuration"] == configuration]))
 
     def change(before: str, after: str) -> str:
         return (
@@ -166,15 +167,15 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = arguments.keep.read_text().splitlines() if arguments.keep and arguments.keep.exists() else []
     results = [json.loads(line) for line in kept]
-    done = {(result["data"], result["arm"], result["seed"]) for result in results}
+    done = {(result["data"], result["configuration"], result["seed"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: prepare(name, Path(folder)) for name in arguments.data}
         jobs = [
-            (file, name, arm, seed)
+            (file, name, configuration, seed)
             for name, file in files.items()
             for seed in range(arguments.seeds)
-            for arm in ARMS
-            if (name, arm, seed) not in done
+            for configuration in CONFIGURATIONS
+            if (name, configuration, seed) not in done
         ]
         with ProcessPoolExecutor(arguments.workers) as pool:
             for result in pool.map(run, jobs):
@@ -186,7 +187,7 @@ def main() -> None:
     order = {name: place for place, name in enumerate(arguments.data)}
     results.sort(key=lambda result: (order.get(result["data"], 99), result["seed"]))
     print(report(results, arguments.seeds))
-    ema = [result["drawn"] for result in results if "ema_decay" not in ARMS[result["arm"]]]
+    ema = [result["drawn"] for result in results if "ema_decay" not in CONFIGURATIONS[result["configuration"]]]
     print(f"met: EMA with a drawn last level, least unique {min(ema):.4%} (bar 99.9%)", file=sys.stderr)
     sys.exit(min(ema) < 0.999)
 

@@ -3,9 +3,10 @@
     python bench/students.py [--data beauty] [--seeds 3] [--processes 3] [--keep FOLDER] [--markdown FILE]
 
 One store: cross-fitted train lists, traces by the scorecard with evidence and by the pre-ranker's order without. Then,
-for each seed, every arm from a new student of its own. A seed is a process with one thread and a copy of the store.
-Figures are over the test lists that hold their target, the mean of the seeds list by list; intervals: 95%, paired
-bootstrap over lists. --keep FOLDER goes on with what an interrupted run left there. Needs the real data (GR2_DATA).
+for each seed, every configuration from a new student of its own. A seed is a process with one thread and a copy of the
+store. Figures are over the test lists that hold their target, the mean of the seeds list by list; intervals: 95%,
+paired bootstrap over lists. --keep FOLDER goes on with what an interrupted run left there. Needs the real data
+(GR2_DATA).
 """
 
 import argparse
@@ -49,23 +50,23 @@ RL = DapoSettings(steps=12, refill_rounds=1, max_tokens=80)
 
 
 @dataclass(frozen=True)
-class Arm:
-    """begin: another arm's student, or a new one where it is None. Of settings one is given: SFT's or RL's."""
+class Configuration:
+    """begin: another configuration's student; None begins with a new one. Either sft or rl is given."""
 
     template: str
-    way: str
+    mode: str
     begin: str | None = None
     sft: SftSettings | None = None
     rl: DapoSettings | None = None
 
 
-ARMS = {
-    "SFT": Arm(LEVELS, "reasoning", sft=SftSettings(epochs=1.5, reasoning_weight=0.5)),
-    "SFT + RL": Arm(LEVELS, "reasoning", begin="SFT", rl=RL),
+CONFIGURATIONS = {
+    "SFT": Configuration(LEVELS, "reasoning", sft=SftSettings(epochs=1.5, reasoning_weight=0.5)),
+    "SFT + RL": Configuration(LEVELS, "reasoning", begin="SFT", rl=RL),
     # A new student writes nothing that can be read, so that all rewards are alike: four steps show it as well.
-    "RL alone": Arm(LEVELS, "reasoning", rl=replace(RL, steps=4)),
-    "SFT, no reasoning": Arm(LEVELS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
-    "SFT, no evidence": Arm(IDS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
+    "RL alone": Configuration(LEVELS, "reasoning", rl=replace(RL, steps=4)),
+    "SFT, no reasoning": Configuration(LEVELS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
+    "SFT, no evidence": Configuration(IDS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
 }
 OTHERS = ("pre-ranker", "evidence", "scorecard", "lambdamart")
 
@@ -110,7 +111,7 @@ def judge(store: Store, name: str, ranker: Ranker) -> dict[str, np.ndarray]:
 
 
 def run_seed(folder: Path, name: str, seed: int) -> None:
-    """All arms of one seed; an arm whose ranks are there is done."""
+    """All configurations of one seed; a configuration whose ranks are there is done."""
     torch.set_num_threads(1)
     quiet()
     copy = folder / f"seed-{seed}"
@@ -118,23 +119,25 @@ def run_seed(folder: Path, name: str, seed: int) -> None:
         shutil.copytree(folder / "store", folder / f"copying-{seed}", dirs_exist_ok=True)
         (folder / f"copying-{seed}").rename(copy)
     store = Store.open(copy)
-    for label, arm in ARMS.items():
+    for label, configuration in CONFIGURATIONS.items():
         results = folder / f"{label}-{seed}.npz"
         if results.exists():
             continue
-        snapshot, new = arm.template.split(".")[0], f"new-{arm.template}"
+        snapshot, new = configuration.template.split(".")[0], f"new-{configuration.template}"
         if not student_folder(store, new).exists():
             init_from_snapshot(store, f"{snapshot}-sft", new, "tiny", seed=seed)
-        begin = new if arm.begin is None else arm.begin
+        begin = new if configuration.begin is None else configuration.begin
         train = (
-            partial(train_sft, store, f"{snapshot}-sft", begin, label, replace(arm.sft, seed=seed))
-            if arm.sft
-            else partial(train_dapo, store, f"{snapshot}-dapo", begin, label, replace(arm.rl or RL, seed=seed))
+            partial(train_sft, store, f"{snapshot}-sft", begin, label, replace(configuration.sft, seed=seed))
+            if configuration.sft
+            else partial(
+                train_dapo, store, f"{snapshot}-dapo", begin, label, replace(configuration.rl or RL, seed=seed)
+            )
         )
         place = student_folder(store, label)
         if not (place / "config.json").exists():
             train(resume=place.exists())
-        (ranker,) = student_rankers(store, label, [arm.way], template=arm.template)
+        (ranker,) = student_rankers(store, label, [configuration.mode], template=configuration.template)
         np.savez(results, seconds=np.array(seconds_of(store, label)), **judge(store, name, ranker))
         print(f"seed {seed}, {label}: trained in {seconds_of(store, label):,.0f} s", flush=True)
 
@@ -164,7 +167,7 @@ def report(folder: Path, seeds: int) -> tuple[str, Bars]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     bars = Bars()
-    for label in (*OTHERS, *ARMS):
+    for label in (*OTHERS, *CONFIGURATIONS):
         files = (
             [folder / f"{label}.npz"] if label in OTHERS else [folder / f"{label}-{seed}.npz" for seed in range(seeds)]
         )

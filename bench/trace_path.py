@@ -27,7 +27,7 @@ def main() -> None:
         measure("sids", "bench", "--store", folder)
         measure("candidates", "bench", "--store", folder)
         done = measure(
-            "trace", "bench", "--teacher", "evidence", "--max-attempts", "4", "--accept", "4", "--store", folder
+            "trace", "bench", "--teacher", "evidence", "--max-attempts", "4", "--num-accepted", "4", "--store", folder
         )
         with Store.open(folder).reading() as session:
             traces = session.connection.execute("select count(*) from traces").fetchall()[0][0]

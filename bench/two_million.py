@@ -83,7 +83,9 @@ def build(folder: Path) -> Store:
     simulate(store, "big", users=4_000)
     assign_semantic_ids(store, "big")
     make_candidates(store, "big")
-    sample(store, EvidenceTeacher(), SamplingSettings("big", limit=2_500, max_attempts=8, accept=8, temperature=0.5))
+    sample(
+        store, EvidenceTeacher(), SamplingSettings("big", limit=2_500, max_attempts=8, num_accepted=8, temperature=0.5)
+    )
     with store.writing() as session:
         for statement in COPY:
             session.connection.execute(statement, {"copies": COPIES})
@@ -153,10 +155,10 @@ def measure_pages(store: Store, runs: int, bars: Bars) -> None:
     filters = (
         {"passes": "strict", "split": "train"},
         {"fails": "paper", "temperature": "0.7"},
-        {"lost_at": "target_first", "model": "evidence.v2"},
+        {"first_failed_rule": "target_first", "model": "evidence.v2"},
         {"label": "split"},
         {"min_pass_rate": "0.5"},
-        {"target_rank": "5", "new_rank": "1"},
+        {"target_rank": "5", "predicted_rank": "1"},
         {"text": "bought after"},
         {"text": "stands in no reasoning"},
         {"pattern": "by [a-z]+, the brand of [3-9] items"},

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.evaluation.metrics import score_ranks
 from curate.evaluation.results import RankerMetrics, put_evaluation
 from store import InputError, Session, Store
@@ -86,7 +86,7 @@ class CandidateSummary:
 def make_candidates(store: Store, dataset: str) -> CandidateSummary:
     """Make and store the lists of all splits with the embedded pre-ranker; the same again changes nothing.
 
-    Raises InputError where there is no such data set.
+    Raises InputError where there is no such dataset.
     """
     return _make(store, dataset, PRE_RANKER, None)
 
@@ -117,9 +117,9 @@ def _make(store: Store, dataset: str, pre_ranker: str, scores: Path | None) -> C
 
 
 def _load(store: Store, scratch: Session, dataset: str) -> None:
-    """Copy the data set into the scratch database; the store is free again afterwards."""
+    """Copy the dataset into the scratch database; the store is free again afterwards."""
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
         catalogue = session.frame("catalogue_of", dataset=dataset)
         interactions = session.frame("interactions_of", dataset=dataset)
     scratch.insert("create_catalogue", catalogue)

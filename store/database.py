@@ -1,8 +1,8 @@
-"""Connections: one transaction on the store, from waiting for a turn to errors in words.
+"""Connections: one transaction on the store, from waiting for a lock to errors in words.
 
 DuckDB lets one process write or many read, so nobody holds a file: open, one transaction, close. Who finds it locked
-waits with jitter and, past `turns.WAIT_S`, fails with an error that names the process in the way. Labels live in a file
-of their own, attached read-only under the name `labels`, so that labelling never waits for a long load.
+waits with jitter and, past `file_locks.WAIT_S`, fails with an error that names the process in the way. Labels live in a
+file of their own, attached read-only under the name `labels`, so that labelling never waits for a long load.
 """
 
 import re
@@ -16,12 +16,12 @@ import polars as pl
 import pyarrow as pa
 import tenacity
 
-from store import turns
+from store import file_locks
 from store.engines import SETTINGS, engine_of, sandbox
 from store.errors import StoreError
+from store.file_locks import AccessMode, busy, locks_by_path
 from store.queries import query
 from store.temporary import temporary_folder
-from store.turns import Turn, busy, gates
 
 _LOCK_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
 
@@ -87,7 +87,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def connect(path: Path, turn: Turn, *, labels: Path | None = None) -> Iterator[Session]:
+def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iterator[Session]:
     """One transaction on a DuckDB file: committed at the end of the block, rolled back if the block raises.
 
     labels: their file, to be read too.
@@ -97,23 +97,23 @@ def connect(path: Path, turn: Turn, *, labels: Path | None = None) -> Iterator[S
     """
     try:
         with ExitStack() as stack:
-            given = stack.enter_context(gates[path].entered(path, turn))
+            granted = stack.enter_context(locks_by_path[path].acquire(path, mode))
             if labels is not None:
-                stack.enter_context(gates[labels].entered(labels, Turn.READ))
+                stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
             # Each try is a new context, and leaving it rolls back what was not committed.
-            connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, given, labels)))
+            connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, granted, labels)))
             connection.begin()
             yield Session(connection)
             connection.commit()
     except (duckdb.FatalException, duckdb.IOException, duckdb.TransactionException) as error:
-        failed = "could not be written, nothing was stored" if turn is Turn.WRITE else "could not be read"
+        failed = "could not be written, nothing was stored" if mode is AccessMode.WRITE else "could not be read"
         raise StoreError(f"{path} {failed}: {_first_line(error)}") from error
 
 
-def _opened(path: Path, turn: Turn, labels: Path | None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    if turn is Turn.SANDBOX:
+def _opened(path: Path, mode: AccessMode, labels: Path | None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    if mode is AccessMode.SANDBOX:
         return sandbox(path, labels)
-    return engine_of(path.parent).attached(path, read_only=turn is Turn.READ, labels=labels)
+    return engine_of(path.parent).attached(path, read_only=mode is AccessMode.READ, labels=labels)
 
 
 def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
@@ -121,7 +121,7 @@ def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_lock_error),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),
-        stop=tenacity.stop_after_delay(turns.WAIT_S),
+        stop=tenacity.stop_after_delay(file_locks.WAIT_S),
         reraise=True,
     )
     try:

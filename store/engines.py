@@ -51,7 +51,7 @@ class Engine:
     def attached(self, file: Path, *, read_only: bool, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection to a file and, read-only, to the labels; the first user attaches them, the last detaches.
 
-        Who calls it has a turn to. Raises duckdb.Error where a file cannot be attached.
+        The caller holds the file lock. Raises duckdb.Error where a file cannot be attached.
         """
         attachment = self._attachments[file]
         try:
@@ -159,7 +159,7 @@ def sandbox(file: Path, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnecti
     """A connection that reads a file and the labels: no other files, no network, no settings.
 
     All that are open to a file at the same time share one instance: the second finds the labels attached and the
-    settings locked. Who calls it has a turn to. Raises duckdb.Error where a file cannot be opened.
+    settings locked. The caller holds the file lock. Raises duckdb.Error where a file cannot be opened.
     """
     config = SETTINGS | {"memory_limit": _READING_MEMORY}
     with closing(duckdb.connect(str(file), read_only=True, config=config)) as connection:

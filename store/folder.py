@@ -10,8 +10,8 @@ from pathlib import Path
 from store import database
 from store.database import Session
 from store.errors import InputError, StoreError
+from store.file_locks import AccessMode
 from store.migrations import current_state, labels_state, migrate, schema_state
-from store.turns import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +71,19 @@ class Store:
 
         Keep it short: writers wait for it.
         """
-        return database.connect(self.main_file, Turn.READ, labels=self.labels_file)
+        return database.connect(self.main_file, AccessMode.READ, labels=self.labels_file)
 
     def sandbox(self) -> AbstractContextManager[Session]:
         """The same for SQL that people write: read-only, and no files, no network, no settings either."""
-        return database.connect(self.main_file, Turn.SANDBOX, labels=self.labels_file)
+        return database.connect(self.main_file, AccessMode.SANDBOX, labels=self.labels_file)
 
     def writing(self) -> AbstractContextManager[Session]:
         """A transaction that may write everything but labels."""
-        return database.connect(self.main_file, Turn.WRITE)
+        return database.connect(self.main_file, AccessMode.WRITE)
 
     def labelling(self) -> AbstractContextManager[Session]:
         """A transaction on the labels alone."""
-        return database.connect(self.labels_file, Turn.WRITE)
+        return database.connect(self.labels_file, AccessMode.WRITE)
 
     def scratch(self) -> AbstractContextManager[Session]:
         """An in-memory DuckDB for heavy work, spilling into the store's folder."""
@@ -121,7 +121,7 @@ class Store:
         # Labels first: views of the main file refer to them.
         for path, name in ((self.labels_file, "labels"), (self.main_file, "main")):
             labels = self.labels_file if name == "main" else None
-            with database.connect(path, Turn.WRITE, labels=labels) as session:
+            with database.connect(path, AccessMode.WRITE, labels=labels) as session:
                 if current_state(session) != schema_state(name):
                     migrate(session, name)
 

@@ -1,8 +1,8 @@
 """Journals: append-only JSON lines, one file per run, that make generation independent of the database.
 
 A line goes out before each request ("sent") and when its response arrives ("received"); each is one write to the
-operating system, so a killed process loses no response that it received. Batches are absorbed into the store in one
-transaction that also advances the journal's offset: nothing is absorbed twice.
+operating system, so a killed process loses no response that it received. Batches are committed into the store in one
+transaction that also advances the journal's offset: nothing is committed twice.
 """
 
 import fcntl

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets; tests that need it are skipped where it is absent."""
+    """The folder of real datasets; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("GR2_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; set GR2_DATA")
@@ -38,7 +38,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated data set `shop` with semantic IDs and candidate lists; copied for each test that wants it."""
+    """A simulated dataset `shop` with semantic IDs and candidate lists; copied for each test that wants it."""
     folder = tmp_path_factory.mktemp("shop") / "store"
     store = Store.open(folder, create=True)
     simulate(store, "shop", users=120, items=80, seed=1)
@@ -49,7 +49,7 @@ def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shop(built_shop: Path, tmp_path: Path) -> Store:
-    """A store of its own with data set `shop`, ready for traces."""
+    """A store of its own with dataset `shop`, ready for traces."""
     return Store.open(shutil.copytree(built_shop, tmp_path / "shop-store"))
 
 

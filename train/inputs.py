@@ -12,7 +12,7 @@ from train.students.student import load_student
 from train.students.vocabulary import Vocabulary, find_vocabulary
 
 
-class Lessons(NamedTuple):
+class TrainingInputs(NamedTuple):
     """rows: the training split. vocabulary: where the snapshot's semantic IDs stand in the student's tokenizer."""
 
     snapshot: Snapshot
@@ -22,7 +22,7 @@ class Lessons(NamedTuple):
     vocabulary: Vocabulary
 
 
-def open_lessons(store: Store, kind: str, reference: str, student: str) -> Lessons:
+def open_inputs(store: Store, kind: str, reference: str, student: str) -> TrainingInputs:
     """A snapshot of a kind, verified, and a student of the store, a folder or the hub.
 
     Raises InputError and SnapshotError on a snapshot that is unknown, changed, of another kind or without training
@@ -33,4 +33,4 @@ def open_lessons(store: Store, kind: str, reference: str, student: str) -> Lesso
     if "train" not in splits:
         raise InputError(f"snapshot {reference} has no training split; publish one with --splits train,valid")
     model, tokenizer = load_student(find_student(store, student))
-    return Lessons(snapshot, splits["train"], model, tokenizer, find_vocabulary(tokenizer, *sid_sizes(snapshot)))
+    return TrainingInputs(snapshot, splits["train"], model, tokenizer, find_vocabulary(tokenizer, *sid_sizes(snapshot)))

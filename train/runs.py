@@ -30,6 +30,7 @@ from curate.snapshots.publishing import find_snapshot
 from store import InputError, Store
 from store.database import Session
 from store.errors import StoreBusyError
+from store.former_names import renamed
 from store.snapshots import Snapshot, read_manifest
 from store.temporary import temporary_folder
 from store.values import utc_now
@@ -89,7 +90,7 @@ def trained_on(place: str) -> dict[str, Any]:
 
 
 def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> str | None:
-    """The version of a data set's semantic IDs that students learned; None where none of them learned any of it.
+    """The version of a dataset's semantic IDs that students learned; None where none of them learned any of it.
 
     Raises InputError where they learned different ones.
     """
@@ -139,7 +140,7 @@ def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, An
         raise InputError(f"{name!r} is a training of kind {known['kind']}, not {kind}")
     if (folder / "config.json").is_file():
         raise InputError(f"the training of {name!r} is finished; choose another --name for a new one")
-    settings: dict[str, Any] = known["settings"]
+    settings = renamed(known["settings"])
     if settings["processes"] != process_count():
         raise InputError(
             f"the training of {name!r} began in {settings['processes']} processes, not {process_count()}; go on with "

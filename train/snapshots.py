@@ -28,7 +28,7 @@ def load_snapshot(
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """The splits of a snapshot of the given kind, verified first.
 
-    kind: sft, dapo or midtrain. streaming: rows are read as they are asked for, in place of a map-style data set.
+    kind: sft, dapo or midtrain. streaming: rows are read as they are asked for, in place of a map-style dataset.
 
     Raises SnapshotError where a file was changed, or the snapshot is of another kind; InputError where there is none.
     """

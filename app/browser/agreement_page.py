@@ -16,7 +16,7 @@ from curate.review.agreement import (
     Agreement,
     confuse_annotators,
     find_disagreements,
-    find_policy_disagreements,
+    find_ruleset_disagreements,
     load_judgements,
     load_labelled_queues,
     measure_agreement,
@@ -76,9 +76,9 @@ def draw_agreement(store: Store) -> None:
             "No trace is good to one and bad to another.",
         )
     draw_linked(
-        "Traces that people and policy paper disagree on",
-        find_policy_disagreements(labels),
-        "Wherever people lean to good or bad, policy paper says the same.",
+        "Traces that people and ruleset paper disagree on",
+        find_ruleset_disagreements(labels),
+        "Wherever people lean to good or bad, ruleset paper says the same.",
     )
     draw_annotators(labels)
 
@@ -152,10 +152,10 @@ def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataF
     with right:
         st.markdown("#### People and a rule")
         names = {f"{kind} {name}": name for kind, name in rules.select("kind", "name").rows()}
-        policies = [name for name in names if name.startswith("policy")]
-        options = policies + [name for name in names if name not in policies]
-        default = options.index("policy paper")
-        chosen: str = st.selectbox("Rule or policy", options, index=default, key="agreement-rule")
+        rulesets = [name for name in names if name.startswith("ruleset")]
+        options = rulesets + [name for name in names if name not in rulesets]
+        default = options.index("ruleset paper")
+        chosen: str = st.selectbox("Rule or ruleset", options, index=default, key="agreement-rule")
         kind, name = chosen.split(" ", 1)
         counts = rules.filter(kind=kind, name=name).row(0, named=True)
         cells = [
@@ -203,8 +203,8 @@ def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> No
 
 
 def draw_rules(rules: pl.DataFrame) -> None:
-    """How each rule and policy goes with what people say."""
-    st.markdown("#### Rules and policies against people")
+    """How each rule and ruleset goes with what people say."""
+    st.markdown("#### Rules and rulesets against people")
     counts = ("good_passed", "good_failed", "bad_passed", "bad_failed")
     st.dataframe(
         rules.select(
@@ -243,7 +243,7 @@ def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
                 width="small",
                 help="Among those who say good or bad, the share of the fewer; 50% is most divided",
             ),
-            "accepted": st.column_config.CheckboxColumn(width="small", help="By policy paper"),
+            "accepted": st.column_config.CheckboxColumn(width="small", help="By ruleset paper"),
             "people": st.column_config.TextColumn(width="small", help="What more of them say"),
             "failed_rules": "failed rules",
             **dict.fromkeys(("good", "bad", "unsure"), st.column_config.ListColumn(width="medium")),

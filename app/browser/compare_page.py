@@ -1,7 +1,7 @@
-"""The page Compare: all attempts on one candidate list, two of them word by word, and two arms over many lists.
+"""The page Compare: all attempts on one candidate list, two of them word by word, and two configurations compared.
 
 It draws; what it draws comes from `curate.review.attempts`, `curate.review.text_diff` and
-`curate.review.arm_comparison`. A link opens a list by the id of the list, of a prompt or of a trace. Text from models
+`curate.review.configurations`. A link opens a list by the id of the list, of a prompt or of a trace. Text from models
 and catalogues is shown by elements that know no markup.
 """
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from app.browser.charts import draw_chart, either, nominal, quantitative
 from app.browser.pages import to_traces
-from curate.review.arm_comparison import ANY, FIRST_ACCEPTED, SHARE, ArmComparison, compare_arms, list_arms
 from curate.review.attempts import (
     Attempt,
     ListAttempts,
@@ -25,6 +24,14 @@ from curate.review.attempts import (
     order_text,
     pick_pair,
     rank_orders,
+)
+from curate.review.configurations import (
+    ANY,
+    FIRST_ACCEPTED,
+    SHARE,
+    ConfigurationComparison,
+    compare_configurations,
+    list_configurations,
 )
 from curate.review.text_diff import ReadText, diff_lines, diff_texts, read_text
 from curate.review.trace_text import name_of
@@ -52,7 +59,7 @@ def draw_comparison(store: Store) -> None:
         label_visibility="collapsed",
     )
     if view == TWO_ARMS:
-        draw_arms(store)
+        draw_configurations(store)
         return
     typed = st.text_input("List, prompt or trace id", value=asked, key=f"compare-id-{asked}")
     if not typed:
@@ -89,12 +96,12 @@ def draw_attempts(attempts: list[Attempt], candidates: list[str]) -> None:
         {
             "attempt": attempt.name,
             "open": to_traces({"trace": attempt.trace_id}),
-            "target": f"{attempt.target_rank or '–'} → {attempt.new_rank or '–'}",
+            "target": f"{attempt.target_rank or '–'} → {attempt.predicted_rank or '–'}",
             "failed": ", ".join(attempt.failures),
             "order": order_text(candidates, attempt.ranking),
-            "teacher": f"{attempt.arm.teacher}/{attempt.arm.model}",
-            "template": attempt.arm.template,
-            "temperature": f"{attempt.arm.temperature:g}",
+            "teacher": f"{attempt.configuration.teacher}/{attempt.configuration.model}",
+            "template": attempt.configuration.template,
+            "temperature": f"{attempt.configuration.temperature:g}",
             "sample": attempt.sample_index,
             "tokens": "?" if attempt.completion_tokens is None else f"{attempt.completion_tokens:,}",
             "labels": ", ".join(attempt.labels),
@@ -109,7 +116,7 @@ def draw_attempts(attempts: list[Attempt], candidates: list[str]) -> None:
             "open": st.column_config.LinkColumn("", display_text="open"),
             "target": st.column_config.TextColumn(help="Its rank before and after; –: left out, or no order"),
             "failed": st.column_config.TextColumn(
-                help="Rules that it fails, first the one where policy strict loses it"
+                help="Rules that it fails, first the one where ruleset strict loses it"
             ),
             "order": st.column_config.TextColumn(
                 help="Candidates by their number in the input, and how far each moved"
@@ -213,7 +220,9 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
                 label,
                 list(names),
                 index=list(names).index(attempt.name),
-                format_func=lambda name: f"{name} · {names[name].arm.name} · sample {names[name].sample_index}",
+                format_func=lambda name: (
+                    f"{name} · {names[name].configuration.name} · sample {names[name].sample_index}"
+                ),
                 key=f"compare-{label}-{tried.listed.list_id}-{wanted}",
             )
         ]
@@ -243,13 +252,13 @@ def draw_diff(first: ReadText, second: ReadText) -> None:
         st.caption("They are the same.")
 
 
-# Two arms
+# Two configurations
 
 
-def draw_arms(store: Store) -> None:
-    """Two arms on the lists that both tried."""
-    arms = list_arms(store)
-    if len(arms) < 2:
+def draw_configurations(store: Store) -> None:
+    """Two configurations on the lists that both tried."""
+    configurations = list_configurations(store)
+    if len(configurations) < 2:
         st.info(
             "This compares two ways to make traces, and there are fewer. Try another teacher, template or temperature "
             "with gr2 trace."
@@ -258,14 +267,14 @@ def draw_arms(store: Store) -> None:
     first, second = (
         column.selectbox(
             label,
-            list(arms),
+            list(configurations),
             index=place,
-            format_func=lambda arm: f"{arm.name} · {arms[arm]:,} traces",
-            key=f"arm-{label}",
+            format_func=lambda configuration: f"{configuration.name} · {configurations[configuration]:,} traces",
+            key=f"configuration-{label}",
         )
         for place, (column, label) in enumerate(zip(st.columns(2), ("A", "B"), strict=True))
     )
-    compared = compare_arms(store, first, second)
+    compared = compare_configurations(store, first, second)
     if compared.lists == 0:
         st.info("There is no list that both tried.")
         return
@@ -277,7 +286,7 @@ def draw_arms(store: Store) -> None:
             draw_lists(lists)
 
 
-def draw_measures(compared: ArmComparison) -> None:
+def draw_measures(compared: ConfigurationComparison) -> None:
     """What both did on the same lists, and which lists either passed."""
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -304,7 +313,7 @@ def draw_measures(compared: ArmComparison) -> None:
             else f" The target's mean rank in the input is {compared.rank_before:.2f}."
         )
         st.caption(
-            "Accepted: by policy paper. Attempts on a list end once enough are accepted, so a share of all attempts "
+            "Accepted: by ruleset paper. Attempts on a list end once enough are accepted, so a share of all attempts "
             f"favours whoever is accepted early; the first attempt does not.{before}"
         )
     with right:

@@ -1,7 +1,7 @@
 """The page of labels: queues, and one trace after the other to be judged, by keyboard alone if one likes.
 
-It draws; queues, seats and events are `curate.review.labelling`'s. A label is stored before the next trace appears;
-after a reload the same trace is there again. Keys wait while somebody types a note.
+It draws; queues, assignments and events are `curate.review.labelling`'s. A label is stored before the next trace
+appears; after a reload the same trace is there again. Keys wait while somebody types a note.
 """
 
 import time
@@ -15,16 +15,16 @@ from app.browser.pages import escape_markdown
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.review.labelling import (
     DEFAULT_TAGS,
+    Assignment,
     Order,
     Progress,
     Queue,
     QueueSettings,
-    Seat,
+    claim_next,
     find_queue,
-    label_seat,
+    label_assigned,
     list_queues,
     make_queue,
-    take_seat,
     undo_last,
 )
 from curate.review.trace_pages import load_trace
@@ -125,7 +125,7 @@ def draw_queues(store: Store, annotator: str) -> None:
 
 
 class Desk:
-    """What one annotator has before them, in Streamlit's session: the seat, since when, tags and a note.
+    """What one annotator has before them, in Streamlit's session: the assignment, since when, tags and a note.
 
     Buttons act on it in callbacks, which run before the page is drawn again. A second press that reaches the next
     trace before anybody can have seen it does nothing.
@@ -139,16 +139,16 @@ class Desk:
         # between a stored label and the step to the next trace there must be none.
         self.state: dict[str, object] = st.session_state.setdefault(f"desk-{queue.queue_id}-{annotator}", {})
 
-    def sit_down(self) -> None:
-        """Take a seat where there is none yet, as after a reload."""
-        if self.state.get("seat") is None:
-            self._go_on(take_seat(self.store, self.queue, self.annotator))
+    def claim_first(self) -> None:
+        """Take a assignment where there is none yet, as after a reload."""
+        if self.state.get("assignment") is None:
+            self._go_on(claim_next(self.store, self.queue, self.annotator))
 
     @property
-    def seat(self) -> Seat | None:
+    def assignment(self) -> Assignment | None:
         """What is looked at."""
-        seat = self.state.get("seat")
-        return seat if isinstance(seat, Seat) else None
+        assignment = self.state.get("assignment")
+        return assignment if isinstance(assignment, Assignment) else None
 
     @property
     def progress(self) -> Progress:
@@ -160,31 +160,31 @@ class Desk:
     @property
     def tags(self) -> list[str]:
         """The tags that are set; like the note they stay with the trace, and are there again after an undo."""
-        tags = self.state.setdefault(f"tags-{self.seat}", [])
+        tags = self.state.setdefault(f"tags-{self.assignment}", [])
         assert isinstance(tags, list)
         return tags
 
-    def toggle(self, seat: Seat, tag: str) -> None:
+    def toggle(self, assignment: Assignment, tag: str) -> None:
         """Set a tag, or take it away."""
-        if seat != self.seat:
+        if assignment != self.assignment:
             return
         if tag in self.tags:
             self.tags.remove(tag)
         else:
             self.tags.append(tag)
 
-    def label(self, seat: Seat, label: Label) -> None:
+    def label(self, assignment: Assignment, label: Label) -> None:
         """Store a judgement and go on."""
-        note = st.session_state.get(self.note_key(seat))
+        note = st.session_state.get(self.note_key(assignment))
         since = self.state.get("shown-since")
-        if seat != self.seat or not isinstance(since, float) or time.monotonic() - since < UNSEEN_SECONDS:
+        if assignment != self.assignment or not isinstance(since, float) or time.monotonic() - since < UNSEEN_SECONDS:
             return
         self._attempt(
-            lambda: label_seat(
+            lambda: label_assigned(
                 self.store,
                 self.queue,
                 self.annotator,
-                seat,
+                assignment,
                 label,
                 tags=self.tags,
                 note=note,
@@ -195,25 +195,25 @@ class Desk:
     def undo(self) -> None:
         """Take back the last label and show its trace again."""
 
-        def go_back() -> tuple[Seat | None, Progress]:
-            seat, progress = undo_last(self.store, self.queue, self.annotator)
-            return seat or self.seat, progress
+        def go_back() -> tuple[Assignment | None, Progress]:
+            assignment, progress = undo_last(self.store, self.queue, self.annotator)
+            return assignment or self.assignment, progress
 
         self._attempt(go_back)
 
-    def note_key(self, seat: Seat) -> str:
+    def note_key(self, assignment: Assignment) -> str:
         """The key of the note's widget: a note belongs to one trace."""
-        return f"note-{self.queue.queue_id}-{seat.trace_id}"
+        return f"note-{self.queue.queue_id}-{assignment.trace_id}"
 
-    def _attempt(self, step: Callable[[], tuple[Seat | None, Progress]]) -> None:
+    def _attempt(self, step: Callable[[], tuple[Assignment | None, Progress]]) -> None:
         """Take a step; where the store cannot take it, say so and stay where we are."""
         try:
             self._go_on(step())
         except Gr2Error as error:
             self.state["trouble"] = str(error)
 
-    def _go_on(self, step: tuple[Seat | None, Progress]) -> None:
-        self.state["seat"], self.state["progress"] = step
+    def _go_on(self, step: tuple[Assignment | None, Progress]) -> None:
+        self.state["assignment"], self.state["progress"] = step
         self.state["shown-since"] = None
         self.state["trouble"] = None
 
@@ -221,17 +221,17 @@ class Desk:
 def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
     """One trace of a queue, and the keys to judge it."""
     desk = Desk(store, queue, annotator)
-    desk.sit_down()
-    seat, progress = desk.seat, desk.progress
+    desk.claim_first()
+    assignment, progress = desk.assignment, desk.progress
     head = st.container(horizontal=True, vertical_alignment="center")
     if trouble := desk.state.get("trouble"):
         st.error("Nothing was stored by the last key; the trace is still here, try again.")
         st.code(str(trouble), language=None, wrap_lines=True)
-    draw_keys(desk, seat)
-    if seat is None:
+    draw_keys(desk, assignment)
+    if assignment is None:
         draw_end(progress)
     else:
-        view = load_trace(store, seat.trace_id, seat.made_at, judged=not queue.settings.blind)
+        view = load_trace(store, assignment.trace_id, assignment.made_at, judged=not queue.settings.blind)
         if not queue.settings.blind:
             draw_heading(view)
         draw_trace(store, view)
@@ -248,7 +248,7 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
             st.rerun()
 
 
-def draw_keys(desk: Desk, seat: Seat | None) -> None:
+def draw_keys(desk: Desk, assignment: Assignment | None) -> None:
     """Verdicts, tags and the note; each is a button with its key."""
     with st.container(horizontal=True):
         for label, key in KEYS.items():
@@ -257,9 +257,9 @@ def draw_keys(desk: Desk, seat: Seat | None) -> None:
                 key=f"label-{label.value}",
                 shortcut=key,
                 icon=ICONS[label],
-                disabled=seat is None,
+                disabled=assignment is None,
                 on_click=desk.label,
-                args=(seat, label),
+                args=(assignment, label),
             )
         st.button(
             "Undo",
@@ -269,30 +269,30 @@ def draw_keys(desk: Desk, seat: Seat | None) -> None:
             on_click=desk.undo,
             disabled=desk.progress.mine == 0,
         )
-        if seat is not None:
+        if assignment is not None:
             for place, tag in enumerate(desk.queue.settings.tags, 1):
                 st.button(
                     f"{'☑' if tag in desk.tags else '☐'} {escape_markdown(tag)}",
                     key=f"tag-{place}",
                     shortcut=str(place),
                     on_click=desk.toggle,
-                    args=(seat, tag),
+                    args=(assignment, tag),
                 )
-    if seat is not None:
-        draw_note(desk, seat)
+    if assignment is not None:
+        draw_note(desk, assignment)
 
 
-def draw_note(desk: Desk, seat: Seat) -> None:
+def draw_note(desk: Desk, assignment: Assignment) -> None:
     """N opens the note and puts the cursor there; Enter, Escape or any other step gives the keys back."""
-    key = desk.note_key(seat)
+    key = desk.note_key(assignment)
 
     def begin() -> None:
-        desk.state["noting"] = seat
+        desk.state["noting"] = assignment
         desk.state["typing"] = True
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Note", key="note-open", shortcut="N", icon=":material/edit:", on_click=begin)
-        if desk.state.get("noting") == seat or st.session_state.get(key):
+        if desk.state.get("noting") == assignment or st.session_state.get(key):
             st.text_input(
                 "Note",
                 key=key,

@@ -91,8 +91,8 @@ def draw_figures(overview: Overview) -> None:
     columns[2].metric(
         "accepted",
         _percent(share_accepted(overview.attempts)),
-        help="Share of all attempts that policy paper accepts. On the page SQL, `from policies` says which rules a "
-        "policy asks for.",
+        help="Share of all attempts that ruleset paper accepts. On the page SQL, `from rulesets` says which rules a "
+        "ruleset asks for.",
     )
     columns[3].metric(
         "copied",
@@ -159,7 +159,7 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
     clicked = draw_clickable(funnel, {"layer": layers, "height": HEIGHT}, "overview-funnel")
     if clicked is None:
         st.caption(
-            "An attempt is a trace. Each rule keeps what passes it, in the order of policy strict. Click a stage for "
+            "An attempt is a trace. Each rule keeps what passes it, in the order of ruleset strict. Click a stage for "
             "its traces."
         )
         return
@@ -178,7 +178,7 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
     places = pl.DataFrame({"place": list(PLACE_COLOURS), "order": range(len(PLACE_COLOURS))})
     # Stacked here: Vega-Lite does not stack bars that have two ends. What is accepted lies at the bottom.
     losses = (
-        overview.losses.with_columns(place=pl.col("lost_at").fill_null(ACCEPTED))
+        overview.losses.with_columns(place=pl.col("first_failed_rule").fill_null(ACCEPTED))
         .join(places, on="place")
         .sort("start", "order", descending=[False, True])
         .with_columns(top=pl.col("traces").cum_sum().over("start"))
@@ -211,7 +211,7 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
     }
     st.markdown("**Where traces are lost, over time**")
     draw_chart(losses, {"mark": "rect", "encoding": encoding, "height": HEIGHT}, key="overview-losses")
-    st.caption("By the first rule of policy strict that a trace does not pass; answered: its request failed.")
+    st.caption("By the first rule of ruleset strict that a trace does not pass; answered: its request failed.")
 
 
 def _time_format(losses: pl.DataFrame) -> str:
@@ -224,10 +224,10 @@ def _time_format(losses: pl.DataFrame) -> str:
 
 
 def draw_acceptance(overview: Overview, _: TraceFilter) -> None:
-    """How often policy paper accepts."""
+    """How often ruleset paper accepts."""
     _draw_shares(measure_acceptance(overview.attempts), "Accepted", "overview-acceptance")
     st.caption(
-        "Share of attempts that policy paper accepts, with its 95% interval (Wilson), as if attempts at one prompt "
+        "Share of attempts that ruleset paper accepts, with its 95% interval (Wilson), as if attempts at one prompt "
         "were independent."
     )
 
@@ -247,7 +247,7 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
     encoding = {
         "x": nominal(
             "rate",
-            title="pass rate, policy paper",
+            title="pass rate, ruleset paper",
             sort=list(RATES),
             axis={"labelAngle": 0, "labelOverlap": False},
         ),
@@ -273,7 +273,9 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
     moves = overview.moves
     most: int = moves.select(pl.col("traces").max()).item()
     shared = {
-        "x": ordinal("new_rank", title="rank after", scale={"domain": _ranks(moves["new_rank"])}, axis=RANK_AXIS),
+        "x": ordinal(
+            "predicted_rank", title="rank after", scale={"domain": _ranks(moves["predicted_rank"])}, axis=RANK_AXIS
+        ),
         "y": ordinal(
             "target_rank", title="rank before", scale={"domain": _ranks(moves["target_rank"])}, axis=RANK_AXIS
         ),
@@ -289,11 +291,11 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
                 "opacity": either(1, 0.35, param="move"),
                 "tooltip": [
                     ordinal("target_rank", title="rank before (0: absent)"),
-                    ordinal("new_rank", title="rank after (0: left out)"),
+                    ordinal("predicted_rank", title="rank after (0: left out)"),
                     quantitative("traces", format=","),
                 ],
             },
-            "params": [{"name": "move", "select": {"type": "point", "fields": ["target_rank", "new_rank"]}}],
+            "params": [{"name": "move", "select": {"type": "point", "fields": ["target_rank", "predicted_rank"]}}],
         },
         {
             "mark": {"type": "text", "fontSize": 11, "cursor": "pointer"},
@@ -310,9 +312,9 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
             "left out, or there is no order. Click a cell for its traces."
         )
         return
-    before, after = int(clicked["target_rank"]), int(clicked["new_rank"])
-    traces = int(moves.filter(target_rank=before, new_rank=after)["traces"].sum())
-    _link(narrow(chosen, target_rank=before, new_rank=after), traces, f"from {before or '–'} to {after or '–'}")
+    before, after = int(clicked["target_rank"]), int(clicked["predicted_rank"])
+    traces = int(moves.filter(target_rank=before, predicted_rank=after)["traces"].sum())
+    _link(narrow(chosen, target_rank=before, predicted_rank=after), traces, f"from {before or '–'} to {after or '–'}")
 
 
 def _ranks(ranks: pl.Series) -> list[int]:
@@ -335,7 +337,7 @@ def draw_usage(overview: Overview) -> None:
         pl.col("teacher").fill_null("all"), pl.col("model").fill_null("")
     )
     st.dataframe(usage, hide_index=True, column_config=config, key="overview-usage")
-    st.caption("Over attempts whose teacher counts them; None where none does. Accepted: by policy paper.")
+    st.caption("Over attempts whose teacher counts them; None where none does. Accepted: by ruleset paper.")
 
 
 def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.browser.pages import draw_error, escape_markdown
 from curate.snapshots import KINDS, Counts, SnapshotSettings
-from curate.snapshots.kind import DEFAULT_POLICY
+from curate.snapshots.kind import DEFAULT_RULESET
 from curate.snapshots.publishing import Preview, load_options, load_snapshots, preview, publish
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, Store
@@ -22,11 +22,11 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
     """What to publish, what it would be, and the button that does it."""
     options = load_options(store)
     if not options.datasets:
-        st.info("No data set yet. gr2 ingest and gr2 simulate make one.")
+        st.info("No dataset yet. gr2 ingest and gr2 simulate make one.")
         return
     fields = st.columns([3, 2, 2, 2, 3])
     datasets = [chosen.dataset] if chosen.dataset else options.datasets
-    dataset: str = fields[1].selectbox("Data set", datasets, key=f"snapshot-dataset-{chosen.dataset}")
+    dataset: str = fields[1].selectbox("Dataset", datasets, key=f"snapshot-dataset-{chosen.dataset}")
     name = fields[0].text_input("Name", placeholder=dataset, key="snapshot-name", max_chars=100) or dataset
     kind: str = fields[2].selectbox(
         "Kind",
@@ -34,21 +34,21 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
         help="\n\n".join(f"{kind.name}: {kind.about}" for kind in KINDS.values()),
         key="snapshot-kind",
     )
-    passes = chosen.passes if chosen.passes in options.policies else DEFAULT_POLICY
-    policy: str = fields[3].selectbox(
-        "Policy",
-        options.policies,
-        index=options.policies.index(passes),
+    passes = chosen.passes if chosen.passes in options.rulesets else DEFAULT_RULESET
+    ruleset: str = fields[3].selectbox(
+        "Ruleset",
+        options.rulesets,
+        index=options.rulesets.index(passes),
         disabled=kind != "sft",
         help="Traces that it does not accept are left out, besides what the filter leaves out.",
-        key=f"snapshot-policy-{passes}",
+        key=f"snapshot-ruleset-{passes}",
     )
     splits = fields[4].multiselect("Splits", ["train", "valid"], default=["train", "valid"], key="snapshot-splits")
     draw_chosen(chosen)
     try:
         # A kind that is not made of traces keeps the default, so that its version does not depend on what is unused.
-        used = policy if kind == "sft" else DEFAULT_POLICY
-        settings = SnapshotSettings(dataset, policy=used, kind=kind, splits=tuple(splits), traces=chosen)
+        used = ruleset if kind == "sft" else DEFAULT_RULESET
+        settings = SnapshotSettings(dataset, ruleset=used, kind=kind, splits=tuple(splits), traces=chosen)
         seen = find_preview(store, settings)
         if seen is not None:
             draw_preview(seen)

@@ -54,8 +54,8 @@ def draw_summary(summary: SidSummary) -> None:
     figures[1].metric("unique", f"{summary.uniqueness:.2%}")
     figures[2].metric("fit for training", "yes" if summary.fit_for_training else "no")
     figures[3].metric("codes", f"{summary.settings['levels']} x {summary.settings['codebook_size']}")
-    left_over = [row.value for row in summary.measures if row.measure == "unexplained"]
-    figures[4].metric("variance unexplained", f"{left_over[-1]:.1%}" if left_over else "?")
+    left_over = [row.value for row in summary.measures if row.measure == "reconstruction_error"]
+    figures[4].metric("reconstruction error", f"{left_over[-1]:.1%}" if left_over else "?")
     table = pl.DataFrame(
         [row for row in summary.measures if row.level is not None],
         schema={"measure": pl.String, "level": pl.Int32, "value": pl.Float64},
@@ -73,8 +73,8 @@ def draw_summary(summary: SidSummary) -> None:
                 "perplexity": st.column_config.NumberColumn("perplexity", format="%.1f"),
                 "category_purity": st.column_config.NumberColumn("category purity", format="percent"),
                 "category_purity_chance": st.column_config.NumberColumn("by chance", format="percent"),
-                "neighbours_kept": st.column_config.NumberColumn("neighbours kept", format="percent"),
-                "unexplained": st.column_config.NumberColumn("unexplained", format="percent"),
+                "neighbour_recall": st.column_config.NumberColumn("neighbour recall", format="percent"),
+                "reconstruction_error": st.column_config.NumberColumn("reconstruction_error", format="percent"),
             },
         )
     with st.expander("Settings"):

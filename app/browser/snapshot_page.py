@@ -121,8 +121,8 @@ def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """A manifest's section as lines: what (names within names joined by dots) and its value; what is not said is left
     out.
 
-    >>> list(list_facts({"policy": "paper", "teacher": None, "labels": {"events": 2}}))
-    [('policy', 'paper'), ('labels.events', '2')]
+    >>> list(list_facts({"ruleset": "paper", "teacher": None, "labels": {"events": 2}}))
+    [('ruleset', 'paper'), ('labels.events', '2')]
     """
     if isinstance(value, Mapping):
         for key in value:
@@ -137,7 +137,7 @@ def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def draw_lineage(store: Store, snapshot: Snapshot) -> None:
-    """From the data set to the trainings."""
+    """From the dataset to the trainings."""
     st.dataframe(
         lineage_table(snapshot, load_lineage(store, snapshot)),
         hide_index=True,
@@ -152,7 +152,7 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
     name, facts = manifest["name"], manifest["lineage"]
     dataset = facts["dataset"]
     lines = [
-        ("data set", dataset, f"fingerprint {facts['dataset_fingerprint']}", to_traces(TraceFilter(dataset).to_query()))
+        ("dataset", dataset, f"fingerprint {facts['dataset_fingerprint']}", to_traces(TraceFilter(dataset).to_query()))
     ]
     lines += [
         (

@@ -43,7 +43,7 @@ def draw_heading(view: TraceView) -> None:
     trace = view.trace
     fields = {
         "made": f"{trace['created_at']:%Y-%m-%d %H:%M:%S}",
-        "data set": f"{trace['dataset']} {trace['split']}",
+        "dataset": f"{trace['dataset']} {trace['split']}",
         "template": trace["template"],
         "strategy": trace["strategy"],
         "teacher": f"{trace['teacher']}/{trace['model']}",

@@ -61,16 +61,16 @@ def draw_rows(rows: pl.DataFrame) -> None:
     shown = rows.select(
         pl.col("created_at").alias("made"),
         pl.when("accepted").then(pl.lit("✓")).otherwise(pl.lit("")).alias("paper"),
-        pl.coalesce("lost_at", pl.when(pl.col("error").is_not_null()).then(pl.lit("answered")), pl.lit("")).alias(
-            "lost at"
-        ),
+        pl.coalesce(
+            "first_failed_rule", pl.when(pl.col("error").is_not_null()).then(pl.lit("answered")), pl.lit("")
+        ).alias("lost at"),
         pl.col("target_rank").alias("before"),
-        pl.col("new_rank").alias("after"),
+        pl.col("predicted_rank").alias("after"),
         pl.when("copied").then(pl.lit("copied")).otherwise(pl.lit("")).alias("order"),
         "template",
         pl.concat_str(pl.col("teacher"), pl.col("model"), separator="/").alias("teacher"),
         pl.col("temperature"),
-        pl.concat_str(pl.col("dataset"), pl.col("split"), separator=" ").alias("data set"),
+        pl.concat_str(pl.col("dataset"), pl.col("split"), separator=" ").alias("dataset"),
         pl.col("sample_index").alias("sample"),
         pl.coalesce("reasoning", "error", pl.lit("")).map_elements(with_codes, pl.String).alias("reasoning"),
     )
@@ -91,8 +91,8 @@ def draw_rows(rows: pl.DataFrame) -> None:
         height=320,
         column_config={
             "made": st.column_config.DatetimeColumn(format="MM-DD HH:mm:ss", width=110),
-            "paper": st.column_config.TextColumn(width=50, help="accepted under policy paper"),
-            "lost at": st.column_config.TextColumn(help="the first rule of policy strict that it fails"),
+            "paper": st.column_config.TextColumn(width=50, help="accepted under ruleset paper"),
+            "lost at": st.column_config.TextColumn(help="the first rule of ruleset strict that it fails"),
             "before": st.column_config.NumberColumn(width=55, help="the target's rank among the candidates"),
             "after": st.column_config.NumberColumn(width=55, help="the target's rank in the answer"),
             "temperature": st.column_config.NumberColumn(format="%g", width=95),

@@ -25,7 +25,7 @@ SHOWN = {
     "conditional_recall_at_5": "R@5",
     "conditional_ndcg_at_5": "N@5",
     "conditional_mrr": "MRR",
-    "position_bias_same_first": "same first when shuffled",
+    "top1_consistency": "top-1 consistency",
 }
 SLICE_METRICS = {"conditional_ndcg_at_5": "N@5", "first_pick_share": "share of first picks"}
 
@@ -78,9 +78,9 @@ def draw_evaluations(store: Store) -> None:
     with store.reading() as session:
         datasets = [name for (name,) in session.rows("evaluated_datasets")]
     if not datasets:
-        st.info("No evaluation yet. gr2 eval compares rankers on the candidate lists of a data set.")
+        st.info("No evaluation yet. gr2 eval compares rankers on the candidate lists of a dataset.")
         return
-    dataset = st.selectbox("data set", datasets, key="evaluated")
+    dataset = st.selectbox("dataset", datasets, key="evaluated")
     runs = load_evaluations(store, dataset).runs
     started = dict(runs.select("run_id", "started_at").rows())
     run_id = st.selectbox("evaluation", started, format_func=lambda run: f"{started[run]:%Y-%m-%d %H:%M}, {run}")

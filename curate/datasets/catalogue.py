@@ -1,12 +1,12 @@
-"""Finding a data set of a store by its name."""
+"""Finding a dataset of a store by its name."""
 
 from typing import Any
 
 from store import InputError, Session
 
 
-def find_data_set(session: Session, name: str) -> dict[str, Any]:
-    """The row of a data set: dataset, source, settings (JSON text), fingerprint.
+def find_dataset(session: Session, name: str) -> dict[str, Any]:
+    """The row of a dataset: dataset, source, settings (JSON text), fingerprint.
 
     Raises InputError where there is none of that name; it names those that there are.
     """
@@ -14,6 +14,6 @@ def find_data_set(session: Session, name: str) -> dict[str, Any]:
     if found.height == 0:
         names = ", ".join(known for (known,) in session.rows("dataset_names"))
         raise InputError(
-            f"no data set is called {name!r}; there are: {names or 'none yet (gr2 ingest and gr2 simulate make one)'}"
+            f"no dataset is called {name!r}; there are: {names or 'none yet (gr2 ingest and gr2 simulate make one)'}"
         )
     return found.row(0, named=True)

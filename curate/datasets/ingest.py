@@ -18,7 +18,7 @@ from store.values import utc_now
 
 @dataclass(frozen=True, slots=True)
 class IngestSettings:
-    """How files become a data set.
+    """How files become a dataset.
 
     k_core: keep users and items with at least so many interactions, until nothing changes; 0 keeps all.
     split: "last" leaves each user's last interaction out for test and the one before for valid; "time" cuts all
@@ -48,7 +48,7 @@ class IngestSettings:
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """What an ingest read, dropped and stored. `already_there`: the same data set stood in the store before."""
+    """What an ingest read, dropped and stored. `already_there`: the same dataset stood in the store before."""
 
     dataset: str
     items: int
@@ -71,7 +71,7 @@ def ingest(
 ) -> IngestSummary:
     """Read two files into the store as `dataset`.
 
-    The same files again change nothing. Raises InputError with file and line on bad input, and where another data set
+    The same files again change nothing. Raises InputError with file and line on bad input, and where another dataset
     has the name.
     """
     settings = settings or IngestSettings()
@@ -130,7 +130,7 @@ def put_dataset(
     """Split and store rows that are in memory: items(item_id, title, categories, brand, description) and
     interactions(user_id, item_id, timestamp).
 
-    `source` and `source_settings` say in the store where they come from. Raises InputError where another data set has
+    `source` and `source_settings` say in the store where they come from. Raises InputError where another dataset has
     the name.
     """
     _check_name(dataset)
@@ -188,7 +188,7 @@ def _finish(
         known = session.frame("dataset", dataset=dataset)
         if known.height and known["fingerprint"][0] != fingerprint:
             raise InputError(
-                f"a data set {dataset!r} with other contents is in {store.folder}; choose another name: "
+                f"a dataset {dataset!r} with other contents is in {store.folder}; choose another name: "
                 "traces and snapshots refer to what is there"
             )
         if not known.height:
@@ -232,4 +232,4 @@ def _keep_core(scratch: Session, k_core: int) -> int:
 
 def _check_name(dataset: str) -> None:
     if not dataset or not all(part.isalnum() for part in dataset.replace("_", "-").split("-")):
-        raise InputError(f"{dataset!r} cannot name a data set: use letters, digits, '-' and '_'")
+        raise InputError(f"{dataset!r} cannot name a dataset: use letters, digits, '-' and '_'")

@@ -1,4 +1,4 @@
-"""Simulated data sets in the store."""
+"""Simulated datasets in the store."""
 
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ SOURCE = "simulated"
 def simulate(store: Store, dataset: str, *, users: int = 2000, items: int = 600, seed: int = 0) -> IngestSummary:
     """Simulate users and store what they bought, split by leave-last-out.
 
-    The same settings again change nothing. Raises InputError where another data set has the name.
+    The same settings again change nothing. Raises InputError where another dataset has the name.
     """
     settings = SimulatorSettings(users=users, items=items, seed=seed)
     simulator = Simulator(settings)

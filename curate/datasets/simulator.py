@@ -4,7 +4,7 @@ Each user has a hidden routine (shampoo, conditioner, hair mask, styling gel) an
 item is drawn, among those not bought yet, from a mixture: the routine's next step after the last item, any step of the
 routine, or anything by popularity; within a step the favourite brand is preferred. The hidden state is one of finitely
 many, so the probability of every next item given what was bought is exact, and with it the best order of any
-candidates: the ceiling for every re-ranker. Ours: the papers simulate nothing.
+candidates: the oracle for every re-ranker. Ours: the papers simulate nothing.
 """
 
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ class Simulator:
         probabilities_N[list(numbers)] = 0.0
         return probabilities_N
 
-    def optimal_rankings(
+    def oracle_rankings(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
     ) -> tuple[list[list[str]], list[list[float]]]:
         """For each history, its candidates from the most to the least probable, and these probabilities."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.datasets.provenance import code_commit
 from curate.datasets.sources import choose_sources
 from curate.evaluation.metrics import BOOTSTRAP_SAMPLES, Metric, mean_value
@@ -53,7 +53,7 @@ def evaluate(
     """
     started = utc_now()
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
         sid_version, pre_ranker = choose_sources(session, dataset, settings.sid_version, settings.pre_ranker)
     settings = replace(settings, sid_version=sid_version, pre_ranker=pre_ranker)
     everyone: list[Ranker] = [PreRanker(pre_ranker), *rankers]
@@ -136,7 +136,7 @@ def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iter
         yield ranker, mean_value("copy_share", np.array(copied), seed=seed)
         if bias is not None:
             yield ranker, mean_value("position_bias_tau", bias.tau_B, seed=seed)
-            yield ranker, mean_value("position_bias_same_first", bias.same_first_B, seed=seed)
+            yield ranker, mean_value("top1_consistency", bias.top1_consistent_B, seed=seed)
 
 
 def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:

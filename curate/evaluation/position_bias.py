@@ -19,12 +19,12 @@ class PositionBias(NamedTuple):
     """What shuffling did to each of B lists.
 
     tau_B: Kendall's tau between the orders of two shuffles, over all pairs of them: 1 where the order never moves,
-    about 0 where it follows the shuffle. same_first_B: whether all shuffles got the same first item. first_picks_B_P:
-    share of shuffles whose first item was shown at position P.
+    about 0 where it follows the shuffle. top1_consistent_B: whether all shuffles got the same first item.
+    first_picks_B_P: share of shuffles whose first item was shown at position P.
     """
 
     tau_B: NDArray[np.float64]
-    same_first_B: NDArray[np.bool_]
+    top1_consistent_B: NDArray[np.bool_]
     first_picks_B_P: NDArray[np.float64]
 
 
@@ -42,18 +42,18 @@ def measure_position_bias(
     shuffled: Sequence[RerankTask], orders: Sequence[Sequence[str]], shuffles: int
 ) -> PositionBias:
     """How the orders of shuffled tasks moved. Both are as `shuffle_candidates` gives them, two shuffles at least."""
-    taus, same_firsts = [], []
+    taus, consistent = [], []
     lists = len(shuffled) // shuffles
     first_picks_B_P = np.zeros((lists, max((len(task.candidates) for task in shuffled), default=0)))
     for index in range(lists):
         block = slice(index * shuffles, (index + 1) * shuffles)
         places = [{item_id: place for place, item_id in enumerate(order)} for order in orders[block]]
         taus.append(mean_kendall_tau(np.array([[place[item] for item in places[0]] for place in places])))
-        same_firsts.append(len({order[0] for order in orders[block]}) == 1)
+        consistent.append(len({order[0] for order in orders[block]}) == 1)
         for task, order in zip(shuffled[block], orders[block], strict=True):
             shown = next(k for k, candidate in enumerate(task.candidates) if candidate.item.item_id == order[0])
             first_picks_B_P[index, shown] += 1 / shuffles
-    return PositionBias(np.array(taus), np.array(same_firsts), first_picks_B_P)
+    return PositionBias(np.array(taus), np.array(consistent), first_picks_B_P)
 
 
 def mean_kendall_tau(ranks_N_K: NDArray[np.int64]) -> float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.evaluation.metrics import Metric
 from curate.evaluation.ranker_comparison import CONDITIONAL
 from store import Store
@@ -28,10 +28,10 @@ class Evaluations(NamedTuple):
 
 
 def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
-    """One evaluation of a data set's rankers, or all, the newest first. Raises InputError on an unknown data set."""
+    """One evaluation of a dataset's rankers, or all, the newest first. Raises InputError on an unknown dataset."""
     wanted: dict[str, Any] = {"dataset": dataset, "run_id": run_id}
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
         return Evaluations(
             session.frame("evaluation_runs", **wanted),
             session.frame("evaluation_metrics", **wanted),

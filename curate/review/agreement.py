@@ -28,7 +28,7 @@ from store import Store
 from store.labels import Label
 
 CATEGORIES = (Label.GOOD.value, Label.BAD.value, Label.UNSURE.value)
-POLICY = "paper"
+RULESET = "paper"
 RESAMPLES = 1_000
 ALPHA, FLEISS, COHEN = "Krippendorff's alpha", "Fleiss' kappa", "Cohen's kappa"
 NOBODY = "undefined: no trace that two people labelled"
@@ -36,7 +36,7 @@ ONE_CATEGORY = "undefined: all say the same everywhere, so agreement cannot be t
 ONE_SIDED = "one side always says the same, so kappa is 0 whatever the other says"
 NOT_JUDGED = "undefined: no label good or bad on a trace that it judged"
 # Where a trace says whether it passes or fails.
-JUDGES = {"rule": ("passed_rules", "failed_rules"), "policy": ("accepted_by", "refused_by")}
+JUDGES = {"rule": ("passed_rules", "failed_rules"), "ruleset": ("accepted_by", "refused_by")}
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -68,7 +68,7 @@ def load_judgements(
 
     chosen: of which traces. queue_id: only labels given in this queue. unsure: whether that is a judgement. Columns:
     trace_id, annotator, label, seconds, created_at, and lists passed_rules, failed_rules, accepted_by and refused_by
-    (policies). Raises InputError on an unknown policy and on a pattern that is no regular expression.
+    (rulesets). Raises InputError on an unknown ruleset and on a pattern that is no regular expression.
     """
     chosen = chosen or TraceFilter()
     with store.reading() as session:
@@ -121,18 +121,18 @@ def confuse_annotators(labels: pl.DataFrame, first: str, second: str) -> pl.Data
 
 
 def measure_rules(labels: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
-    """How each rule and each policy goes with people's good and bad; every person's label counts once.
+    """How each rule and each ruleset goes with people's good and bad; every person's label counts once.
 
-    A rule is measured on the labels of traces that it judged. Columns: kind (rule or policy), name, labels, traces, the
-    four counts good_passed, good_failed, bad_passed, bad_failed; agreement (share of labels), kappa with low and high
-    (Cohen's), precision and recall of failing as a sign of what people call bad; note (why there is no kappa). None
-    where a figure is undefined.
+    A rule is measured on the labels of traces that it judged. Columns: kind (rule or ruleset), name, labels, traces,
+    the four counts good_passed, good_failed, bad_passed, bad_failed; agreement (share of labels), kappa with low and
+    high (Cohen's), precision and recall of failing as a sign of what people call bad; note (why there is no kappa).
+    None where a figure is undefined.
     """
     said = labels.filter(pl.col("label").is_in([Label.GOOD.value, Label.BAD.value]))
-    policies = pl.concat([labels["accepted_by"], labels["refused_by"]]).explode().drop_nulls().unique().sort()
+    rulesets = pl.concat([labels["accepted_by"], labels["refused_by"]]).explode().drop_nulls().unique().sort()
     rows = [
         *(_measure_rule(said, "rule", name, seed) for name in RULE_NAMES),
-        *(_measure_rule(said, "policy", name, seed) for name in policies),
+        *(_measure_rule(said, "ruleset", name, seed) for name in rulesets),
     ]
     return pl.DataFrame(rows, schema=RULE_COLUMNS)
 
@@ -160,8 +160,8 @@ def find_disagreements(labels: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def find_policy_disagreements(labels: pl.DataFrame) -> pl.DataFrame:
-    """Traces of which most people say other than policy paper, those first of which most more say so.
+def find_ruleset_disagreements(labels: pl.DataFrame) -> pl.DataFrame:
+    """Traces of which most people say other than ruleset paper, those first of which most more say so.
 
     Columns: trace_id, people (good or bad), accepted, failed_rules, and who says good, bad and unsure.
     """
@@ -332,9 +332,9 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _gather_votes(labels: pl.DataFrame) -> pl.DataFrame:
-    """One row a trace: who says good, bad and unsure, whether policy paper accepts it, and the rules that it fails."""
+    """One row a trace: who says good, bad and unsure, whether ruleset paper accepts it, and the rules that it fails."""
     return labels.group_by("trace_id").agg(
         *(pl.col("annotator").filter(pl.col("label") == name).sort().alias(name) for name in CATEGORIES),
-        pl.col("accepted_by").first().list.contains(POLICY).alias("accepted"),
+        pl.col("accepted_by").first().list.contains(RULESET).alias("accepted"),
         pl.col("failed_rules").first(),
     )

@@ -1,6 +1,6 @@
 """All attempts on one candidate list beside each other: what came of each, their orders, and the two that say most.
 
-Accepted means: by policy paper.
+Accepted means: by ruleset paper.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.review.arm_comparison import Arm
+from curate.review.configurations import Configuration
 from curate.review.trace_pages import TraceView, load_trace_view
 from curate.review.trace_text import name_of, short_sid
 from curate.traces.tasks import ListedTask, load_tasks
@@ -25,20 +25,20 @@ MOST_ATTEMPTS = 60
 class Attempt:
     """One trace of a list. name: A1, A2, ... of those that are accepted, R1, R2, ... of the others.
 
-    failures: the rules that it failed, the first of policy strict first; or "not answered" or "not judged". ranking:
+    failures: the rules that it failed, the first of ruleset strict first; or "not answered" or "not judged". ranking:
     item ids, None where it cannot be read. labels: what people say of it now.
     """
 
     name: str
     trace_id: str
     group_id: int
-    arm: Arm
+    configuration: Configuration
     sample_index: int
     accepted: bool
     failures: tuple[str, ...]
     ranking: tuple[str, ...] | None
     target_rank: int | None
-    new_rank: int | None
+    predicted_rank: int | None
     completion_tokens: int | None
     labels: tuple[str, ...]
 
@@ -79,7 +79,7 @@ def load_attempts(store: Store, id_: str) -> ListAttempts:
 
 
 def _name_attempts(rows: pl.DataFrame, labels: dict[str, list[str]]) -> tuple[Attempt, ...]:
-    ordered = rows.sort(pl.col("accepted").not_(), *Arm._fields, "sample_index", "trace_id")
+    ordered = rows.sort(pl.col("accepted").not_(), *Configuration._fields, "sample_index", "trace_id")
     attempts = []
     for accepted, group in groupby(ordered.iter_rows(named=True), lambda row: row["accepted"]):
         for number, row in enumerate(group, 1):
@@ -88,13 +88,13 @@ def _name_attempts(rows: pl.DataFrame, labels: dict[str, list[str]]) -> tuple[At
                     name=f"{'A' if accepted else 'R'}{number}",
                     trace_id=row["trace_id"],
                     group_id=row["group_id"],
-                    arm=Arm(*(row[field] for field in Arm._fields)),
+                    configuration=Configuration(*(row[field] for field in Configuration._fields)),
                     sample_index=row["sample_index"],
                     accepted=accepted,
                     failures=_failures(row),
                     ranking=None if row["ranking"] is None else tuple(row["ranking"]),
                     target_rank=row["target_rank"],
-                    new_rank=row["new_rank"],
+                    predicted_rank=row["predicted_rank"],
                     completion_tokens=row["completion_tokens"],
                     labels=tuple(labels.get(row["trace_id"], ())),
                 )
@@ -107,7 +107,7 @@ def _failures(row: dict[str, Any]) -> tuple[str, ...]:
         return ("not answered",)
     if row["failed_rules"] is None:
         return ("not judged",)
-    return tuple(sorted(row["failed_rules"], key=lambda rule: (rule != row["lost_at"], rule)))
+    return tuple(sorted(row["failed_rules"], key=lambda rule: (rule != row["first_failed_rule"], rule)))
 
 
 def load_pair(store: Store, first: str, second: str) -> tuple[TraceView, TraceView]:
@@ -210,5 +210,5 @@ def pick_pair(attempts: Sequence[Attempt], wanted: str | None = None) -> tuple[A
 
 
 def _quality(attempt: Attempt) -> tuple[float, ...]:
-    rank = attempt.new_rank or float("inf")
+    rank = attempt.predicted_rank or float("inf")
     return (attempt.accepted, bool(attempt.ranking), -rank, -len(attempt.failures), -attempt.sample_index)

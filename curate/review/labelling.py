@@ -2,8 +2,8 @@
 
 A queue is chosen by a filter and an order when it is made, so that traces which arrive later do not move it. All that
 labelling needs to go on, after a reload or on another machine, stands in labels.duckdb: the queue, the events, and
-seats, which keep two people at work from being shown the same trace. A label and the next seat are one transaction: the
-next trace appears when the label is stored, or not at all.
+assignments, which keep two people at work from being shown the same trace. A label and the next assignment are one
+transaction: the next trace appears when the label is stored, or not at all.
 """
 
 import uuid
@@ -21,8 +21,8 @@ from store import InputError, Session, Store
 from store.labels import Label, append_label
 from store.values import utc_now
 
-# A seat is free again after so long: its annotator went home.
-SEAT = timedelta(minutes=15)
+# A assignment is free again after so long: its annotator went home.
+ASSIGNMENT_TIMEOUT = timedelta(minutes=15)
 DEFAULT_TAGS = ("wrong facts", "generic", "ignores history", "contradicts its order", "well argued")
 MOST_TAGS = 9
 # As long as an address of electronic mail may be.
@@ -42,7 +42,7 @@ class Order(StrEnum):
 class QueueSettings:
     """name: what people call it. size: how many traces at most. seed: of the order, where that leaves a choice.
 
-    disputed: first those on which the policies paper and strict, and everybody who labelled, disagree most. overlap:
+    disputed: first those on which the rulesets paper and strict, and everybody who labelled, disagree most. overlap:
     how many people judge each trace. blind: hides teacher, verdicts and others' labels. tags: what the keys 1 to 9 set.
     """
 
@@ -74,7 +74,7 @@ class Queue:
     traces: int
 
 
-class Seat(NamedTuple):
+class Assignment(NamedTuple):
     """What an annotator looks at: a trace, its place in the queue, the first being 1, and when it was made."""
 
     place: int
@@ -143,25 +143,25 @@ def list_queues(store: Store, annotator: str) -> pl.DataFrame:
         return session.frame("label_queue_list", annotator=annotator)
 
 
-def take_seat(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
+def claim_next(store: Store, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
     """What an annotator looks at next, None where nothing is left for them, and how far the queue is."""
     check_annotator(annotator)
     with store.labelling() as session:
-        return _take_seat(session, queue, annotator)
+        return _claim_next(session, queue, annotator)
 
 
-def label_seat(
+def label_assigned(
     store: Store,
     queue: Queue,
     annotator: str,
-    seat: Seat,
+    assignment: Assignment,
     label: Label,
     *,
     tags: Sequence[str] = (),
     note: str | None = None,
     seconds: float | None = None,
-) -> tuple[Seat | None, Progress]:
-    """Store a judgement of what the annotator looks at, and go on as `take_seat` does.
+) -> tuple[Assignment | None, Progress]:
+    """Store a judgement of what the annotator looks at, and go on as `claim_next` does.
 
     A trace that they do not look at any more, since another window of theirs labelled it, gets no second judgement.
     """
@@ -169,28 +169,28 @@ def label_seat(
     if label is Label.UNDO:
         raise ValueError("a trace is labelled good, bad, unsure or skip")
     with store.labelling() as session:
-        if session.rows("has_seat", queue_id=queue.queue_id, trace_id=seat.trace_id, annotator=annotator):
+        if session.rows("has_assignment", queue_id=queue.queue_id, trace_id=assignment.trace_id, annotator=annotator):
             append_label(
                 session,
-                seat.trace_id,
+                assignment.trace_id,
                 annotator,
                 label,
                 tags=tags,
                 note=note or None,
                 seconds=seconds,
                 queue_id=queue.queue_id,
-                shown={"place": seat.place, "blind": queue.settings.blind},
+                shown={"place": assignment.place, "blind": queue.settings.blind},
             )
-        return _take_seat(session, queue, annotator)
+        return _claim_next(session, queue, annotator)
 
 
-def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
+def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
     """Take back the annotator's newest standing label and return to its trace; None where there is none."""
     check_annotator(annotator)
     with store.labelling() as session:
         rows = session.rows("last_label", queue_id=queue.queue_id, annotator=annotator)
         if not rows:
-            return None, _look(session, queue, annotator)[1]
+            return None, _queue_state(session, queue, annotator)[1]
         trace_id, taken_back = rows[0]
         append_label(
             session,
@@ -201,8 +201,8 @@ def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Seat | None, 
             shown={"taken_back": taken_back},
         )
         (place,) = session.rows("place_in_queue", queue_id=queue.queue_id, trace_id=trace_id)
-        _sit(session, queue, annotator, trace_id)
-        return Seat(*place), _look(session, queue, annotator)[1]
+        _assign(session, queue, annotator, trace_id)
+        return Assignment(*place), _queue_state(session, queue, annotator)[1]
 
 
 def check_annotator(name: str) -> None:
@@ -211,31 +211,31 @@ def check_annotator(name: str) -> None:
         raise InputError(f"{name!r} cannot be an annotator's name: use 1 to {MOST_NAME} printable characters")
 
 
-def _take_seat(session: Session, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
-    seat, progress = _look(session, queue, annotator)
-    _sit(session, queue, annotator, None if seat is None else seat.trace_id)
-    return seat, progress
+def _claim_next(session: Session, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
+    assignment, progress = _queue_state(session, queue, annotator)
+    _assign(session, queue, annotator, None if assignment is None else assignment.trace_id)
+    return assignment, progress
 
 
-def _sit(session: Session, queue: Queue, annotator: str, trace_id: str | None) -> None:
-    """Move an annotator's seat to a trace; None: they have no seat any more."""
-    session.execute("leave_seat", queue_id=queue.queue_id, annotator=annotator)
+def _assign(session: Session, queue: Queue, annotator: str, trace_id: str | None) -> None:
+    """Move an annotator's assignment to a trace; None: they have no assignment any more."""
+    session.execute("release_assignment", queue_id=queue.queue_id, annotator=annotator)
     if trace_id is not None:
         session.execute(
-            "take_seat", queue_id=queue.queue_id, trace_id=trace_id, annotator=annotator, taken_at=utc_now()
+            "claim_next", queue_id=queue.queue_id, trace_id=trace_id, annotator=annotator, assigned_at=utc_now()
         )
 
 
-def _look(session: Session, queue: Queue, annotator: str) -> tuple[Seat | None, Progress]:
-    """The seat that an annotator may have next, and how far the queue is."""
-    ((*counts, seat),) = session.rows(
+def _queue_state(session: Session, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
+    """The assignment that an annotator may have next, and how far the queue is."""
+    ((*counts, assignment),) = session.rows(
         "look_at_queue",
         queue_id=queue.queue_id,
         annotator=annotator,
         overlap=queue.settings.overlap,
-        seats_since=utc_now() - SEAT,
+        assigned_since=utc_now() - ASSIGNMENT_TIMEOUT,
     )
-    return None if seat is None else Seat(*seat), Progress(*counts)
+    return None if assignment is None else Assignment(*assignment), Progress(*counts)
 
 
 def _write(settings: QueueSettings) -> dict[str, Any]:

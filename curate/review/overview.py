@@ -17,10 +17,10 @@ from curate.traces.rules import RULE_NAMES
 from store import Session, Store
 
 PROMPTS, ATTEMPTS, LABELLED = "prompts", "attempts", "labelled"
-POLICIES = ("paper", "strict")
-# Where a trace can be lost, in the order in which policy strict asks.
+RULESETS = ("paper", "strict")
+# Where a trace can be lost, in the order in which ruleset strict asks.
 LOSSES = (ANSWERED, *RULE_NAMES)
-STAGES = (PROMPTS, ATTEMPTS, *LOSSES, *POLICIES, LABELLED)
+STAGES = (PROMPTS, ATTEMPTS, *LOSSES, *RULESETS, LABELLED)
 
 USAGE = ("cost_usd", "prompt_tokens", "completion_tokens")
 MOST_BARS = 8
@@ -52,7 +52,7 @@ class Overview:
 
 
 def load_overview(store: Store, chosen: TraceFilter) -> Overview:
-    """Everything that the page shows. Raises InputError on an unknown policy and on a bad regular expression."""
+    """Everything that the page shows. Raises InputError on an unknown ruleset and on a bad regular expression."""
     with store.reading() as session:
         check_filter(session, chosen)
         return Overview(
@@ -68,9 +68,9 @@ def load_overview(store: Store, chosen: TraceFilter) -> Overview:
 def load_attempts(session: Session, chosen: TraceFilter) -> pl.DataFrame:
     """Traces, those together that agree in template, teacher, model, temperature, copied and what the rules say.
 
-    attempts: how many. lost_at: "answered" where the request failed, else the first rule of policy strict that is not
-    passed; None where all are. accepted: under policy paper. For each of USAGE its sum, and in `*_counted` over how
-    many attempts; None where it is known of none.
+    attempts: how many. first_failed_rule: "answered" where the request failed, else the first rule of ruleset strict
+    that is not passed; None where all are. accepted: under ruleset paper. For each of USAGE its sum, and in `*_counted`
+    over how many attempts; None where it is known of none.
     """
     return session.frame("overview_attempts", where=chosen.where, **chosen.parameters)
 
@@ -88,7 +88,10 @@ def count_labelled(session: Session, chosen: TraceFilter) -> int:
 
 
 def load_losses(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """Traces over time: start and end of a bucket (UTC), lost_at as in load_attempts, traces; no empty buckets."""
+    """Traces over time: start and end of a bucket (UTC), first_failed_rule as in load_attempts, traces.
+
+    Empty buckets are left out.
+    """
     ((first, last),) = session.rows("overview_span", where=chosen.where, **chosen.parameters)
     seconds = choose_bucket(first, last) if first else BUCKET_SECONDS[0]
     return session.frame("overview_losses", where=chosen.where, bucket_seconds=seconds, **chosen.parameters)
@@ -101,7 +104,7 @@ def choose_bucket(first: datetime, last: datetime) -> int:
 
 
 def load_pass_rates(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """Histogram of pass rates under policy paper: tenths from 0 to 11, groups.
+    """Histogram of pass rates under ruleset paper: tenths from 0 to 11, groups.
 
     tenths is 0 for a rate of zero, 1 for (0, 0.1], ..., 10 for (0.9, 1) and 11 for a rate of one. A group is all
     answered attempts of one teacher, model and temperature at one prompt; it counts where any of its traces fits.
@@ -115,7 +118,7 @@ def load_pass_rates(session: Session, chosen: TraceFilter) -> pl.DataFrame:
 
 
 def load_moves(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """How often the target went from target_rank to new_rank: 1 is first, 0 absent or left out; traces."""
+    """How often the target went from target_rank to predicted_rank: 1 is first, 0 absent or left out; traces."""
     return session.frame("overview_moves", where=chosen.where, **chosen.parameters)
 
 
@@ -126,7 +129,7 @@ def make_funnel(overview: Overview) -> pl.DataFrame:
     """
     attempts = overview.attempts
     total = _count(attempts)
-    at = dict(attempts.group_by("lost_at").agg(pl.col("attempts").sum()).rows())
+    at = dict(attempts.group_by("first_failed_rule").agg(pl.col("attempts").sum()).rows())
     rows: list[tuple[str, int, int | None]] = [(PROMPTS, overview.prompts, None), (ATTEMPTS, total, None)]
     left = total
     for stage in LOSSES:
@@ -145,8 +148,8 @@ def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
     None where `chosen` asks for something else already, see narrow.
     """
     if stage in LOSSES:
-        return narrow(chosen, lost_at=stage)
-    if stage in POLICIES:
+        return narrow(chosen, first_failed_rule=stage)
+    if stage in RULESETS:
         return narrow(chosen, passes=stage)
     return narrow(chosen, label="any") if stage == LABELLED else chosen
 
@@ -154,15 +157,15 @@ def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
 def narrow(chosen: TraceFilter, **fields: Any) -> TraceFilter | None:
     """Those of the traces that meet `fields` too; None where the filter asks for another value of one of them.
 
-    >>> narrow(TraceFilter(split="valid"), lost_at="cites")
-    TraceFilter(split='valid', lost_at='cites')
+    >>> narrow(TraceFilter(split="valid"), first_failed_rule="cites")
+    TraceFilter(split='valid', first_failed_rule='cites')
     """
     held = chosen.parameters
     return replace(chosen, **fields) if all(held.get(name, fields[name]) == fields[name] for name in fields) else None
 
 
 def measure_acceptance(attempts: pl.DataFrame) -> pl.DataFrame:
-    """Share of attempts that policy paper accepts, by template, by teacher and model, and by temperature.
+    """Share of attempts that ruleset paper accepts, by template, by teacher and model, and by temperature.
 
     A row for each of the MOST_BARS values with the most attempts: by, value, hits, n, share, low, high (95%, Wilson).
     """
@@ -178,7 +181,7 @@ def measure_copying(attempts: pl.DataFrame) -> pl.DataFrame:
 
 
 def share_accepted(attempts: pl.DataFrame) -> float | None:
-    """Share of all attempts that policy paper accepts; None where there is none."""
+    """Share of all attempts that ruleset paper accepts; None where there is none."""
     return _share(attempts, "accepted")
 
 

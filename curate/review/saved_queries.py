@@ -15,7 +15,7 @@ _EXAMPLES = {
     "Why traces fail": "example_why_traces_fail",
     "Target before and after": "example_target_before_and_after",
     "Cost per accepted trace": "example_cost_per_accepted_trace",
-    "Labels against policies": "example_labels_against_policy",
+    "Labels against rulesets": "example_labels_against_ruleset",
 }
 
 

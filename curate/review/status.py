@@ -17,15 +17,15 @@ class StatusTable:
 
 
 def load_status(store: Store) -> list[StatusTable]:
-    """Data sets, pre-rankers, the funnel from prompts to accepted traces, and snapshots."""
+    """Datasets, pre-rankers, the funnel from prompts to accepted traces, and snapshots."""
     parts = (
-        ("status_datasets", "data sets", "gr2 simulate or gr2 ingest makes one"),
+        ("status_datasets", "datasets", "gr2 simulate or gr2 ingest makes one"),
         (
             "status_rankers",
             "rankers (newest evaluation of most lists)",
             "gr2 candidates makes lists and evaluates the pre-ranker",
         ),
-        ("status_funnel", "funnel, accepted under policy paper", "gr2 trace asks a teacher"),
+        ("status_funnel", "funnel, accepted under ruleset paper", "gr2 trace asks a teacher"),
         ("status_reasons", "why traces fail", "gr2 trace judges what a teacher answers"),
         ("snapshot_list", "snapshots", "gr2 snapshot publish makes one"),
     )

@@ -59,7 +59,7 @@ def find_traces(
 ) -> TracePage:
     """One page of traces, newest first; after: the `next` of the page before.
 
-    Raises InputError on an unknown policy and on a pattern that is no regular expression.
+    Raises InputError on an unknown ruleset and on a pattern that is no regular expression.
     """
     with store.reading() as session:
         check_filter(session, chosen)

@@ -1,4 +1,4 @@
-"""Semantic IDs for a data set's items: text -> vectors -> codes -> IDs that nobody shares -> a version in the store."""
+"""Semantic IDs for a dataset's items: text -> vectors -> codes -> IDs that nobody shares -> a version in the store."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids
@@ -39,12 +39,12 @@ def assign_semantic_ids(
     copurchase_weight: length of the part of an item's vector that tells what it is bought with; the text's part has
     length 1. accept_shared: mark the version fit for training though fewer than 99% of its IDs are distinct.
 
-    Raises InputError where there is no such data set, or no way to give its items IDs.
+    Raises InputError where there is no such dataset, or no way to give its items IDs.
     """
     quantizer, embedder = quantizer or ResidualKMeans(), embedder or EmbedderSettings()
     started = time.perf_counter()
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
         items = load_items(session, dataset)
     opened = open_embedder(embedder, store.embeddings, [item.text for item in items])
     settings = {

@@ -46,9 +46,9 @@ class Explanation:
 def explain_item(store: Store, item_id: str, version: str | None = None) -> Explanation:
     """The path of an item from the catalogue to its ID.
 
-    version: as `find_version` takes it; None where one data set alone has the item, and its newest version is meant.
+    version: as `find_version` takes it; None where one dataset alone has the item, and its newest version is meant.
 
-    Raises InputError on an unknown item or version, and where several data sets have the item and none was named.
+    Raises InputError on an unknown item or version, and where several datasets have the item and none was named.
     """
     with store.reading() as session:
         datasets = [name for (name,) in session.rows("data_sets_of_item", item_id=item_id)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from curate.sids.embedding.embeddings import embed_texts
@@ -42,19 +42,19 @@ def extend_semantic_ids(
 ) -> SidSummary:
     """Take over the IDs that items have in another version, and give the items that are new in `dataset` IDs.
 
-    Nothing is trained, and nobody's ID is taken, not even that of an item that is gone. base: a version of another data
-    set, as `find_version` takes it. The measures also tell drift: new_items, gone_items, changed_texts; new_error over
-    base_error, the mean reconstruction error of new items over that of the base's; new_share_unknown, new items whose
-    text the embedder can say nothing of; new_perplexity of their first codes.
+    Nothing is trained, and nobody's ID is taken, not even that of an item that is gone. base: a version of another
+    dataset , as `find_version` takes it. The measures also tell drift: new_items, gone_items, changed_texts; new_error
+    over base_error, the mean reconstruction error of new items over that of the base's; new_share_unknown, new items
+    whose text the embedder can say nothing of; new_perplexity of their first codes.
 
-    Raises InputError where there is no such data set or version, or where all IDs are taken.
+    Raises InputError where there is no such dataset or version, or where all IDs are taken.
     """
     started = time.perf_counter()
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
         source = find_version(session, base)
         if source.dataset == dataset:
-            raise InputError(f"{base!r} is a version of {dataset!r} itself; every item of a data set has an ID in it")
+            raise InputError(f"{base!r} is a version of {dataset!r} itself; every item of a dataset has an ID in it")
         items = load_items(session, dataset)
         before = {item.item_id: item.text for item in load_items(session, source.dataset)}
         stored, codes_by_item = load_settings(session, source), load_codes(session, source)

@@ -38,14 +38,14 @@ def measure_ids(
 
     distinct_prefixes, largest_prefix and shared: how many prefixes there are, the most items under one, and the share
     of items that are not alone under theirs. codes_used and perplexity of one level's codes. category_purity and
-    category_purity_chance: see `prefix_purity`. neighbours_kept: see `neighbours_kept`. unexplained: the share of the
+    category_purity_chance: see `prefix_purity`. neighbour_recall: see `neighbour_recall`. unexplained: the share of the
     vectors' variance that the fitted levels up to this one leave, after decoding.
     """
     measures = []
     fitted = len(quantizer.codebooks)
-    unexplained = variance_unexplained(ids_N_L[:, :fitted].astype(np.int64), vectors_N_D, quantizer)
+    errors_L = reconstruction_error(ids_N_L[:, :fitted].astype(np.int64), vectors_N_D, quantizer)
     prefix_L_N = prefix_numbers(ids_N_L)
-    kept_L = neighbours_kept(prefix_L_N, vectors_N_D, seed=seed)
+    kept_L = neighbour_recall(prefix_L_N, vectors_N_D, seed=seed)
     category_N = np.unique([" > ".join(item.categories) for item in items], return_inverse=True)[1]
     shuffled_N = np.random.default_rng(seed).permutation(category_N)
     for level, prefix_N in enumerate(prefix_L_N, 1):
@@ -58,10 +58,10 @@ def measure_ids(
             "perplexity": perplexity(ids_N_L[:, level - 1], codebook_size),
             "category_purity": prefix_purity(prefix_N, category_N),
             "category_purity_chance": prefix_purity(prefix_N, shuffled_N),
-            "neighbours_kept": kept_L[level - 1],
+            "neighbour_recall": kept_L[level - 1],
         }
         if level <= fitted:
-            by_name["unexplained"] = unexplained[level - 1]
+            by_name["reconstruction_error"] = errors_L[level - 1]
         measures += [Measure(name, level, float(value)) for name, value in by_name.items() if np.isfinite(value)]
     return measures
 
@@ -104,7 +104,7 @@ def prefix_purity(prefix_N: NDArray[np.int64], category_N: NDArray[np.int64]) ->
     return float(most[together].sum() / size[together].sum()) if together.any() else float("nan")
 
 
-def neighbours_kept(
+def neighbour_recall(
     prefix_L_N: Sequence[NDArray[np.int64]], vectors_N_D: NDArray[np.float32], *, seed: int = 0
 ) -> list[float]:
     """For each level, the share of an item's true nearest NEIGHBOURS, by Euclidean distance, that have its prefix.
@@ -126,7 +126,7 @@ def neighbours_kept(
     return [float(found) / (len(queries) * wanted) for found in same]
 
 
-def variance_unexplained(
+def reconstruction_error(
     codes_N_F: NDArray[np.int64], vectors_N_D: NDArray[np.float32], quantizer: FittedQuantizer
 ) -> list[float]:
     """After each fitted level, sum |vector - decoded|^2 / sum |vector - mean|^2; 0 where all vectors are alike."""

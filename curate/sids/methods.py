@@ -17,7 +17,7 @@ from store.errors import InputError
 class EmbedderSettings:
     """What turns texts into vectors.
 
-    kind: tfidf-svd, fitted on the data set's own texts; openai, an embeddings endpoint; hf, a Hugging Face model.
+    kind: tfidf-svd, fitted on the dataset's own texts; openai, an embeddings endpoint; hf, a Hugging Face model.
     model: of openai and hf. dimensions: of tfidf-svd. pooling: of hf.
     """
 

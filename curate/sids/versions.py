@@ -23,7 +23,7 @@ UNIQUENESS_BAR = 0.99
 
 
 class SidVersion(NamedTuple):
-    """Which IDs of which data set; written `dataset@version`."""
+    """Which IDs of which dataset; written `dataset@version`."""
 
     dataset: str
     sid_version: str
@@ -58,7 +58,7 @@ def name_version(dataset: str, settings: dict[str, Any]) -> SidVersion:
 
 
 def find_version(session: Session, text: str) -> SidVersion:
-    """The version that `dataset@version`, a data set (its newest fit for training) or a version names.
+    """The version that `dataset@version`, a dataset (its newest fit for training) or a version names.
 
     The beginning of a version's name will do. Raises InputError where none or several fit; it names those there are.
     """

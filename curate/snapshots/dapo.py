@@ -1,7 +1,7 @@
 """Snapshots for DAPO: prompts whose answers can be verified, each with its target and how hard it was for a teacher.
 
 No teacher is needed: a list that holds its target is enough. Where traces of the same prompt are in the store, the pass
-rate under policy paper goes with it, and the model that it is the pass rate of.
+rate under ruleset paper goes with it, and the model that it is the pass rate of.
 """
 
 from typing import Any

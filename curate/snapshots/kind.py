@@ -8,11 +8,12 @@ import polars as pl
 
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, InputError, Session
+from store.former_names import renamed
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 SplitRow = tuple[str, dict[str, Any]]
-DEFAULT_POLICY = "paper"
+DEFAULT_RULESET = "paper"
 # What a filter of traces may ask of kinds that are not made of traces.
 FILTERS = {"dapo": ("dataset", "split", "template", "teacher"), "midtrain": ("dataset", "split")}
 
@@ -21,23 +22,23 @@ FILTERS = {"dapo": ("dataset", "split", "template", "teacher"), "midtrain": ("da
 class SnapshotSettings:
     """A selection. splits: of the candidate lists; test must not be published.
 
-    policy: of sft alone. template: of dapo the prompt; of sft only traces of it, None for all. teacher: only traces of
+    ruleset: of sft alone. template: of dapo the prompt; of sft only traces of it, None for all. teacher: only traces of
     this kind of teacher, None for all. sid_version and pre_ranker: of what is not made of traces; None means the
-    newest, and the only one. text_folder: of midtrain, general text, None for none. traces: which traces of those, of
+    newest, and the only one. text_dir: of midtrain, general text, None for none. traces: which traces of those, of
     sft alone; what the settings have a name for moves out of it, so that one selection has one manifest.
 
     Raises InputError where the filter contradicts the rest, or asks of a kind what only traces have.
     """
 
     dataset: str
-    policy: str = DEFAULT_POLICY
+    ruleset: str = DEFAULT_RULESET
     kind: str = "sft"
     splits: tuple[str, ...] = ("train", "valid")
     template: str | None = None
     teacher: str | None = None
     sid_version: str | None = None
     pre_ranker: str | None = None
-    text_folder: str | None = None
+    text_dir: str | None = None
     traces: TraceFilter = field(default_factory=TraceFilter)
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class SnapshotSettings:
                 raise _contradiction("splits", ", ".join(self.splits), asked["split"])
             own["splits"] = (asked["split"],)
         rest = replace(self.traces, dataset=None, split=None, template=None, teacher=None)
-        if rest.passes == self.policy:
+        if rest.passes == self.ruleset:
             rest = replace(rest, passes=None)
         # To text and back, so that it is what a manifest gives back.
         own["traces"] = TraceFilter.from_query(rest.to_query())
@@ -65,7 +66,7 @@ class SnapshotSettings:
 
     @property
     def trace_filter(self) -> TraceFilter:
-        """The traces that are meant, but for policy and splits."""
+        """The traces that are meant, but for ruleset and splits."""
         return replace(self.traces, dataset=self.dataset, template=self.template, teacher=self.teacher)
 
     def to_selection(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class SnapshotSettings:
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "SnapshotSettings":
         """The settings that a snapshot was published with."""
-        selection = {name: value for name, value in manifest["selection"].items() if name in _SELECTION}
+        selection = {name: value for name, value in renamed(manifest["selection"]).items() if name in _SELECTION}
         selection["splits"] = tuple(selection["splits"])
         selection["traces"] = TraceFilter.from_query(selection.get("traces", {}))
         return cls(dataset=manifest["lineage"]["dataset"], kind=manifest["kind"], **selection)
@@ -89,7 +90,7 @@ def _contradiction(name: str, own: str, asked: str) -> InputError:
     )
 
 
-# Data set and kind stand elsewhere in the manifest.
+# Dataset and kind stand elsewhere in the manifest.
 _SELECTION = tuple(field.name for field in fields(SnapshotSettings) if field.name not in ("dataset", "kind"))
 
 

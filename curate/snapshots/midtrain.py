@@ -27,7 +27,7 @@ MOST_CHARACTERS = 4_000
 
 
 def select(session: Session, settings: SnapshotSettings) -> Selection:
-    """Sequences, personas and captions of a data set, and the text files of a folder."""
+    """Sequences, personas and captions of a dataset, and the text files of a folder."""
     sid_version = choose_sids(session, settings.dataset, settings.sid_version)
     items = {
         item_id: ShownItem(item_id, sid, title, tuple(categories), brand)
@@ -36,7 +36,7 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
         )
     }
     sequences = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits)
-    texts = _read_folder(Path(settings.text_folder)) if settings.text_folder else []
+    texts = _read_folder(Path(settings.text_dir)) if settings.text_dir else []
     planned = [text for text in _plan(sequences, items, texts) if text.split in settings.splits]
     nothing = InputError(f"{settings.dataset!r} has no interactions in splits {', '.join(settings.splits)}")
 

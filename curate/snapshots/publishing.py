@@ -10,7 +10,7 @@ from typing import NamedTuple
 import orjson
 import polars as pl
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.datasets.provenance import code_commit, library_versions
 from curate.sids.versions import SidVersion, load_settings
 from curate.snapshots import Counts, Kind, Selection, SnapshotSettings, find_kind
@@ -105,16 +105,16 @@ def load_snapshots(store: Store) -> pl.DataFrame:
 
 
 class Options(NamedTuple):
-    """What there is to publish: names of data sets and of policies."""
+    """What there is to publish: names of datasets and of rulesets."""
 
     datasets: list[str]
-    policies: list[str]
+    rulesets: list[str]
 
 
 def load_options(store: Store) -> Options:
     """Names to choose a selection by."""
     with store.reading() as session:
-        return Options(*([name for (name,) in session.rows(names)] for names in ("dataset_names", "policy_names")))
+        return Options(*([name for (name,) in session.rows(names)] for names in ("dataset_names", "ruleset_names")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
     """Select, check and write."""
     kind = find_kind(settings.kind)
     with store.reading() as session:
-        data_set = find_data_set(session, settings.dataset)
+        dataset = find_dataset(session, settings.dataset)
         selected = kind.select(session, settings)
         if refusal := _refusal(session, settings, selected):
             raise refusal
@@ -210,8 +210,8 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
         "selection": settings.to_selection() | contents.selection,
         "lineage": {
             "dataset": settings.dataset,
-            "dataset_fingerprint": data_set["fingerprint"],
-            "dataset_settings": orjson.loads(data_set["settings"]),
+            "dataset_fingerprint": dataset["fingerprint"],
+            "dataset_settings": orjson.loads(dataset["settings"]),
             "semantic_ids": [
                 {"sid_version": version, "levels": size["levels"], "codebook_size": size["codebook_size"]}
                 for version, size in sizes.items()
@@ -253,7 +253,7 @@ tags:
 ---
 # {name}
 
-{kind.about} Of data set `{settings.dataset}`; items stand as semantic IDs. `manifest.json` says how it was made.
+{kind.about} Of dataset `{settings.dataset}`; items stand as semantic IDs. `manifest.json` says how it was made.
 
 | split | rows |
 |---|---|

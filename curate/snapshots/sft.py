@@ -47,12 +47,12 @@ SCHEMA: Schema = {
 
 
 def select(session: Session, settings: SnapshotSettings) -> Selection:
-    """The traces that pass the policy and the filter, but for those that somebody labelled bad."""
+    """The traces that pass the ruleset and the filter, but for those that somebody labelled bad."""
     chosen = settings.trace_filter
-    check_filter(session, TraceFilter(passes=settings.policy))
+    check_filter(session, TraceFilter(passes=settings.ruleset))
     check_filter(session, chosen)
     session.rows(
-        "select_traces", where=chosen.where, policy=settings.policy, splits=settings.splits, **chosen.parameters
+        "select_traces", where=chosen.where, ruleset=settings.ruleset, splits=settings.splits, **chosen.parameters
     )
     totals = session.frame("snapshot_trace_totals").row(0, named=True)
     counts = Counts(groups=session.frame("snapshot_trace_groups"), **totals)
@@ -68,7 +68,7 @@ def _refusal(session: Session, settings: SnapshotSettings, rows: int) -> Gr2Erro
     """Why not to publish: nothing is selected, or a completion that the rule no_leak did not pass leaks its target."""
     if rows == 0:
         return InputError(
-            f"no trace of {settings.dataset!r} is accepted under policy {settings.policy!r} with these filters; "
+            f"no trace of {settings.dataset!r} is accepted under ruleset {settings.ruleset!r} with these filters; "
             "gr2 status shows the funnel"
         )
     return _find_leaks(session.rows("snapshot_suspects"), rows)
@@ -77,7 +77,7 @@ def _refusal(session: Session, settings: SnapshotSettings, rows: int) -> Gr2Erro
 def _load(session: Session, settings: SnapshotSettings, limit: int | None) -> Contents:
     """The selected traces with their texts, in the order of their ids, and what they are rendered with."""
     selected = session.frame("snapshot_traces", limit=limit)
-    rules = session.rows("run_policy_rules", policy=settings.policy)
+    rules = session.rows("ruleset_rules", ruleset=settings.ruleset)
     events, newest = session.rows("label_watermark", dataset=settings.dataset)[0]
     tasks: dict[str, ListedTask] = {}
     for (sid_version,), group in selected.group_by("sid_version"):
@@ -157,7 +157,7 @@ def _find_leaks(texts: Sequence[tuple[str, str]], rows: int) -> SnapshotError | 
         return None
     return SnapshotError(
         f"{len(leaks)} of {rows} traces leak the target, {leaks[0][0]} for one, by the words {leaks[0][1]!r}; "
-        "nothing was published: use policy strict, or label them bad"
+        "nothing was published: use ruleset strict, or label them bad"
     )
 
 

@@ -14,6 +14,7 @@ import duckdb
 
 from curate.traces.rules import RULE_NAMES
 from store import InputError, Session
+from store.former_names import renamed
 from store.labels import Label
 
 ANSWERED = "answered"
@@ -26,13 +27,13 @@ LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, 
 class TraceFilter:
     """Which traces to take; None lets everything through.
 
-    passes, fails: a policy. rule, reason: among those that they failed by. lost_at: the first rule of policy strict
-    that they failed, or "answered" where the request failed. copied: whether the order is the input's. target_rank,
-    new_rank: of the target before and after, 0 where it is absent. label: what somebody says of them now, or one of
-    LABEL_STATES (split: good and bad). annotator: somebody who labelled them. min_pass_rate, max_pass_rate: of all
-    attempts of their teacher, model and temperature at their prompt. since, until: created_at, UTC, the latter
-    exclusive. text: in the reasoning, or in the completion or error where there is none, whatever the case. pattern:
-    the same as a regular expression (RE2).
+    passes, fails: a ruleset. rule, reason: among those that they failed by. first_failed_rule: the first rule of
+    ruleset strict that they failed, or "answered" where the request failed. copied: whether the order is the input's.
+    target_rank, predicted_rank: of the target before and after, 0 where it is absent. label: what somebody says of them
+    now, or one of LABEL_STATES (split: good and bad). annotator: somebody who labelled them. min_pass_rate,
+    max_pass_rate: of all attempts of their teacher, model and temperature at their prompt. since, until: created_at,
+    UTC, the latter exclusive. text: in the reasoning, or in the completion or error where there is none, whatever the
+    case. pattern: the same as a regular expression (RE2).
     """
 
     dataset: str | None = None
@@ -46,10 +47,10 @@ class TraceFilter:
     fails: str | None = None
     rule: str | None = None
     reason: str | None = None
-    lost_at: str | None = None
+    first_failed_rule: str | None = None
     copied: bool | None = None
     target_rank: int | None = None
-    new_rank: int | None = None
+    predicted_rank: int | None = None
     label: str | None = None
     annotator: str | None = None
     min_pass_rate: float | None = None
@@ -89,15 +90,16 @@ class TraceFilter:
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "TraceFilter":
         """What `to_query` made; other parameters are left alone. Raises InputError on a value without meaning."""
+        query = renamed(query)
         return cls(
             **{field.name: _from_text(field.name, query[field.name]) for field in fields(cls) if query.get(field.name)}
         )
 
 
 _NUMBERS = ("temperature", "min_pass_rate", "max_pass_rate")
-_RANKS = ("target_rank", "new_rank")
+_RANKS = ("target_rank", "predicted_rank")
 _TIMES = ("since", "until")
-_CHOICES = {"label": LABELS, "rule": RULE_NAMES, "lost_at": (ANSWERED, *RULE_NAMES)}
+_CHOICES = {"label": LABELS, "rule": RULE_NAMES, "first_failed_rule": (ANSWERED, *RULE_NAMES)}
 
 
 def _to_text(value: Any) -> str:
@@ -135,11 +137,11 @@ def read_time(text: str) -> datetime:
 
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:
-    """Raises InputError on a policy that is not known and a pattern that is no regular expression."""
-    known = [policy for (policy,) in session.rows("policy_names")]
-    for policy in (chosen.passes, chosen.fails):
-        if policy is not None and policy not in known:
-            raise InputError(f"no policy is called {policy!r}; known are {', '.join(known)}")
+    """Raises InputError on a ruleset that is not known and a pattern that is no regular expression."""
+    known = [ruleset for (ruleset,) in session.rows("ruleset_names")]
+    for ruleset in (chosen.passes, chosen.fails):
+        if ruleset is not None and ruleset not in known:
+            raise InputError(f"no ruleset is called {ruleset!r}; known are {', '.join(known)}")
     if chosen.pattern is not None:
         try:
             session.rows("check_pattern", pattern=chosen.pattern)

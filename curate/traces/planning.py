@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.datasets.sources import choose_sources
 from curate.traces.tasks import ListedTask, load_tasks, render_list
 from curate.traces.teachers.protocol import Teacher, TeacherRequest
@@ -31,8 +31,8 @@ class SamplingSettings:
     """What one run asks for.
 
     split: whose lists. template and strategy: None means by the other's default. max_attempts samples are drawn for
-    each prompt until `accept` of them pass `policy`. limit: how many lists, None for all. sid_version and pre_ranker:
-    None means the newest, and the only one.
+    each prompt until `num_accepted` of them pass `ruleset`. limit: how many lists, None for all. sid_version and
+    pre_ranker: None means the newest, and the only one.
     """
 
     dataset: str
@@ -40,9 +40,9 @@ class SamplingSettings:
     strategy: str | None = None
     template: str | None = None
     knowledge_priming: bool = True
-    policy: str = "paper"
+    ruleset: str = "paper"
     max_attempts: int = 4
-    accept: int = 1
+    num_accepted: int = 1
     temperature: float = 1.0
     max_tokens: int = 1024
     limit: int | None = None
@@ -52,12 +52,12 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         require_at_least(
             ("max-attempts", self.max_attempts, 1),
-            ("accept", self.accept, 1),
+            ("num-accepted", self.num_accepted, 1),
             ("max-tokens", self.max_tokens, 1),
             ("limit", self.limit, 1),
         )
-        if self.accept > self.max_attempts:
-            raise InputError(f"--accept {self.accept} is more than --max-attempts {self.max_attempts}")
+        if self.num_accepted > self.max_attempts:
+            raise InputError(f"--num-accepted {self.num_accepted} is more than --max-attempts {self.max_attempts}")
         if not 0 <= self.temperature <= 2:
             raise InputError(f"--temperature is {self.temperature}; it must be from 0 to 2")
         if self.split not in ("train", "valid", "test"):
@@ -75,7 +75,7 @@ class Plan:
     template: Template
     sid_version: str
     pre_ranker: str
-    policy_rules: tuple[str, ...]
+    ruleset_rules: tuple[str, ...]
     teacher: str
     model: str
 
@@ -143,13 +143,13 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
             "leave one of them out"
         )
     with store.reading() as session:
-        find_data_set(session, settings.dataset)
+        find_dataset(session, settings.dataset)
         sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
-        policies = session.rows("run_policy_rules", policy=settings.policy)
-        if not policies:
-            names = ", ".join(name for (name,) in session.rows("policy_names"))
-            raise InputError(f"no policy is called {settings.policy!r}; there are: {names}")
-    return Plan(settings, template, sid_version, pre_ranker, tuple(policies[0][0]), teacher.name, teacher.model)
+        rulesets = session.rows("ruleset_rules", ruleset=settings.ruleset)
+        if not rulesets:
+            names = ", ".join(name for (name,) in session.rows("ruleset_names"))
+            raise InputError(f"no ruleset is called {settings.ruleset!r}; there are: {names}")
+    return Plan(settings, template, sid_version, pre_ranker, tuple(rulesets[0][0]), teacher.name, teacher.model)
 
 
 def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
@@ -170,8 +170,8 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             model=plan.model,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
-            policy=settings.policy,
-            accept=settings.accept,
+            ruleset=settings.ruleset,
+            num_accepted=settings.num_accepted,
             max_attempts=settings.max_attempts,
         )
 

@@ -1,7 +1,7 @@
 """From journal records to traces and verdicts in the store, exactly once.
 
 A record is judged when it arrives (the sampler) or when the journal of a dead run is read again (`recover`); both end
-in `absorb`, one transaction that writes the rows and advances the journal's offset.
+in `commit_traces`, one transaction that writes the rows and advances the journal's offset.
 """
 
 from collections.abc import Sequence
@@ -90,8 +90,8 @@ def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer
     return Answer(listed.task, listed.target_item_id, finish_reason, parse_completion(completion, listed.task))
 
 
-def absorb(store: Store, run_id: str, judged: Sequence[JudgedTrace], absorbed_bytes: int) -> Put:
-    """Store judged records and the offset up to which the journal is absorbed, in one transaction.
+def commit_traces(store: Store, run_id: str, judged: Sequence[JudgedTrace], committed_offset: int) -> Put:
+    """Store judged records and the offset up to which the journal is committed, in one transaction.
 
     Of several records of one trace, an answer counts before a failed attempt.
     """
@@ -108,8 +108,8 @@ def absorb(store: Store, run_id: str, judged: Sequence[JudgedTrace], absorbed_by
         session.execute("put_batch_outcomes")
         inserted = session.execute("append_new_traces")
         session.insert("append_verdicts_of_new_traces", verdicts)
-        session.execute("clear_absorbed_bytes", run_id=run_id)
-        session.execute("record_absorbed_bytes", run_id=run_id, absorbed_bytes=absorbed_bytes)
+        session.execute("clear_committed_offset", run_id=run_id)
+        session.execute("record_committed_offset", run_id=run_id, committed_offset=committed_offset)
     return Put(inserted, len(traces) - inserted)
 
 
@@ -120,22 +120,22 @@ def verdict_frame(verdicts: Sequence[tuple[str, datetime, Verdict]]) -> pl.DataF
 
 
 def recover(store: Store) -> list[Recovery]:
-    """Absorb what dead runs left in their journals; runs that are alive absorb their own."""
+    """Commit what dead runs left in their journals; runs that are alive commit their own."""
     with store.reading() as session:
         runs = session.rows("sampling_runs")
     recoveries = []
-    for run_id, ended, absorbed_bytes in runs:
+    for run_id, ended, committed_offset in runs:
         path = store.journals / f"{run_id}.jsonl"
-        if path.exists() and (not ended or path.stat().st_size > absorbed_bytes) and not is_live(path):
-            recoveries.append(_recover_run(store, run_id, absorbed_bytes))
+        if path.exists() and (not ended or path.stat().st_size > committed_offset) and not is_live(path):
+            recoveries.append(_recover_run(store, run_id, committed_offset))
     return recoveries
 
 
-def _recover_run(store: Store, run_id: str, absorbed_bytes: int) -> Recovery:
+def _recover_run(store: Store, run_id: str, committed_offset: int) -> Recovery:
     traces = 0
     waiting: set[str] = set()
     records: list[dict[str, Any]] = []
-    end = absorbed_bytes
+    end = committed_offset
     # From the start: what was sent before the last batch may wait for an answer still.
     for record, line_end in read_journal(store.journals / f"{run_id}.jsonl"):
         end = max(end, line_end)
@@ -143,12 +143,12 @@ def _recover_run(store: Store, run_id: str, absorbed_bytes: int) -> Recovery:
             waiting.add(record["trace_id"])
         elif record.get("event") == "received":
             waiting.discard(record["trace_id"])
-            if line_end > absorbed_bytes:
+            if line_end > committed_offset:
                 records.append(record)
         if len(records) == RECOVERY_BATCH:
-            traces += absorb(store, run_id, _judge_records(store, records), end).inserted
+            traces += commit_traces(store, run_id, _judge_records(store, records), end).inserted
             records = []
-    traces += absorb(store, run_id, _judge_records(store, records), end).inserted
+    traces += commit_traces(store, run_id, _judge_records(store, records), end).inserted
     with store.writing() as session:
         session.execute("end_run", run_id=run_id, status="killed")
     return Recovery(run_id, traces, len(waiting))

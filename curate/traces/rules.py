@@ -1,7 +1,7 @@
 """Rules that a trace passes or fails: pure functions of a completion and what its prompt was made of.
 
 Each has a name and a version; both are kept with every verdict, so that rules can change and be run again over stored
-completions. Policies, named lists of rules, are the view `policies` of the store. A completion that
+completions. Rulesets, named lists of rules, are the view `rulesets` of the store. A completion that
 cannot be parsed is judged by `parsed` alone: what is not judged is not passed.
 """
 
@@ -88,7 +88,7 @@ _LEAK = re.compile(
 _LEAK_WORDS = ("ground", "correct", "true", "expected", "answer", "target", "label", "next", " know", "told", "given")
 
 
-def _complete(answer: Answer, _: ParsedCompletion) -> Failure | None:
+def _not_truncated(answer: Answer, _: ParsedCompletion) -> Failure | None:
     return Failure(Reason.TRUNCATED) if answer.finish_reason == "length" else None
 
 
@@ -207,7 +207,7 @@ PARSED_VERSION = 1
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("complete", 1, _complete),
+        Rule("not_truncated", 1, _not_truncated),
         Rule("known_sids", 2, _known_sids),
         Rule("permutation", 2, _permutation),
         Rule("target_first", 2, _target_first),

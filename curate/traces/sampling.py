@@ -1,8 +1,8 @@
-"""Drawing traces from a teacher: bounded workers, a journal, and batches absorbed into the store.
+"""Drawing traces from a teacher: bounded workers, a journal, and batches committed into the store.
 
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
 answer is paid for that is not wanted. Every attempt is kept. Generation never waits for the database: a response goes
-to the journal when it arrives, and a background task absorbs batches. What a killed run leaves behind, the next one
+to the journal when it arrives, and a background task commits batches. What a killed run leaves behind, the next one
 takes over (`curate.traces.recording`).
 """
 
@@ -19,14 +19,14 @@ import orjson
 import polars as pl
 
 from curate.traces.planning import OpenPrompt, Plan, SamplingSettings, find_open_lists, open_prompts, plan_sampling
-from curate.traces.recording import JudgedTrace, Recovery, absorb, judge_record, recover
+from curate.traces.recording import JudgedTrace, Recovery, commit_traces, judge_record, recover
 from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from store import InputError, Store
 from store.journals import JournalWriter
 from store.values import storable_text, utc_now
 
-ABSORB_SECONDS = 3.0
-ABSORB_TRACES = 2_000
+COMMIT_SECONDS = 3.0
+COMMIT_TRACES = 2_000
 MAX_PENDING_TRACES = 20_000
 
 
@@ -155,7 +155,7 @@ class _Run:
         """Work until nothing is left or a signal comes; returns the run's status."""
         source = self._prompts(lists)
         lock = asyncio.Lock()
-        background = [asyncio.create_task(self._absorb_regularly()), asyncio.create_task(self._report())]
+        background = [asyncio.create_task(self._commit_regularly()), asyncio.create_task(self._report())]
         self.workers = [asyncio.create_task(self._work(source, lock)) for _ in range(concurrency)]
         try:
             with self._signals():
@@ -170,7 +170,7 @@ class _Run:
             # The background ends by itself once no worker is left; cancelled, it would leave a write under way.
             await asyncio.gather(*self.workers, *background, return_exceptions=True)
             try:
-                await self._absorb()
+                await self._commit()
             finally:
                 self.journal.close()
                 await self.teacher.close()
@@ -216,7 +216,7 @@ class _Run:
     async def _sample(self, prompt: OpenPrompt) -> None:
         accepted = prompt.accepted
         for index in prompt.open_indexes:
-            if accepted >= self.plan.settings.accept or self.progress.stopping:
+            if accepted >= self.plan.settings.num_accepted or self.progress.stopping:
                 break
             request = prompt.request(self.plan, index)
             self.journal.append({"event": "sent", "trace_id": request.trace_id})
@@ -228,10 +228,10 @@ class _Run:
             self.journal.append(record)
             judged = judge_record(record, prompt.listed)
             self.pending.append(judged)
-            passed = judged.accepted(self.plan.policy_rules)
+            passed = judged.accepted(self.plan.ruleset_rules)
             accepted += passed
             self.progress.count(judged, accepted=passed)
-            # A teacher that never waits would otherwise keep the loop from absorbing and reporting.
+            # A teacher that never waits would otherwise keep the loop from committing and reporting.
             await asyncio.sleep(0)
             if len(self.pending) >= MAX_PENDING_TRACES:
                 async with self.room:
@@ -239,7 +239,7 @@ class _Run:
         else:
             self.progress.done += 1
             return
-        self.progress.done += accepted >= self.plan.settings.accept
+        self.progress.done += accepted >= self.plan.settings.num_accepted
 
     async def _ask(self, prompt: OpenPrompt, request: TeacherRequest) -> dict[str, Any]:
         """Draw one completion; returns the journal's record, with `error` where the request failed."""
@@ -269,23 +269,23 @@ class _Run:
             "created_at": utc_now().isoformat(),
         }
 
-    async def _absorb_regularly(self) -> None:
+    async def _commit_regularly(self) -> None:
         while True:
-            until = time.perf_counter() + ABSORB_SECONDS
-            while time.perf_counter() < until and len(self.pending) < ABSORB_TRACES:
+            until = time.perf_counter() + COMMIT_SECONDS
+            while time.perf_counter() < until and len(self.pending) < COMMIT_TRACES:
                 if all(worker.done() for worker in self.workers):
                     return
                 await asyncio.sleep(0.05)
-            await self._absorb()
+            await self._commit()
 
-    async def _absorb(self) -> None:
-        """Absorb all pending traces. The offset is taken with them: what is before it, is in this batch or absorbed."""
+    async def _commit(self) -> None:
+        """Commit all pending traces. Whatever lies before the offset taken here is in this batch or committed."""
         batch, end = self.pending, self.journal.end
         if not batch:
             return
         self.pending = []
         try:
-            put = await asyncio.to_thread(absorb, self.store, self.progress.run_id, batch, end)
+            put = await asyncio.to_thread(commit_traces, self.store, self.progress.run_id, batch, end)
         except BaseException:
             # A later batch must not advance the offset over this one.
             self.pending = batch + self.pending

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.traces.recording import answer_to, load_tasks_of_prompts, verdict_frame
 from curate.traces.rules import RULE_NAMES, check_rule_names, judge
 from store import Store
@@ -29,13 +29,13 @@ class VerifySummary:
 
 
 def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> VerifySummary:
-    """Judge every stored completion of a data set by the named rules and store verdicts that are not there yet.
+    """Judge every stored completion of a dataset by the named rules and store verdicts that are not there yet.
 
-    Raises InputError on an unknown data set or rule.
+    Raises InputError on an unknown dataset or rule.
     """
     rules = check_rule_names(rules)
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
     summary = VerifySummary()
     after_time, after_id = BEGINNING, ""
     while True:

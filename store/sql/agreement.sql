@@ -1,8 +1,8 @@
--- What the page Agreement reads: people's judgements as they stand, beside those of rules and policies.
+-- What the page Agreement reads: people's judgements as they stand, beside those of rules and rulesets.
 
 -- name: agreement_labels
 -- Of all labels, or as they stand in one queue. `skip` is no judgement. Traces that people labelled are few, so their
--- texts are read after they are found. A trace that was never judged passes and fails no rule, and every policy refuses
+-- texts are read after they are found. A trace that was never judged passes and fails no rule, and every ruleset refuses
 -- it.
 with standing as materialized (
     select trace_id, annotator, label, seconds, created_at from labels_current where $queue_id::varchar is null
@@ -24,12 +24,12 @@ select
     trace_id, annotator, label, seconds, created_at,
     coalesce(passed_rules, []) as passed_rules,
     coalesce(failed_rules, []) as failed_rules,
-    coalesce(judged_outcomes.policies, []) as accepted_by,
-    list_filter(known, lambda policy: not list_contains(coalesce(judged_outcomes.policies, []), policy)) as refused_by
+    coalesce(judged_outcomes.rulesets, []) as accepted_by,
+    list_filter(known, lambda ruleset: not list_contains(coalesce(judged_outcomes.rulesets, []), ruleset)) as refused_by
 from standing
 join chosen using (trace_id)
 left join judged_outcomes using (outcome)
-cross join (select list(policy order by policy) as known from policies)
+cross join (select list(ruleset order by ruleset) as known from rulesets)
 where label <> 'skip'
 order by trace_id, annotator
 

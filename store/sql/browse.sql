@@ -12,8 +12,8 @@ with page as (
 )
 select
     trace_id, created_at, dataset, split, template, strategy, teacher, model, temperature, sample_index, group_id,
-    coalesce(list_contains(policies, 'paper'), false) as accepted, lost_at, coalesce(failed_rules, []) as failed_rules,
-    target_rank, new_rank, copied, left(reasoning, 400) as reasoning, left(error, 400) as error
+    coalesce(list_contains(rulesets, 'paper'), false) as accepted, first_failed_rule, coalesce(failed_rules, []) as failed_rules,
+    target_rank, predicted_rank, copied, left(reasoning, 400) as reasoning, left(error, 400) as error
 from traces
 semi join page using (created_at, trace_id)
 left join judged_outcomes using (outcome)
@@ -46,7 +46,7 @@ from (
     (select list_sort(list(distinct rule)) as rule from (select unnest(failed_rules) as rule from outcomes)),
     (select list_sort(list(distinct reason)) as reason from (select unnest(reasons) as reason from outcomes)),
     (select list_sort(list(distinct annotator)) as annotator from labels_current),
-    (select list_sort(list(policy)) as policy from policies)
+    (select list_sort(list(ruleset)) as ruleset from rulesets)
 
 -- name: browse_trace
 select traces.*, prompts.sid_version

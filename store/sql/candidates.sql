@@ -308,7 +308,7 @@ select
     catalogue.item,
     batch.score,
     case
-        when catalogue.item is null then 'there is no such item in the data set'
+        when catalogue.item is null then 'there is no such item in the dataset'
         when lists.list is null then 'there is no such user, or no target with a history there'
         when batch.score is null or not isfinite(batch.score) then 'the score is not a number'
         when count(*) over (partition by batch.row) > 1 then 'several targets fit; add a column position'

@@ -1,5 +1,5 @@
 -- name: evaluated
--- All figures that a data set has.
+-- All figures that a dataset has.
 select split, ranker, metric, value, n from evaluations where dataset = $dataset
 
 -- name: lists_until_limit
@@ -15,9 +15,9 @@ from chosen
 left join evidence on evidence.list_id = chosen.list_id and evidence.rank = chosen.target_rank
 order by chosen.list_id
 
--- name: optimal_orders
-select history[-20:] as history, optimal_rankings.item_ids
-from optimal_rankings
+-- name: oracle_orders
+select history[-20:] as history, oracle_rankings.item_ids
+from oracle_rankings
 join candidate_lists using (list_id)
 where dataset = $dataset and pre_ranker = $pre_ranker and split = $split
 
@@ -63,5 +63,5 @@ order by
     metric
 
 -- name: evaluated_datasets
--- Data sets whose rankers were compared.
+-- Datasets whose rankers were compared.
 select distinct dataset from evaluations where run_id in (select run_id from rankings) order by dataset

@@ -49,24 +49,24 @@ order by pass_rate, attempts desc, md5_number_lower(concat_ws(chr(31), trace_id,
 limit $size
 
 -- name: choose_disputed
--- Judges are the policies paper and strict, and everybody who labelled; the more of them are on the smaller side, the
+-- Judges are the rulesets paper and strict, and everybody who labelled; the more of them are on the smaller side, the
 -- sooner a trace comes. Where they agree, it comes last.
 with votes as (
     select trace_id, count(*) filter (label = 'good') as good, count(*) filter (label = 'bad') as bad
     from labels_current
     group by trace_id
 ),
-verdicts_of_policies as (
+verdicts_of_rulesets as (
     select
         outcome,
-        list_contains(policies, 'paper')::int + list_contains(policies, 'strict')::int as good
+        list_contains(rulesets, 'paper')::int + list_contains(rulesets, 'strict')::int as good
     from judged_outcomes
 )
 select trace_id, created_at
 from (
-    select traces.*, coalesce(votes.good, 0) + policy.good as good, coalesce(votes.bad, 0) + 2 - policy.good as bad
+    select traces.*, coalesce(votes.good, 0) + ruleset.good as good, coalesce(votes.bad, 0) + 2 - ruleset.good as bad
     from traces
-    join verdicts_of_policies as policy using (outcome)
+    join verdicts_of_rulesets as ruleset using (outcome)
     left join votes using (trace_id)
 ) as traces
 where error is null
@@ -103,8 +103,8 @@ group by all
 order by queues.created_at desc, queues.queue_id
 
 -- name: look_at_queue
--- How far a queue is, and `next`, the first of its traces that wants a judgement of this annotator: that of their own seat
--- before all others. `open` is what they may still get, seats of others aside.
+-- How far a queue is, and `next`, the first of its traces that wants a judgement of this annotator: that of their own assignment
+-- before all others. `open` is what they may still get, assignments of others aside.
 with judged as (
     select
         trace_id,
@@ -117,9 +117,9 @@ with judged as (
 seated as (
     select
         trace_id,
-        count(*) filter (annotator <> $annotator and taken_at > $seats_since) as others,
+        count(*) filter (annotator <> $annotator and assigned_at > $assigned_since) as others,
         bool_or(annotator = $annotator) as mine
-    from label_seats
+    from label_assignments
     where queue_id = $queue_id
     group by trace_id
 ),
@@ -131,7 +131,7 @@ places as (
         coalesce(judgements, 0) as judgements,
         coalesce(others, 0) as others,
         coalesce(judged.mine, false) as mine,
-        coalesce(seated.mine, false) as my_seat
+        coalesce(seated.mine, false) as my_assignment
     from label_queue_traces
     left join judged using (trace_id)
     left join seated using (trace_id)
@@ -142,15 +142,15 @@ select
     count(*) filter (judgements >= $overlap)::int as finished,
     count(*) filter (mine)::int as mine,
     count(*) filter (not mine and judgements < $overlap)::int as open,
-    arg_min(row(place, trace_id, created_at), if(my_seat, 0, place))
+    arg_min(row(place, trace_id, created_at), if(my_assignment, 0, place))
         filter (not mine and judgements + others < $overlap) as next
 from places
 
--- name: leave_seat
-delete from label_seats where queue_id = $queue_id and annotator = $annotator
+-- name: release_assignment
+delete from label_assignments where queue_id = $queue_id and annotator = $annotator
 
--- name: take_seat
-insert into label_seats values ($queue_id, $trace_id, $annotator, $taken_at)
+-- name: claim_next
+insert into label_assignments values ($queue_id, $trace_id, $annotator, $assigned_at)
 
 -- name: last_label
 -- The annotator's newest word in a queue that still stands.
@@ -163,5 +163,5 @@ limit 1
 -- name: place_in_queue
 select place, trace_id, created_at from label_queue_traces where queue_id = $queue_id and trace_id = $trace_id
 
--- name: has_seat
-select 1 from label_seats where queue_id = $queue_id and trace_id = $trace_id and annotator = $annotator
+-- name: has_assignment
+select 1 from label_assignments where queue_id = $queue_id and trace_id = $trace_id and annotator = $annotator

@@ -16,8 +16,8 @@ with cells as (
 )
 select
     cells.* exclude (outcome, answered),
-    case when answered then lost_at else 'answered' end as lost_at,
-    coalesce(list_contains(policies, 'paper'), false) as accepted
+    case when answered then first_failed_rule else 'answered' end as first_failed_rule,
+    coalesce(list_contains(rulesets, 'paper'), false) as accepted
 from cells
 left join judged_outcomes using (outcome)
 
@@ -54,12 +54,12 @@ with cells as (
 select
     start,
     start + to_seconds($bucket_seconds) as "end",
-    case when answered then lost_at else 'answered' end as lost_at,
+    case when answered then first_failed_rule else 'answered' end as first_failed_rule,
     sum(traces)::bigint as traces
 from cells
 left join judged_outcomes using (outcome)
 group by all
-order by start, lost_at
+order by start, first_failed_rule
 
 -- name: overview_groups
 -- As the view pass_rates, of groups of which a trace fits; in one scan where asking the view takes two.
@@ -70,7 +70,7 @@ from (
         select
             group_id,
             error is null as answered,
-            outcome in (select outcome from judged_outcomes where list_contains(policies, 'paper')) as accepted,
+            outcome in (select outcome from judged_outcomes where list_contains(rulesets, 'paper')) as accepted,
             true
             -- and: conditions
             as fits
@@ -83,7 +83,7 @@ where attempts > 0
 group by attempts, accepted
 
 -- name: overview_moves
-select coalesce(target_rank, 0) as target_rank, coalesce(new_rank, 0) as new_rank, count(*) as traces
+select coalesce(target_rank, 0) as target_rank, coalesce(predicted_rank, 0) as predicted_rank, count(*) as traces
 from traces
 where true
 -- and: conditions

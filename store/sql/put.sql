@@ -4,7 +4,7 @@
 insert into datasets by name from batch anti join datasets using (dataset)
 
 -- name: append_items
--- Only for a data set that is new in the same transaction.
+-- Only for a dataset that is new in the same transaction.
 insert into items by name from batch
 
 -- name: append_interactions
@@ -26,8 +26,8 @@ insert into candidate_lists by name from batch anti join candidate_lists using (
 -- name: put_evidence
 insert into evidence by name from batch anti join evidence using (list_id)
 
--- name: put_optimal_rankings
-insert into optimal_rankings by name from batch anti join optimal_rankings using (list_id)
+-- name: put_oracle_rankings
+insert into oracle_rankings by name from batch anti join oracle_rankings using (list_id)
 
 -- name: put_templates
 insert into templates by name from batch anti join templates using (template, sha256)
@@ -61,7 +61,7 @@ select
     prompts.strategy,
     candidate_lists.target_item_id,
     candidate_lists.target_rank,
-    nullif(list_position(ranking, candidate_lists.target_item_id), 0) as new_rank,
+    nullif(list_position(ranking, candidate_lists.target_item_id), 0) as predicted_rank,
     ranking = candidate_lists.item_ids as copied,
     batch_outcomes.outcome
 from new_traces

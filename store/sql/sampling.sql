@@ -19,7 +19,7 @@ done as (
         traces.list_id,
         list(sample_index order by sample_index) as answered,
         count(*) filter (
-            outcome in (select outcome from judged_outcomes where list_contains(policies, $policy))
+            outcome in (select outcome from judged_outcomes where list_contains(rulesets, $ruleset))
         ) as accepted
     from traces
     join prompts using (prompt_id)
@@ -42,34 +42,34 @@ select
     (select count(*) from chosen) as chosen_lists
 from chosen
 left join done using (list_id)
-where coalesce(accepted, 0) < $accept and len(coalesce(answered, [])) < $max_attempts
+where coalesce(accepted, 0) < $num_accepted and len(coalesce(answered, [])) < $max_attempts
 order by list_id
 
 -- name: sampling_runs
--- Every sampling run: whether it ended, and how much of its journal is absorbed.
-select run_id, ended_at is not null as ended, coalesce(absorbed_bytes, 0) as absorbed_bytes
+-- Every sampling run: whether it ended, and how much of its journal is committed.
+select run_id, ended_at is not null as ended, coalesce(committed_offset, 0) as committed_offset
 from runs
 left join journals using (run_id)
 where kind = 'trace'
 order by started_at, run_id
 
--- name: clear_absorbed_bytes
+-- name: clear_committed_offset
 delete from journals where run_id = $run_id
 
--- name: record_absorbed_bytes
-insert into journals values ($run_id, $absorbed_bytes)
+-- name: record_committed_offset
+insert into journals values ($run_id, $committed_offset)
 
 -- name: end_run
 update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
 
--- name: run_policy_rules
-select rules from policies where policy = $policy
+-- name: ruleset_rules
+select rules from rulesets where ruleset = $ruleset
 
--- name: policy_names
-select policy from policies order by policy
+-- name: ruleset_names
+select ruleset from rulesets order by ruleset
 
 -- name: completions_to_judge
--- Stored completions of a data set, in batches from the oldest on.
+-- Stored completions of a dataset, in batches from the oldest on.
 select trace_id, created_at, prompt_id, completion, finish_reason, outcome is null as unjudged
 from traces
 where dataset = $dataset

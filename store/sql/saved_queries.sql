@@ -32,7 +32,7 @@ where query <> ''
 order by lower(name), name
 
 -- name: example_funnel
--- From attempts to accepted traces (policy paper), by template and teacher.
+-- From attempts to accepted traces (ruleset paper), by template and teacher.
 select
     template,
     teacher,
@@ -72,9 +72,9 @@ order by traces desc, reason, teacher
 
 -- name: example_target_before_and_after
 -- Where the next item stood in the candidate list, and where the traces put it.
-select target_rank as before, new_rank as after, count(*) as traces
+select target_rank as before, predicted_rank as after, count(*) as traces
 from traces
-where target_rank is not null and new_rank is not null
+where target_rank is not null and predicted_rank is not null
 group by all
 order by before, after
 
@@ -92,16 +92,16 @@ from trace_browser
 group by all
 order by cost_usd_per_accepted, model, template
 
--- name: example_labels_against_policy
--- What people say of traces that each policy accepts, and of those that it does not.
+-- name: example_labels_against_ruleset
+-- What people say of traces that each ruleset accepts, and of those that it does not.
 select
     label,
-    policy,
-    if(coalesce(list_contains(judged_outcomes.policies, policy), false), 'accepted', 'rejected') as verdict,
+    ruleset,
+    if(coalesce(list_contains(judged_outcomes.rulesets, ruleset), false), 'accepted', 'rejected') as verdict,
     count(*) as labels
 from labels_current
 join traces using (trace_id)
 left join judged_outcomes using (outcome)
-cross join (select policy from policies where policy <> 'all')
+cross join (select ruleset from rulesets where ruleset <> 'answered')
 group by all
-order by label, policy, verdict
+order by label, ruleset, verdict

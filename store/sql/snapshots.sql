@@ -5,7 +5,7 @@ select
     trace_id, created_at, group_id, prompt_id, list_id, user_id, split, template, teacher, model, completion_tokens,
     outcome,
     trace_id not in (select trace_id from labels_current where label = 'bad') as good
-from accepted_traces($policy)
+from accepted_traces($ruleset)
 where list_contains($splits, split)
 -- and: conditions
 
@@ -142,7 +142,7 @@ limit 5
 select text from templates where template = $template and sha256 = $sha256
 
 -- name: label_watermark
--- What was known of people's labels on a data set.
+-- What was known of people's labels on a dataset.
 select count(*) as events, coalesce(max(label_events.created_at)::varchar, '') as newest
 from labels.label_events as label_events
 join traces using (trace_id)

@@ -9,11 +9,11 @@ union
 select list_id from traces where trace_id = $id
 
 -- name: list_attempts
--- Attempts on one list, the first samples of each arm first; the counts are of all of them.
+-- Attempts on one list, the first samples of each configuration first; the counts are of all of them.
 select
     trace_id, prompt_id, group_id, template, strategy, teacher, model, temperature, sample_index, ranking, target_rank,
-    new_rank, completion_tokens, error is not null as unanswered,
-    coalesce(list_contains(policies, 'paper'), false) as accepted, lost_at, failed_rules,
+    predicted_rank, completion_tokens, error is not null as unanswered,
+    coalesce(list_contains(rulesets, 'paper'), false) as accepted, first_failed_rule, failed_rules,
     count(*) over () as all_attempts, count(*) filter (accepted) over () as all_accepted
 from traces
 left join judged_outcomes using (outcome)

@@ -35,11 +35,11 @@ list_id = $list_id
 prompt_id = $prompt_id
 
 -- name: where_passes
-outcome in (select outcome from judged_outcomes where list_contains(policies, $passes))
+outcome in (select outcome from judged_outcomes where list_contains(rulesets, $passes))
 
 -- name: where_fails
 -- Also what was never judged: a request that failed.
-outcome is null or outcome in (select outcome from judged_outcomes where not list_contains(policies, $fails))
+outcome is null or outcome in (select outcome from judged_outcomes where not list_contains(rulesets, $fails))
 
 -- name: where_rule
 outcome in (select outcome from outcomes where list_contains(failed_rules, $rule))
@@ -47,10 +47,10 @@ outcome in (select outcome from outcomes where list_contains(failed_rules, $rule
 -- name: where_reason
 outcome in (select outcome from outcomes where list_contains(reasons, $reason))
 
--- name: where_lost_at
-case $lost_at
+-- name: where_first_failed_rule
+case $first_failed_rule
     when 'answered' then error is not null
-    else outcome in (select outcome from judged_outcomes where lost_at = $lost_at)
+    else outcome in (select outcome from judged_outcomes where first_failed_rule = $first_failed_rule)
 end
 
 -- name: where_copied
@@ -60,7 +60,7 @@ copied = $copied
 coalesce(target_rank, 0) = $target_rank
 
 -- name: where_new_rank
-coalesce(new_rank, 0) = $new_rank
+coalesce(predicted_rank, 0) = $predicted_rank
 
 -- name: where_label
 case $label

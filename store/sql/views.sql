@@ -1,17 +1,17 @@
 -- Views and macros for people who query. They are code, not data: the store replaces them whenever this text changes.
 -- `labels` is labels.duckdb, attached under that name by every connection that the store opens.
 
--- A policy is a named list of rules (curate/traces/rules.py); `all` asks for nothing but a completion.
-create or replace view policies as
-select policy, rules
+-- A ruleset is a named list of rules (curate/traces/rules.py); `answered` asks for nothing but a completion.
+create or replace view rulesets as
+select ruleset, rules
 from (
     values
-        ('all', []::varchar[]),
+        ('answered', []::varchar[]),
         ('paper', ['parsed', 'permutation', 'target_first']),
         ('strict', [
-            'parsed', 'complete', 'known_sids', 'permutation', 'target_first', 'cites', 'grounded', 'no_leak', 'not_copied'
+            'parsed', 'not_truncated', 'known_sids', 'permutation', 'target_first', 'cites', 'grounded', 'no_leak', 'not_copied'
         ])
-) as policy_rules(policy, rules);
+) as ruleset_rules(ruleset, rules);
 
 -- The newest verdict of each rule on each trace. A trace has one created_at: named here, a filter by it reaches the scan.
 create or replace view verdicts_current as
@@ -26,32 +26,32 @@ select event_id, trace_id, annotator, label, tags, note, seconds, queue_id, show
 from labels.standing_labels
 qualify row_number() over (partition by trace_id, annotator order by label = 'skip', created_at desc, event_id desc) = 1;
 
--- What the rules say, outcome by outcome: `lost_at` is the first rule of the policy "strict" that is not passed.
+-- What the rules say, outcome by outcome: `first_failed_rule` is the first rule of the ruleset "strict" that is not passed.
 create or replace view judged_outcomes as
 select
     outcome,
     passed_rules,
     failed_rules,
     reasons,
-    list_filter(strict.rules, lambda rule: not list_contains(passed_rules, rule))[1] as lost_at,
-    (select list(policy order by policy) from policies where list_has_all(passed_rules, rules)) as policies
-from outcomes, (select rules from policies where policy = 'strict') as strict;
+    list_filter(strict.rules, lambda rule: not list_contains(passed_rules, rule))[1] as first_failed_rule,
+    (select list(ruleset order by ruleset) from rulesets where list_has_all(passed_rules, rules)) as rulesets
+from outcomes, (select rules from rulesets where ruleset = 'strict') as strict;
 
--- Traces that pass every rule of a policy; one without a completion, or not yet judged by a rule, does not.
--- An unknown policy is an error. The first branch of the case is never a constant, so error() is not folded at binding.
-create or replace macro accepted_traces(policy_name) as table
+-- Traces that pass every rule of a ruleset; one without a completion, or not yet judged by a rule, does not.
+-- An unknown ruleset is an error. The first branch of the case is never a constant, so error() is not folded at binding.
+create or replace macro accepted_traces(ruleset_name) as table
 with chosen as (
-    select case when count(*) = 0 then error('no policy is called ' || policy_name || ': select policy from policies lists them')
+    select case when count(*) = 0 then error('no ruleset is called ' || ruleset_name || ': select ruleset from rulesets lists them')
         else any_value(rules) end as rules
-    from policies
-    where policy = policy_name
+    from rulesets
+    where ruleset = ruleset_name
 )
 select traces.*
 from traces, chosen
 where error is null
     and (len(rules) = 0 or outcome in (select outcome from outcomes, chosen where list_has_all(passed_rules, rules)));
 
--- One line per trace with what people filter by. `accepted` is by the policy "paper"; `failed_rules` are of all rules.
+-- One line per trace with what people filter by. `accepted` is by the ruleset "paper"; `failed_rules` are of all rules.
 create or replace view trace_browser as
 select
     trace_id,
@@ -67,10 +67,10 @@ select
     user_id,
     target_item_id,
     target_rank,
-    new_rank,
+    predicted_rank,
     copied,
-    coalesce(list_contains(policies, 'paper'), false) as accepted,
-    lost_at,
+    coalesce(list_contains(rulesets, 'paper'), false) as accepted,
+    first_failed_rule,
     failed_rules,
     reasons,
     reasoning,
@@ -88,7 +88,7 @@ select
 from traces
 left join judged_outcomes using (outcome);
 
--- How many attempts each prompt took and how many were accepted under the policy "paper". A group is all attempts of one
+-- How many attempts each prompt took and how many were accepted under the ruleset "paper". A group is all attempts of one
 -- teacher, model and temperature at one prompt.
 create or replace view pass_rates as
 select
@@ -108,7 +108,7 @@ from trace_browser
 where error is null
 group by group_id;
 
--- From prompts to accepted traces, by data set, template and teacher. Each column is a subset of the one before it,
+-- From prompts to accepted traces, by dataset, template and teacher. Each column is a subset of the one before it,
 -- but for `labelled`.
 create or replace view acceptance_funnel as
 select

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, built_shop: Path) -> Path:
     """The shop's store, with traces and a snapshot made by the command line."""
     copied = Path(shutil.copytree(built_shop, tmp_path_factory.mktemp("cli") / "store"))
     ok("trace", "shop", "--store", copied, "--limit", 40)
-    ok("snapshot", "publish", "shop", "--policy", "strict", "--store", copied)
+    ok("snapshot", "publish", "shop", "--ruleset", "strict", "--store", copied)
     return copied
 
 
@@ -72,12 +72,12 @@ def test_ingest_from_files_to_a_store_that_it_makes(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["status"], "there is no store in"),
-        (["trace", "nope", "--store", "{shop}"], "no data set is called 'nope'; there are: shop"),
+        (["trace", "nope", "--store", "{shop}"], "no dataset is called 'nope'; there are: shop"),
         (["trace", "shop", "--store", "{shop}", "--teacher", "oracle"], "no teacher is called 'oracle'"),
         (["trace", "shop", "--store", "{shop}", "--teacher", "openai"], "needs --model"),
         (["verify", "shop", "--store", "{shop}", "--rules", "nice"], "no rule is called 'nice'"),
-        (["sids", "nope", "--store", "{shop}"], "no data set is called 'nope'; there are: shop"),
-        (["candidates", "nope", "--store", "{shop}"], "no data set is called 'nope'; there are: shop"),
+        (["sids", "nope", "--store", "{shop}"], "no dataset is called 'nope'; there are: shop"),
+        (["candidates", "nope", "--store", "{shop}"], "no dataset is called 'nope'; there are: shop"),
         (["snapshot", "show", "nope", "--store", "{shop}"], "there is no snapshot 'nope'"),
         (["sql", "select nope", "--store", "{shop}"], "nope"),
         (["sql", "select 1", "--store", "{shop}", "--format", "xml"], "--format is 'xml'"),
@@ -156,7 +156,7 @@ def test_a_reader_that_closes_early_is_no_failure(folder: Path) -> None:
 
 def test_snapshots_are_listed_shown_verified_and_rebuilt(folder: Path) -> None:
     assert "sft" in ok("snapshot", "list", "--store", folder)
-    assert '"policy": "strict"' in ok("snapshot", "show", "shop", "--store", folder)
+    assert '"ruleset": "strict"' in ok("snapshot", "show", "shop", "--store", folder)
     assert "all as published" in ok("snapshot", "verify", "shop", "--store", folder)
     assert "byte by byte" in ok("snapshot", "rebuild", "shop", "--store", folder)
     assert "added" in ok("snapshot", "diff", "shop", "shop", "--store", folder)
@@ -179,7 +179,7 @@ def test_a_flipped_byte_is_found_with_exit_code_1(folder: Path, tmp_path: Path) 
 def test_the_demo_runs_twice_and_ends_with_what_to_do_next(tmp_path: Path) -> None:
     words = ["demo", "--users", 150, "--items", 80, "--store", tmp_path / "store"]
     out = ok(*words, "--no-train")
-    for text in ("bayes_optimal", "snapshot demo@", "funnel", "gr2 app", "load_dataset"):
+    for text in ("oracle", "snapshot demo@", "funnel", "gr2 app", "load_dataset"):
         assert text in out
     assert "demo-dapo" not in out
     again = ok(*words)

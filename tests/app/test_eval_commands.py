@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from curate.candidates import PRE_RANKER
-from curate.evaluation.rankers.ceiling import put_ceiling
 from curate.evaluation.rankers.lambdamart import import_lightgbm
+from curate.evaluation.rankers.oracle import put_oracle
 from curate.evaluation.results import load_evaluations
 from store import InputError, Store
 
@@ -72,12 +72,12 @@ def test_all_that_can_be_had_is_compared(shop: Store) -> None:
         import_lightgbm()
     except InputError as error:
         pytest.skip(str(error))
-    put_ceiling(shop, "shop", PRE_RANKER)
+    put_oracle(shop, "shop", PRE_RANKER)
     out = ok("shop", "--slices", "--store", shop.folder)
     table, differences, *_ = out.split("gain over each other")
-    for text in ("valid", "copied", "R@1", "N@5", "MRR", "same first", "end to end, over all 120 lists"):
+    for text in ("valid", "copied", "R@1", "N@5", "MRR", "top-1 consistency", "end to end, over all 120 lists"):
         assert text in table
-    rankers = ("cooccurrence.v1", "evidence.v1", "scorecard.v1", "lambdamart", "bayes_optimal")
+    rankers = ("cooccurrence.v1", "evidence.v1", "scorecard.v1", "lambdamart", "oracle")
     shown = [line.split()[0].split("-")[0] for line in table.splitlines() if line.strip().startswith(rankers)]
     assert shown == list(rankers)
     assert differences.split("N@5 by")[0].count("+") >= 3
@@ -113,13 +113,13 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "no data set is called 'nope'; there are: shop"),
+        (["nope"], "no dataset is called 'nope'; there are: shop"),
         (
             ["shop", "--rankers", "best"],
             "no ranker is called 'best'; there are: pre-ranker, evidence, scorecard, lambdamart",
         ),
         (["shop", "--rankers", "endpoint"], "needs --model"),
-        (["shop", "--rankers", "ceiling"], "is not known; gr2 candidates stores it for simulated data"),
+        (["shop", "--rankers", "oracle"], "is not known; gr2 candidates stores it for simulated data"),
         (["shop", "--rankers", "lambdamart", "--split", "train"], "only --split test can judge it"),
         (["shop", "--rankers", "evidence,evidence"], "two rankers are called 'evidence.v1'"),
         (["shop", "--split", "all"], "--split is 'all'"),

@@ -47,7 +47,7 @@ def test_versions_can_be_listed_compared_and_explained(shop: Store) -> None:
     assert title in ok("sids", "explain", item, "--store", shop.folder)
 
 
-def test_ids_are_extended_to_another_data_set(shop: Store) -> None:
+def test_ids_are_extended_to_another_dataset(shop: Store) -> None:
     ok("simulate", "later", "--users", 100, "--items", 90, "--seed", 1, "--store", shop.folder)
     out = ok("sids", "later", "--extend", "shop", "--store", shop.folder)
     assert "extends shop@rq-kmeans" in out
@@ -66,7 +66,7 @@ def test_what_is_not_fit_for_training_says_what_to_do(shop: Store) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "no data set is called 'nope'; there are: shop"),
+        (["nope"], "no dataset is called 'nope'; there are: shop"),
         (["shop", "--method", "magic"], "--method is 'magic'; it must be one of rq-kmeans, rq-vae"),
         (["shop", "--epochs", "3"], "method rq-kmeans has no --epochs"),
         (["shop", "--method", "rq-vae", "--balanced"], "method rq-vae has no --balanced"),

@@ -1,4 +1,4 @@
-"""A tiny data set whose every number can be worked out by hand, and a store that several arms tried."""
+"""A tiny dataset whose every number can be worked out by hand, and a store that several configurations tried."""
 
 import shutil
 from datetime import datetime, timedelta
@@ -46,7 +46,7 @@ def put_shop(store: Store, name: str, sequences: dict[str, list[str]]) -> None:
 
 @pytest.fixture
 def tiny(store: Store) -> Store:
-    """A store with data set `tiny`: twelve users who mostly buy along the alphabet."""
+    """A store with dataset `tiny`: twelve users who mostly buy along the alphabet."""
     put_shop(
         store,
         "tiny",
@@ -75,7 +75,7 @@ def tiny(store: Store) -> Store:
 
 @pytest.fixture(scope="session")
 def tried_folder(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop with two arms on the same 30 lists, and a third that answers nothing that can be parsed on one of them."""
+    """A shop with two configurations on the same 30 lists, and a third whose answer on one list cannot be parsed."""
     store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("tried") / "store"))
     for template in ("rerank_evidence.v1", "rerank.v1"):
         sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=30, template=template, temperature=0.5))

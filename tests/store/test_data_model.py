@@ -36,6 +36,6 @@ def test_every_table_view_and_column_is_documented_and_nothing_else(store: Store
 
 
 def test_the_macro_is_documented(store: Store) -> None:
-    assert "accepted_traces(policy)" in documented()
+    assert "accepted_traces(ruleset)" in documented()
     with store.reading() as session:
         assert session.connection.execute("select count(*) from accepted_traces('strict')").fetchone() == (0,)

@@ -8,7 +8,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from store import InputError, Store, StoreBusyError, StoreError, turns
+from store import InputError, Store, StoreBusyError, StoreError, file_locks
 
 
 def run_row(run_id: str) -> pl.DataFrame:
@@ -58,7 +58,7 @@ def test_a_reader_waits_for_a_writer_of_another_process(store: Store) -> None:
 
 
 def test_a_lock_held_too_long_names_its_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "WAIT_S", 0.2)
+    monkeypatch.setattr(file_locks, "WAIT_S", 0.2)
     holder = hold(store.main_file, seconds=30)
     try:
         with pytest.raises(StoreBusyError, match=str(holder.pid)), store.writing():
@@ -187,7 +187,7 @@ def test_waiting_ends_with_the_holder_not_with_the_limit(store: Store) -> None:
     holder = hold(store.main_file, seconds=0.3)
     started = time.monotonic()
     run_ids(store)
-    assert time.monotonic() - started < turns.WAIT_S / 2
+    assert time.monotonic() - started < file_locks.WAIT_S / 2
     holder.wait()
 
 

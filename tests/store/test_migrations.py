@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from store import Store, StoreError, database
+from store.file_locks import AccessMode
 from store.migrations import current_state, load_migrations, migrate, schema_state
-from store.turns import Turn
 
 
 def test_opening_twice_changes_nothing(store: Store) -> None:
@@ -27,12 +27,14 @@ def test_a_newer_store_is_refused(store: Store) -> None:
 
 def test_changed_views_are_replaced_at_the_next_opening(store: Store) -> None:
     with store.writing() as session:
-        session.connection.execute("create or replace view policies as select 'none' as policy, []::varchar[] as rules")
+        session.connection.execute(
+            "create or replace view rulesets as select 'none' as ruleset, []::varchar[] as rules"
+        )
         session.execute("clear_schema_state")
         session.execute("record_schema_state", state="1-of-older-views")
     Store.open(store.folder)
     with store.reading() as session:
-        assert ("strict",) in session.rows("policy_names")
+        assert ("strict",) in session.rows("ruleset_names")
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,16 +42,16 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkey
     broken = steps[0]._replace(text=steps[0].text + "; select * from no_such_table")
     monkeypatch.setattr("store.migrations.load_migrations", lambda _: [broken])
     path = tmp_path / "labels.duckdb"
-    with pytest.raises(Exception, match="no_such_table"), database.connect(path, Turn.WRITE) as session:
+    with pytest.raises(Exception, match="no_such_table"), database.connect(path, AccessMode.WRITE) as session:
         migrate(session, "labels")
-    with database.connect(path, Turn.READ) as session:
+    with database.connect(path, AccessMode.READ) as session:
         assert session.connection.execute("select count(*) from duckdb_tables()").fetchone() == (0,)
 
 
 def test_traces_of_an_older_store_learn_their_lists_and_outcomes(tmp_path: Path) -> None:
     for name, last in (("labels", 1), ("main", 4)):
         path = tmp_path / ("store.duckdb" if name == "main" else "labels.duckdb")
-        with database.connect(path, Turn.WRITE) as session:
+        with database.connect(path, AccessMode.WRITE) as session:
             session.execute("create_schema_migrations")
             session.execute("create_schema_state")
             for step in load_migrations(name)[:last]:
@@ -87,8 +89,8 @@ def test_traces_of_an_older_store_learn_their_lists_and_outcomes(tmp_path: Path)
     store = Store.open(tmp_path)
     with store.reading() as session:
         rows = session.connection.execute(
-            "select trace_id, split, target_rank, new_rank, copied, accepted, failed_rules, reasons from trace_browser"
-            " order by created_at"
+            "select trace_id, split, target_rank, predicted_rank, copied, accepted, failed_rules, reasons"
+            " from trace_browser order by created_at"
         ).fetchall()
         assert rows == [
             ("judged", "valid", 2, 1, False, True, [], []),

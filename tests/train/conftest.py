@@ -70,9 +70,9 @@ def rows() -> datasets.Dataset:
 
 
 @pytest.fixture(scope="session")
-def built_lessons(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_inputs(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop with snapshots `traces` (sft) and `prompts` (dapo), and a student `new` that knows nothing."""
-    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("lessons") / "store"))
+    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("inputs") / "store"))
     sample(store, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
     publish(store, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
     publish(store, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
@@ -81,10 +81,10 @@ def built_lessons(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def built_copier(built_lessons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_copier(built_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student that gives most orders back as they came, and makes mistakes: what its answers earn differs."""
-    model, tokenizer = load_student(built_lessons / "models" / "students" / "new")
-    store = Store.open(built_lessons)
+    model, tokenizer = load_student(built_inputs / "models" / "students" / "new")
+    store = Store.open(built_inputs)
     prompts = load_snapshot(open_snapshot(store, "prompts").path, kind="dapo")["train"].select(range(64))
     answer = [{"role": "assistant", "content": render_completion("", range(1, 11))}]
     taught = prompts.map(lambda _: {"completion": answer}, load_from_cache_file=False)
@@ -104,13 +104,13 @@ def built_copier(built_lessons: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def copying(lessons: Store, built_copier: Path) -> Store:
-    """`lessons` with the student `copier`."""
-    shutil.copytree(built_copier, student_path(lessons, "copier"))
-    return lessons
+def copying(inputs: Store, built_copier: Path) -> Store:
+    """`inputs` with the student `copier`."""
+    shutil.copytree(built_copier, student_path(inputs, "copier"))
+    return inputs
 
 
 @pytest.fixture
-def lessons(built_lessons: Path, tmp_path: Path) -> Store:
-    """A copy of what `built_lessons` made."""
-    return Store.open(shutil.copytree(built_lessons, tmp_path / "lessons"))
+def inputs(built_inputs: Path, tmp_path: Path) -> Store:
+    """A copy of what `built_inputs` made."""
+    return Store.open(shutil.copytree(built_inputs, tmp_path / "inputs"))

@@ -21,19 +21,19 @@ def draw_page() -> None:
 
 
 @pytest.mark.usefixtures("checked_charts")
-def test_trainings_and_curves_are_listed_and_drawn(lessons: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GR2_STORE", str(lessons.folder))
+def test_trainings_and_curves_are_listed_and_drawn(inputs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GR2_STORE", str(inputs.folder))
     page = AppTest.from_function(draw_page, default_timeout=30).run()
     assert [info.value.split(".")[0] for info in page.info] == ["No training yet", "No evaluation yet"]
     for name in ("one", "two"):
-        train_sft(lessons, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, log_steps=1))
-    evaluate(lessons, "shop", [EvidenceRanker(), EvidenceRanker("again")], EvalSettings(limit=20, shuffles=0))
-    trainings = load_trainings(lessons)
+        train_sft(inputs, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, log_steps=1))
+    evaluate(inputs, "shop", [EvidenceRanker(), EvidenceRanker("again")], EvalSettings(limit=20, shuffles=0))
+    trainings = load_trainings(inputs)
     assert trainings.select("name", "student", "status", "steps").rows() == [
         ("two", "new", "done", 2),
         ("one", "new", "done", 2),
     ]
-    curves = load_curves(lessons, trainings["run_id"].to_list())
+    curves = load_curves(inputs, trainings["run_id"].to_list())
     assert curves.filter(metric="loss").height == 4
     page.run()
     assert not page.exception

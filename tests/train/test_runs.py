@@ -11,7 +11,7 @@ from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
-from store import InputError, Store, turns
+from store import InputError, Store, file_locks
 from train.runs import (
     CHECKPOINTS,
     TrainingRun,
@@ -55,94 +55,92 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
-def test_a_training_that_was_half_written_goes_on(lessons: Store) -> None:
+def test_a_training_that_was_half_written_goes_on(inputs: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_sft(lessons, "traces", "new", "x", FEW, on_progress=stop_at(2))
-    assert statuses(lessons) == ["interrupted"]
-    (student_folder(lessons, "x") / CHECKPOINTS / "checkpoint-2").mkdir()
+        train_sft(inputs, "traces", "new", "x", FEW, on_progress=stop_at(2))
+    assert statuses(inputs) == ["interrupted"]
+    (student_folder(inputs, "x") / CHECKPOINTS / "checkpoint-2").mkdir()
     # As if killed before the row was put.
-    with lessons.writing() as session:
+    with inputs.writing() as session:
         session.connection.execute("delete from run_metrics")
         session.connection.execute("delete from runs where kind = 'train-sft'")
-    assert train_sft(lessons, "", "", "x", FEW, resume=True).steps == 3
-    assert statuses(lessons) == ["done"]
-    losses = fetch(lessons, "select step from run_metrics join runs using (run_id) where metric = 'loss' order by step")
+    assert train_sft(inputs, "", "", "x", FEW, resume=True).steps == 3
+    assert statuses(inputs) == ["done"]
+    losses = fetch(inputs, "select step from run_metrics join runs using (run_id) where metric = 'loss' order by step")
     assert losses == [(1,), (2,), (3,)]
 
 
-def test_a_new_training_that_fails_before_its_first_checkpoint_leaves_its_name_free(lessons: Store) -> None:
+def test_a_new_training_that_fails_before_its_first_checkpoint_leaves_its_name_free(inputs: Store) -> None:
     def fail(_: str) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train_sft(lessons, "traces", "new", "x", FEW, on_progress=fail)
-    snapshot = open_snapshot(lessons, "traces")
-    with pytest.raises(RuntimeError), open_run(lessons, "sft", "x", snapshot, {}, resume=False):
+        train_sft(inputs, "traces", "new", "x", FEW, on_progress=fail)
+    snapshot = open_snapshot(inputs, "traces")
+    with pytest.raises(RuntimeError), open_run(inputs, "sft", "x", snapshot, {}, resume=False):
         raise RuntimeError
-    assert statuses(lessons) == ["failed", "failed"]
-    assert not student_folder(lessons, "x").exists()
-    assert train_sft(lessons, "traces", "new", "x", FEW).steps == 3
+    assert statuses(inputs) == ["failed", "failed"]
+    assert not student_folder(inputs, "x").exists()
+    assert train_sft(inputs, "traces", "new", "x", FEW).steps == 3
 
 
-def test_a_student_remembers_the_semantic_ids_that_it_learned(lessons: Store) -> None:
-    with lessons.reading() as session:
+def test_a_student_remembers_the_semantic_ids_that_it_learned(inputs: Store) -> None:
+    with inputs.reading() as session:
         old, _ = choose_sources(session, "shop", None, None)
-    train_sft(lessons, "traces", "new", "old", FEW)
-    newer = assign_semantic_ids(lessons, "shop", ResidualKMeans(seed=1)).version.sid_version
-    with lessons.reading() as session:
+    train_sft(inputs, "traces", "new", "old", FEW)
+    newer = assign_semantic_ids(inputs, "shop", ResidualKMeans(seed=1)).version.sid_version
+    with inputs.reading() as session:
         assert choose_sources(session, "shop", None, None)[0] == newer != old
-    assert sids_of_students(lessons, "shop", ["old"]) == old
-    assert sids_of_students(lessons, "shop", ["old", "new"]) == old
-    # A student that learned nothing, one of another data set, a model of the hub: nothing is known.
-    assert sids_of_students(lessons, "shop", ["new"]) is None
-    assert sids_of_students(lessons, "elsewhere", ["old"]) is None
-    assert sids_of_students(lessons, "shop", ["Qwen/Qwen3-8B"]) is None
+    assert sids_of_students(inputs, "shop", ["old"]) == old
+    assert sids_of_students(inputs, "shop", ["old", "new"]) == old
+    # A student that learned nothing, one of another dataset, a model of the hub: nothing is known.
+    assert sids_of_students(inputs, "shop", ["new"]) is None
+    assert sids_of_students(inputs, "elsewhere", ["old"]) is None
+    assert sids_of_students(inputs, "shop", ["Qwen/Qwen3-8B"]) is None
     # Traces about both.
-    sample(lessons, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, limit=40))
-    publish(lessons, "both", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
-    train_sft(lessons, "both", "new", "mixed", FEW)
+    sample(inputs, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, limit=40))
+    publish(inputs, "both", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
+    train_sft(inputs, "both", "new", "mixed", FEW)
     with pytest.raises(InputError, match=r"different semantic IDs: mixed on \S+, \S+; choose one by --sid-version"):
-        sids_of_students(lessons, "shop", ["mixed"])
+        sids_of_students(inputs, "shop", ["mixed"])
 
 
-def test_one_process_trains_under_a_name_at_a_time(lessons: Store) -> None:
-    snapshot = open_snapshot(lessons, "traces")
-    with open_run(lessons, "sft", "x", snapshot, {"student": "new"}, resume=False):
+def test_one_process_trains_under_a_name_at_a_time(inputs: Store) -> None:
+    snapshot = open_snapshot(inputs, "traces")
+    with open_run(inputs, "sft", "x", snapshot, {"student": "new"}, resume=False):
         for words, resume in ((("", ""), True), (("traces", "new"), False)):
             with pytest.raises(InputError, match="is training 'x' already; wait for it or end it"):
-                train_sft(lessons, *words, "x", FEW, resume=resume)
-        assert statuses(lessons) == ["running"]
-    assert statuses(lessons) == ["done"]
+                train_sft(inputs, *words, "x", FEW, resume=resume)
+        assert statuses(inputs) == ["running"]
+    assert statuses(inputs) == ["done"]
 
 
-def test_a_training_goes_on_in_as_many_processes_as_it_began_in(
-    lessons: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_goes_on_in_as_many_processes_as_it_began_in(inputs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_sft(lessons, "traces", "new", "x", FEW, on_progress=stop_at(2))
+        train_sft(inputs, "traces", "new", "x", FEW, on_progress=stop_at(2))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="'x' began in 1 processes, not 2"):
-        load_training(lessons, "sft", "x")
+        load_training(inputs, "sft", "x")
 
 
-def test_figures_wait_while_the_store_is_busy(lessons: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "WAIT_S", 0.05)
+def test_figures_wait_while_the_store_is_busy(inputs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_locks, "WAIT_S", 0.05)
 
     def write(run: TrainingRun, step: int) -> None:
         run.keep([{"step": step, "metric": "loss", "value": float(step)}])
         run.flush()
 
     def stored() -> list[tuple[Any, ...]]:
-        return fetch(lessons, "select step, value from run_metrics order by step")
+        return fetch(inputs, "select step, value from run_metrics order by step")
 
-    with open_run(lessons, "sft", "x", open_snapshot(lessons, "traces"), {}, resume=False) as run:
-        with lessons.reading():
+    with open_run(inputs, "sft", "x", open_snapshot(inputs, "traces"), {}, resume=False) as run:
+        with inputs.reading():
             write(run, 1)
         assert stored() == []
         write(run, 2)
         assert stored() == [(1, 1.0), (2, 2.0)]
         # What was written does not wait any more.
-        with lessons.writing() as session:
+        with inputs.writing() as session:
             session.connection.execute("delete from run_metrics")
         run.keep([{"step": 3, "metric": "loss", "value": 3.0}])
     assert stored() == [(3, 3.0)]

@@ -40,7 +40,7 @@ from prompts.tasks import Candidate, RerankTask, ShownItem
 from store import InputError
 
 INVALID = -1.0
-CHAIN = (PARSED, "complete", "known_sids", "permutation", "cites")
+CHAIN = (PARSED, "not_truncated", "known_sids", "permutation", "cites")
 
 
 def rank_promotion(rank_before: int, rank_after: int, candidates: int) -> float:
@@ -199,13 +199,13 @@ class RewardSettings:
     truncated. cache_tokens: how far before the limit `overlong` sets in, 4,096 before 20,480 in DAPO.
     """
 
-    alpha: float = 0.2
+    format_weight: float = 0.2
     max_tokens: int = 1024
     cache_tokens: int = 256
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise InputError(f"alpha is {self.alpha}; it must be 0 or more")
+        if self.format_weight < 0:
+            raise InputError(f"format_weight is {self.format_weight}; it must be 0 or more")
         if not 0 <= self.cache_tokens <= self.max_tokens:
             raise InputError(f"cache_tokens is {self.cache_tokens}; it must be 0 to max_tokens, {self.max_tokens}")
 
@@ -213,28 +213,28 @@ class RewardSettings:
 Reward = Callable[[JudgedCompletion, RewardSettings], float]
 
 
-def _plain(judged: JudgedCompletion, settings: RewardSettings) -> float:
+def _unconditional(judged: JudgedCompletion, settings: RewardSettings) -> float:
     promotion = judged.promotion()
-    return INVALID if promotion is None else promotion + settings.alpha * judged.valid
+    return INVALID if promotion is None else promotion + settings.format_weight * judged.valid
 
 
-def _paper(judged: JudgedCompletion, settings: RewardSettings) -> float:
+def _conditional(judged: JudgedCompletion, settings: RewardSettings) -> float:
     promotion = judged.promotion()
     if promotion is None:
         return INVALID
     bonus = judged.valid and (promotion > 0 or judged.rank_before == 1)
-    return promotion + settings.alpha * bonus
+    return promotion + settings.format_weight * bonus
 
 
-def _gated(
+def _format_gated(
     rank_part: Callable[[JudgedCompletion], float | None], judged: JudgedCompletion, settings: RewardSettings
 ) -> float:
     earned = rank_part(judged)
     if earned is None or not judged.valid:
         return INVALID
     if judged.copied and auc(judged.gains_K) < 1:
-        return settings.alpha
-    return earned + settings.alpha
+        return settings.format_weight
+    return earned + settings.format_weight
 
 
 def _chain(judged: JudgedCompletion, _: RewardSettings) -> float:
@@ -246,11 +246,11 @@ def _overlong(judged: JudgedCompletion, settings: RewardSettings) -> float:
 
 
 REWARDS: dict[str, Reward] = {
-    "plain": _plain,
-    "paper": _paper,
-    "gated": partial(_gated, JudgedCompletion.promotion),
-    "auc": partial(_gated, JudgedCompletion.auc),
-    "ndcg": partial(_gated, JudgedCompletion.ndcg),
+    "unconditional": _unconditional,
+    "conditional": _conditional,
+    "format_gated": partial(_format_gated, JudgedCompletion.promotion),
+    "auc": partial(_format_gated, JudgedCompletion.auc),
+    "ndcg": partial(_format_gated, JudgedCompletion.ndcg),
     "chain": _chain,
     "overlong": _overlong,
 }
@@ -264,8 +264,8 @@ class RewardFunction:
     has them, gains and history as `judge_completion` takes them. completion_ids are TRL's own. Raises InputError on an
     unknown name.
 
-    >>> RewardFunction("paper")(["..."], ['{"recommendations": ["b", "a"]}'], candidates=[["a", "b"]], target=["b"])
-    [0.7]
+    >>> RewardFunction("conditional")(["..."], ['{"recommendations": ["b", "a"]}'], candidates=[["a", "b"]],
+    target=["b"]) [0.7]
     """
 
     name: str

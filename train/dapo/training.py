@@ -18,7 +18,7 @@ from store.errors import require_at_least
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward
-from train.inputs import open_lessons
+from train.inputs import open_inputs
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -39,24 +39,24 @@ COLUMNS = ["prompt", "candidates", "target", "history"]
 class DapoSettings:
     """reward: one of train.dapo.rewards.REWARDS. alpha: weight of the form of the answer.
 
-    group: completions of a prompt. prompts: of a generated batch and process. steps: optimizer steps. updates: of them
-    for each generated batch, TRL's num_iterations. accumulation: in how many passes the rows of a step go through the
-    model. refill_rounds: of dynamic sampling; 0 trains on every group, as TRL does. min_pass_rate, max_pass_rate: only
-    prompts that a teacher passed that often; prompts that were never tried count as 0. max_tokens: the longest
-    completion; the last fifth of it is punished by degrees, and what is cut off is left out of the loss. epsilon,
-    epsilon_high: how far a probability may move down and up from what it was when the batch was generated; they matter
-    from the second update of a batch on. lora_rank: 0 trains every weight. vllm_url: a server of `trl vllm-serve` that
-    generates; None generates here. save_steps, log_steps: between checkpoints and figures; a checkpoint keeps no
-    generated batch, so save_steps is a multiple of updates.
+    group: completions of a prompt. prompts: of a generated batch and process. steps: optimizer steps. num_iterations:
+    of them for each generated batch, TRL's num_iterations. gradient_accumulation_steps: in how many passes the rows of
+    a step go through the model. refill_rounds: of dynamic sampling; 0 trains on every group, as TRL does.
+    min_pass_rate, max_pass_rate: only prompts that a teacher passed that often; prompts that were never tried count as
+    0. max_tokens: the longest completion; the last fifth of it is punished by degrees, and what is cut off is left out
+    of the loss. epsilon, epsilon_high: how far a probability may move down and up from what it was when the batch was
+    generated; they matter from the second update of a batch on. lora_rank: 0 trains every weight. vllm_url: a server of
+    `trl vllm-serve` that generates; None generates here. save_steps, log_steps: between checkpoints and figures; a
+    checkpoint keeps no generated batch, so save_steps is a multiple of updates.
     """
 
-    reward: str = "paper"
-    alpha: float = 0.2
-    group: int = 8
-    prompts: int = 16
+    reward: str = "conditional"
+    format_weight: float = 0.2
+    num_generations: int = 8
+    prompts_per_batch: int = 16
     steps: int = 100
-    updates: int = 1
-    accumulation: int = 1
+    num_iterations: int = 1
+    gradient_accumulation_steps: int = 1
     refill_rounds: int = 2
     min_pass_rate: float = 0.0
     max_pass_rate: float = 1.0
@@ -74,11 +74,11 @@ class DapoSettings:
 
     def __post_init__(self) -> None:
         require_at_least(
-            ("group", self.group, 2),
-            ("prompts", self.prompts, 1),
+            ("num-generations", self.num_generations, 2),
+            ("prompts", self.prompts_per_batch, 1),
             ("steps", self.steps, 1),
-            ("updates", self.updates, 1),
-            ("accumulation", self.accumulation, 1),
+            ("num-iterations", self.num_iterations, 1),
+            ("gradient-accumulation-steps", self.gradient_accumulation_steps, 1),
             ("refill-rounds", self.refill_rounds, 0),
             ("max-tokens", self.max_tokens, 2),
             ("overlong-weight", self.overlong_weight, 0.0),
@@ -90,15 +90,15 @@ class DapoSettings:
             ("save-steps", self.save_steps, 1),
             ("log-steps", self.log_steps, 1),
         )
-        if (rows := self.prompts * self.group) % self.accumulation:
+        if (rows := self.prompts_per_batch * self.num_generations) % self.gradient_accumulation_steps:
             raise InputError(
-                f"--accumulation is {self.accumulation}, which does not divide the {rows} rows of --prompts times "
-                "--group; choose one that does"
+                f"--gradient-accumulation-steps is {self.gradient_accumulation_steps}, which does not divide the "
+                f"{rows} rows of --prompts-per-batch times --num-generations; choose one that does"
             )
-        if self.save_steps % self.updates:
+        if self.save_steps % self.num_iterations:
             raise InputError(
-                f"--save-steps is {self.save_steps}; it must be a multiple of --updates, {self.updates}, since a "
-                "generated batch is in no checkpoint"
+                f"--save-steps is {self.save_steps}; it must be a multiple of --num-iterations, "
+                f"{self.num_iterations}, since a generated batch is in no checkpoint"
             )
         if not 0 <= self.min_pass_rate <= self.max_pass_rate <= 1:
             raise InputError(
@@ -109,7 +109,7 @@ class DapoSettings:
 
     def rewards(self) -> list[RewardFunction]:
         """What a completion earns, and what it loses by its length. Raises InputError on an unknown reward."""
-        settings = RewardSettings(self.alpha, self.max_tokens, self.max_tokens // 5)
+        settings = RewardSettings(self.format_weight, self.max_tokens, self.max_tokens // 5)
         functions: list[RewardFunction] = [LoggedReward(self.reward, settings)]
         if self.overlong_weight:
             functions.append(RewardFunction("overlong", settings))
@@ -169,7 +169,7 @@ def train_dapo(
         _, known = load_training(store, "dapo", name)
         settings = DapoSettings(**{field: known[field] for field in asdict(settings) if field in known})
         reference, student = known["reference"], known["student"]
-    snapshot, rows, model, tokenizer, vocabulary = open_lessons(store, "dapo", reference, student)
+    snapshot, rows, model, tokenizer, vocabulary = open_inputs(store, "dapo", reference, student)
     prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
     functions = settings.rewards()
@@ -211,10 +211,12 @@ def _arguments(settings: DapoSettings, folder: Path, weights: list[float]) -> GR
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": settings.steps,
-        "per_device_train_batch_size": settings.prompts * settings.group // settings.accumulation,
-        "gradient_accumulation_steps": settings.accumulation,
-        "num_iterations": settings.updates,
-        "num_generations": settings.group,
+        "per_device_train_batch_size": settings.prompts_per_batch
+        * settings.num_generations
+        // settings.gradient_accumulation_steps,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "num_iterations": settings.num_iterations,
+        "num_generations": settings.num_generations,
         "max_completion_length": settings.max_tokens,
         "temperature": settings.temperature,
         "loss_type": "dapo",

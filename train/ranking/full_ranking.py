@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.datasets.sources import choose_sids
 from curate.evaluation.metrics import Metric, score_ranks
 from curate.snapshots.midtrain import sequence_text
@@ -135,7 +135,7 @@ def propose_items(
     Raises InputError where the store lacks what is needed, or the tokenizer has no such semantic IDs.
     """
     with store.reading() as session:
-        find_data_set(session, dataset)
+        find_dataset(session, dataset)
         version = choose_sids(session, dataset, settings.sid_version)
         [(sid_settings, *_)] = session.rows("sid_version", dataset=dataset, sid_version=version)
         codes = session.frame("codes_of", dataset=dataset, sid_version=version)

@@ -175,20 +175,20 @@ class FirstTokenRanker:
         return int(ids[0])
 
 
-WAYS = ("reasoning", "direct", "first-token")
+MODES = ("reasoning", "direct", "first-token")
 
 
 def student_rankers(
-    store: Store, reference: str, ways: Sequence[str], *, template: str | None = None, max_tokens: int = 256
+    store: Store, reference: str, modes: Sequence[str], *, template: str | None = None, max_tokens: int = 256
 ) -> list[Ranker]:
-    """A student as one ranker for each of the WAYS in which it may answer. Raises InputError as `open_student` does."""
-    for way in ways:
-        if way not in WAYS:
-            raise InputError(f"a student has no way {way!r} to answer; it must be one of {', '.join(WAYS)}")
+    """A student as one ranker for each of the MODES in which it may answer. Raises what `open_student` does."""
+    for mode in modes:
+        if mode not in MODES:
+            raise InputError(f"a student has no mode {mode!r} to answer; it must be one of {', '.join(MODES)}")
     student = open_student(store, reference, template)
     rankers: dict[str, Callable[[], Ranker]] = {
         "reasoning": lambda: GeneratingRanker(student, reasoning=True, max_tokens=max_tokens),
         "direct": lambda: GeneratingRanker(student, reasoning=False, max_tokens=max_tokens),
         "first-token": lambda: FirstTokenRanker(student),
     }
-    return [rankers[way]() for way in ways]
+    return [rankers[mode]() for mode in modes]

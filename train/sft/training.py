@@ -9,7 +9,7 @@ from trl import SFTConfig
 
 from store import InputError, Store
 from store.errors import require_at_least
-from train.inputs import open_lessons
+from train.inputs import open_inputs
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -30,7 +30,7 @@ SHOWN = ("loss", "mean_token_accuracy", "learning_rate")
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """reasoning_weight, order_weight: lambda_r and lambda_o. reasoning: False teaches orders without explanations.
+    """reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False teaches orders without explanations.
 
     epochs: over the training split; max_steps, where given, ends earlier. batch_size: rows a step and process.
     max_tokens: the longest row allowed. packing: several rows in one sequence of max_tokens; wants a GPU with flash
@@ -40,12 +40,12 @@ class SftSettings:
     """
 
     reasoning_weight: float = 0.1
-    order_weight: float = 1.0
+    answer_weight: float = 1.0
     reasoning: bool = True
     epochs: float = 1.0
     max_steps: int | None = None
     batch_size: int = 32
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     optimizer: str = "muon"
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
@@ -62,7 +62,7 @@ class SftSettings:
             ("epochs", self.epochs, 1e-6),
             ("max-steps", self.max_steps, 1),
             ("batch-size", self.batch_size, 1),
-            ("accumulation", self.accumulation, 1),
+            ("gradient-accumulation-steps", self.gradient_accumulation_steps, 1),
             ("learning-rate", self.learning_rate, 0.0),
             ("max-tokens", self.max_tokens, 1),
             ("lora-rank", self.lora_rank, 0),
@@ -97,8 +97,8 @@ def train_sft(
         _, known = load_training(store, "sft", name)
         settings = SftSettings(**{field: known[field] for field in asdict(settings) if field in known})
         reference, student = known["reference"], known["student"]
-    snapshot, rows, model, tokenizer, vocabulary = open_lessons(store, "sft", reference, student)
-    loss = SftLoss(settings.reasoning_weight, settings.order_weight)
+    snapshot, rows, model, tokenizer, vocabulary = open_inputs(store, "sft", reference, student)
+    loss = SftLoss(settings.reasoning_weight, settings.answer_weight)
     limit = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
     encoded = encode_traces(rows, tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
     arguments = training_arguments(settings, student_folder(store, name) / CHECKPOINTS, limit)
@@ -128,7 +128,7 @@ def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTCo
         "num_train_epochs": settings.epochs,
         "max_steps": -1 if settings.max_steps is None else settings.max_steps,
         "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
         "adam_beta2": 0.95,

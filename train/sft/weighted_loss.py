@@ -32,13 +32,13 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class SftLoss:
-    """What a token of a completion weighs. reasoning_weight: lambda_r. order_weight: lambda_o."""
+    """What a token of a completion weighs. reasoning_weight: lambda_r. answer_weight: lambda_o."""
 
     reasoning_weight: float = 0.1
-    order_weight: float = 1.0
+    answer_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, weight in (("reasoning-weight", self.reasoning_weight), ("order-weight", self.order_weight)):
+        for name, weight in (("reasoning-weight", self.reasoning_weight), ("answer-weight", self.answer_weight)):
             if weight < 0:
                 raise InputError(f"--{name} is {weight}; it must be 0 or more")
 
@@ -98,7 +98,7 @@ def _encode(batch: Mapping[str, Sequence[Any]], tokenizer: Any, loss: SftLoss, *
         columns["labels"].append([token if is_said else IGNORED for token, is_said in zip(ids, said, strict=True)])
         columns["weights"].append(
             [
-                0.0 if not is_said else loss.order_weight if end > border else loss.reasoning_weight
+                0.0 if not is_said else loss.answer_weight if end > border else loss.reasoning_weight
                 for (_, end), is_said in zip(offsets, said, strict=True)
             ]
         )

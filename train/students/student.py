@@ -1,4 +1,4 @@
-"""Students: small models from scratch, for data sets and machines of any size, and any other that transformers loads.
+"""Students: small models from scratch, for datasets and machines of any size, and any other that transformers loads.
 
 Owns the architecture (Qwen3's, as the GR2 paper's student has), sizes, tokenizer and chat format of a new student. It
 learns its pieces of text from rendered prompts and completions; where these come from it does not know.

@@ -76,7 +76,7 @@ def train_lambdamart(
     *,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> LambdaMartRanker:
-    """Train on the lists of a data set that hold their target; the same lists and settings give the same model.
+    """Train on the lists of a dataset that hold their target; the same lists and settings give the same model.
 
     Raises InputError where LightGBM cannot be used, or where the train or the valid split has no such list.
     """

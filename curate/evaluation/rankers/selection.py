@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from curate.datasets.catalogue import find_data_set
+from curate.datasets.catalogue import find_dataset
 from curate.datasets.simulation import SOURCE as SIMULATED
 from curate.datasets.sources import choose_sources
-from curate.evaluation.rankers.ceiling import load_ceiling
 from curate.evaluation.rankers.lambdamart import train_lambdamart
 from curate.evaluation.rankers.offline import EvidenceRanker, ScorecardRanker
+from curate.evaluation.rankers.oracle import load_oracle
 from curate.evaluation.rankers.protocol import Ranker
 from curate.evaluation.settings import EvalSettings
 from curate.traces.teachers.scorecard import fit_scorecard
 from store import InputError, Store
 
-NAMES = ("pre-ranker", "evidence", "scorecard", "lambdamart", "endpoint", "ceiling")
+NAMES = ("pre-ranker", "evidence", "scorecard", "lambdamart", "endpoint", "oracle")
 
 
 class Selection(NamedTuple):
@@ -36,7 +36,7 @@ def select_rankers(
     """The rankers of these names for an evaluation with these settings; LambdaMART is trained first.
 
     None means the endpoint, where there is one, and what can be had of evidence, scorecard, lambdamart and, on
-    simulated data, the ceiling.
+    simulated data, the oracle.
 
     Raises InputError on a name that is not in NAMES, and where what is named cannot be had.
     """
@@ -46,7 +46,7 @@ def select_rankers(
     if endpoint is not None and names is not None and "endpoint" not in names:
         raise InputError("a model is given, but endpoint is not among the rankers; add it to --rankers")
     with store.reading() as session:
-        simulated = find_data_set(session, dataset)["source"] == SIMULATED
+        simulated = find_dataset(session, dataset)["source"] == SIMULATED
         sid_version, pre_ranker = choose_sources(session, dataset, settings.sid_version, settings.pre_ranker)
 
     def make(name: str) -> Ranker:
@@ -60,8 +60,8 @@ def select_rankers(
             if settings.split != "test":
                 raise InputError("lambdamart learns from train and valid lists, so only --split test can judge it")
             return train_lambdamart(store, dataset, sid_version, pre_ranker, on_progress=on_progress)
-        if name == "ceiling":
-            return load_ceiling(store, dataset, pre_ranker, settings.split)
+        if name == "oracle":
+            return load_oracle(store, dataset, pre_ranker, settings.split)
         if endpoint is None:
             raise InputError("the ranker endpoint needs --model, the name under which the endpoint serves it")
         return endpoint
@@ -69,7 +69,7 @@ def select_rankers(
     if names is not None:
         return Selection([make(name) for name in names if name != "pre-ranker"], [])
     selection = Selection([], [])
-    for name in ("evidence", "scorecard", "lambdamart", *(["ceiling"] if simulated else [])):
+    for name in ("evidence", "scorecard", "lambdamart", *(["oracle"] if simulated else [])):
         try:
             selection.rankers.append(make(name))
         except InputError as error:

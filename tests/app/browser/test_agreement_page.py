@@ -38,7 +38,7 @@ def test_one_annotator_sees_rules_and_no_agreement(traced: Store, open_page: Cal
     assert "One annotator only: agreement needs two." in page.info[0].value
     assert "#### Traces that people disagree on" not in headings(page)
     rules, against, annotators = (table.value for table in page.dataframe)
-    assert rules[rules["rule"] == "policy paper"]["recall"].to_list() == [0.0]
+    assert rules[rules["rule"] == "ruleset paper"]["recall"].to_list() == [0.0]
     assert len(against) == 3
     assert annotators["labels"].to_list() == [3]
 
@@ -63,7 +63,7 @@ def test_two_annotators_see_figures_confusions_rules_and_disagreements(
     assert figures["measure"].to_list() == ["Krippendorff's alpha", "Fleiss' kappa", "Cohen's kappa"]
     assert figures["traces"].to_list() == [9, 9, 9]
     assert (figures["low"] < figures["value"]).all()
-    assert "policy strict" in rules["rule"].to_list()
+    assert "ruleset strict" in rules["rule"].to_list()
     assert split["trace_id"].to_list() == [f"/traces?trace={accepted[0]}"]
     assert [list(names) for names in (split["good"][0], split["bad"][0])] == [[HOSTILE], ["ben"]]
     assert against["trace_id"].to_list() == [f"/traces?trace={refused[2]}"]

@@ -6,8 +6,8 @@ from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
 from app.browser.compare_page import ONE_LIST, TWO_ARMS
-from curate.review.arm_comparison import list_arms
 from curate.review.attempts import load_attempts
+from curate.review.configurations import list_configurations
 from curate.review.trace_pages import find_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
@@ -100,10 +100,10 @@ def test_an_unknown_id_is_a_message_and_another_can_be_entered(open_page: Open, 
     assert page.query_params["list"] == trace_id
 
 
-def test_without_a_link_two_arms_are_compared(open_page: Open, traced: Store) -> None:
+def test_without_a_link_two_configurations_are_compared(open_page: Open, traced: Store) -> None:
     sample(traced, EvidenceTeacher(), SamplingSettings("shop", limit=40, template="rerank.v1", temperature=0.5))
     page = open_comparison(open_page)
-    first, second = list(list_arms(traced))[:2]
+    first, second = list(list_configurations(traced))[:2]
     assert [box.value for box in page.selectbox] == [first, second]
     assert page.markdown[0].value == "##### 40 lists that both tried"
     measures, passed, better, *_ = (frame.value for frame in page.dataframe)
@@ -117,13 +117,13 @@ def test_without_a_link_two_arms_are_compared(open_page: Open, traced: Store) ->
     assert "Enter an id" in page.info[0].value
 
 
-def test_one_arm_cannot_be_compared(open_page: Open, traced: Store) -> None:
+def test_one_configuration_cannot_be_compared(open_page: Open, traced: Store) -> None:
     with traced.writing() as session:
         session.connection.execute("delete from traces where teacher <> 'evidence'")
     assert "two ways to make traces" in open_comparison(open_page).info[0].value
 
 
-def test_arms_without_a_list_in_common(open_page: Open, traced: Store) -> None:
+def test_configurations_without_a_list_in_common(open_page: Open, traced: Store) -> None:
     with traced.writing() as session:
         session.connection.execute("update traces set list_id = teacher")
     page = open_comparison(open_page)

@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 from app.browser import label_page
-from curate.review.labelling import QueueSettings, label_seat, make_queue, take_seat
+from curate.review.labelling import QueueSettings, claim_next, label_assigned, make_queue
 from curate.traces.filter import TraceFilter
 from store import Store, StoreBusyError
 from store.labels import Label
@@ -97,9 +97,9 @@ def test_blind_hides_teacher_verdicts_and_labels(open_labels: Open, traced: Stor
         queue_of_two = make_queue(
             traced, QueueSettings("two", TraceFilter(teacher="evidence"), size=1, overlap=2, blind=blind), "ann"
         )
-        seat, _ = take_seat(traced, queue_of_two, "ben")
-        assert seat is not None
-        label_seat(traced, queue_of_two, "ben", seat, Label.BAD)
+        assignment, _ = claim_next(traced, queue_of_two, "ben")
+        assert assignment is not None
+        label_assigned(traced, queue_of_two, "ben", assignment, Label.BAD)
         page = open_labels(queue=queue_of_two.queue_id)
         everything = " ".join(element.value for kind in (page.text, page.markdown) for element in kind)
         everything += "".join(element.proto.body.split("</style>")[-1] for element in page.get("html"))
@@ -116,7 +116,7 @@ def test_a_label_that_cannot_be_stored_is_told_and_the_trace_stays(
     def busy(*_: object, **__: object) -> None:
         raise StoreBusyError("labels.duckdb has been in use by process 1")
 
-    monkeypatch.setattr(label_page, "label_seat", busy)
+    monkeypatch.setattr(label_page, "label_assigned", busy)
     key_of(page, "Good").click().run()
     assert "Nothing was stored" in page.error[0].value
     assert "in use by process 1" in page.code[0].value
@@ -128,7 +128,7 @@ def test_a_label_that_cannot_be_stored_is_told_and_the_trace_stays(
     assert events(traced) == [("ann", "good", [], None)]
 
 
-def test_somebody_else_can_sit_down(open_labels: Open) -> None:
+def test_somebody_else_can_claim_first(open_labels: Open) -> None:
     page = open_labels()
     assert "You are ann." in [text.value for text in page.text]
     page.button(key="somebody-else").click().run()

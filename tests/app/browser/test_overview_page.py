@@ -41,7 +41,7 @@ def test_the_filter_of_a_link_counts(open_page: Callable[..., AppTest], traced: 
 
 
 def test_teachers_without_any_order_have_no_share_of_copies(open_page: Callable[..., AppTest]) -> None:
-    page = open_overview(open_page, lost_at="parsed")
+    page = open_overview(open_page, first_failed_rule="parsed")
     assert page.metric[3].value == "–"
 
 
@@ -85,8 +85,8 @@ def test_a_click_on_a_stage_or_a_cell_links_to_its_traces(
     page.locator(".st-key-overview-funnel path[aria-label*='stage: target_first']").first.click(force=True)
     link = page.get_by_role("link", name=f"{lost} traces: lost at target_first")
     expect(link).to_be_visible(timeout=30_000)
-    assert link.get_attribute("href") == "/traces?split=train&teacher=evidence&lost_at=target_first"
-    before, after, traces = overview.moves.filter(pl.col("new_rank") == 2).row(0)
+    assert link.get_attribute("href") == "/traces?split=train&teacher=evidence&first_failed_rule=target_first"
+    before, after, traces = overview.moves.filter(pl.col("predicted_rank") == 2).row(0)
     page.locator(
         f".st-key-overview-moves path[aria-label*='rank after: 2; rank before: {before}; traces: {traces};']"
     ).click()

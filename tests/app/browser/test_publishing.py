@@ -35,10 +35,10 @@ def click(page: AppTest, key: str) -> AppTest:
 def test_the_filter_is_previewed_and_published_and_the_same_again_is_the_same(open_page: Open, traced: Store) -> None:
     chosen = TraceFilter(copied=False, teacher="evidence", passes="strict")
     page = open_publishing(open_page, **chosen.to_query())
-    assert page.selectbox(key="snapshot-policy-strict").value == "strict"
+    assert page.selectbox(key="snapshot-ruleset-strict").value == "strict"
     page.text_input(key="snapshot-name").set_value("moved")
     click(page, "preview")
-    settings = SnapshotSettings("shop", policy="strict", traces=chosen)
+    settings = SnapshotSettings("shop", ruleset="strict", traces=chosen)
     rows = preview(traced, settings).counts.rows
     assert page.metric[0].value == f"{rows:,}"
     assert len(page.json) == 3

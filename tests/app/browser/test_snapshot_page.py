@@ -55,7 +55,7 @@ def test_the_newest_snapshot_comes_first_and_a_link_opens_another(open_page: Ope
     assert page.dataframe[0].value["version"].to_list() == [second.version, first.version]
     assert texts(page) == [reference(second)]
     selection = page.dataframe[1].value
-    assert ("policy", "paper") in selection.itertuples(index=False, name=None)
+    assert ("ruleset", "paper") in selection.itertuples(index=False, name=None)
     page = open_snapshots(open_page, snapshot=reference(first))
     assert texts(page) == [reference(first)]
     assert page.metric[1].value == f"{first.manifest['splits']['train']['rows']:,}"
@@ -68,7 +68,7 @@ def test_lineage_goes_from_the_data_set_to_the_version(open_page: Open, versions
     page = open_snapshots(open_page, part="Lineage")
     table = page.dataframe[1].value
     steps = table["step"].to_list()
-    assert steps[:4] == ["data set", "semantic IDs", "template", "teacher"]
+    assert steps[:4] == ["dataset", "semantic IDs", "template", "teacher"]
     assert steps[-2:] == ["version", "this version"]
     assert table["what"].to_list()[-2:] == [snapshot.version for snapshot in versions]
     (run_link,) = table[table["step"] == "run"]["link"]

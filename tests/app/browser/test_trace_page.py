@@ -78,8 +78,8 @@ def test_what_goes_wrong_is_a_line(open_page: Open) -> None:
         ({"trace": "nope"}, "there is no trace 'nope'"),
         ({"before": "yesterday"}, "the link says before='yesterday'"),
         ({"since": "yesterday"}, "the filter says since='yesterday'"),
-        ({"lost_at": "sea"}, "the filter says lost_at='sea'; it must be one of answered"),
-        ({"passes": "nice"}, "no policy is called 'nice'"),
+        ({"first_failed_rule": "sea"}, "the filter says first_failed_rule='sea'; it must be one of answered"),
+        ({"passes": "nice"}, "no ruleset is called 'nice'"),
         ({"pattern": "("}, "'(' is no regular expression"),
     ):
         page = open_traces(open_page, **query)

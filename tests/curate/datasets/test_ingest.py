@@ -160,7 +160,7 @@ def test_settings_out_of_range_are_clear_errors(options: dict[str, Any], message
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", "x;y"])
 def test_names_that_cannot_be_are_refused(store: Store, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="cannot name a data set"):
+    with pytest.raises(InputError, match="cannot name a dataset"):
         ingest(store, name, tmp_path / "x", tmp_path / "y")
 
 

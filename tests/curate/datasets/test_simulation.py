@@ -4,7 +4,7 @@ import pytest
 
 from curate.candidates import PRE_RANKER
 from curate.datasets.simulation import simulate
-from curate.evaluation.rankers.ceiling import put_ceiling
+from curate.evaluation.rankers.oracle import put_oracle
 from store import InputError, Store
 
 
@@ -13,9 +13,9 @@ def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
         return session.connection.execute(statement).fetchall()
 
 
-def test_no_order_beats_the_ceiling(shop: Store) -> None:
-    metrics = put_ceiling(shop, "shop", PRE_RANKER)
-    best = {metric.name: metric.value for metric in metrics["train", "bayes_optimal"]}
+def test_no_order_beats_the_oracle(shop: Store) -> None:
+    metrics = put_oracle(shop, "shop", PRE_RANKER)
+    best = {metric.name: metric.value for metric in metrics["train", "oracle"]}
     ((before,),) = fetch(
         shop,
         "select value from evaluations where split = 'train' and ranker = 'cooccurrence.v1'"
@@ -24,35 +24,35 @@ def test_no_order_beats_the_ceiling(shop: Store) -> None:
     assert best["ndcg_at_5"] > before + 0.08
 
 
-def test_each_list_that_holds_its_target_has_an_optimal_order_of_the_same_items(shop: Store) -> None:
-    put_ceiling(shop, "shop", PRE_RANKER)
+def test_each_list_that_holds_its_target_has_an_oracle_order_of_the_same_items(shop: Store) -> None:
+    put_oracle(shop, "shop", PRE_RANKER)
     rows = fetch(
         shop,
         "select list_sort(o.item_ids) = list_sort(c.item_ids), list_reverse_sort(probabilities) = probabilities"
-        " from optimal_rankings o join candidate_lists c using (list_id)",
+        " from oracle_rankings o join candidate_lists c using (list_id)",
     )
     assert set(rows) == {(True, True)}
     assert fetch(shop, "select count(target_rank) from candidate_lists") == [(len(rows),)]
 
 
 def test_asking_again_changes_nothing(shop: Store) -> None:
-    first = put_ceiling(shop, "shop", PRE_RANKER)
+    first = put_oracle(shop, "shop", PRE_RANKER)
     runs = fetch(shop, "select count(*) from runs")
-    assert put_ceiling(shop, "shop", PRE_RANKER) == first
+    assert put_oracle(shop, "shop", PRE_RANKER) == first
     assert fetch(shop, "select count(*) from runs") == runs
 
 
-def test_real_data_have_no_ceiling(tiny: Store) -> None:
-    assert put_ceiling(tiny, "tiny", PRE_RANKER) == {}
+def test_real_data_have_no_oracle(tiny: Store) -> None:
+    assert put_oracle(tiny, "tiny", PRE_RANKER) == {}
     with pytest.raises(InputError, match="'nope'"):
-        put_ceiling(tiny, "nope", PRE_RANKER)
+        put_oracle(tiny, "nope", PRE_RANKER)
 
 
 def test_a_catalogue_of_another_version_is_refused(shop: Store) -> None:
     with shop.writing() as session:
         session.connection.execute("update items set title = 'Other' where item_id = 'P01'")
     with pytest.raises(InputError, match="another version of gr2"):
-        put_ceiling(shop, "shop", PRE_RANKER)
+        put_oracle(shop, "shop", PRE_RANKER)
 
 
 def test_simulating_the_same_again_changes_nothing(shop: Store) -> None:

@@ -95,11 +95,11 @@ def test_predictions_are_calibrated() -> None:
     assert np.mean(hits) == pytest.approx(np.mean(expected), abs=3 * np.std(hits) / np.sqrt(len(hits)))
 
 
-def test_the_optimal_order_is_by_probability() -> None:
+def test_the_oracle_order_is_by_probability() -> None:
     simulator = Simulator(SMALL)
     history = simulator.interactions()["item_id"].to_list()[:3]
     candidates = [item.item_id for item in simulator.items() if item.item_id not in history][:10]
-    ((order,), (probabilities,)) = simulator.optimal_rankings([history], [candidates])
+    ((order,), (probabilities,)) = simulator.oracle_rankings([history], [candidates])
     everything = simulator.next_item_probabilities(history)
     assert sorted(order) == sorted(candidates)
     assert probabilities == sorted(probabilities, reverse=True)

@@ -141,9 +141,9 @@ def test_an_order_that_is_none_falls_back_to_the_input_and_is_counted(shop: Stor
 
 def test_position_bias_tells_who_looks_at_positions(shop: Store) -> None:
     done = evaluate(shop, "shop", [FakeRanker(by_name), FakeRanker(backwards, "backwards")], EvalSettings())
-    assert value(done, "fake", "position_bias_tau") == value(done, "fake", "position_bias_same_first") == 1
+    assert value(done, "fake", "position_bias_tau") == value(done, "fake", "top1_consistency") == 1
     assert abs(value(done, PRE_RANKER, "position_bias_tau")) < 0.1
-    assert value(done, PRE_RANKER, "position_bias_same_first") < 0.1
+    assert value(done, PRE_RANKER, "top1_consistency") < 0.1
     picks = done.slices.filter((pl.col("slice") == "input_position") & (pl.col("ranker") == "backwards"))
     assert picks["bucket"].to_list() == [str(place) for place in range(1, 11)]
     assert picks["value"].to_list() == pytest.approx([0] * 9 + [1])

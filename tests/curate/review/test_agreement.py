@@ -22,7 +22,7 @@ from curate.review.agreement import (
     alpha,
     confuse_annotators,
     find_disagreements,
-    find_policy_disagreements,
+    find_ruleset_disagreements,
     kappa,
     load_judgements,
     load_labelled_queues,
@@ -47,7 +47,7 @@ MOMENT = datetime(2026, 11, 25)  # noqa: DTZ001
 def judgements(accepted: str = "", /, **said: str) -> pl.DataFrame:
     """What annotators say of traces t000, t001, ...: g, b, u, or . for nothing. accepted: y or n of each, default y.
 
-    What is not accepted fails the rule target_first and the policy paper.
+    What is not accepted fails the rule target_first and the ruleset paper.
     """
     rows = []
     for annotator, labels in said.items():
@@ -64,7 +64,7 @@ def judgements(accepted: str = "", /, **said: str) -> pl.DataFrame:
                     "created_at": MOMENT,
                     "passed_rules": ["parsed", "target_first"] if good else ["parsed"],
                     "failed_rules": [] if good else ["target_first"],
-                    "accepted_by": ["all", "paper"] if good else ["all"],
+                    "accepted_by": ["answered", "paper"] if good else ["answered"],
                     "refused_by": ["strict"] if good else ["paper", "strict"],
                 }
             )
@@ -155,9 +155,9 @@ def test_a_rule_as_a_detector_of_what_people_call_bad() -> None:
     # Observed .6; expected .4 x .4 + .6 x .6 = .52.
     assert row["kappa"] == pytest.approx((0.6 - 0.52) / 0.48)
     assert row["low"] < row["kappa"] < row["high"]
-    paper = rules.filter(kind="policy", name="paper").row(0, named=True)
+    paper = rules.filter(kind="ruleset", name="paper").row(0, named=True)
     assert {**paper, "kind": "rule", "name": "target_first"} == row
-    assert rules.filter(kind="policy")["name"].to_list() == ["all", "paper", "strict"]
+    assert rules.filter(kind="ruleset")["name"].to_list() == ["answered", "paper", "strict"]
 
 
 def test_disagreements_come_most_evenly_split_first() -> None:
@@ -169,10 +169,10 @@ def test_disagreements_come_most_evenly_split_first() -> None:
     assert found.row(2, named=True)["good"] == ["ann", "cid", "dee"]
 
 
-def test_where_most_people_say_other_than_the_policy() -> None:
+def test_where_most_people_say_other_than_the_ruleset() -> None:
     labels = judgements("ynynyn", ann="gbbgbu", ben="gbbggg", cid="...g..")
-    found = find_policy_disagreements(labels)
-    # t004 is a draw, t000 and t001 agree with the policy; t003 has three against it.
+    found = find_ruleset_disagreements(labels)
+    # t004 is a draw, t000 and t001 agree with the ruleset; t003 has three against it.
     assert found.select("trace_id", "people", "accepted").rows() == [
         ("t003", "good", False),
         ("t002", "bad", True),
@@ -268,7 +268,7 @@ def test_perfect_agreement_is_one() -> None:
     labels = judgements("ynyn", ann="gbgb", ben="gbgb", cid="gbgb")
     assert [found[2:5] for found in measure_agreement(labels)] == [(pytest.approx(1.0),) * 3] * 5
     assert measure_rules(labels).filter(name="paper")["kappa"].to_list() == [pytest.approx(1.0)]
-    assert find_disagreements(labels).height == find_policy_disagreements(labels).height == 0
+    assert find_disagreements(labels).height == find_ruleset_disagreements(labels).height == 0
 
 
 def test_intervals_hold_their_value_and_a_seed_gives_them_again() -> None:
@@ -356,7 +356,7 @@ def traces_of(store: Store, chosen: TraceFilter) -> list[str]:
 
 
 def one_of_each(store: Store) -> tuple[str, str]:
-    """A trace that policy paper accepts, and one that it refuses."""
+    """A trace that ruleset paper accepts, and one that it refuses."""
     return (
         traces_of(store, TraceFilter(passes="paper"))[0],
         traces_of(store, TraceFilter(fails="paper", teacher="evidence"))[0],
@@ -371,7 +371,7 @@ def put_in_queue(store: Store, queue_id: str, trace_id: str, annotator: str, lab
         )
 
 
-def test_labels_come_beside_what_rules_and_policies_say(traced: Store) -> None:
+def test_labels_come_beside_what_rules_and_rulesets_say(traced: Store) -> None:
     good, bad = one_of_each(traced)
     (failed,) = traces_of(traced, TraceFilter(teacher="failing"))
     for trace_id in (good, bad, failed):
@@ -385,11 +385,11 @@ def test_labels_come_beside_what_rules_and_policies_say(traced: Store) -> None:
     assert "paper" in row[good]["accepted_by"]
     assert "target_first" in row[good]["passed_rules"]
     assert "paper" in row[bad]["refused_by"]
-    assert row[failed]["refused_by"] == ["all", "paper", "strict"]
+    assert row[failed]["refused_by"] == ["answered", "paper", "strict"]
     assert row[failed]["passed_rules"] == row[failed]["failed_rules"] == row[failed]["accepted_by"] == []
     rules = measure_rules(labels)
     assert rules.filter(name="parsed")["labels"].to_list() == [2]
-    assert rules.filter(name="all")["labels"].to_list() == [3]
+    assert rules.filter(name="answered")["labels"].to_list() == [3]
 
 
 def test_labels_are_those_of_the_filter_and_of_the_queue(traced: Store) -> None:
@@ -433,7 +433,7 @@ def test_the_last_word_counts_and_undo_takes_it_back(traced: Store) -> None:
 
 def test_a_filter_without_meaning_is_a_clear_error(traced: Store) -> None:
     put_label(traced, traces_of(traced, TraceFilter())[0], "ann", Label.GOOD)
-    with pytest.raises(InputError, match="no policy is called 'nice'"):
+    with pytest.raises(InputError, match="no ruleset is called 'nice'"):
         load_judgements(traced, TraceFilter(passes="nice"))
     with pytest.raises(InputError, match=r"'\(' is no regular expression"):
         load_judgements(traced, TraceFilter(pattern="("))

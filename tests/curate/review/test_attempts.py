@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from curate.review import attempts as trace_comparison
-from curate.review.arm_comparison import Arm
 from curate.review.attempts import (
     Attempt,
     kendall_taus,
@@ -18,6 +17,7 @@ from curate.review.attempts import (
     pick_pair,
     rank_orders,
 )
+from curate.review.configurations import Configuration
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
@@ -26,7 +26,7 @@ from curate.traces.teachers.protocol import RequestFailedError
 from store import InputError, Store
 from store.labels import Label, put_label
 
-ARM = Arm("rerank.v1", "rejection", "fake", "fake", 0.5)
+CONFIGURATION = Configuration("rerank.v1", "rejection", "fake", "fake", 0.5)
 
 
 def rows(store: Store, query: str) -> list[tuple[object, ...]]:
@@ -36,8 +36,8 @@ def rows(store: Store, query: str) -> list[tuple[object, ...]]:
 
 def attempt(name: str, **changes: object) -> Attempt:
     made = Attempt(
-        name, f"trace-{name}", 1, ARM, 0, name[0] == "A", () if name[0] == "A" else ("target_first",), ("a", "b"), 2, 1,
-        None, (),
+        name, f"trace-{name}", 1, CONFIGURATION, 0, name[0] == "A", () if name[0] == "A" else ("target_first",),
+        ("a", "b"), 2, 1, None, (),
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -64,11 +64,11 @@ def test_all_attempts_on_a_list_come_with_what_was_said_of_them(tried: Store) ->
 
 
 def test_the_first_failed_rule_comes_first(tried: Store) -> None:
-    for trace_id, lost_at in rows(
-        tried, "select trace_id, lost_at from trace_browser where lost_at is not null limit 9"
+    for trace_id, first_failed_rule in rows(
+        tried, "select trace_id, first_failed_rule from trace_browser where first_failed_rule is not null limit 9"
     ):
         found = next(one for one in load_attempts(tried, trace_id).attempts if one.trace_id == trace_id)
-        assert found.failures[0] == lost_at
+        assert found.failures[0] == first_failed_rule
 
 
 def test_of_too_many_attempts_the_first_samples_are_shown_and_all_counted(
@@ -154,10 +154,10 @@ def test_the_pair_is_the_best_accepted_and_the_worst_rejected_of_a_group() -> No
         attempt("A1", group_id=2),
         attempt("A2", failures=("cites",)),
         attempt("A3"),
-        attempt("R1", new_rank=5),
-        attempt("R2", new_rank=9),
-        attempt("R3", ranking=None, new_rank=None),
-        attempt("R4", new_rank=10, group_id=3),
+        attempt("R1", predicted_rank=5),
+        attempt("R2", predicted_rank=9),
+        attempt("R3", ranking=None, predicted_rank=None),
+        attempt("R4", predicted_rank=10, group_id=3),
     ]
     assert [one.name for one in pick_pair(attempts) or ()] == ["A3", "R2"]
     assert [one.name for one in pick_pair(attempts, "trace-R1") or ()] == ["A3", "R1"]
@@ -167,7 +167,7 @@ def test_the_pair_is_the_best_accepted_and_the_worst_rejected_of_a_group() -> No
 
 
 def test_without_such_a_pair_it_is_the_best_and_the_worst() -> None:
-    rejected = [attempt("R1", new_rank=3), attempt("R2", new_rank=2), attempt("R3", new_rank=7)]
+    rejected = [attempt("R1", predicted_rank=3), attempt("R2", predicted_rank=2), attempt("R3", predicted_rank=7)]
     assert [one.name for one in pick_pair(rejected) or ()] == ["R2", "R3"]
     groups = [attempt("A1"), attempt("R1", group_id=2)]
     assert [one.name for one in pick_pair(groups) or ()] == ["A1", "R1"]

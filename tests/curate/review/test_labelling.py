@@ -9,11 +9,11 @@ from curate.review.labelling import (
     Order,
     Progress,
     QueueSettings,
+    claim_next,
     find_queue,
-    label_seat,
+    label_assigned,
     list_queues,
     make_queue,
-    take_seat,
     undo_last,
 )
 from curate.review.trace_pages import find_traces
@@ -29,7 +29,7 @@ from store.values import utc_now
 @pytest.fixture
 def traced(shop: Store) -> Store:
     """A shop with 60 traces of 30 prompts."""
-    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=30, max_attempts=2, policy="strict"))
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=30, max_attempts=2, ruleset="strict"))
     return shop
 
 
@@ -73,7 +73,7 @@ def test_what_judges_disagree_on_comes_first(traced: Store) -> None:
     everything = find_traces(traced, TraceFilter(), limit=1_000).rows
     refused = everything.filter(pl.col("failed_rules").list.contains("target_first"))["trace_id"].to_list()
     accepted = find_traces(traced, TraceFilter(passes="strict"), limit=1_000).rows["trace_id"].to_list()
-    # Both policies refuse it, two people like it: two against two. One likes it: one against two.
+    # Both rulesets refuse it, two people like it: two against two. One likes it: one against two.
     for annotator, trace_id in (("ann", refused[0]), ("ben", refused[0]), ("ann", refused[1])):
         put_label(traced, trace_id, annotator, Label.GOOD)
     put_label(traced, accepted[0], "ann", Label.GOOD)
@@ -98,18 +98,22 @@ def test_settings_come_back_as_they_were_stored(traced: Store) -> None:
 
 def test_each_trace_is_shown_once_and_the_queue_ends(traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("short", size=5), "ann")
-    seat, progress = take_seat(traced, queue, "ann")
+    assignment, progress = claim_next(traced, queue, "ann")
     assert progress == Progress(5, 0, 0, 5)
     shown = []
-    while seat is not None:
-        shown.append(seat)
+    while assignment is not None:
+        shown.append(assignment)
         # Whoever reloads the page sees the same trace again.
-        assert take_seat(traced, queue, "ann")[0] == seat
-        seat, progress = label_seat(traced, queue, "ann", seat, Label.GOOD, tags=["generic"], note="so so", seconds=1.5)
-    assert [(seat.place, seat.trace_id) for seat in shown] == list(enumerate(places(traced, queue.queue_id), 1))
+        assert claim_next(traced, queue, "ann")[0] == assignment
+        assignment, progress = label_assigned(
+            traced, queue, "ann", assignment, Label.GOOD, tags=["generic"], note="so so", seconds=1.5
+        )
+    assert [(assignment.place, assignment.trace_id) for assignment in shown] == list(
+        enumerate(places(traced, queue.queue_id), 1)
+    )
     assert progress == Progress(5, 5, 5, 0)
     stored = events(traced)
-    assert stored["trace_id"].to_list() == [seat.trace_id for seat in shown]
+    assert stored["trace_id"].to_list() == [assignment.trace_id for assignment in shown]
     assert stored.select("annotator", "label", "note", "seconds", "queue_id").unique().rows() == [
         ("ann", "good", "so so", 1.5, queue.queue_id)
     ]
@@ -118,17 +122,17 @@ def test_each_trace_is_shown_once_and_the_queue_ends(traced: Store) -> None:
 
 def test_undo_appends_and_goes_back_one_by_one(traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("short", size=5), "ann")
-    first, _ = take_seat(traced, queue, "ann")
+    first, _ = claim_next(traced, queue, "ann")
     assert first is not None
-    second, _ = label_seat(traced, queue, "ann", first, Label.GOOD)
+    second, _ = label_assigned(traced, queue, "ann", first, Label.GOOD)
     assert second is not None
-    third, _ = label_seat(traced, queue, "ann", second, Label.BAD)
+    third, _ = label_assigned(traced, queue, "ann", second, Label.BAD)
     assert undo_last(traced, queue, "ann") == (second, Progress(5, 1, 1, 4))
     assert undo_last(traced, queue, "ann")[0] == first
     assert undo_last(traced, queue, "ann")[0] is None
     assert events(traced)["label"].to_list() == ["good", "bad", "undo", "undo"]
-    assert take_seat(traced, queue, "ann")[0] == first
-    after, _ = label_seat(traced, queue, "ann", first, Label.UNSURE)
+    assert claim_next(traced, queue, "ann")[0] == first
+    after, _ = label_assigned(traced, queue, "ann", first, Label.UNSURE)
     assert after == second
     assert third is not None
 
@@ -136,65 +140,65 @@ def test_undo_appends_and_goes_back_one_by_one(traced: Store) -> None:
 def test_people_at_work_at_once_see_different_traces_as_often_as_is_wanted(traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("pairs", size=6, overlap=2), "ann")
     people = ("ann", "ben", "cem")
-    seats = {person: take_seat(traced, queue, person)[0] for person in people}
-    assert [seat and seat.place for seat in seats.values()] == [1, 1, 2]
+    assignments = {person: claim_next(traced, queue, person)[0] for person in people}
+    assert [assignment and assignment.place for assignment in assignments.values()] == [1, 1, 2]
     done: list[tuple[str, str]] = []
-    while any(seats.values()):
+    while any(assignments.values()):
         for person in people:
-            seat = seats[person]
-            if seat is not None:
-                done.append((person, seat.trace_id))
-                seats[person], progress = label_seat(traced, queue, person, seat, Label.GOOD)
+            assignment = assignments[person]
+            if assignment is not None:
+                done.append((person, assignment.trace_id))
+                assignments[person], progress = label_assigned(traced, queue, person, assignment, Label.GOOD)
             elif progress.open:
-                seats[person], progress = take_seat(traced, queue, person)
+                assignments[person], progress = claim_next(traced, queue, person)
     assert len(set(done)) == len(done) == 12
     assert progress.finished == 6
 
 
 def test_a_skipped_trace_is_left_to_others(traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("one", size=1), "ann")
-    seat, _ = take_seat(traced, queue, "ann")
-    assert seat is not None
-    assert label_seat(traced, queue, "ann", seat, Label.SKIP) == (None, Progress(1, 0, 1, 0))
-    assert take_seat(traced, queue, "ben")[0] == seat
+    assignment, _ = claim_next(traced, queue, "ann")
+    assert assignment is not None
+    assert label_assigned(traced, queue, "ann", assignment, Label.SKIP) == (None, Progress(1, 0, 1, 0))
+    assert claim_next(traced, queue, "ben")[0] == assignment
 
 
-def test_a_seat_that_was_left_is_free_again(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_assignment_that_was_left_is_free_again(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = make_queue(traced, QueueSettings("one", size=1), "ann")
-    seat, _ = take_seat(traced, queue, "ann")
-    assert take_seat(traced, queue, "ben") == (None, Progress(1, 0, 0, 1))
-    monkeypatch.setattr(labelling, "SEAT", -labelling.SEAT)
-    assert take_seat(traced, queue, "ben")[0] == seat
+    assignment, _ = claim_next(traced, queue, "ann")
+    assert claim_next(traced, queue, "ben") == (None, Progress(1, 0, 0, 1))
+    monkeypatch.setattr(labelling, "ASSIGNMENT_TIMEOUT", -labelling.ASSIGNMENT_TIMEOUT)
+    assert claim_next(traced, queue, "ben")[0] == assignment
 
 
 def test_two_windows_of_one_person_give_one_judgement(traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("windows", size=3), "ann")
-    seat, _ = take_seat(traced, queue, "ann")
-    assert seat is not None
-    assert take_seat(traced, queue, "ann")[0] == seat
-    following, _ = label_seat(traced, queue, "ann", seat, Label.GOOD)
-    assert label_seat(traced, queue, "ann", seat, Label.BAD) == (following, Progress(3, 1, 1, 2))
+    assignment, _ = claim_next(traced, queue, "ann")
+    assert assignment is not None
+    assert claim_next(traced, queue, "ann")[0] == assignment
+    following, _ = label_assigned(traced, queue, "ann", assignment, Label.GOOD)
+    assert label_assigned(traced, queue, "ann", assignment, Label.BAD) == (following, Progress(3, 1, 1, 2))
     assert events(traced)["label"].to_list() == ["good"]
 
 
 def test_a_clock_that_was_set_back_leaves_the_order_of_events(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = make_queue(traced, QueueSettings("clock", size=3), "ann")
-    seat, _ = take_seat(traced, queue, "ann")
-    assert seat is not None
-    label_seat(traced, queue, "ann", seat, Label.GOOD)
+    assignment, _ = claim_next(traced, queue, "ann")
+    assert assignment is not None
+    label_assigned(traced, queue, "ann", assignment, Label.GOOD)
     undo_last(traced, queue, "ann")
     monkeypatch.setattr("store.labels.utc_now", lambda: utc_now() - timedelta(hours=1))
-    following, progress = label_seat(traced, queue, "ann", seat, Label.BAD)
-    assert (following != seat, progress.mine) == (True, 1)
+    following, progress = label_assigned(traced, queue, "ann", assignment, Label.BAD)
+    assert (following != assignment, progress.mine) == (True, 1)
     assert events(traced)["label"].to_list() == ["good", "undo", "bad"]
 
 
 def test_what_is_said_in_one_queue_stands_whatever_another_says(traced: Store) -> None:
     first, second = (make_queue(traced, QueueSettings(name, size=1), "ann") for name in ("first", "second"))
     for queue, label in ((first, Label.BAD), (second, Label.SKIP)):
-        seat, _ = take_seat(traced, queue, "ann")
-        assert seat is not None
-        label_seat(traced, queue, "ann", seat, label)
+        assignment, _ = claim_next(traced, queue, "ann")
+        assert assignment is not None
+        label_assigned(traced, queue, "ann", assignment, label)
     with traced.reading() as session:
         assert session.connection.execute("select label from labels_current").fetchall() == [("bad",)]
     undo_last(traced, second, "ann")
@@ -209,9 +213,9 @@ def test_many_people_at_once_lose_nothing(traced: Store) -> None:
     queue = make_queue(traced, QueueSettings("crowd", size=40), "ann")
 
     def work(person: str) -> None:
-        seat, _ = take_seat(traced, queue, person)
-        while seat is not None:
-            seat, _ = label_seat(traced, queue, person, seat, Label.GOOD)
+        assignment, _ = claim_next(traced, queue, person)
+        while assignment is not None:
+            assignment, _ = label_assigned(traced, queue, person, assignment, Label.GOOD)
 
     people = [threading.Thread(target=work, args=(f"person {number}",)) for number in range(4)]
     for person in people:

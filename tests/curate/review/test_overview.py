@@ -16,7 +16,7 @@ from curate.review.overview import (
     LABELLED,
     LOSSES,
     MOST_BARS,
-    POLICIES,
+    RULESETS,
     STAGES,
     USAGE,
     Overview,
@@ -52,7 +52,7 @@ FILTERS = [
     TraceFilter(label="any"),
     TraceFilter(label="none", copied=True),
     TraceFilter(min_pass_rate=0.3),
-    TraceFilter(lost_at="answered"),
+    TraceFilter(first_failed_rule="answered"),
     TraceFilter(text="was bought"),
 ]
 
@@ -81,13 +81,16 @@ def browse(store: Store, sql: str = "from trace_browser") -> pl.DataFrame:
 
 def loss_of(browsed: pl.DataFrame) -> pl.Series:
     return browsed.select(
-        pl.when(pl.col("error").is_not_null()).then(pl.lit("answered")).otherwise("lost_at").alias("lost_at")
-    )["lost_at"]
+        pl.when(pl.col("error").is_not_null())
+        .then(pl.lit("answered"))
+        .otherwise("first_failed_rule")
+        .alias("first_failed_rule")
+    )["first_failed_rule"]
 
 
-def test_rules_stand_in_the_order_of_policy_strict(store: Store) -> None:
+def test_rules_stand_in_the_order_of_ruleset_strict(store: Store) -> None:
     with store.reading() as session:
-        ((rules,),) = session.rows("run_policy_rules", policy="strict")
+        ((rules,),) = session.rows("ruleset_rules", ruleset="strict")
     assert ("answered", *rules) == LOSSES
 
 
@@ -98,7 +101,7 @@ def test_each_stage_of_the_funnel_counts_what_its_link_finds(traced: Store, chos
     for stage, traces, lost in funnel.rows():
         link = filter_stage(chosen, stage)
         if link is None:
-            assert {chosen.lost_at, chosen.passes, chosen.label} - {None, "strict"}
+            assert {chosen.first_failed_rule, chosen.passes, chosen.label} - {None, "strict"}
         elif stage != "prompts":
             assert count_traces(traced, link) == (traces if lost is None else lost)
 
@@ -113,7 +116,7 @@ def test_the_funnel_only_narrows_and_nothing_gets_lost_twice(traced: Store, chos
     assert funnel["lost"].sum() + traces["strict"] == traces["attempts"] == count_traces(traced, chosen) > 0
     assert traces["not_copied"] == traces["strict"] <= traces["paper"]
     assert overview.losses["traces"].sum() == overview.moves["traces"].sum() == traces["attempts"]
-    by_time = overview.losses.group_by("lost_at").agg(pl.col("traces").sum())
+    by_time = overview.losses.group_by("first_failed_rule").agg(pl.col("traces").sum())
     at = dict(by_time.rows())
     assert [at.get(stage, 0) for stage in LOSSES] == funnel.drop_nulls("lost")["lost"].to_list()
     assert share_accepted(overview.attempts) == traces["paper"] / traces["attempts"]
@@ -145,14 +148,18 @@ def test_the_funnel_agrees_with_the_view_and_with_counting_each_trace(traced: St
 
 def test_a_filter_that_asks_for_something_else_offers_no_link() -> None:
     chosen = TraceFilter(split="valid", passes="paper")
-    assert narrow(chosen, lost_at="cites") == TraceFilter(split="valid", passes="paper", lost_at="cites")
+    assert narrow(chosen, first_failed_rule="cites") == TraceFilter(
+        split="valid", passes="paper", first_failed_rule="cites"
+    )
     assert filter_stage(chosen, "paper") == chosen
     assert filter_stage(chosen, "strict") is None
     assert filter_stage(chosen, "attempts") == chosen
     assert filter_stage(TraceFilter(label="bad"), LABELLED) is None
-    assert narrow(TraceFilter(new_rank=0), new_rank=0, target_rank=3) == TraceFilter(new_rank=0, target_rank=3)
-    assert narrow(TraceFilter(new_rank=0), new_rank=1) is None
-    assert [filter_stage(TraceFilter(), policy) for policy in POLICIES] == [
+    assert narrow(TraceFilter(predicted_rank=0), predicted_rank=0, target_rank=3) == TraceFilter(
+        predicted_rank=0, target_rank=3
+    )
+    assert narrow(TraceFilter(predicted_rank=0), predicted_rank=1) is None
+    assert [filter_stage(TraceFilter(), ruleset) for ruleset in RULESETS] == [
         TraceFilter(passes="paper"),
         TraceFilter(passes="strict"),
     ]
@@ -243,12 +250,12 @@ def test_pass_rates_are_those_of_the_view(traced: Store, chosen: TraceFilter) ->
 
 def test_each_cell_of_the_moves_counts_what_its_link_finds(traced: Store) -> None:
     overview = load_overview(traced, TraceFilter(split="train"))
-    for target_rank, new_rank, traces in overview.moves.rows():
-        link = narrow(TraceFilter(split="train"), target_rank=target_rank, new_rank=new_rank)
+    for target_rank, predicted_rank, traces in overview.moves.rows():
+        link = narrow(TraceFilter(split="train"), target_rank=target_rank, predicted_rank=predicted_rank)
         assert link is not None
         assert count_traces(traced, link) == traces
     # Three that could not be parsed and two without an answer.
-    assert overview.moves.filter(new_rank=0)["traces"].sum() == 5
+    assert overview.moves.filter(predicted_rank=0)["traces"].sum() == 5
 
 
 @given(st.floats(0, 86_400), st.timedeltas(timedelta(0), timedelta(days=252 * 59)))
@@ -274,8 +281,10 @@ def test_losses_lie_in_the_bucket_of_their_time(traced: Store, tmp_path: Path) -
         )
     losses = load_overview(spread, TraceFilter()).losses
     browsed = browse(spread).with_columns(loss=pl.Series(loss_of(browse(spread))))
-    expected = browsed.group_by(start=pl.col("created_at").dt.truncate("1h"), lost_at="loss").agg(traces=pl.len())
-    key = ["start", "lost_at"]
+    expected = browsed.group_by(start=pl.col("created_at").dt.truncate("1h"), first_failed_rule="loss").agg(
+        traces=pl.len()
+    )
+    key = ["start", "first_failed_rule"]
     assert losses.select(*key, "traces").sort(key).rows() == expected.sort(key).rows()
     assert (losses["end"] - losses["start"]).unique().to_list() == [timedelta(hours=1)]
 
@@ -327,7 +336,7 @@ def test_a_filter_that_nothing_fits_is_an_empty_overview(traced: Store) -> None:
 
 
 def test_what_cannot_be_asked_for_is_a_clear_error(traced: Store) -> None:
-    with pytest.raises(InputError, match="no policy is called 'nice'"):
+    with pytest.raises(InputError, match="no ruleset is called 'nice'"):
         load_overview(traced, TraceFilter(passes="nice"))
     with pytest.raises(InputError, match=r"'\(' is no regular expression"):
         load_overview(traced, TraceFilter(pattern="("))

@@ -25,7 +25,9 @@ def test_examples_run_on_an_empty_store_and_give_rows_on_one_with_traces(store: 
 
 def test_examples_count_what_they_say(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=30, temperature=0.5))
-    put_label(shop, run_sql(shop, "select min(trace_id) from traces where new_rank = 1").item(), "ann", Label.GOOD)
+    put_label(
+        shop, run_sql(shop, "select min(trace_id) from traces where predicted_rank = 1").item(), "ann", Label.GOOD
+    )
     examples = {query.name: run_sql(shop, query.query) for query in list_queries(shop)}
     traces = run_sql(shop, "from traces").height
     accepted = run_sql(shop, "from accepted_traces('paper')").height
@@ -35,8 +37,8 @@ def test_examples_count_what_they_say(shop: Store) -> None:
     failed = run_sql(shop, "select count(*) from verdicts_current where not passed").item()
     assert examples["Why traces fail"]["traces"].sum() == failed
     assert examples["Cost per accepted trace"]["accepted"].sum() == accepted
-    labels = examples["Labels against policies"]
-    assert labels.filter(policy="paper").select("label", "verdict", "labels").row(0) == ("good", "accepted", 1)
+    labels = examples["Labels against rulesets"]
+    assert labels.filter(ruleset="paper").select("label", "verdict", "labels").row(0) == ("good", "accepted", 1)
 
 
 def test_a_query_is_saved_replaced_and_removed(store: Store) -> None:

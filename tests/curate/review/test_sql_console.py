@@ -91,7 +91,7 @@ REFUSED = (
     "create table t (a int)",
     "create temp table t as select 1",
     "create view v as select 1",
-    "create or replace macro accepted_traces(policy_name) as table select 1",
+    "create or replace macro accepted_traces(ruleset_name) as table select 1",
     "create temp macro f() as 1",
     "create secret (type http)",
     "create persistent secret s (type http)",
@@ -433,7 +433,7 @@ def test_numbers_over_a_time_are_a_line(tiny: Store) -> None:
 
 def test_the_schema_has_all_tables_views_and_macros_with_meanings(store: Store) -> None:
     schema = load_schema(store)
-    assert {"traces", "trace_browser", "labels.label_events", "accepted_traces(policy_name)"} <= set(schema["table"])
+    assert {"traces", "trace_browser", "labels.label_events", "accepted_traces(ruleset_name)"} <= set(schema["table"])
     row = schema.row(by_predicate=(pl.col("table") == "traces") & (pl.col("column") == "trace_id"), named=True)
     assert row == {
         "table": "traces",

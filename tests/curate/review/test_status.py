@@ -16,7 +16,7 @@ def test_the_funnel_counts_what_is_there(shop: Store) -> None:
     tables = {table.title.split(",", maxsplit=1)[0]: table.rows for table in load_status(shop)}
     (funnel,) = tables["funnel"].to_dicts()
     assert (funnel["prompts"], funnel["attempts"], funnel["accepted"]) == (20, progress.attempts, progress.accepted)
-    (dataset,) = tables["data sets"].to_dicts()
+    (dataset,) = tables["datasets"].to_dicts()
     assert (dataset["items"], dataset["users"], dataset["sid_uniqueness"]) == (80, 120, 1.0)
     assert {row["ranker"] for row in tables["rankers (newest evaluation of most lists)"].to_dicts()} == {
         "cooccurrence.v1"

@@ -64,12 +64,12 @@ def test_a_search_that_runs_out_of_time_says_how_far_it_came(traced: Store, monk
         (TraceFilter(strategy="rejection", model="evidence.v1", temperature=1.0), "temperature = 1.0"),
         (TraceFilter(passes="paper"), "accepted"),
         (TraceFilter(fails="paper"), "not accepted"),
-        (TraceFilter(passes="strict"), "lost_at is null"),
+        (TraceFilter(passes="strict"), "first_failed_rule is null"),
         (TraceFilter(rule="target_first"), "list_contains(failed_rules, 'target_first')"),
         (TraceFilter(reason="target_not_first"), "list_contains(reasons, 'target_not_first')"),
-        (TraceFilter(lost_at="target_first"), "lost_at = 'target_first'"),
+        (TraceFilter(first_failed_rule="target_first"), "first_failed_rule = 'target_first'"),
         (TraceFilter(copied=False), "not copied"),
-        (TraceFilter(target_rank=2, new_rank=1), "target_rank = 2 and new_rank = 1"),
+        (TraceFilter(target_rank=2, predicted_rank=1), "target_rank = 2 and predicted_rank = 1"),
         (TraceFilter(text="WAS BOUGHT"), "reasoning ilike '%was bought%'"),
         (TraceFilter(pattern="bought .* \\d+ TIMES"), "regexp_matches(reasoning, 'bought .* [0-9]+ times')"),
         (TraceFilter(max_pass_rate=0.0), "group_id in (select group_id from pass_rates where pass_rate = 0)"),
@@ -116,7 +116,7 @@ def test_signs_of_like_and_quotes_are_plain_text(traced: Store) -> None:
 def test_what_cannot_be_searched_for_is_a_clear_error(traced: Store) -> None:
     with pytest.raises(InputError, match=r"'\(' is no regular expression"):
         find_traces(traced, TraceFilter(pattern="("))
-    with pytest.raises(InputError, match="no policy is called 'nice'; known are all, paper, strict"):
+    with pytest.raises(InputError, match="no ruleset is called 'nice'; known are all, paper, strict"):
         find_traces(traced, TraceFilter(passes="nice"))
 
 

@@ -11,7 +11,7 @@ from store import Store
 
 @pytest.fixture
 def put_texts(store: Store) -> Callable[[str, Sequence[str]], None]:
-    """Stores a data set of items i000, i001, ... with these titles, each bought by two users."""
+    """Stores a dataset of items i000, i001, ... with these titles, each bought by two users."""
 
     def put(name: str, titles: Sequence[str]) -> None:
         items = pl.DataFrame(

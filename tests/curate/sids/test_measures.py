@@ -9,11 +9,11 @@ from sklearn.metrics import adjusted_rand_score
 
 from curate.sids.measures import (
     measure_ids,
-    neighbours_kept,
+    neighbour_recall,
     perplexity,
     prefix_numbers,
     prefix_purity,
-    variance_unexplained,
+    reconstruction_error,
 )
 from curate.sids.quantizers import ResidualCodebooks
 from store.records import Item
@@ -44,7 +44,7 @@ def test_purity_counts_items_that_share_a_prefix_alone() -> None:
     assert math.isnan(prefix_purity(np.arange(4), np.zeros(4, np.int64)))
 
 
-def test_neighbours_kept_agrees_with_a_loop() -> None:
+def test_neighbour_recall_agrees_with_a_loop() -> None:
     random = np.random.default_rng(1)
     points = random.normal(size=(40, 3)).astype(np.float32)
     prefix = random.integers(0, 4, 40)
@@ -53,9 +53,9 @@ def test_neighbours_kept_agrees_with_a_loop() -> None:
         distances = ((points - point) ** 2).sum(axis=1)
         distances[row] = np.inf
         kept += int((prefix[np.argsort(distances)[:10]] == prefix[row]).sum())
-    assert neighbours_kept([prefix], points) == [pytest.approx(kept / 400)]
-    assert neighbours_kept([np.zeros(40, np.int64)], points) == [1.0]
-    assert math.isnan(neighbours_kept([np.zeros(1, np.int64)], points[:1])[0])
+    assert neighbour_recall([prefix], points) == [pytest.approx(kept / 400)]
+    assert neighbour_recall([np.zeros(40, np.int64)], points) == [1.0]
+    assert math.isnan(neighbour_recall([np.zeros(1, np.int64)], points[:1])[0])
 
 
 def line(*places: float) -> NDArray[np.float32]:
@@ -66,11 +66,11 @@ def test_hand_worked_variance() -> None:
     # Codes at 0 and 10, then -1 and 1; points 9 and 1 are met exactly, 10 and 0 miss by 1; variance around 5.
     quantizer = ResidualCodebooks((line(0, 10), line(-1, 1)))
     codes = np.array([[1, 0], [0, 1], [1, 0], [0, 1]])
-    first, both = variance_unexplained(codes, line(9, 1, 10, 0), quantizer)
+    first, both = reconstruction_error(codes, line(9, 1, 10, 0), quantizer)
     variance = 16 + 16 + 25 + 25
     assert first == pytest.approx((1 + 1 + 0 + 0) / variance)
     assert both == pytest.approx((0 + 0 + 1 + 1) / variance)
-    assert variance_unexplained(codes, line(2, 2, 2, 2), quantizer) == [0.0, 0.0]
+    assert reconstruction_error(codes, line(2, 2, 2, 2), quantizer) == [0.0, 0.0]
 
 
 def test_a_report_of_hand_worked_ids() -> None:
@@ -83,5 +83,5 @@ def test_a_report_of_hand_worked_ids() -> None:
     assert [found["shared", level] for level in (1, 2)] == [1.0, 0.5]
     assert [found["codes_used", level] for level in (1, 2)] == [2, 3]
     assert [found["category_purity", level] for level in (1, 2)] == [0.75, 0.5]
-    assert found["unexplained", 1] == 0.0
-    assert ("unexplained", 2) not in found
+    assert found["reconstruction_error", 1] == 0.0
+    assert ("reconstruction_error", 2) not in found

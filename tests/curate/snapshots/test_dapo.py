@@ -46,7 +46,12 @@ def test_pass_rates_go_with_the_model_that_they_are_of(shop: Store) -> None:
             shop,
             EvidenceTeacher(),
             SamplingSettings(
-                "shop", template=TEMPLATE, limit=20, temperature=temperature, max_attempts=attempts, accept=attempts
+                "shop",
+                template=TEMPLATE,
+                limit=20,
+                temperature=temperature,
+                max_attempts=attempts,
+                num_accepted=attempts,
             ),
         )
     before = publish(shop, "prompts", settings(teacher="nobody"))

@@ -52,16 +52,16 @@ def test_general_text_comes_from_a_folder_by_paragraphs(shop: Store, tmp_path: P
     folder = tmp_path / "general"
     folder.mkdir()
     (folder / "a.txt").write_text("First.\n\nSecond with <|sid_begin|> forged.\n\n  \n", "utf-8")
-    settings = SnapshotSettings("shop", kind="midtrain", text_folder=str(folder))
+    settings = SnapshotSettings("shop", kind="midtrain", text_dir=str(folder))
     snapshot = publish(shop, "texts", settings)
     rows = [row for row in read_split(snapshot.path, "train").to_dicts() if row["task"] == "general"]
     assert [row["text"] for row in rows] == ["First.", "Second with ‹|sid_begin|› forged."]
     assert rebuild(shop, snapshot)
     with pytest.raises(InputError, match="is not a folder"):
-        publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", text_folder=str(tmp_path / "none")))
+        publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", text_dir=str(tmp_path / "none")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no text"):
-        publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", text_folder=str(tmp_path / "empty")))
+        publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", text_dir=str(tmp_path / "empty")))
 
 
 def test_test_interactions_cannot_be_published(shop: Store) -> None:

@@ -63,7 +63,7 @@ def test_a_snapshot_holds_exactly_the_accepted_traces_of_train_and_valid(traced:
 
 
 def test_a_row_is_a_prompt_and_the_canonical_answer(traced: Store) -> None:
-    snapshot = publish(traced, "shop", SnapshotSettings("shop", policy="strict"))
+    snapshot = publish(traced, "shop", SnapshotSettings("shop", ruleset="strict"))
     for row in read_split(snapshot.path, "train").to_dicts():
         assert [message["role"] for message in row["prompt"]] == ["system", "user"]
         answer = json.loads(row["completion"][0]["content"])
@@ -135,8 +135,8 @@ def test_a_trace_that_somebody_called_bad_is_left_out_of_the_next_version(traced
     assert not rebuild(traced, first)
 
 
-def test_policies_and_filters_select(traced: Store) -> None:
-    everything = publish(traced, "all", SnapshotSettings("shop", policy="all"))
+def test_rulesets_and_filters_select(traced: Store) -> None:
+    everything = publish(traced, "all", SnapshotSettings("shop", ruleset="answered"))
     paper = publish(traced, "paper", SnapshotSettings("shop"))
     assert everything.manifest["splits"]["train"]["rows"] > paper.manifest["splits"]["train"]["rows"]
     with pytest.raises(InputError, match="gr2 status shows the funnel"):
@@ -168,11 +168,11 @@ def leaky(words: str) -> FakeTeacher:
 def test_a_trace_that_leaks_its_target_cannot_be_published(shop: Store) -> None:
     settings = SamplingSettings("shop", strategy="targeted", limit=10)
     sample(shop, leaky("is the correct answer."), settings)
-    for policy in ("paper", "all"):
+    for ruleset in ("paper", "answered"):
         with pytest.raises(SnapshotError, match=r"10 of 10 traces leak the target.*'the correct answer'"):
-            publish(shop, "shop", SnapshotSettings("shop", policy=policy))
+            publish(shop, "shop", SnapshotSettings("shop", ruleset=ruleset))
     with pytest.raises(InputError, match="no trace"):
-        publish(shop, "shop", SnapshotSettings("shop", policy="strict"))
+        publish(shop, "shop", SnapshotSettings("shop", ruleset="strict"))
 
 
 def test_a_targeted_trace_comes_with_the_prompt_of_its_student(shop: Store) -> None:
@@ -201,8 +201,8 @@ def test_a_template_of_ones_own_is_kept_with_its_traces(shop: Store, tmp_path: P
 
 
 def test_the_manifest_tells_where_everything_came_from(traced: Store) -> None:
-    manifest = publish(traced, "shop", SnapshotSettings("shop", policy="strict")).manifest
-    assert manifest["selection"]["policy"] == "strict"
+    manifest = publish(traced, "shop", SnapshotSettings("shop", ruleset="strict")).manifest
+    assert manifest["selection"]["ruleset"] == "strict"
     assert {"rule": "grounded", "version": 1} in manifest["selection"]["rules"]
     lineage = manifest["lineage"]
     assert lineage["teachers"] == ["evidence/evidence.v1"]
@@ -250,17 +250,17 @@ filters = st.builds(
 
 
 @hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chosen=filters, policy=st.sampled_from(["all", "paper", "strict"]))
-def test_a_filtered_snapshot_holds_what_both_filter_and_policy_let_through(
-    traced: Store, chosen: TraceFilter, policy: str
+@given(chosen=filters, ruleset=st.sampled_from(["answered", "paper", "strict"]))
+def test_a_filtered_snapshot_holds_what_both_filter_and_ruleset_let_through(
+    traced: Store, chosen: TraceFilter, ruleset: str
 ) -> None:
     for trace in find_traces(traced, TraceFilter(passes="paper"), limit=4).rows["trace_id"]:
         put_label(traced, trace, "ann", Label.BAD if trace < "8" else Label.GOOD)
-    accepted = {trace for (trace,) in fetch(traced, f"select trace_id from accepted_traces('{policy}')")}
+    accepted = {trace for (trace,) in fetch(traced, f"select trace_id from accepted_traces('{ruleset}')")}
     bad = {trace for (trace,) in fetch(traced, "select trace_id from labels_current where label = 'bad'")}
     found = find_traces(traced, chosen, limit=10_000).rows.filter(pl.col("split") != "test")
     expected = set(found["trace_id"]) & accepted
-    settings = SnapshotSettings("shop", policy=policy, traces=chosen)
+    settings = SnapshotSettings("shop", ruleset=ruleset, traces=chosen)
     seen = preview(traced, settings)
     assert seen.counts.rows == len(expected - bad)
     assert seen.counts.labelled_bad == len(expected & bad)
@@ -296,7 +296,7 @@ def test_a_preview_counts_the_rows_that_publishing_writes_and_writes_nothing(
 
 def test_a_preview_counts_prompts_users_and_groups(traced: Store) -> None:
     sample(traced, FakeTeacher(lambda _: "nothing", "mute"), SamplingSettings("shop", limit=3, max_attempts=1))
-    counts = preview(traced, SnapshotSettings("shop", policy="all")).counts
+    counts = preview(traced, SnapshotSettings("shop", ruleset="answered")).counts
     assert fetch(
         traced,
         "select count(*), count(distinct prompt_id), count(distinct user_id) from traces where split <> 'test'",
@@ -331,7 +331,7 @@ def test_a_filter_is_in_the_manifest_and_the_same_bytes_come_out_again(traced: S
 def test_without_a_filter_the_manifest_is_what_it_was_before_there_were_filters(traced: Store) -> None:
     snapshot = publish(traced, "shop", SnapshotSettings("shop"))
     assert snapshot.manifest["selection"].keys() == {
-        "policy", "splits", "template", "teacher", "sid_version", "pre_ranker", "text_folder", "rules", "labels",
+        "ruleset", "splits", "template", "teacher", "sid_version", "pre_ranker", "text_dir", "rules", "labels",
     }  # fmt: skip
     assert SnapshotSettings.from_manifest(snapshot.manifest) == SnapshotSettings("shop")
     assert rebuild(traced, snapshot)
@@ -339,9 +339,9 @@ def test_without_a_filter_the_manifest_is_what_it_was_before_there_were_filters(
 
 def test_what_settings_can_say_themselves_moves_out_of_the_filter(traced: Store) -> None:
     chosen = TraceFilter("shop", "train", template="rerank_evidence.v1", teacher="evidence", passes="strict")
-    settings = SnapshotSettings("shop", policy="strict", traces=chosen)
+    settings = SnapshotSettings("shop", ruleset="strict", traces=chosen)
     plain = SnapshotSettings(
-        "shop", policy="strict", splits=("train",), template="rerank_evidence.v1", teacher="evidence"
+        "shop", ruleset="strict", splits=("train",), template="rerank_evidence.v1", teacher="evidence"
     )
     assert settings == plain
     assert replace(settings, traces=chosen) == plain
@@ -388,9 +388,9 @@ def test_a_refusal_is_previewed_and_publishes_nothing(traced: Store, settings: S
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (SnapshotSettings("shop", policy="nice"), "no policy is called 'nice'; known are all, paper, strict"),
-        (SnapshotSettings("shop", traces=TraceFilter(fails="nice")), "no policy is called 'nice'"),
-        (SnapshotSettings("shop", traces=TraceFilter(passes="nice")), "no policy is called 'nice'"),
+        (SnapshotSettings("shop", ruleset="nice"), "no ruleset is called 'nice'; known are all, paper, strict"),
+        (SnapshotSettings("shop", traces=TraceFilter(fails="nice")), "no ruleset is called 'nice'"),
+        (SnapshotSettings("shop", traces=TraceFilter(passes="nice")), "no ruleset is called 'nice'"),
         (SnapshotSettings("shop", traces=TraceFilter(pattern="(")), r"'\(' is no regular expression"),
     ],
 )
@@ -406,7 +406,7 @@ def test_a_leak_is_previewed_in_the_words_of_the_refusal(shop: Store) -> None:
     sample(shop, FakeTeacher(lambda _: "I was told the answer", "mute"), SamplingSettings("shop", limit=2))
     for settings in (
         SnapshotSettings("shop"),
-        SnapshotSettings("shop", policy="all", traces=TraceFilter(teacher="mute")),
+        SnapshotSettings("shop", ruleset="answered", traces=TraceFilter(teacher="mute")),
     ):
         seen = preview(shop, settings)
         assert seen.refusal is not None
@@ -444,7 +444,7 @@ def test_lineage_knows_runs_versions_and_trainings(traced: Store) -> None:
     )
     assert load_lineage(traced, other).runs.height == 0
     assert load_snapshots(traced)["version"].to_list() == [other.version, second.version, first.version]
-    assert load_options(traced) == (["shop"], ["all", "paper", "strict"])
+    assert load_options(traced) == (["shop"], ["answered", "paper", "strict"])
 
 
 def test_a_damaged_file_is_a_clear_error_of_lineage(traced: Store) -> None:

@@ -20,7 +20,7 @@ numbers = st.none() | st.floats(0, 1)
         temperature=numbers,
         min_pass_rate=numbers,
         copied=st.none() | st.booleans(),
-        new_rank=st.none() | st.integers(0, 10),
+        predicted_rank=st.none() | st.integers(0, 10),
         label=st.none() | st.sampled_from(LABELS),
         since=st.none() | st.datetimes(),
     )
@@ -39,11 +39,11 @@ def test_other_parameters_of_a_link_are_left_alone() -> None:
         {"temperature": "warm"},
         {"temperature": "nan"},
         {"copied": "perhaps"},
-        {"new_rank": "first"},
+        {"predicted_rank": "first"},
         {"since": "yesterday"},
         {"label": "nice"},
         {"rule": "nice"},
-        {"lost_at": "sea"},
+        {"first_failed_rule": "sea"},
     ],
 )
 def test_a_link_without_meaning_is_a_clear_error(query: dict[str, str]) -> None:

@@ -50,7 +50,7 @@ def test_a_good_trace_passes_every_rule() -> None:
 @pytest.mark.parametrize(
     ("bad", "rule", "reason"),
     [
-        (answer(finish_reason="length"), "complete", Reason.TRUNCATED),
+        (answer(finish_reason="length"), "not_truncated", Reason.TRUNCATED),
         (answer(unknown=(FOREIGN,)), "known_sids", Reason.UNKNOWN_SID),
         (answer(ranking=("c1", "c0")), "permutation", Reason.NOT_A_PERMUTATION),
         (answer(ranking=("c1", "c0", "c0")), "permutation", Reason.NOT_A_PERMUTATION),
@@ -144,10 +144,10 @@ def test_an_unknown_rule_is_a_clear_error() -> None:
         check_rule_names(["parsed", "nice"])
 
 
-def test_policies_of_the_store_name_rules_that_exist(store: Store) -> None:
+def test_rulesets_of_the_store_name_rules_that_exist(store: Store) -> None:
     with store.reading() as session:
-        policies = dict(session.connection.execute("select policy, rules from policies").fetchall())
-    assert set(policies) == {"all", "paper", "strict"}
-    assert policies["all"] == []
-    assert set(policies["strict"]) == set(RULE_NAMES)
-    assert set(policies["paper"]) < set(RULE_NAMES)
+        rulesets = dict(session.connection.execute("select ruleset, rules from rulesets").fetchall())
+    assert set(rulesets) == {"answered", "paper", "strict"}
+    assert rulesets["answered"] == []
+    assert set(rulesets["strict"]) == set(RULE_NAMES)
+    assert set(rulesets["paper"]) < set(RULE_NAMES)

@@ -13,7 +13,7 @@ import pytest
 
 from curate.traces import sampling
 from curate.traces.planning import SamplingSettings
-from curate.traces.recording import TRACE_SCHEMA, JudgedTrace, absorb
+from curate.traces.recording import TRACE_SCHEMA, JudgedTrace, commit_traces
 from curate.traces.rules import Verdict
 from curate.traces.sampling import Progress, sample
 from curate.traces.teachers.evidence import EvidenceTeacher
@@ -41,7 +41,7 @@ def run(store: Store, handler: Any = shuffled, **options: Any) -> Progress:
 
 
 def test_each_prompt_is_sampled_until_enough_are_accepted_or_no_attempt_is_left(shop: Store) -> None:
-    progress = run(shop, max_attempts=5, accept=2)
+    progress = run(shop, max_attempts=5, num_accepted=2)
     rows = fetch(shop, "select prompt_id, attempts, accepted from pass_rates")
     assert len(rows) == progress.prompts == 30
     assert all(attempts == 5 or accepted == 2 for _, attempts, accepted in rows)
@@ -282,7 +282,7 @@ def test_two_processes_cannot_ask_for_the_same_samples(shop: Store) -> None:
 
 
 def test_generation_goes_on_while_another_process_holds_the_store(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "ABSORB_TRACES", 5)
+    monkeypatch.setattr(sampling, "COMMIT_TRACES", 5)
     started, ended = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -300,7 +300,7 @@ def test_generation_goes_on_while_another_process_holds_the_store(shop: Store, m
 
     thread = threading.Thread(target=hold)
     thread.start()
-    progress = run(shop, note, max_attempts=4, accept=4)
+    progress = run(shop, note, max_attempts=4, num_accepted=4)
     thread.join()
     assert sum(during) > 5
     assert fetch(shop, "select count(*) from traces") == [(progress.attempts,)]
@@ -337,9 +337,9 @@ def test_a_run_keeps_its_settings(shop: Store) -> None:
         ({"strategy": "targeted", "template": "rerank.v1"}, "is for strategy 'rejection'"),
         ({"sid_version": "nope"}, "no semantic-ID version fit for training is called 'nope'"),
         ({"pre_ranker": "nope"}, "no pre-ranker is called 'nope'"),
-        ({"policy": "nope"}, "no policy is called 'nope'; there are: all, paper, strict"),
+        ({"ruleset": "nope"}, "no ruleset is called 'nope'; there are: all, paper, strict"),
         ({"max_attempts": 0}, "--max-attempts is 0"),
-        ({"accept": 5}, "--accept 5 is more than --max-attempts 4"),
+        ({"num_accepted": 5}, "--num-accepted 5 is more than --max-attempts 4"),
         ({"temperature": 3.0}, "--temperature is 3.0"),
         ({"split": "tset"}, "--split is 'tset'"),
         ({"limit": 0}, "--limit is 0"),
@@ -352,7 +352,7 @@ def test_what_cannot_be_run_is_a_clear_error(shop: Store, options: dict[str, Any
 
 
 def test_a_store_that_is_not_ready_names_the_next_command(store: Store) -> None:
-    with pytest.raises(InputError, match="no data set is called 'shop'; there are: none yet"):
+    with pytest.raises(InputError, match="no dataset is called 'shop'; there are: none yet"):
         run(store)
 
 
@@ -362,7 +362,7 @@ def test_a_trace_whose_prompt_is_gone_is_refused_and_nothing_of_its_batch_is_sto
     lost = JudgedTrace({**row, "trace_id": "lost", "prompt_id": "gone"}, [])
     kept = JudgedTrace({**row, "trace_id": "kept"}, [])
     with pytest.raises(duckdb.ConstraintException, match="NOT NULL"):
-        absorb(shop, row["run_id"], [kept, lost], 10)
+        commit_traces(shop, row["run_id"], [kept, lost], 10)
     assert [stored["trace_id"] for stored in shop_rows(shop)] == [row["trace_id"]]
 
 
@@ -371,20 +371,20 @@ def test_an_answer_counts_before_a_failed_attempt_of_the_same_batch(shop: Store)
     (row,) = shop_rows(shop)
     answer = JudgedTrace({**row, "trace_id": "twice"}, [])
     failure = JudgedTrace({**row, "trace_id": "twice", "completion": None, "error": "gave up"}, [])
-    absorb(shop, row["run_id"], [answer, failure, answer], 10)
+    commit_traces(shop, row["run_id"], [answer, failure, answer], 10)
     assert [(stored["trace_id"], stored["error"]) for stored in shop_rows(shop) if stored["trace_id"] == "twice"] == [
         ("twice", None)
     ]
 
 
 def test_a_trace_that_is_stored_stays_as_it_is_with_its_verdicts(shop: Store) -> None:
-    """As when two runs of one command ask for the same attempt: the second to absorb it finds it there."""
+    """As when two runs of one command ask for the same attempt: the second to commit it finds it there."""
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=2, max_attempts=1))
     before, verdicts = shop_rows(shop), fetch(shop, "select * from verdicts order by all")
     later = {"created_at": before[0]["created_at"] + timedelta(days=1), "reasoning": "Another answer."}
     failed = [Verdict("parsed", 1, False, "no_json", "")]
     new = {**before[0], **later, "trace_id": "new"}
-    put = absorb(
+    put = commit_traces(
         shop,
         before[0]["run_id"],
         [JudgedTrace({**row, **later}, failed) for row in before] + [JudgedTrace(new, [])],
@@ -396,6 +396,6 @@ def test_a_trace_that_is_stored_stays_as_it_is_with_its_verdicts(shop: Store) ->
 
 
 def shop_rows(store: Store) -> list[dict[str, Any]]:
-    """All traces, as they were absorbed."""
+    """All traces, as they were committed."""
     with store.reading() as session:
         return session.connection.sql("from traces order by trace_id").pl().select(list(TRACE_SCHEMA)).to_dicts()

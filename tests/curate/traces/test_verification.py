@@ -13,7 +13,7 @@ from store import InputError, Store
 @pytest.fixture
 def traced(shop: Store) -> Store:
     """A shop with 80 traces."""
-    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=40, max_attempts=2, accept=2))
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=40, max_attempts=2, num_accepted=2))
     return shop
 
 
@@ -58,7 +58,7 @@ def test_a_new_version_of_a_rule_adds_verdicts_and_counts_from_then_on(
         (99, 80),
     ]
     assert fetch(traced, "select count(*) from accepted_traces('paper')") == [(0,)]
-    assert fetch(traced, "select count(*) from accepted_traces('all')") == [(80,)]
+    assert fetch(traced, "select count(*) from accepted_traces('answered')") == [(80,)]
 
 
 def test_only_the_named_rules_are_run(traced: Store) -> None:
@@ -69,7 +69,7 @@ def test_only_the_named_rules_are_run(traced: Store) -> None:
 
 
 def test_what_is_unknown_is_a_clear_error(traced: Store) -> None:
-    with pytest.raises(InputError, match="no data set is called 'nope'; there are: shop"):
+    with pytest.raises(InputError, match="no dataset is called 'nope'; there are: shop"):
         verify(traced, "nope")
     with pytest.raises(InputError, match="no rule is called 'nice'"):
         verify(traced, "shop", ["nice"])

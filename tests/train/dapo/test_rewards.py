@@ -33,9 +33,9 @@ from train.dapo.rewards import (
 SIDS = [render_sid((n, 1, 2, 3)) for n in range(10)]
 FIVE = SIDS[:5]
 FOREIGN = render_sid((99, 1, 2, 3))
-ALPHA = RewardSettings().alpha
+ALPHA = RewardSettings().format_weight
 ORDERS = [list(order) for order in permutations(FIVE)]
-RANK_REWARDS = ("plain", "paper", "gated", "auc", "ndcg")
+RANK_REWARDS = ("unconditional", "conditional", "format_gated", "auc", "ndcg")
 PERMUTATIONS = st.permutations(SIDS)
 RANKS = st.integers(1, 10)
 
@@ -61,7 +61,7 @@ def moved(target: str, rank: int, candidates: list[str] = SIDS) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("rank_before", "rank_after", "plain", "paper", "auc_reward"),
+    ("rank_before", "rank_after", "unconditional", "conditional", "auc_reward"),
     [
         (4, 1, 0.5, 0.5, 1.2),
         (4, 3, 0.3, 0.3, 0.2 + 7 / 9),
@@ -78,8 +78,8 @@ def test_hand_worked_rewards_of_ten_candidates(
 ) -> None:
     target = SIDS[rank_before - 1]
     text = write(moved(target, rank_after))
-    assert earn("plain", text, target) == earn("gated", text, target) == pytest.approx(plain)
-    assert earn("paper", text, target) == pytest.approx(paper)
+    assert earn("unconditional", text, target) == earn("format_gated", text, target) == pytest.approx(plain)
+    assert earn("conditional", text, target) == pytest.approx(paper)
     assert earn("auc", text, target) == pytest.approx(auc_reward)
 
 
@@ -104,9 +104,9 @@ def test_every_permutation_of_five_agrees_with_a_slow_implementation() -> None:
             share = sum(order.index(target) < order.index(sid) for sid in FIVE) / 4
             stuck = order == FIVE and share < 1
             expected = {
-                "plain": promotion + ALPHA,
-                "paper": promotion + (ALPHA if promotion > 0 or not above else 0),
-                "gated": promotion + ALPHA,
+                "unconditional": promotion + ALPHA,
+                "conditional": promotion + (ALPHA if promotion > 0 or not above else 0),
+                "format_gated": promotion + ALPHA,
                 "auc": ALPHA + (0 if stuck else share),
                 "ndcg": ALPHA + (0 if stuck else 1 / math.log2(2 + order.index(target))),
             }
@@ -153,9 +153,9 @@ def test_overlong_punishment_by_hand() -> None:
 @given(order=PERMUTATIONS, target=st.sampled_from(SIDS))
 def test_a_permutation_earns_within_its_bounds_and_more_than_an_invalid_answer(order: list[str], target: str) -> None:
     for name, low, high in (
-        ("plain", -0.7, 1.1),
-        ("paper", -0.8, 1.1),
-        ("gated", -0.7, 1.1),
+        ("unconditional", -0.7, 1.1),
+        ("conditional", -0.8, 1.1),
+        ("format_gated", -0.7, 1.1),
         ("auc", 0.2, 1.2),
         ("ndcg", 0.2, 1.2),
     ):
@@ -189,15 +189,15 @@ def test_no_text_raises_or_leaves_the_bounds(text: str, target: str | None) -> N
 
 
 def test_copying_earns_alpha_for_ever_under_the_plain_sum() -> None:
-    assert [earn("plain", write(SIDS), target) for target in SIDS] == [ALPHA] * 10
+    assert [earn("unconditional", write(SIDS), target) for target in SIDS] == [ALPHA] * 10
 
 
 def test_copying_earns_nothing_under_the_papers_condition_unless_the_target_is_first() -> None:
-    assert [earn("paper", write(SIDS), target) for target in SIDS] == [ALPHA] + [0] * 9
+    assert [earn("conditional", write(SIDS), target) for target in SIDS] == [ALPHA] + [0] * 9
 
 
 def test_the_gate_alone_does_not_close_copying() -> None:
-    assert [earn("gated", write(SIDS), target) for target in SIDS] == [ALPHA] * 10
+    assert [earn("format_gated", write(SIDS), target) for target in SIDS] == [ALPHA] * 10
 
 
 @pytest.mark.parametrize("name", ["auc", "ndcg"])
@@ -211,15 +211,15 @@ def test_copying_earns_the_least_of_all_permutations_of_several_positives(name: 
 def test_an_order_fixed_beforehand_promotes_nothing_on_average() -> None:
     """All 120 orders of five candidates, so any mixture of them: random orders, one place always first, reversed."""
     for order in ORDERS:
-        assert expect("plain", lambda _, order=order: write(order), FIVE) == pytest.approx(ALPHA)
-        assert expect("gated", lambda _, order=order: write(order), FIVE) == pytest.approx(ALPHA)
+        assert expect("unconditional", lambda _, order=order: write(order), FIVE) == pytest.approx(ALPHA)
+        assert expect("format_gated", lambda _, order=order: write(order), FIVE) == pytest.approx(ALPHA)
 
 
 def test_under_the_papers_condition_a_fixed_order_earns_alpha_for_each_rank_that_it_promotes() -> None:
     rotated = [*FIVE[1:], FIVE[0]]
     for order in ORDERS:
         promoted = sum(order.index(sid) < FIVE.index(sid) for sid in FIVE)
-        earned = expect("paper", lambda _, order=order: write(order), FIVE)
+        earned = expect("conditional", lambda _, order=order: write(order), FIVE)
         assert earned == pytest.approx(ALPHA * (1 + promoted) / 5)
         # No order earns more than alpha; one alone earns as much.
         assert earned < ALPHA - 0.01 or order == rotated
@@ -229,7 +229,7 @@ def test_under_the_papers_condition_a_fixed_order_earns_alpha_for_each_rank_that
 def test_rotating_beats_copying_only_behind_a_weak_pre_ranker(first: float, rotating_pays: bool) -> None:
     shares = [first] + [(1 - first) / 9] * 9
     copied, rotated = (
-        sum(share * earn("paper", write(order), target) for share, target in zip(shares, SIDS, strict=True))
+        sum(share * earn("conditional", write(order), target) for share, target in zip(shares, SIDS, strict=True))
         for order in (SIDS, [*SIDS[1:], SIDS[0]])
     )
     assert (rotated > copied) == rotating_pays
@@ -270,9 +270,9 @@ def test_what_cannot_be_read_earns_the_least(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("sids", INCOMPLETE)
 def test_what_is_no_permutation_earns_the_least_behind_the_gate_and_no_alpha_elsewhere(sids: list[str]) -> None:
-    for name in ("gated", "auc", "ndcg"):
+    for name in ("format_gated", "auc", "ndcg"):
         assert earn(name, write(sids), SIDS[2]) == INVALID
-    for name in ("plain", "paper"):
+    for name in ("unconditional", "conditional"):
         assert earn(name, write(sids), SIDS[2]) == rank_promotion(3, sids.index(SIDS[2]) + 1, 10)
         assert earn(name, write([sid for sid in sids if sid != SIDS[2]]), SIDS[2]) == INVALID
 
@@ -286,7 +286,7 @@ def test_repeating_others_first_counts_each_of_them_once() -> None:
 def test_rambling_to_the_limit_after_a_good_answer_is_punished_by_length_and_by_the_chain() -> None:
     text = write(moved(SIDS[2], 1)) + " and so on" * 500
     limit = RewardSettings().max_tokens
-    assert earn("paper", text, SIDS[2], completion_ids=range(limit)) == pytest.approx(0.4)
+    assert earn("conditional", text, SIDS[2], completion_ids=range(limit)) == pytest.approx(0.4)
     assert earn("overlong", text, SIDS[2], completion_ids=range(limit)) == -1
     assert earn("chain", text, SIDS[2], completion_ids=range(limit)) == pytest.approx(4 / 5)
 
@@ -341,7 +341,7 @@ def test_what_cannot_be_measured_is_none_and_not_zero() -> None:
 
 @pytest.mark.parametrize("target", [None, FOREIGN])
 def test_a_list_without_the_target_pays_for_the_format_at_most(target: str | None) -> None:
-    earned = {"plain": ALPHA, "paper": 0, "gated": ALPHA, "auc": ALPHA, "ndcg": ALPHA}
+    earned = {"unconditional": ALPHA, "conditional": 0, "format_gated": ALPHA, "auc": ALPHA, "ndcg": ALPHA}
     for name, value in earned.items():
         assert earn(name, write(SIDS[::-1]), target) == value
         assert earn(name, "", target) == INVALID
@@ -349,7 +349,7 @@ def test_a_list_without_the_target_pays_for_the_format_at_most(target: str | Non
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_trl_can_call_pickle_and_name_a_reward(name: str) -> None:
-    reward = pickle.loads(pickle.dumps(RewardFunction(name, RewardSettings(alpha=0.1))))
+    reward = pickle.loads(pickle.dumps(RewardFunction(name, RewardSettings(format_weight=0.1))))
     text = write(moved(SIDS[2], 1))
     columns = {
         "prompts": ["x"] * 2,
@@ -368,20 +368,22 @@ def test_trl_can_call_pickle_and_name_a_reward(name: str) -> None:
 
 
 def test_settings_weigh_the_format() -> None:
-    assert RewardFunction("plain", RewardSettings(alpha=0.05))([None], [write(SIDS)], candidates=[SIDS]) == [0.05]
+    assert RewardFunction("unconditional", RewardSettings(format_weight=0.05))(
+        [None], [write(SIDS)], candidates=[SIDS]
+    ) == [0.05]
 
 
 def test_mistakes_are_clear_errors() -> None:
     with pytest.raises(InputError, match="known are plain, paper"):
         RewardFunction("nice")
-    with pytest.raises(InputError, match="alpha is -1"):
-        RewardSettings(alpha=-1)
+    with pytest.raises(InputError, match="format_weight is -1"):
+        RewardSettings(format_weight=-1)
     with pytest.raises(InputError, match="0 to max_tokens, 10"):
         RewardSettings(max_tokens=10, cache_tokens=11)
     with pytest.raises(InputError, match="given twice"):
         judge_completion("", [SIDS[0], SIDS[0]])
     with pytest.raises(ValueError, match="zip"):
-        RewardFunction("plain")([None], ["", ""], candidates=[SIDS])
+        RewardFunction("unconditional")([None], ["", ""], candidates=[SIDS])
 
 
 def test_rewards_need_neither_torch_nor_trl() -> None:

@@ -26,7 +26,7 @@ COLUMNS: dict[str, Any] = {
 
 def test_shares_are_of_all_and_means_of_valid_answers() -> None:
     told = defaultdict(list)
-    LoggedReward("paper", RewardSettings(max_tokens=8, cache_tokens=2))(
+    LoggedReward("conditional", RewardSettings(max_tokens=8, cache_tokens=2))(
         [None] * 6, COMPLETIONS, log_metric=lambda name, value: told[name].append(value), trainer_state=None, **COLUMNS
     )
     means = {name: sum(values) / len(values) for name, values in told.items()}
@@ -45,9 +45,9 @@ def test_shares_are_of_all_and_means_of_valid_answers() -> None:
 
 
 def test_it_pays_as_the_reward_that_it_logs_and_keeps_its_name() -> None:
-    plain, logged = RewardFunction("paper"), LoggedReward("paper")
+    plain, logged = RewardFunction("conditional"), LoggedReward("conditional")
     assert logged([None] * 6, COMPLETIONS, **COLUMNS) == plain([None] * 6, COMPLETIONS, **COLUMNS)
-    assert logged.__name__ == "paper"
+    assert logged.__name__ == "conditional"
     assert pickle.loads(pickle.dumps(logged)) == logged
 
 
@@ -77,7 +77,7 @@ def test_a_trainer_logs_them_beside_its_own(student: tuple[Any, Any], rows: Any,
     )
     trainer = DynamicSamplingTrainer(
         model,
-        [LoggedReward("paper", settings), RewardFunction("overlong", settings)],
+        [LoggedReward("conditional", settings), RewardFunction("overlong", settings)],
         config,
         train_dataset=rows,
         processing_class=tokenizer,

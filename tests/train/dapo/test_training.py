@@ -16,8 +16,8 @@ from train.dapo.training import DapoSettings, choose_prompts, train_dapo
 from train.runs import find_student, student_folder
 from train.students.student import load_student
 
-FEW: dict[str, Any] = {"steps": 2, "prompts": 2, "group": 2, "max_tokens": 8}
-SOME: dict[str, Any] = {"steps": 2, "prompts": 2, "group": 4, "max_tokens": 40, "refill_rounds": 0}
+FEW: dict[str, Any] = {"steps": 2, "prompts_per_batch": 2, "num_generations": 2, "max_tokens": 8}
+SOME: dict[str, Any] = {"steps": 2, "prompts_per_batch": 2, "num_generations": 4, "max_tokens": 40, "refill_rounds": 0}
 TEMPLATE = "rerank_numbers.v1"
 
 
@@ -26,18 +26,18 @@ def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
         return session.connection.execute(statement).fetchall()
 
 
-@pytest.mark.parametrize("changed", [{}, {"lora_rank": 2, "refill_rounds": 0}, {"reward": "gated"}], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"lora_rank": 2, "refill_rounds": 0}, {"reward": "format_gated"}], ids=str)
 def test_a_training_leaves_a_student_a_run_and_what_its_answers_were_like(
-    changed: dict[str, Any], lessons: Store
+    changed: dict[str, Any], inputs: Store
 ) -> None:
     told: list[str] = []
-    done = train_dapo(lessons, "prompts", "new", "rl", DapoSettings(**{**FEW, **changed}), on_progress=told.append)
+    done = train_dapo(inputs, "prompts", "new", "rl", DapoSettings(**{**FEW, **changed}), on_progress=told.append)
     assert done.steps == 2
     assert "reward" in told[-1]
-    load_student(find_student(lessons, "rl"))
-    ((kind, status, settings),) = fetch(lessons, "select kind, status, settings from runs where kind like 'train%'")
+    load_student(find_student(inputs, "rl"))
+    ((kind, status, settings),) = fetch(inputs, "select kind, status, settings from runs where kind like 'train%'")
     assert (kind, status, json.loads(settings)["templates"]) == ("train-dapo", "done", [TEMPLATE])
-    metrics = {name for (name,) in fetch(lessons, "select distinct metric from run_metrics")}
+    metrics = {name for (name,) in fetch(inputs, "select distinct metric from run_metrics")}
     wanted = {"reward", "entropy", "answers/valid", "answers/copied", "answers/truncated", "completions/mean_length"}
     assert wanted <= metrics
     # A student that knows nothing writes no order: every group is alike.
@@ -62,16 +62,16 @@ def train(store: Store, name: str, **changed: Any) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_rewarded_moves_the_weights(copying: Store) -> None:
-    begun, paper = weights(copying, "copier"), train(copying, "paper")
+    begun, paper = weights(copying, "copier"), train(copying, "conditional")
     assert not same(begun, paper)
     assert same(paper, train(copying, "again"))
     others = {
-        "plain": train(copying, "plain", reward="plain"),
-        "alpha": train(copying, "alpha", reward="plain", alpha=0.9),
+        "unconditional": train(copying, "unconditional", reward="unconditional"),
+        "alpha": train(copying, "alpha", reward="unconditional", format_weight=0.9),
         "seed": train(copying, "seed", seed=1),
     }
     assert not any(same(paper, other) for other in others.values())
-    assert not same(others["plain"], others["alpha"])
+    assert not same(others["unconditional"], others["alpha"])
     ((valid,),) = fetch(copying, "select max(value) from run_metrics where metric = 'answers/valid'")
     assert valid > 0
 
@@ -86,10 +86,10 @@ def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> Non
     fast = {"learning_rate": 1e-2, "steps": 4}
     once = train(copying, "once", **fast)
     assert same(once, train(copying, "once-tight", epsilon=0.0, epsilon_high=0.0, **fast))
-    twice = train(copying, "twice", updates=2, **fast)
+    twice = train(copying, "twice", num_iterations=2, **fast)
     assert not same(once, twice)
     # So fast, a step may leave both bands on every token, and the same ones are clipped: slower, they differ.
-    slow = {"learning_rate": 1e-3, "prompts": 8, "updates": 2}
+    slow = {"learning_rate": 1e-3, "prompts_per_batch": 8, "num_iterations": 2}
     tight = train(copying, "slow-tight", epsilon=0.0, epsilon_high=0.0, **slow)
     assert not same(train(copying, "slow", **slow), tight)
     clipped = dict(
@@ -107,13 +107,15 @@ def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> Non
 def test_a_step_in_several_passes_is_the_same_step(copying: Store) -> None:
     settings = {"steps": 1, "refill_rounds": 1}
     whole = train(copying, "whole", **settings)
-    parts = train(copying, "parts", accumulation=4, **settings)
+    parts = train(copying, "parts", gradient_accumulation_steps=4, **settings)
     for key, weight in whole.items():
         torch.testing.assert_close(parts[key], weight, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"updates": 2, "accumulation": 2, "save_steps": 2, "refill_rounds": 1}], ids=str
+    "changed",
+    [{}, {"num_iterations": 2, "gradient_accumulation_steps": 2, "save_steps": 2, "refill_rounds": 1}],
+    ids=str,
 )
 def test_a_stopped_training_goes_on_to_the_same_weights(changed: dict[str, Any], copying: Store) -> None:
     settings = {"steps": 6, "save_steps": 1, **changed}
@@ -140,7 +142,7 @@ def test_prompts_whose_candidates_cannot_be_told_apart_are_left_out() -> None:
         choose_prompts(rows, DapoSettings())
 
 
-def test_prompts_are_drawn_by_pass_rate(lessons: Store) -> None:
+def test_prompts_are_drawn_by_pass_rate(inputs: Store) -> None:
     rows = datasets.Dataset.from_dict(
         {
             "pass_rate": [None, 0.0, 0.25, 0.5, 1.0],
@@ -157,28 +159,28 @@ def test_prompts_are_drawn_by_pass_rate(lessons: Store) -> None:
         choose_prompts(rows, DapoSettings(min_pass_rate=0.6, max_pass_rate=0.9))
 
 
-def test_a_snapshot_with_pass_rates_can_be_trained_on(lessons: Store) -> None:
-    sample(lessons, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
-    publish(lessons, "tried", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
+def test_a_snapshot_with_pass_rates_can_be_trained_on(inputs: Store) -> None:
+    sample(inputs, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
+    publish(inputs, "tried", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
     settings = DapoSettings(**FEW, min_pass_rate=0.1, max_pass_rate=0.9)
-    assert train_dapo(lessons, "tried", "new", "rl", settings).steps == 2
+    assert train_dapo(inputs, "tried", "new", "rl", settings).steps == 2
 
 
-def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Store) -> None:
+def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Store) -> None:
     with pytest.raises(SnapshotError, match="is a snapshot of kind 'sft'; 'dapo' is wanted"):
-        train_dapo(lessons, "traces", "new", "x", DapoSettings(**FEW))
+        train_dapo(inputs, "traces", "new", "x", DapoSettings(**FEW))
     with pytest.raises(InputError, match=r"the longest prompt has \d+ tokens; with answers of up to 4,000"):
-        train_dapo(lessons, "prompts", "new", "x", DapoSettings(max_tokens=4000))
+        train_dapo(inputs, "prompts", "new", "x", DapoSettings(max_tokens=4000))
     with pytest.raises(InputError, match="no reward is called 'nice'"):
         DapoSettings(reward="nice")
     with pytest.raises(InputError, match="--temperature is 0"):
         DapoSettings(temperature=0.0)
     with pytest.raises(InputError, match="does not divide the 6 rows"):
-        DapoSettings(prompts=3, group=2, accumulation=4)
-    with pytest.raises(InputError, match="--save-steps is 5; it must be a multiple of --updates, 2"):
-        DapoSettings(updates=2, save_steps=5)
-    with pytest.raises(InputError, match="--group is 1"):
-        DapoSettings(group=1)
+        DapoSettings(prompts_per_batch=3, num_generations=2, gradient_accumulation_steps=4)
+    with pytest.raises(InputError, match="--save-steps is 5; it must be a multiple of --num-iterations, 2"):
+        DapoSettings(num_iterations=2, save_steps=5)
+    with pytest.raises(InputError, match="--num-generations is 1"):
+        DapoSettings(num_generations=1)
     with pytest.raises(InputError, match="must be from 0 to 1"):
         DapoSettings(min_pass_rate=0.9, max_pass_rate=0.1)
-    assert not student_folder(lessons, "x").exists()
+    assert not student_folder(inputs, "x").exists()

@@ -16,9 +16,9 @@ FEW = MidtrainSettings(warmup_steps=1, steps=2, batch_size=4, max_length=512, sa
 
 
 @pytest.fixture
-def texts(lessons: Store) -> Store:
-    publish(lessons, "texts", SnapshotSettings("shop", kind="midtrain"))
-    return lessons
+def texts(inputs: Store) -> Store:
+    publish(inputs, "texts", SnapshotSettings("shop", kind="midtrain"))
+    return inputs
 
 
 def test_a_model_without_semantic_ids_gets_them_and_is_trained(texts: Store) -> None:

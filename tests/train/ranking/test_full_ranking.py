@@ -63,14 +63,14 @@ def test_few_beams_find_valid_ids_best_first_in_any_batch(student: tuple[Any, An
     assert all(len(set(nodes_K)) == 4 for nodes_K in together.nodes_N_K.tolist())
 
 
-def test_a_store_is_ranked_and_the_beams_become_candidate_lists(lessons: Store, tmp_path: Path) -> None:
-    model, tokenizer = load_student(find_student(lessons, "new"))
+def test_a_store_is_ranked_and_the_beams_become_candidate_lists(inputs: Store, tmp_path: Path) -> None:
+    model, tokenizer = load_student(find_student(inputs, "new"))
     settings = FullRankingSettings(beams=40)
-    metrics = {metric.name: metric for metric in evaluate_full_ranking(lessons, "shop", model, tokenizer, settings)}
+    metrics = {metric.name: metric for metric in evaluate_full_ranking(inputs, "shop", model, tokenizer, settings)}
     assert set(metrics) == {"recall_at_5", "recall_at_10", "ndcg_at_5", "ndcg_at_10"}
     assert 0 <= metrics["recall_at_5"].value <= metrics["recall_at_10"].value <= 1
-    path = write_scores(lessons, "shop", model, tokenizer, settings, path=tmp_path / "student.parquet")
-    done = import_candidates(lessons, "shop", path)
+    path = write_scores(inputs, "shop", model, tokenizer, settings, path=tmp_path / "student.parquet")
+    done = import_candidates(inputs, "shop", path)
     assert done.pre_ranker == "student"
     lists = {count.split: count.lists for count in done.splits}
     assert lists["test"] > 0
@@ -79,13 +79,13 @@ def test_a_store_is_ranked_and_the_beams_become_candidate_lists(lessons: Store, 
     assert recall.value == pytest.approx(metrics["recall_at_10"].value, abs=1e-6)
 
 
-def test_what_a_user_has_is_not_proposed_and_nothing_else_is_missing(lessons: Store) -> None:
-    model, tokenizer = load_student(find_student(lessons, "new"))
+def test_what_a_user_has_is_not_proposed_and_nothing_else_is_missing(inputs: Store) -> None:
+    model, tokenizer = load_student(find_student(inputs, "new"))
     # More beams than there are IDs.
     settings = FullRankingSettings(limit=7, beams=100)
-    targets, items = propose_items(lessons, "shop", model, tokenizer, settings, split="test")
+    targets, items = propose_items(inputs, "shop", model, tokenizer, settings, split="test")
     assert targets.height == 7
-    with lessons.reading() as session:
+    with inputs.reading() as session:
         bought = session.frame("interactions_of", dataset="shop")
         catalogue = {item_id for item_id, *_ in session.rows("items_of", dataset="shop")}
     for user, user_id, position, target in targets.iter_rows():
@@ -97,12 +97,12 @@ def test_what_a_user_has_is_not_proposed_and_nothing_else_is_missing(lessons: St
         assert proposed["score"].is_sorted(descending=True)
 
 
-def test_what_cannot_be_ranked_is_a_clear_error(lessons: Store, student: tuple[Any, Any]) -> None:
+def test_what_cannot_be_ranked_is_a_clear_error(inputs: Store, student: tuple[Any, Any]) -> None:
     model, tokenizer = student
     with pytest.raises(InputError, match="--beams is 0"):
         FullRankingSettings(beams=0)
     with pytest.raises(InputError, match="has no token <s_a_8>"):
-        evaluate_full_ranking(lessons, "shop", model, tokenizer)
+        evaluate_full_ranking(inputs, "shop", model, tokenizer)
     trie = SidTrie.build(IDS, 8)
     with pytest.raises(InputError, match=r"a history has [\d,]+ tokens; the model reads"):
         rank_items(model, tokenizer, find_vocabulary(tokenizer, 2, 8), trie, [render_sid([1, 2]) * 2000])

@@ -27,9 +27,9 @@ def tasks_of(store: Store) -> list[RerankTask]:
 
 
 @pytest.fixture
-def taught(lessons: Store) -> Store:
-    train_sft(lessons, "traces", "new", "taught", SftSettings(max_steps=2, batch_size=4))
-    return lessons
+def taught(inputs: Store) -> Store:
+    train_sft(inputs, "traces", "new", "taught", SftSettings(max_steps=2, batch_size=4))
+    return inputs
 
 
 def test_the_first_token_orders_candidates_by_the_logits_of_their_numbers(taught: Store) -> None:
@@ -79,7 +79,7 @@ def test_a_student_is_asked_about_the_semantic_ids_that_it_learned(taught: Store
     with taught.reading() as session:
         learned, _ = choose_sources(session, "shop", None, None)
     assign_semantic_ids(taught, "shop", ResidualKMeans(seed=1))
-    words = ["eval", "shop", "--student", "taught", "--ways", "first-token", "--rankers", "evidence"]
+    words = ["eval", "shop", "--student", "taught", "--modes", "first-token", "--rankers", "evidence"]
     done = CliRunner().invoke(cli, [*words, "--limit", "5", "--shuffles", "0", "--store", str(taught.folder)])
     assert done.exit_code == 0, done.output
     with taught.reading() as session:
@@ -90,7 +90,7 @@ def test_a_student_is_asked_about_the_semantic_ids_that_it_learned(taught: Store
 
 
 def test_what_cannot_rank_is_a_clear_error(taught: Store) -> None:
-    with pytest.raises(InputError, match="no way 'magic' to answer"):
+    with pytest.raises(InputError, match="no mode 'magic' to answer"):
         student_rankers(taught, "taught", ["magic"])
     with pytest.raises(InputError, match="was trained on 0 templates; name one with --student-template"):
         open_student(taught, "new")

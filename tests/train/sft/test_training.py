@@ -31,54 +31,54 @@ def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
 
 
-def test_a_training_leaves_a_student_a_run_and_curves(lessons: Store) -> None:
+def test_a_training_leaves_a_student_a_run_and_curves(inputs: Store) -> None:
     told: list[str] = []
-    done = train_sft(lessons, "traces", "new", "first", FEW, on_progress=told.append)
+    done = train_sft(inputs, "traces", "new", "first", FEW, on_progress=told.append)
     assert done.steps == 4
     assert told[-1].startswith("step 4 of 4: loss ")
-    load_student(find_student(lessons, "first"))
+    load_student(find_student(inputs, "first"))
     assert not (done.folder / "checkpoints").exists()
     ((kind, dataset, status, settings),) = fetch(
-        lessons, "select kind, dataset, status, settings from runs where kind like 'train%'"
+        inputs, "select kind, dataset, status, settings from runs where kind like 'train%'"
     )
     assert (kind, dataset, status) == ("train-sft", "shop", "done")
     facts = json.loads(settings)
-    assert facts["snapshot"] == f"traces@{open_snapshot(lessons, 'traces').version}"
+    assert facts["snapshot"] == f"traces@{open_snapshot(inputs, 'traces').version}"
     assert (facts["student"], facts["templates"], facts["seed"]) == ("new", ["rerank_numbers.v1"], 0)
     assert {"torch", "trl", "transformers"} <= facts["libraries"].keys()
-    losses = fetch(lessons, "select step, value from run_metrics where metric = 'loss' order by step")
+    losses = fetch(inputs, "select step, value from run_metrics where metric = 'loss' order by step")
     assert [step for step, _ in losses] == [1, 2, 3, 4]
     assert done.figures["loss"] == losses[-1][1]
 
 
 @pytest.mark.parametrize("changed", [{}, {"lora_rank": 2, "optimizer": "adamw"}], ids=str)
 def test_the_same_training_gives_the_same_weights_and_another_seed_others(
-    changed: dict[str, Any], lessons: Store
+    changed: dict[str, Any], inputs: Store
 ) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         # A program that calls us has drawn before.
         torch.rand(1)
-        train_sft(lessons, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, seed=seed, **changed))
-    a, b, c = (weights(lessons, name) for name in "abc")
+        train_sft(inputs, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, seed=seed, **changed))
+    a, b, c = (weights(inputs, name) for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert any(not torch.equal(a[key], c[key]) for key in a)
 
 
-def test_lora_trains_and_leaves_a_plain_model(lessons: Store) -> None:
+def test_lora_trains_and_leaves_a_plain_model(inputs: Store) -> None:
     train_sft(
-        lessons, "traces", "new", "adapted", SftSettings(max_steps=2, batch_size=4, lora_rank=2, optimizer="adamw")
+        inputs, "traces", "new", "adapted", SftSettings(max_steps=2, batch_size=4, lora_rank=2, optimizer="adamw")
     )
-    assert weights(lessons, "adapted").keys() == weights(lessons, "new").keys()
+    assert weights(inputs, "adapted").keys() == weights(inputs, "new").keys()
 
 
-def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(lessons: Store) -> None:
+def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(inputs: Store) -> None:
     words = [
         "traces", "--student", "new", "--name", "killed", "--max-steps", "12", "--batch-size", "4",
         "--save-steps", "3", "--log-steps", "1",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "app.cli", "train", "sft", "--store", str(lessons.folder)]
+    command = [sys.executable, "-m", "app.cli", "train", "sft", "--store", str(inputs.folder)]
     process = subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = student_folder(lessons, "killed")
+    folder = student_folder(inputs, "killed")
     checkpoint = folder / "checkpoints" / "checkpoint-3" / "trainer_state.json"
     while not checkpoint.exists():
         assert (folder / "run.json").exists() or not folder.exists()
@@ -87,19 +87,19 @@ def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(less
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pytest.raises(InputError, match="is not finished; go on with it by --resume"):
-        find_student(lessons, "killed")
+        find_student(inputs, "killed")
     subprocess.run([*command, "--name", "killed", "--resume"], check=True, stdout=subprocess.DEVNULL)
     settings = SftSettings(max_steps=12, batch_size=4, save_steps=3, log_steps=1)
-    train_sft(lessons, "traces", "new", "whole", settings)
-    killed, whole = weights(lessons, "killed"), weights(lessons, "whole")
+    train_sft(inputs, "traces", "new", "whole", settings)
+    killed, whole = weights(inputs, "killed"), weights(inputs, "whole")
     assert all(torch.equal(killed[key], whole[key]) for key in killed)
     curves = fetch(
-        lessons,
+        inputs,
         "select step, list(value order by run_id) from run_metrics where metric = 'loss' group by step order by step",
     )
     assert len(curves) == 12
     assert all(len(values) == 2 and values[0] == values[1] for _, values in curves)
-    assert fetch(lessons, "select distinct status from runs where kind = 'train-sft'") == [("done",)]
+    assert fetch(inputs, "select distinct status from runs where kind = 'train-sft'") == [("done",)]
 
 
 class Stop(TrainerCallback):
@@ -151,40 +151,40 @@ def test_a_training_stopped_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(
     assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 
 
-def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(lessons: Store) -> None:
+def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Store) -> None:
     with pytest.raises(SnapshotError, match="is a snapshot of kind 'dapo'; 'sft' is wanted"):
-        train_sft(lessons, "prompts", "new", "x", FEW)
+        train_sft(inputs, "prompts", "new", "x", FEW)
     with pytest.raises(InputError, match="there is no snapshot 'nope'"):
-        train_sft(lessons, "nope", "new", "x", FEW)
+        train_sft(inputs, "nope", "new", "x", FEW)
     with pytest.raises(InputError, match="there is no student 'nope' in the store"):
-        train_sft(lessons, "traces", "nope", "x", FEW)
+        train_sft(inputs, "traces", "nope", "x", FEW)
     with pytest.raises(InputError, match=r"rows are longer than 30 tokens"):
-        train_sft(lessons, "traces", "new", "x", SftSettings(max_tokens=30))
+        train_sft(inputs, "traces", "new", "x", SftSettings(max_tokens=30))
     with pytest.raises(InputError, match="cannot name a student"):
-        train_sft(lessons, "traces", "new", "../x", FEW)
+        train_sft(inputs, "traces", "new", "../x", FEW)
     with pytest.raises(InputError, match="--batch-size is 0"):
         SftSettings(batch_size=0)
     with pytest.raises(InputError, match="--max-steps is 0"):
         SftSettings(max_steps=0)
-    with pytest.raises(InputError, match="--accumulation is 0"):
-        SftSettings(accumulation=0)
+    with pytest.raises(InputError, match="--gradient-accumulation-steps is 0"):
+        SftSettings(gradient_accumulation_steps=0)
     with pytest.raises(InputError, match="--log-steps is 0"):
         SftSettings(log_steps=0)
     with pytest.raises(InputError, match="no training called 'x' to go on with"):
-        train_sft(lessons, "", "", "x", FEW, resume=True)
+        train_sft(inputs, "", "", "x", FEW, resume=True)
     with pytest.raises(InputError, match="there is a student called 'new' already"):
-        train_sft(lessons, "traces", "new", "new", FEW)
-    file = next((open_snapshot(lessons, "traces").path / "data").iterdir())
+        train_sft(inputs, "traces", "new", "new", FEW)
+    file = next((open_snapshot(inputs, "traces").path / "data").iterdir())
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(SnapshotError, match="was changed"):
-        train_sft(lessons, "traces", "new", "x", FEW)
-    assert not student_folder(lessons, "x").exists()
-    assert fetch(lessons, "select count(*) from runs where kind like 'train%'") == [(0,)]
+        train_sft(inputs, "traces", "new", "x", FEW)
+    assert not student_folder(inputs, "x").exists()
+    assert fetch(inputs, "select count(*) from runs where kind like 'train%'") == [(0,)]
 
 
-def test_a_tokenizer_without_semantic_ids_is_refused(lessons: Store) -> None:
+def test_a_tokenizer_without_semantic_ids_is_refused(inputs: Store) -> None:
     from train.students.student import init_student  # noqa: PLC0415
 
-    init_student(["some text"], 2, 8, "tiny", student_folder(lessons, "foreign"))
+    init_student(["some text"], 2, 8, "tiny", student_folder(inputs, "foreign"))
     with pytest.raises(InputError, match="has no token <s_a_8>"):
-        train_sft(lessons, "traces", "foreign", "x", FEW)
+        train_sft(inputs, "traces", "foreign", "x", FEW)

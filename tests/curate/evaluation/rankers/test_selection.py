@@ -4,8 +4,8 @@ import pytest
 
 from curate.candidates import PRE_RANKER
 from curate.evaluation.evaluate import evaluate
-from curate.evaluation.rankers.ceiling import put_ceiling
 from curate.evaluation.rankers.offline import PreRanker, ScorecardRanker
+from curate.evaluation.rankers.oracle import put_oracle
 from curate.evaluation.rankers.selection import select_rankers
 from curate.evaluation.settings import EvalSettings
 from curate.traces.teachers.scorecard import fit_scorecard
@@ -13,23 +13,21 @@ from store import InputError, Store
 
 
 def test_names_make_rankers_in_their_order(shop: Store) -> None:
-    put_ceiling(shop, "shop", PRE_RANKER)
+    put_oracle(shop, "shop", PRE_RANKER)
     endpoint = PreRanker("some model")
-    selection = select_rankers(
-        shop, "shop", ["ceiling", "pre-ranker", "endpoint", "evidence"], EvalSettings(), endpoint
-    )
-    assert [ranker.name for ranker in selection.rankers] == ["bayes_optimal", "some model", "evidence.v1"]
+    selection = select_rankers(shop, "shop", ["oracle", "pre-ranker", "endpoint", "evidence"], EvalSettings(), endpoint)
+    assert [ranker.name for ranker in selection.rankers] == ["oracle", "some model", "evidence.v1"]
 
 
-def test_the_ceiling_gives_the_orders_that_the_store_holds(shop: Store) -> None:
-    metrics = put_ceiling(shop, "shop", PRE_RANKER)
+def test_the_oracle_gives_the_orders_that_the_store_holds(shop: Store) -> None:
+    metrics = put_oracle(shop, "shop", PRE_RANKER)
     for split in ("train", "valid", "test"):
         settings = EvalSettings(split=split)
-        done = evaluate(shop, "shop", select_rankers(shop, "shop", ["ceiling"], settings).rankers, settings)
+        done = evaluate(shop, "shop", select_rankers(shop, "shop", ["oracle"], settings).rankers, settings)
         figures = {(row["ranker"], row["metric"]): row["value"] for row in done.metrics.iter_rows(named=True)}
-        best = {metric.name: metric.value for metric in metrics[split, "bayes_optimal"]}
-        assert figures["bayes_optimal", "conditional_ndcg_at_5"] == pytest.approx(best["ndcg_at_5"])
-        assert figures["bayes_optimal", "position_bias_tau"] == figures["bayes_optimal", "valid_share"] == 1
+        best = {metric.name: metric.value for metric in metrics[split, "oracle"]}
+        assert figures["oracle", "conditional_ndcg_at_5"] == pytest.approx(best["ndcg_at_5"])
+        assert figures["oracle", "position_bias_tau"] == figures["oracle", "valid_share"] == 1
 
 
 def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
@@ -42,9 +40,9 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
         ScorecardRanker(fit_scorecard(shop, "shop")).name,
         "some model",
     ]
-    lambdamart, ceiling = selection.left_out
+    lambdamart, oracle = selection.left_out
     assert "lambdamart is left out: lambdamart needs lightgbm" in lambdamart
-    assert "ceiling is left out: the best order of test lists of 'shop' is not known" in ceiling
+    assert "oracle is left out: the best order of test lists of 'shop' is not known" in oracle
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,7 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
     [
         (["best"], "test", "no ranker is called 'best'; there are: pre-ranker, evidence, scorecard, lambdamart"),
         (["endpoint"], "test", "needs --model"),
-        (["ceiling"], "test", "the best order of test lists of 'shop' is not known"),
+        (["oracle"], "test", "the best order of test lists of 'shop' is not known"),
         (["scorecard"], "train", "only --split valid or test can judge it"),
         (["lambdamart"], "valid", "only --split test can judge it"),
     ],

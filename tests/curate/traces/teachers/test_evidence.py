@@ -86,7 +86,7 @@ def test_every_ranking_is_a_permutation_and_passes_the_rules_on_form(model: str)
     for seed in range(300):
         task = a_task(seed)
         answer = Answer(task, "", "stop", parse(task, complete(task, 1.0, seed, model)))
-        rules = ["parsed", "complete", "known_sids", "permutation", "cites", "grounded", "no_leak"]
+        rules = ["parsed", "not_truncated", "known_sids", "permutation", "cites", "grounded", "no_leak"]
         assert [verdict for verdict in judge(answer, rules) if not verdict.passed] == []
 
 

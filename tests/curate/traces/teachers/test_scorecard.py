@@ -47,7 +47,9 @@ def answer(card: Scorecard, task: RerankTask, temperature: float = 0.0, seed: in
     completion = asyncio.run(teacher.complete(TeacherRequest("t", (), task, {}, 0, temperature, 100, seed)))
     parsed = parse_completion(completion.text, task)
     assert isinstance(parsed, ParsedCompletion)
-    verdicts = judge(Answer(task, "", "stop", parsed), ["parsed", "complete", "known_sids", "permutation", "no_leak"])
+    verdicts = judge(
+        Answer(task, "", "stop", parsed), ["parsed", "not_truncated", "known_sids", "permutation", "no_leak"]
+    )
     assert all(verdict.passed for verdict in verdicts)
     return parsed
 

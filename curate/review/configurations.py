@@ -1,7 +1,7 @@
-"""Two arms on the candidate lists that both tried.
+"""Two configurations on the candidate lists that both tried.
 
-An arm is one way to make traces: template, strategy, teacher, model and temperature. Accepted means: by policy paper.
-Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists
+A configuration is one way to make traces: template, strategy, teacher, model and temperature. Accepted means: by
+ruleset paper. Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists
 (`curate.evaluation.metrics`).
 """
 
@@ -18,7 +18,7 @@ from store import InputError, Store
 MOST_DIFFERENT = 25
 
 
-class Arm(NamedTuple):
+class Configuration(NamedTuple):
     """One way to make traces."""
 
     template: str
@@ -34,8 +34,8 @@ class Arm(NamedTuple):
         return f"{self.template}{strategy} · {self.teacher}/{self.model} · T {self.temperature:g}"
 
 
-class ArmMeasure(NamedTuple):
-    """A mean over the lists in which both arms have it. difference: the first arm's less the second's, paired."""
+class ConfigurationMeasure(NamedTuple):
+    """A mean over the lists in which both configurations have it. difference: first less second, paired by list."""
 
     name: str
     first: float
@@ -44,18 +44,18 @@ class ArmMeasure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ArmComparison:
-    """Two arms on the lists that both tried.
+class ConfigurationComparison:
+    """Two configurations on the lists that both tried.
 
     lists: how many. rank_before: the target's mean rank in the input, over the lists of measure RANK; None where there
-    is none. passed_2_2: lists by whether the first (row) and the second arm (column) passed with an attempt at least,
-    yes before no. first_better, second_better: the lists where one arm's share of accepted attempts exceeds the other's
-    most, with a row each: list_id, gap, rank_before, and attempts, accepted and rank (of the target at the first
-    attempt) of either arm, those of the second with _2.
+    is none. passed_2_2: lists by whether the first (row) and the second configuration (column) passed with an attempt
+    at least, yes before no. first_better, second_better: the lists where one configuration's share of accepted attempts
+    exceeds the other's most, with a row each: list_id, gap, rank_before, and attempts, accepted and rank (of the target
+    at the first attempt) of either configuration, those of the second with _2.
     """
 
     lists: int
-    measures: tuple[ArmMeasure, ...]
+    measures: tuple[ConfigurationMeasure, ...]
     rank_before: float | None
     passed_2_2: NDArray[np.int64]
     first_better: pl.DataFrame
@@ -69,26 +69,28 @@ ATTEMPTS = "attempts per list"
 RANK = "target's rank at the first attempt"
 
 
-def list_arms(store: Store) -> dict[Arm, int]:
-    """How many traces each arm made; those with most come first."""
+def list_configurations(store: Store) -> dict[Configuration, int]:
+    """How many traces each configuration made; those with most come first."""
     with store.reading() as session:
-        return {Arm(*fields): traces for *fields, traces in session.rows("arms")}
+        return {Configuration(*fields): traces for *fields, traces in session.rows("configurations")}
 
 
-def compare_arms(store: Store, first: Arm, second: Arm, *, seed: int = 0) -> ArmComparison:
-    """What two arms made of the lists that both tried; seed: of resamples.
+def compare_configurations(
+    store: Store, first: Configuration, second: Configuration, *, seed: int = 0
+) -> ConfigurationComparison:
+    """What two configurations made of the lists that both tried; seed: of resamples.
 
-    Raises InputError on an arm that made nothing.
+    Raises InputError on a configuration that made nothing.
     """
     with store.reading() as session:
-        tried = [session.frame("arm_lists", **arm._asdict()) for arm in (first, second)]
-    for arm, lists in zip((first, second), tried, strict=True):
+        tried = [session.frame("configuration_lists", **configuration._asdict()) for configuration in (first, second)]
+    for configuration, lists in zip((first, second), tried, strict=True):
         if lists.height == 0:
-            raise InputError(f"no trace was made by {arm.name}; choose another arm")
-    return measure_arms(*tried, seed=seed)
+            raise InputError(f"no trace was made by {configuration.name}; choose another configuration")
+    return measure_configurations(*tried, seed=seed)
 
 
-def measure_arms(first: pl.DataFrame, second: pl.DataFrame, *, seed: int = 0) -> ArmComparison:
+def measure_configurations(first: pl.DataFrame, second: pl.DataFrame, *, seed: int = 0) -> ConfigurationComparison:
     """The comparison of two frames of lists, one row a list: list_id, target_rank, attempts, accepted, and of sample 0
     first_accepted and first_rank, which may be null.
 
@@ -110,7 +112,7 @@ def measure_arms(first: pl.DataFrame, second: pl.DataFrame, *, seed: int = 0) ->
         values = both.select(first=left.cast(pl.Float64), second=right.cast(pl.Float64)).drop_nulls()
         if values.height:
             measures.append(
-                ArmMeasure(
+                ConfigurationMeasure(
                     name,
                     float(values["first"].to_numpy().mean()),
                     float(values["second"].to_numpy().mean()),
@@ -129,7 +131,7 @@ def measure_arms(first: pl.DataFrame, second: pl.DataFrame, *, seed: int = 0) ->
         "list_id", "gap", "attempts", "accepted", "attempts_2", "accepted_2",
         rank_before="target_rank", rank="first_rank", rank_2="first_rank_2",
     )  # fmt: skip
-    return ArmComparison(
+    return ConfigurationComparison(
         lists=both.height,
         measures=tuple(measures),
         rank_before=float(ranked.to_numpy().mean()) if ranked.len() else None,

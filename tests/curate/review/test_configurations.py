@@ -4,16 +4,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.review.arm_comparison import (
+from curate.review.configurations import (
     ANY,
     ATTEMPTS,
     FIRST_ACCEPTED,
     RANK,
     SHARE,
-    Arm,
-    compare_arms,
-    list_arms,
-    measure_arms,
+    Configuration,
+    compare_configurations,
+    list_configurations,
+    measure_configurations,
 )
 from curate.review.trace_pages import count_traces
 from curate.traces.filter import TraceFilter
@@ -31,7 +31,7 @@ def lists(**columns: list[object]) -> pl.DataFrame:
     )
 
 
-def test_arms_are_compared_on_the_lists_that_both_tried() -> None:
+def test_configurations_are_compared_on_the_lists_that_both_tried() -> None:
     first = lists(
         list_id=["a", "b", "c", "d", "only"],
         target_rank=[4, 2, 3, None, 1],
@@ -48,7 +48,7 @@ def test_arms_are_compared_on_the_lists_that_both_tried() -> None:
         first_accepted=[0, 1, 1, 0],
         first_rank=[None, 2, 1, 5],
     )
-    found = measure_arms(first, second)
+    found = measure_configurations(first, second)
     assert found.lists == 4
     means = {one.name: (one.first, one.second, one.difference.value, one.difference.n) for one in found.measures}
     assert means == {
@@ -65,31 +65,31 @@ def test_arms_are_compared_on_the_lists_that_both_tried() -> None:
     assert found.second_better.select("list_id", "gap").rows() == [("b", -0.75)]
 
 
-def test_an_arm_differs_from_itself_by_nothing_and_turned_round_by_the_opposite(tried: Store) -> None:
-    one, other = list(list_arms(tried))[:2]
-    same = compare_arms(tried, one, one)
+def test_an_configuration_differs_from_itself_by_nothing_and_turned_round_by_the_opposite(tried: Store) -> None:
+    one, other = list(list_configurations(tried))[:2]
+    same = compare_configurations(tried, one, one)
     assert {measure.difference[1:4] for measure in same.measures} == {(0.0, 0.0, 0.0)}
     assert same.first_better.height == same.second_better.height == same.passed_2_2[0, 1] == 0
-    there, back = compare_arms(tried, one, other), compare_arms(tried, other, one)
+    there, back = compare_configurations(tried, one, other), compare_configurations(tried, other, one)
     assert there.lists == back.lists == 30
     assert [one.difference.value for one in there.measures] == pytest.approx(
         [-one.difference.value for one in back.measures]
     )
     assert there.passed_2_2.tolist() == back.passed_2_2.T.tolist()
     assert there.first_better["list_id"].equals(back.second_better["list_id"])
-    assert compare_arms(tried, one, other, seed=0).measures == there.measures
-    assert compare_arms(tried, one, other, seed=1).measures != there.measures
+    assert compare_configurations(tried, one, other, seed=0).measures == there.measures
+    assert compare_configurations(tried, one, other, seed=1).measures != there.measures
 
 
-def test_figures_of_arms_are_those_of_the_store(tried: Store) -> None:
-    arms = list_arms(tried)
-    assert sum(arms.values()) == count_traces(tried, TraceFilter())
-    one, other = list(arms)[:2]
-    compared = {measure.name: measure for measure in compare_arms(tried, one, other).measures}
+def test_figures_of_configurations_are_those_of_the_store(tried: Store) -> None:
+    configurations = list_configurations(tried)
+    assert sum(configurations.values()) == count_traces(tried, TraceFilter())
+    one, other = list(configurations)[:2]
+    compared = {measure.name: measure for measure in compare_configurations(tried, one, other).measures}
     with tried.reading() as session:
         stored = session.connection.execute(
             "with lists as (select list_id, avg(accepted::int) as share, max(accepted::int) as passed,"
-            " max(new_rank) filter (sample_index = 0) as rank, count(*) as attempts from trace_browser"
+            " max(predicted_rank) filter (sample_index = 0) as rank, count(*) as attempts from trace_browser"
             f" where template = '{one.template}' and teacher = 'evidence' group by list_id)"
             " select avg(share), avg(passed), avg(rank), avg(attempts) from lists"
         ).fetchall()
@@ -112,22 +112,22 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
             )
             for accepted in (wins, np.zeros(80, dtype=int))
         )
-        low, high = measure_arms(first, second, seed=seed).measures[0].difference[2:4]
+        low, high = measure_configurations(first, second, seed=seed).measures[0].difference[2:4]
         held += low <= 0.6 <= high
     assert 88 <= held <= 99
 
 
-def test_unknown_arms_and_no_list_in_common(tried: Store) -> None:
-    one, *_ = list_arms(tried)
+def test_unknown_configurations_and_no_list_in_common(tried: Store) -> None:
+    one, *_ = list_configurations(tried)
     with pytest.raises(InputError, match=r"no trace was made by rerank.v1 · fake/fake · T 0.5"):
-        compare_arms(tried, one, Arm("rerank.v1", "rejection", "fake", "fake", 0.5))
+        compare_configurations(tried, one, Configuration("rerank.v1", "rejection", "fake", "fake", 0.5))
     sample(
         tried,
         FakeTeacher(lambda _: json.dumps({"explanation": "x", "recommendations": []}), "valid-only"),
         SamplingSettings("shop", split="valid", limit=2, max_attempts=1),
     )
-    valid = next(arm for arm in list_arms(tried) if arm.teacher == "valid-only")
-    apart = compare_arms(tried, one, valid)
+    valid = next(configuration for configuration in list_configurations(tried) if configuration.teacher == "valid-only")
+    apart = compare_configurations(tried, one, valid)
     assert (apart.lists, apart.measures, apart.rank_before) == (0, (), None)
     assert apart.passed_2_2.tolist() == [[0, 0], [0, 0]]
 
@@ -135,6 +135,6 @@ def test_unknown_arms_and_no_list_in_common(tried: Store) -> None:
 def test_a_request_that_failed_is_no_attempt(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=2))
     sample(shop, FakeTeacher(lambda _: RequestFailedError("gave up")), SamplingSettings("shop", limit=1))
-    evidence, failed = sorted(list_arms(shop), key=lambda arm: arm.teacher)
+    evidence, failed = sorted(list_configurations(shop), key=lambda configuration: configuration.teacher)
     with pytest.raises(InputError, match="no trace was made by"):
-        compare_arms(shop, evidence, failed)
+        compare_configurations(shop, evidence, failed)
