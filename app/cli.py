@@ -13,6 +13,7 @@ from app import (
     demo_command,
     eval_commands,
     query_commands,
+    ruleset_commands,
     sid_commands,
     snapshot_commands,
     trace_commands,
@@ -33,6 +34,7 @@ demo_command.register(cli)
 data_commands.register(cli)
 sid_commands.register(cli)
 trace_commands.register(cli)
+ruleset_commands.register(cli)
 snapshot_commands.register(cli)
 train_commands.register(cli)
 eval_commands.register(cli)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
+from app.ruleset_commands import say_unjudged
 
 if TYPE_CHECKING:
     from store.snapshots import Snapshot
@@ -57,7 +58,9 @@ def publish(
         pre_ranker=pre_ranker,
         text_dir=text,
     )
-    print_snapshot(publish_snapshot(open_store(store), name, settings))
+    opened = open_store(store)
+    print_snapshot(publish_snapshot(opened, name, settings))
+    say_unjudged(opened, dataset=settings.dataset)
 
 
 @snapshot.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
+from app.ruleset_commands import say_unjudged
 
 if TYPE_CHECKING:
     from curate.traces.planning import SamplingSettings
@@ -79,6 +80,7 @@ def trace(
     with _progress() as view:
         done = sample(opened, asked, settings, concurrency=concurrency, on_progress=view.update)
     print_trace(done)
+    say_unjudged(opened, dataset=name)
 
 
 def verify(
@@ -93,7 +95,9 @@ def verify(
     from curate.traces.rules import RULE_NAMES
     from curate.traces.verification import verify as verify_traces
 
-    print_verify(verify_traces(open_store(store), name, rules.split(",") if rules else RULE_NAMES))
+    opened = open_store(store)
+    print_verify(verify_traces(opened, name, rules.split(",") if rules else RULE_NAMES))
+    say_unjudged(opened, dataset=name)
 
 
 def status(store: StoreOption = DEFAULT_STORE) -> None:
@@ -103,11 +107,13 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
     """
     from curate.review.status import load_status
 
-    for table in load_status(open_store(store)):
+    opened = open_store(store)
+    for table in load_status(opened):
         if table.rows.height:
             print_table(table.rows.columns, table.rows.rows(), title=table.title)
         else:
             say(f"{table.title}: none yet; {table.next_step}\n")
+    say_unjudged(opened)
 
 
 def _make_teacher(

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.traces.filter import ANSWERED, TraceFilter, check_filter
+from curate.traces.filter import ANSWERED, NOT_JUDGED, TraceFilter, check_filter
 from curate.traces.rules import RULE_NAMES
 from store import Session, Store
 
@@ -123,7 +123,7 @@ def load_moves(session: Session, chosen: TraceFilter) -> pl.DataFrame:
 
 
 def make_funnel(overview: Overview) -> pl.DataFrame:
-    """The STAGES in their order: stage, traces (of the first one prompts), lost.
+    """The STAGES in their order: stage, traces (of the first one prompts), lost. After LOSSES, not_judged where there are some.
 
     traces of one of LOSSES: those that are not lost here nor before; lost is None at other stages.
     """
@@ -132,7 +132,7 @@ def make_funnel(overview: Overview) -> pl.DataFrame:
     at = dict(attempts.group_by("first_failed_rule").agg(pl.col("attempts").sum()).rows())
     rows: list[tuple[str, int, int | None]] = [(PROMPTS, overview.prompts, None), (ATTEMPTS, total, None)]
     left = total
-    for stage in LOSSES:
+    for stage in (*LOSSES, *([NOT_JUDGED] if NOT_JUDGED in at else [])):
         lost = at.get(stage, 0)
         left -= lost
         rows.append((stage, left, lost))
@@ -147,7 +147,7 @@ def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
 
     None where `chosen` asks for something else already, see narrow.
     """
-    if stage in LOSSES:
+    if stage in (*LOSSES, NOT_JUDGED):
         return narrow(chosen, first_failed_rule=stage)
     if stage in RULESETS:
         return narrow(chosen, passes=stage)

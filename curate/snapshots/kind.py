@@ -69,6 +69,15 @@ class SnapshotSettings:
         """The traces that are meant, but for ruleset and splits."""
         return replace(self.traces, dataset=self.dataset, template=self.template, teacher=self.teacher)
 
+    @property
+    def rulesets(self) -> tuple[str, ...]:
+        """Names of the rulesets that decide what the selection holds; pass rates are those under the default one."""
+        if self.kind == "midtrain":
+            return ()
+        references = [DEFAULT_RULESET, self.ruleset, self.traces.passes, self.traces.fails]
+        references += ["strict"] if self.traces.first_failed_rule else []
+        return tuple(sorted({reference.partition("@")[0] for reference in references if reference}))
+
     def to_selection(self) -> dict[str, Any]:
         """What a manifest says of it. Without a filter it does not speak of one: older manifests stay what they are."""
         selection = {name: getattr(self, name) for name in _SELECTION}

@@ -3,9 +3,10 @@
 What a kind of snapshot holds is `curate.snapshots`' affair; files and hashes are `store.snapshots`'.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
@@ -15,6 +16,7 @@ from curate.datasets.provenance import code_commit, library_versions
 from curate.sids.versions import SidVersion, load_settings
 from curate.snapshots import Counts, Kind, Selection, SnapshotSettings, find_kind
 from curate.snapshots.kind import SplitRow
+from curate.traces.rulesets import find_ruleset, pin_rulesets, versions_in_force
 from store import Gr2Error, InputError, Session, SnapshotError, Store
 from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
 from store.temporary import temporary_folder
@@ -67,6 +69,7 @@ def preview(store: Store, settings: SnapshotSettings) -> Preview:
     rule passed it.
     """
     with store.reading() as session:
+        _pin(session, settings)
         selected = find_kind(settings.kind).select(session, settings)
         refusal = _refusal(session, settings, selected)
         contents = None if refusal else selected.load(PREVIEW_ROWS)
@@ -74,10 +77,14 @@ def preview(store: Store, settings: SnapshotSettings) -> Preview:
 
 
 def rebuild(store: Store, snapshot: Snapshot) -> bool:
-    """Make a snapshot again from the store; whether every byte came out the same."""
+    """Make a snapshot again from the store, under the versions of rulesets that it was made under.
+
+    Returns whether every byte came out the same. The code's commit and the versions of libraries are taken from the
+    manifest: they say what made the snapshot, and whether others make the same of it is the question.
+    """
     settings = SnapshotSettings.from_manifest(snapshot.manifest)
     with temporary_folder(store.folder) as folder:
-        again = _write(store, folder, settings, snapshot.manifest["name"], snapshot)
+        again = _write(store, folder, settings, snapshot.manifest["name"], snapshot, remade=snapshot)
         return again.version == snapshot.version
 
 
@@ -186,10 +193,36 @@ def diff(older: Snapshot, newer: Snapshot) -> SnapshotDiff:
     )
 
 
-def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, latest: Snapshot | None) -> Snapshot:
-    """Select, check and write."""
+def _pin(session: Session, settings: SnapshotSettings, recorded: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """The versions of the rulesets that the selection is made under, which the session uses from here on.
+
+    recorded: the selection of a manifest, whose versions they are then. Manifests of before rulesets had versions mean
+    the first.
+    """
+    if recorded is not None:
+        versions: dict[str, int] = recorded.get("ruleset_versions", dict.fromkeys(settings.rulesets, 1))
+    else:
+        chosen = find_ruleset(session, settings.ruleset)
+        versions = versions_in_force(session, settings.rulesets)
+        if chosen.name in versions:
+            versions[chosen.name] = chosen.version
+    pin_rulesets(session, versions)
+    return versions
+
+
+def _write(
+    store: Store,
+    folder: Path,
+    settings: SnapshotSettings,
+    name: str,
+    latest: Snapshot | None,
+    *,
+    remade: Snapshot | None = None,
+) -> Snapshot:
+    """Select, check and write. remade: the snapshot that is made again; what its manifest says of its making stays."""
     kind = find_kind(settings.kind)
     with store.reading() as session:
+        versions = _pin(session, settings, remade.manifest["selection"] if remade else None)
         dataset = find_dataset(session, settings.dataset)
         selected = kind.select(session, settings)
         if refusal := _refusal(session, settings, selected):
@@ -204,10 +237,12 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
         for split in settings.splits
         if any(of == split for of, _ in rows)
     }
-    body = {
+    body: dict[str, Any] = {
         "name": name,
         "kind": settings.kind,
-        "selection": settings.to_selection() | contents.selection,
+        "selection": settings.to_selection()
+        | contents.selection
+        | ({"ruleset_versions": versions} if versions else {}),
         "lineage": {
             "dataset": settings.dataset,
             "dataset_fingerprint": dataset["fingerprint"],
@@ -221,6 +256,12 @@ def _write(store: Store, folder: Path, settings: SnapshotSettings, name: str, la
             **contents.lineage,
         },
     }
+    if remade:
+        original = remade.manifest
+        body["selection"] = original["selection"] | {
+            name: value for name, value in contents.selection.items() if name == "labels"
+        }
+        body["lineage"] |= {name: original["lineage"][name] for name in ("code_commit", "libraries")}
     return write_snapshot(folder, splits, body, _card(name, kind, settings, splits), latest=latest)
 
 

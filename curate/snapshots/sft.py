@@ -19,8 +19,9 @@ from curate.snapshots.kind import (
     SnapshotSettings,
     SplitRow,
 )
-from curate.traces.filter import TraceFilter, check_filter
-from curate.traces.rules import RULES, find_leak
+from curate.traces.filter import check_filter
+from curate.traces.rules import find_leak
+from curate.traces.rulesets import Ruleset, find_ruleset
 from curate.traces.tasks import ListedTask, load_tasks, render_list
 from prompts.completion import NUMBERS, render_completion
 from prompts.templates import Template, load_template, parse_template
@@ -49,18 +50,16 @@ SCHEMA: Schema = {
 def select(session: Session, settings: SnapshotSettings) -> Selection:
     """The traces that pass the ruleset and the filter, but for those that somebody labelled bad."""
     chosen = settings.trace_filter
-    check_filter(session, TraceFilter(passes=settings.ruleset))
+    ruleset = find_ruleset(session, settings.ruleset)
     check_filter(session, chosen)
-    session.rows(
-        "select_traces", where=chosen.where, ruleset=settings.ruleset, splits=settings.splits, **chosen.parameters
-    )
+    session.rows("select_traces", where=chosen.where, rules=ruleset.rules, splits=settings.splits, **chosen.parameters)
     totals = session.frame("snapshot_trace_totals").row(0, named=True)
     counts = Counts(groups=session.frame("snapshot_trace_groups"), **totals)
     return Selection(
         counts,
         targets=set(session.rows("snapshot_trace_targets")),
         refusal=_refusal(session, settings, counts.rows),
-        load=lambda limit: _load(session, settings, limit),
+        load=lambda limit: _load(session, settings, ruleset, limit),
     )
 
 
@@ -74,10 +73,10 @@ def _refusal(session: Session, settings: SnapshotSettings, rows: int) -> Gr2Erro
     return _find_leaks(session.rows("snapshot_suspects"), rows)
 
 
-def _load(session: Session, settings: SnapshotSettings, limit: int | None) -> Contents:
+def _load(session: Session, settings: SnapshotSettings, ruleset: Ruleset, limit: int | None) -> Contents:
     """The selected traces with their texts, in the order of their ids, and what they are rendered with."""
     selected = session.frame("snapshot_traces", limit=limit)
-    rules = session.rows("ruleset_rules", ruleset=settings.ruleset)
+    versions = dict(session.rows("snapshot_rule_versions", rules=ruleset.rules))
     events, newest = session.rows("label_watermark", dataset=settings.dataset)[0]
     tasks: dict[str, ListedTask] = {}
     for (sid_version,), group in selected.group_by("sid_version"):
@@ -101,7 +100,8 @@ def _load(session: Session, settings: SnapshotSettings, limit: int | None) -> Co
         render=render,
         sid_versions=tuple(sorted(selected["sid_version"].unique())),
         selection={
-            "rules": [{"rule": rule, "version": RULES[rule].version if rule in RULES else 1} for rule in rules[0][0]],
+            "ruleset": ruleset.name,
+            "rules": [{"rule": rule, "version": versions[rule]} for rule in ruleset.rules],
             "labels": {"events": events, "newest": newest},
         },
         lineage={

@@ -13,11 +13,13 @@ from typing import Any
 import duckdb
 
 from curate.traces.rules import RULE_NAMES
+from curate.traces.rulesets import find_ruleset
 from store import InputError, Session
 from store.former_names import renamed
 from store.labels import Label
 
 ANSWERED = "answered"
+NOT_JUDGED = "not_judged"
 # What `label` may ask besides a label itself.
 LABEL_STATES = ("any", "none", "split")
 LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, Label.SKIP.value)
@@ -27,8 +29,9 @@ LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, 
 class TraceFilter:
     """Which traces to take; None lets everything through.
 
-    passes, fails: a ruleset. rule, reason: among those that they failed by. first_failed_rule: the first rule of
-    ruleset strict that they failed, or "answered" where the request failed. copied: whether the order is the input's.
+    passes, fails: a ruleset, NAME or NAME@VERSION. rule, reason: among those that they failed by.
+    first_failed_rule: the first rule of ruleset strict that they failed, "answered" where the request failed, or
+    "not_judged" where a verdict is missing. copied: whether the order is the input's.
     target_rank, predicted_rank: of the target before and after, 0 where it is absent. label: what somebody says of them
     now, or one of LABEL_STATES (split: good and bad). annotator: somebody who labelled them. min_pass_rate,
     max_pass_rate: of all attempts of their teacher, model and temperature at their prompt. since, until: created_at,
@@ -99,7 +102,7 @@ class TraceFilter:
 _NUMBERS = ("temperature", "min_pass_rate", "max_pass_rate")
 _RANKS = ("target_rank", "predicted_rank")
 _TIMES = ("since", "until")
-_CHOICES = {"label": LABELS, "rule": RULE_NAMES, "first_failed_rule": (ANSWERED, *RULE_NAMES)}
+_CHOICES = {"label": LABELS, "rule": RULE_NAMES, "first_failed_rule": (ANSWERED, *RULE_NAMES, NOT_JUDGED)}
 
 
 def _to_text(value: Any) -> str:
@@ -138,10 +141,9 @@ def read_time(text: str) -> datetime:
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:
     """Raises InputError on a ruleset that is not known and a pattern that is no regular expression."""
-    known = [ruleset for (ruleset,) in session.rows("ruleset_names")]
     for ruleset in (chosen.passes, chosen.fails):
-        if ruleset is not None and ruleset not in known:
-            raise InputError(f"no ruleset is called {ruleset!r}; known are {', '.join(known)}")
+        if ruleset is not None:
+            find_ruleset(session, ruleset)
     if chosen.pattern is not None:
         try:
             session.rows("check_pattern", pattern=chosen.pattern)

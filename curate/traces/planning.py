@@ -14,12 +14,13 @@ import polars as pl
 
 from curate.datasets.catalogue import find_dataset
 from curate.datasets.sources import choose_sources
+from curate.traces.rulesets import Ruleset, describe_unjudged, find_ruleset, unjudged_traces
 from curate.traces.tasks import ListedTask, load_tasks, render_list
 from curate.traces.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
-from store import InputError, Store
+from store import InputError, Session, Store
 from store.errors import require_at_least
 
 PROMPT_BATCH = 1_000
@@ -75,7 +76,7 @@ class Plan:
     template: Template
     sid_version: str
     pre_ranker: str
-    ruleset_rules: tuple[str, ...]
+    ruleset: Ruleset
     teacher: str
     model: str
 
@@ -145,11 +146,16 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
     with store.reading() as session:
         find_dataset(session, settings.dataset)
         sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
-        rulesets = session.rows("ruleset_rules", ruleset=settings.ruleset)
-        if not rulesets:
-            names = ", ".join(name for (name,) in session.rows("ruleset_names"))
-            raise InputError(f"no ruleset is called {settings.ruleset!r}; there are: {names}")
-    return Plan(settings, template, sid_version, pre_ranker, tuple(rulesets[0][0]), teacher.name, teacher.model)
+        ruleset = find_ruleset(session, settings.ruleset)
+        _check_verdicts(session, settings.dataset, ruleset)
+    return Plan(settings, template, sid_version, pre_ranker, ruleset, teacher.name, teacher.model)
+
+
+def _check_verdicts(session: Session, dataset: str, ruleset: Ruleset) -> None:
+    """Raises InputError where accepted traces would be asked, and paid, for again because a verdict is missing."""
+    missing = unjudged_traces(session, dataset).filter(ruleset=ruleset.name, version=ruleset.version)
+    if missing.height:
+        raise InputError(f"{describe_unjudged(missing)[0]}, or this run would ask for accepted traces again")
 
 
 def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
@@ -170,7 +176,7 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             model=plan.model,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
-            ruleset=settings.ruleset,
+            rules=plan.ruleset.rules,
             num_accepted=settings.num_accepted,
             max_attempts=settings.max_attempts,
         )

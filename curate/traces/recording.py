@@ -38,6 +38,8 @@ TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "latency_ms": pl.Float64,
     "error": pl.String,
     "created_at": pl.Datetime("us"),
+    "ruleset": pl.String,
+    "ruleset_version": pl.Int32,
 }
 VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "trace_id": pl.String,

@@ -113,6 +113,8 @@ def sample(
 def _start_run(store: Store, plan: Plan, run_id: str) -> None:
     facts = {
         **asdict(plan.settings),
+        "ruleset": plan.ruleset.name,
+        "ruleset_version": plan.ruleset.version,
         "template": plan.template.name,
         "template_sha256": plan.template.sha256,
         "sid_version": plan.sid_version,
@@ -228,7 +230,7 @@ class _Run:
             self.journal.append(record)
             judged = judge_record(record, prompt.listed)
             self.pending.append(judged)
-            passed = judged.accepted(self.plan.ruleset_rules)
+            passed = judged.accepted(self.plan.ruleset.rules)
             accepted += passed
             self.progress.count(judged, accepted=passed)
             # A teacher that never waits would otherwise keep the loop from committing and reporting.
@@ -267,6 +269,8 @@ class _Run:
             "latency_ms": (time.perf_counter() - started) * 1000,
             "error": error,
             "created_at": utc_now().isoformat(),
+            "ruleset": self.plan.ruleset.name,
+            "ruleset_version": self.plan.ruleset.version,
         }
 
     async def _commit_regularly(self) -> None:

@@ -29,7 +29,7 @@ select
 from standing
 join chosen using (trace_id)
 left join judged_outcomes using (outcome)
-cross join (select list(ruleset order by ruleset) as known from rulesets)
+cross join (select list(name order by name) as known from rulesets_current)
 where label <> 'skip'
 order by trace_id, annotator
 

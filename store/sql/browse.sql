@@ -46,7 +46,7 @@ from (
     (select list_sort(list(distinct rule)) as rule from (select unnest(failed_rules) as rule from outcomes)),
     (select list_sort(list(distinct reason)) as reason from (select unnest(reasons) as reason from outcomes)),
     (select list_sort(list(distinct annotator)) as annotator from labels_current),
-    (select list_sort(list(ruleset)) as ruleset from rulesets)
+    (select list_sort(list(name)) as ruleset from rulesets_current)
 
 -- name: browse_trace
 select traces.*, prompts.sid_version

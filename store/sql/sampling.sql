@@ -19,7 +19,7 @@ done as (
         traces.list_id,
         list(sample_index order by sample_index) as answered,
         count(*) filter (
-            outcome in (select outcome from judged_outcomes where list_contains(rulesets, $ruleset))
+            len($rules) = 0 or outcome in (select outcome from outcomes where list_has_all(passed_rules, $rules))
         ) as accepted
     from traces
     join prompts using (prompt_id)
@@ -61,12 +61,6 @@ insert into journals values ($run_id, $committed_offset)
 
 -- name: end_run
 update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
-
--- name: ruleset_rules
-select rules from rulesets where ruleset = $ruleset
-
--- name: ruleset_names
-select ruleset from rulesets order by ruleset
 
 -- name: completions_to_judge
 -- Stored completions of a dataset, in batches from the oldest on.

@@ -102,6 +102,6 @@ select
 from labels_current
 join traces using (trace_id)
 left join judged_outcomes using (outcome)
-cross join (select ruleset from rulesets where ruleset <> 'answered')
+cross join (select name as ruleset from rulesets_current where name <> 'answered')
 group by all
 order by label, ruleset, verdict

@@ -5,9 +5,18 @@ select
     trace_id, created_at, group_id, prompt_id, list_id, user_id, split, template, teacher, model, completion_tokens,
     outcome,
     trace_id not in (select trace_id from labels_current where label = 'bad') as good
-from accepted_traces($ruleset)
-where list_contains($splits, split)
+from traces
+where error is null
+    and (len($rules) = 0 or outcome in (select outcome from outcomes where list_has_all(passed_rules, $rules)))
+    and list_contains($splits, split)
 -- and: conditions
+
+-- name: snapshot_rule_versions
+-- The newest version of each rule by which selected traces were judged.
+select rule, max(rule_version) as rule_version
+from verdicts
+where list_contains($rules, rule) and trace_id in (select trace_id from selected_traces where good)
+group by rule
 
 -- name: snapshot_trace_totals
 select

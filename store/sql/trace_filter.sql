@@ -35,11 +35,11 @@ list_id = $list_id
 prompt_id = $prompt_id
 
 -- name: where_passes
-outcome in (select outcome from judged_outcomes where list_contains(rulesets, $passes))
+outcome in (select outcome from outcomes where list_has_all(passed_rules, ruleset_rules($passes)))
 
 -- name: where_fails
 -- Also what was never judged: a request that failed.
-outcome is null or outcome in (select outcome from judged_outcomes where not list_contains(rulesets, $fails))
+outcome is null or outcome in (select outcome from outcomes where not list_has_all(passed_rules, ruleset_rules($fails)))
 
 -- name: where_rule
 outcome in (select outcome from outcomes where list_contains(failed_rules, $rule))
@@ -59,7 +59,7 @@ copied = $copied
 -- name: where_target_rank
 coalesce(target_rank, 0) = $target_rank
 
--- name: where_new_rank
+-- name: where_predicted_rank
 coalesce(predicted_rank, 0) = $predicted_rank
 
 -- name: where_label

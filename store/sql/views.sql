@@ -1,17 +1,25 @@
 -- Views and macros for people who query. They are code, not data: the store replaces them whenever this text changes.
 -- `labels` is labels.duckdb, attached under that name by every connection that the store opens.
 
--- A ruleset is a named list of rules (curate/traces/rules.py); `answered` asks for nothing but a completion.
-create or replace view rulesets as
-select ruleset, rules
-from (
-    values
-        ('answered', []::varchar[]),
-        ('paper', ['parsed', 'permutation', 'target_first']),
-        ('strict', [
-            'parsed', 'not_truncated', 'known_sids', 'permutation', 'target_first', 'cites', 'grounded', 'no_leak', 'not_copied'
-        ])
-) as ruleset_rules(ruleset, rules);
+-- The version of each ruleset in force: the newest, or the one that this connection pinned (statement pin_rulesets).
+create or replace view rulesets_current as
+select name, version, rules, description, created_at
+from rulesets
+where version = coalesce(getvariable('pinned_rulesets')[name], version)
+qualify version = max(version) over (partition by name);
+
+-- The rules of a ruleset, given as NAME (the version in force) or NAME@VERSION; an unknown one is an error. The first
+-- branch of the case is never a constant, so error() is not folded at binding.
+create or replace macro ruleset_rules(reference) as (
+    select case when count(*) = 0 then error('no ruleset is called ' || reference || ': from rulesets lists them')
+        else any_value(rules) end
+    from rulesets
+    where name = split_part(reference, '@', 1)
+        and version = coalesce(
+            try_cast(nullif(split_part(reference, '@', 2), '') as integer),
+            (select version from rulesets_current where name = split_part(reference, '@', 1))
+        )
+);
 
 -- The newest verdict of each rule on each trace. A trace has one created_at: named here, a filter by it reaches the scan.
 create or replace view verdicts_current as
@@ -26,26 +34,25 @@ select event_id, trace_id, annotator, label, tags, note, seconds, queue_id, show
 from labels.standing_labels
 qualify row_number() over (partition by trace_id, annotator order by label = 'skip', created_at desc, event_id desc) = 1;
 
--- What the rules say, outcome by outcome: `first_failed_rule` is the first rule of the ruleset "strict" that is not passed.
+-- What the rules say, outcome by outcome. `first_failed_rule` is the first rule of the ruleset "strict" that failed;
+-- "not_judged" where none failed but a verdict is missing. `rulesets`: those in force that accept it.
 create or replace view judged_outcomes as
 select
     outcome,
     passed_rules,
     failed_rules,
     reasons,
-    list_filter(strict.rules, lambda rule: not list_contains(passed_rules, rule))[1] as first_failed_rule,
-    (select list(ruleset order by ruleset) from rulesets where list_has_all(passed_rules, rules)) as rulesets
-from outcomes, (select rules from rulesets where ruleset = 'strict') as strict;
+    coalesce(
+        list_filter(strict.rules, lambda rule: list_contains(failed_rules, rule))[1],
+        if(list_has_all(passed_rules, strict.rules), null, 'not_judged')
+    ) as first_failed_rule,
+    (select list(name order by name) from rulesets_current where list_has_all(passed_rules, rules)) as rulesets
+from outcomes, (select rules from rulesets_current where name = 'strict') as strict;
 
--- Traces that pass every rule of a ruleset; one without a completion, or not yet judged by a rule, does not.
--- An unknown ruleset is an error. The first branch of the case is never a constant, so error() is not folded at binding.
-create or replace macro accepted_traces(ruleset_name) as table
-with chosen as (
-    select case when count(*) = 0 then error('no ruleset is called ' || ruleset_name || ': select ruleset from rulesets lists them')
-        else any_value(rules) end as rules
-    from rulesets
-    where ruleset = ruleset_name
-)
+-- Traces that pass every rule of a ruleset, NAME or NAME@VERSION; one without a completion, or not yet judged by a rule,
+-- does not. An unknown ruleset is an error.
+create or replace macro accepted_traces(ruleset) as table
+with chosen as (select ruleset_rules(ruleset) as rules)
 select traces.*
 from traces, chosen
 where error is null

@@ -68,7 +68,7 @@ def test_a_sandbox_waits_until_others_have_read_and_holds_up_those_who_come_late
 
 
 def test_a_thread_that_reads_is_told_that_a_sandbox_would_wait_for_it(store: Store) -> None:
-    with store.reading(), pytest.raises(RuntimeError, match="reads the store already"), store.sandbox():
+    with store.reading(), pytest.raises(RuntimeError, match="already reads the store"), store.sandbox():
         pass
     with store.sandbox():
         pass

@@ -28,7 +28,7 @@ def test_a_newer_store_is_refused(store: Store) -> None:
 def test_changed_views_are_replaced_at_the_next_opening(store: Store) -> None:
     with store.writing() as session:
         session.connection.execute(
-            "create or replace view rulesets as select 'none' as ruleset, []::varchar[] as rules"
+            "create or replace view rulesets_current as select 'none' as name, 1 as version, []::varchar[] as rules"
         )
         session.execute("clear_schema_state")
         session.execute("record_schema_state", state="1-of-older-views")

@@ -9,12 +9,13 @@ from curate.traces.filter import TraceFilter
 from store.queries import load_queries, query
 
 ROOT = Path(store.__file__).parents[1]
+PACKAGES = ("store", "prompts", "curate", "train", "app")
 CALL = re.compile(r"\.(?:execute|frame|rows|reader|insert|put)\(\s*\"(\w+)\"")
 
 
 def used_names() -> set[str]:
     names = set()
-    for package in ("store", "prompts", "curate", "train", "app"):
+    for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
             for found in CALL.finditer(file.read_text("utf-8")):
                 names.add(f"put_{found[1]}" if found[0].startswith(".put(") else found[1])
@@ -26,9 +27,8 @@ def test_every_statement_that_code_names_exists() -> None:
 
 
 def test_every_statement_is_used() -> None:
-    by_variable = {
-        name for name in load_queries() if any(f'"{name}"' in file.read_text("utf-8") for file in ROOT.glob("*/*.py"))
-    }
+    code = [file.read_text("utf-8") for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    by_variable = {name for name in load_queries() if any(f'"{name}"' in text for text in code)}
     conditions = {f"where_{field.name}" for field in fields(TraceFilter)}
     assert load_queries().keys() - used_names() - by_variable == conditions
 

@@ -35,6 +35,7 @@ from curate.review.overview import (
 from curate.review.trace_pages import count_traces, find_traces
 from curate.traces.filter import TraceFilter
 from curate.traces.planning import SamplingSettings
+from curate.traces.rulesets import find_ruleset
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.teachers.fake import FakeTeacher
@@ -90,7 +91,7 @@ def loss_of(browsed: pl.DataFrame) -> pl.Series:
 
 def test_rules_stand_in_the_order_of_ruleset_strict(store: Store) -> None:
     with store.reading() as session:
-        ((rules,),) = session.rows("ruleset_rules", ruleset="strict")
+        rules = find_ruleset(session, "strict").rules
     assert ("answered", *rules) == LOSSES
 
 

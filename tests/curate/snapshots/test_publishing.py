@@ -332,6 +332,7 @@ def test_without_a_filter_the_manifest_is_what_it_was_before_there_were_filters(
     snapshot = publish(traced, "shop", SnapshotSettings("shop"))
     assert snapshot.manifest["selection"].keys() == {
         "ruleset", "splits", "template", "teacher", "sid_version", "pre_ranker", "text_dir", "rules", "labels",
+        "ruleset_versions",
     }  # fmt: skip
     assert SnapshotSettings.from_manifest(snapshot.manifest) == SnapshotSettings("shop")
     assert rebuild(traced, snapshot)
@@ -388,7 +389,7 @@ def test_a_refusal_is_previewed_and_publishes_nothing(traced: Store, settings: S
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (SnapshotSettings("shop", ruleset="nice"), "no ruleset is called 'nice'; known are all, paper, strict"),
+        (SnapshotSettings("shop", ruleset="nice"), "no ruleset is called 'nice'; there are: answered, paper, strict"),
         (SnapshotSettings("shop", traces=TraceFilter(fails="nice")), "no ruleset is called 'nice'"),
         (SnapshotSettings("shop", traces=TraceFilter(passes="nice")), "no ruleset is called 'nice'"),
         (SnapshotSettings("shop", traces=TraceFilter(pattern="(")), r"'\(' is no regular expression"),

@@ -146,7 +146,7 @@ def test_an_unknown_rule_is_a_clear_error() -> None:
 
 def test_rulesets_of_the_store_name_rules_that_exist(store: Store) -> None:
     with store.reading() as session:
-        rulesets = dict(session.connection.execute("select ruleset, rules from rulesets").fetchall())
+        rulesets = dict(session.connection.execute("select name, rules from rulesets_current").fetchall())
     assert set(rulesets) == {"answered", "paper", "strict"}
     assert rulesets["answered"] == []
     assert set(rulesets["strict"]) == set(RULE_NAMES)

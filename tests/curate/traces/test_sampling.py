@@ -337,7 +337,7 @@ def test_a_run_keeps_its_settings(shop: Store) -> None:
         ({"strategy": "targeted", "template": "rerank.v1"}, "is for strategy 'rejection'"),
         ({"sid_version": "nope"}, "no semantic-ID version fit for training is called 'nope'"),
         ({"pre_ranker": "nope"}, "no pre-ranker is called 'nope'"),
-        ({"ruleset": "nope"}, "no ruleset is called 'nope'; there are: all, paper, strict"),
+        ({"ruleset": "nope"}, "no ruleset is called 'nope'; there are: answered, paper, strict"),
         ({"max_attempts": 0}, "--max-attempts is 0"),
         ({"num_accepted": 5}, "--num-accepted 5 is more than --max-attempts 4"),
         ({"temperature": 3.0}, "--temperature is 3.0"),
