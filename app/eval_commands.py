@@ -69,7 +69,7 @@ def eval_(
         str | None, typer.Option(help="Of students: another prompt than the one that they were trained on.")
     ] = None,
     template: Annotated[str, typer.Option(help="Of endpoint: the prompt.")] = "rerank_evidence.v1",
-    concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under mode at once.")] = 64,
+    concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under way at once.")] = 64,
     slices: Annotated[
         bool, typer.Option("--slices", help="Also by history length, popularity, pre-rank and input position.")
     ] = False,

@@ -61,7 +61,7 @@ def moved(target: str, rank: int, candidates: list[str] = SIDS) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("rank_before", "rank_after", "unconditional", "conditional", "auc_reward"),
+    ("rank_before", "rank_after", "plain", "paper", "auc_reward"),
     [
         (4, 1, 0.5, 0.5, 1.2),
         (4, 3, 0.3, 0.3, 0.2 + 7 / 9),
