@@ -8,9 +8,10 @@ CONSTRAINTS := .ci/constraints.txt
 # Set-up marks: redone when a dependency or a pin changes.
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
+DOCS_READY := $(VENV)/.ready-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format docs clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +32,10 @@ format: $(DEV_READY)  ## Format the code and mend what the linter can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(DOCS_READY)  ## Write the command-line reference and build the documentation in site/; a broken link fails.
+	$(BIN)/python -m typer app.cli utils docs --name gr2 --output docs/reference/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## Remove the environment and caches, never a store.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -48,3 +53,8 @@ $(DEV_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) with torch and the test tools (a few minutes, once)"
 	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,eval,dev]'
 	@touch $@ $(DEMO_READY)
+
+$(DOCS_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "setting up $(VENV) with the documentation tools (once)"
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[docs]'
+	@touch $@

@@ -23,7 +23,7 @@ def sql(
     output: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Query traces, verdicts, labels and everything else in SQL. docs/data-model.md describes the tables.
+    """Query traces, verdicts, labels and everything else in SQL. docs/reference/data-model.md describes the tables.
 
     Example: gr2 sql "select template, teacher, accepted, attempts from acceptance_funnel"
     """

@@ -1,4 +1,4 @@
-"""What each policy earns under each reward, written to docs/rewards.md, and how fast rewards are.
+"""What each policy earns under each reward, written to docs/benchmarks/rewards.md, and how fast rewards are.
 
     python bench/reward_table.py
 
@@ -17,7 +17,7 @@ from prompts.completion import render_completion
 from prompts.semantic_ids import render_sid
 from train.dapo.rewards import REWARDS, RewardFunction
 
-PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "rewards.md"
 CANDIDATES = [render_sid((n, 7, 23, 4)) for n in range(10)]
 FOREIGN = render_sid((99, 7, 23, 4))
 DRAWS = 300
@@ -69,7 +69,7 @@ def expected(name: str, policy: Callable[[str], list[str]]) -> float:
 
 
 def render_page() -> str:
-    """docs/rewards.md."""
+    """docs/benchmarks/rewards.md."""
     lines = [f"| policy | {' | '.join(SHOWN)} |", "|---|" + "---:|" * len(SHOWN)]
     for what, policy in POLICIES.items():
         values = " | ".join(f"{expected(name, policy):.2f}" for name in SHOWN)

@@ -75,7 +75,7 @@ def prepare(store: Store) -> list[Picture]:
         Picture("label", f"label?queue={blind.queue_id}", "Completion as received", 1050),
         Picture("agreement", "agreement", "Rules and rulesets against people", 2000),
         Picture("snapshots", "snapshots", "Lineage", 1100),
-        Picture("sql", "sql?q=from+acceptance_funnel", "docs/data-model.md says more", 1100),
+        Picture("sql", "sql?q=from+acceptance_funnel", "docs/reference/data-model.md says more", 1100),
         Picture("semantic-ids", "semantic-ids", "Use of codes", 1250),
         Picture("training", "training", "gain over", 1850),
     ]

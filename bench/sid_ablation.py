@@ -1,6 +1,6 @@
 """The paper's ablation of the means for unique semantic IDs, redone: each means on and off, three seeds, real data.
 
-    python bench/sid_ablation.py [--data beauty ml-100k] [--seeds 3] [--keep FILE] > docs/sid-ablation.md
+    python bench/sid_ablation.py [--data beauty ml-100k] [--seeds 3] [--keep FILE] > docs/benchmarks/sid-ablation.md
 
 4 x 256 codes from text alone, as in the paper. The same fitted codes are counted with all four levels fitted and with
 three fitted and the last one drawn. Recommendation: `next_item.py`'s small model over the IDs with the last level

@@ -1,6 +1,6 @@
 """Records that travel between the store and the packages above it.
 
-They mirror rows of the schema (docs/data-model.md) and know nothing of prompts, models or screens.
+They mirror rows of the schema (docs/reference/data-model.md) and know nothing of prompts, models or screens.
 """
 
 from dataclasses import dataclass, field

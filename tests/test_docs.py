@@ -1,4 +1,4 @@
-"""Commands, queries, Python, links and pictures of all Markdown files are run or parsed, so that none of them goes stale."""
+"""Commands, queries, Python, links and pictures of all Markdown files are run or parsed, so that none goes stale."""
 
 import re
 import shlex
@@ -99,7 +99,11 @@ def statements() -> list[tuple[Path, str]]:
     """The SQL of all blocks, and of `gr2 sql`."""
     texts = [(page, block) for page in PAGES for block in blocks(page, "sql")]
     texts += [(page, shlex.split(line)[2]) for page, line in shell_lines() if line.startswith("gr2 sql ")]
-    return [(page, found.query.strip()) for page, text in texts for found in duckdb.extract_statements(re.sub("--.*", "", text))]
+    return [
+        (page, found.query.strip())
+        for page, text in texts
+        for found in duckdb.extract_statements(re.sub("--.*", "", text))
+    ]
 
 
 @pytest.mark.parametrize("line", examples(shell_lines()))
@@ -113,13 +117,17 @@ def test_every_shell_command_can_be_typed(line: str) -> None:
         case "gr2":
             parse(rest)
         case "make":
-            assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE) for target in rest)
+            assert all(
+                re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE) for target in rest
+            )
         case "pip":
             check_extras(rest)
         case "python" if rest[0] != "-m":
             assert (ROOT / rest[0]).is_file()
         case "python":
             subprocess.run([sys.executable, "-m", rest[1], "--help"], capture_output=True, check=True)
+        case "pytest" | "ruff" | "mypy" | "lint-imports":
+            assert all((ROOT / word).exists() for word in rest if "/" in word)
         case "pre-commit":
             assert (ROOT / ".pre-commit-config.yaml").is_file()
         case other:

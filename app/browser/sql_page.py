@@ -162,7 +162,7 @@ def draw_schema(store: Store) -> None:
         },
         placeholder="",
     )
-    st.caption("Labels are in labels.label_events; docs/data-model.md says more.")
+    st.caption("Labels are in labels.label_events; docs/reference/data-model.md says more.")
 
 
 def draw_outcome(store: Store, query: str) -> None:

@@ -327,7 +327,7 @@ def _is_small(column: pl.Series) -> bool:
 def load_schema(store: Store, containing: str = "") -> pl.DataFrame:
     """The columns of all tables, views and macros: table, column, type, meaning; those with the text somewhere.
 
-    A macro is one row. Meanings are those of docs/data-model.md, empty where that is not installed.
+    A macro is one row. Meanings are those of docs/reference/data-model.md, empty where that is not installed.
     """
     with store.reading() as session:
         rows = _schema_rows(session)
@@ -353,10 +353,10 @@ def _schema_rows(session: Session) -> list[tuple[str, str, str, str]]:
 
 
 def read_meanings() -> dict[tuple[str, str], str]:
-    """What docs/data-model.md says of each column, by table and column; of the whole table, by "" as column."""
+    """What docs/reference/data-model.md says, by table and column; of a whole table, by "" as column."""
     # An installed wheel may carry the document beside the schema; a checkout has it in docs/.
     package = Path(store_package.__file__).parent
-    for path in (package / "data-model.md", package.parent / "docs" / "data-model.md"):
+    for path in (package / "data-model.md", package.parent / "docs" / "reference" / "data-model.md"):
         if path.is_file():
             return _parse_meanings(path.read_text("utf-8"))
     return {}

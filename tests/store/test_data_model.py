@@ -4,11 +4,11 @@ from pathlib import Path
 import store as store_package
 from store import Store
 
-DOCUMENT = Path(store_package.__file__).parents[1] / "docs" / "data-model.md"
+DOCUMENT = Path(store_package.__file__).parents[1] / "docs" / "reference" / "data-model.md"
 
 
 def documented() -> dict[str, list[str]]:
-    """Columns by table or view, as docs/data-model.md lists them."""
+    """Columns by table or view, as docs/reference/data-model.md lists them."""
     tables: dict[str, list[str]] = {}
     for part in DOCUMENT.read_text("utf-8").split("\n### ")[1:]:
         name = part.split("\n", 1)[0].removeprefix("labels.")

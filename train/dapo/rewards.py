@@ -21,7 +21,7 @@ answer earns that has no r_o, because it cannot be read or leaves the target out
 `INVALID`, -1, which Diffusion-GR2 (arXiv 2607.01170) pays for the first kind; gated, auc and ndcg pay it for every
 answer with R_fmt = 0. R_rank is never as low: were INVALID 0, a model that expects to demote the target would do better
 to write nonsense. Under plain and paper an answer that names the target but is no permutation keeps its R_rank; that is
-what the report's gate closes. docs/rewards.md shows what policies earn under each.
+what the report's gate closes. docs/benchmarks/rewards.md shows what policies earn under each.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -396,4 +396,4 @@ def test_the_page_of_rewards_is_what_the_benchmark_writes(monkeypatch: pytest.Mo
     root = Path(__file__).parents[3]
     monkeypatch.syspath_prepend(root / "bench")
     page = runpy.run_path(str(root / "bench" / "reward_table.py"))["render_page"]()
-    assert (root / "docs" / "rewards.md").read_text(encoding="utf-8") == page
+    assert (root / "docs" / "benchmarks" / "rewards.md").read_text(encoding="utf-8") == page
