@@ -70,38 +70,42 @@ def expected(name: str, policy: Callable[[str], list[str]]) -> float:
 
 def render_page() -> str:
     """docs/benchmarks/rewards.md."""
-    lines = [f"| policy | {' | '.join(SHOWN)} |", "|---|" + "---:|" * len(SHOWN)]
+    lines = [f"| behaviour | {' | '.join(SHOWN)} |", "|---|" + "---:|" * len(SHOWN)]
     for what, policy in POLICIES.items():
         values = " | ".join(f"{expected(name, policy):.2f}" for name in SHOWN)
         lines.append(f"| {what} | {values} |")
     return f"""\
-# What policies earn
+# What each reward pays for
 
-`python bench/reward_table.py` writes this page. Ten candidates, alpha .2, one target; each figure is the mean reward
-over targets at ranks 1 to 10 of the list, all equally likely, and for the random order over {DRAWS} seeded draws at
-each rank. The first two policies know the target; no other looks at the user at all. Formulas and sources:
-`train/dapo/rewards.py`.
+`python bench/reward_table.py` writes this page.
+
+Each figure is the mean reward of one behaviour, on lists of ten candidates with one target and a format weight
+(alpha) of 0.2. Targets at ranks 1 to 10 are equally likely, and the random order is averaged over {DRAWS} seeded
+draws for each rank. The first two behaviours know the target. The others do not look at the user at all. Formulas and
+sources are in `train/dapo/rewards.py`.
 
 {chr(10).join(lines)}
 
-- **Copying.** Under `unconditional` it earns alpha on every list: the hack. Under `conditional` it earns alpha where
-  the target is first already, here on a tenth of the lists, and exactly nothing on any other. Under `auc` and `ndcg`
-  no permutation earns less, wherever a better one exists. `format_gated` pays permutations as `unconditional` does:
-  it does not close this hack.
-- **Orders fixed beforehand.** What a fixed order gives to one rank it takes from others: R_rank averages 0, so none
-  earns more than alpha under `unconditional`, `conditional` and `format_gated`. Under `conditional` one earns all of
-  it: the first moved to the end promotes every other rank. Where the target is first with probability q, it earns
-  1/10 - q + alpha and copying alpha q, so it beats copying while q is below (1/10 + alpha) / (1 + alpha), here .25: a
-  strong pre-ranker closes it.
-- **Near copies.** The copy clause of `auc` and `ndcg` catches the exact copy only. With the last two swapped a copy
-  earns what a random order earns, so a model can leave the copy without learning anything: watch R_rank beside them.
-- **The gate.** Under `unconditional` and `conditional` the target alone, or first in an answer cut short, keeps its
-  R_rank and lacks only alpha; under `format_gated` it earns -1. In full the same order never earns less, so this
-  saves tokens, no more.
-- **Within a group** the list is the same, so R_rank and the AUC of one target differ by a constant and a scale, and
-  give the same normalised advantages; `ndcg` weighs the top more. What sets `unconditional`, `conditional`,
-  `format_gated` and `auc` apart is the bonus, the copy clause and what is no permutation.
-- **The chain** does not know the target and pays every permutation alike: it is for use beside another reward.
+- **Copying the order.** Under `unconditional` a copy earns alpha on every list, so a model can collect it without
+  ranking anything. Under `conditional` a copy earns alpha only if the target is already first, here on a tenth of the
+  lists, and 0 otherwise. Under `auc` and `ndcg` no permutation earns less than a copy, unless the copy is already the
+  best order. `format_gated` pays for permutations as `unconditional` does, so it does not stop this hack.
+- **Fixed orders.** An order that ignores the user loses at some ranks what it gains at others, so its promotion
+  R_rank averages 0. Under `unconditional`, `conditional` and `format_gated` it therefore earns at most alpha. One
+  fixed order earns all of it under `conditional`: moving the first candidate to the end promotes every other rank. If
+  the target is first with probability q, this order earns 1/10 - q + alpha and copying earns alpha q. It beats
+  copying as long as q is below (1/10 + alpha) / (1 + alpha), here 0.25. With a strong pre-ranker q is higher, and
+  copying pays more.
+- **Near copies.** `auc` and `ndcg` detect only an exact copy. A copy with the last two swapped earns as much as a
+  random order, so a model can stop copying without learning anything. Watch R_rank as well.
+- **Incomplete answers.** Under `unconditional` and `conditional`, an answer that names only the target, or names it
+  first and is then cut off, keeps its R_rank and loses only alpha. Under `format_gated` it earns -1. The same order
+  in full never earns less, so an incomplete answer only saves tokens.
+- **Within a group** of completions for one prompt, the list is the same. R_rank and the AUC of one target then differ
+  only by a constant and a scale, and give the same normalised advantages; `ndcg` gives more weight to the top.
+  `unconditional`, `conditional`, `format_gated` and `auc` differ in the bonus, in what a copy earns, and in what an
+  answer earns that is not a permutation.
+- **`chain`** does not know the target and pays the same for every permutation. Use it together with another reward.
 """
 
 

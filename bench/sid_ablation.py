@@ -38,21 +38,28 @@ CONFIGURATIONS: dict[str, dict] = {
     "k-means++, EMA, contrastive": {"contrastive_weight": 3.0},
     "all": {"diversity_weight": 0.1, "reset_after": 20, "contrastive_weight": 3.0},
 }
-HEAD = """# The means for unique semantic IDs, one by one
+HEAD = """# Semantic-ID ablation
 
-Written by `python bench/sid_ablation.py`: RQ-VAE over TF-IDF-SVD text vectors, 4 x 256 codes, {epochs} epochs, {seeds}
-seeds each, mean ± half the range. *Fitted*: all four levels are fitted; the share of distinct IDs. *Drawn*: three are
-fitted and the last is drawn from what its prefix has left; what the three levels tell apart by themselves stands in
-brackets. *Perplexity*: of the four fitted levels, the mean; 256 is even use. *Unexplained*: the share of the text
-vectors' variance that four fitted levels leave. *N@10*: next item over the IDs with a drawn level, Beauty's valid
-interactions, a small model with a third of the budget of `bench/sid_quality.py`.
+What each technique of the paper does for the uniqueness and quality of semantic IDs. `python bench/sid_ablation.py`
+writes this page.
+
+The IDs come from an RQ-VAE over TF-IDF-SVD text vectors with 4 x 256 codes, {epochs} epochs and {seeds} seeds. Values
+are the mean over seeds ± half the range.
+
+- **fitted**: share of unique IDs if all four levels are fitted.
+- **drawn**: share of unique IDs if three levels are fitted and the last is drawn from the codes that are still free
+  under its prefix. In brackets: the share that the three levels alone tell apart.
+- **perplexity**: mean over the four fitted levels. 256 is perfectly even use.
+- **reconstruction error**: share of the variance of the text vectors that the four fitted levels do not explain.
+- **N@10**: NDCG@10 of a small next-item model over the IDs with a drawn level, on Beauty's valid interactions, with a
+  third of the budget of `bench/sid_quality.py`.
 """
 PAPER = """
-## The paper's figures beside these
+## Comparison with the paper
 
 GR2 (arXiv 2602.07774) on Amazon Beauty, with an embedder and an RQ-VAE whose sizes are not published:
 
-| means | paper: uniqueness | paper: recommendation | here |
+| technique | paper: uniqueness | paper: recommendation | here |
 |---|---|---|---|
 | k-means++ initialisation | needed to start | | {kmeans} |
 | EMA codebooks, decay 0.95-0.99 | 31.3% → 97.5% | essential | {ema} |
@@ -119,14 +126,15 @@ def report(results: list[dict], seeds: int) -> str:
     for name in dict.fromkeys(result["data"] for result in results):
         of_data = [result for result in results if result["data"] == name]
         page.append(
-            f"\n## {name}\n\n| means | fitted | drawn | perplexity | unexplained | N@10 |\n|---|---|---|---|---|---|"
+            f"\n## {name}\n\n| technique | fitted | drawn | perplexity | reconstruction error | N@10 |\n"
+            "|---|---|---|---|---|---|"
         )
         for configuration in CONFIGURATIONS:
             runs = [result for result in of_data if result["configuration"] == configuration]
             page.append(
                 f"| {configuration} | {cell(runs, 'fitted')} "
                 f"| {cell(runs, 'drawn')} ({cell(runs, 'by_three_levels')}) | "
-                f"{cell(runs, 'perplexity', '{:.0f}')} | {cell(runs, 'unexplained')} | "
+                f"{cell(runs, 'perplexity', '{:.0f}')} | {cell(runs, 'reconstruction_error')} | "
                 f"{cell(runs, 'ndcg_at_10', '{:.4f}')} |"
             )
     page.append(PAPER.format(**differences([result for result in results if result["data"] == RECOMMENDED])))
