@@ -1,4 +1,4 @@
-"""What each policy earns under each reward, written to docs/benchmarks/rewards.md, and how fast rewards are.
+"""What each behaviour earns under each reward, written to docs/benchmarks/rewards.md, and how fast rewards are.
 
     python bench/reward_table.py
 
@@ -40,8 +40,8 @@ def first(sid: str) -> list[str]:
     return [sid, *(other for other in CANDIDATES if other != sid)]
 
 
-# What each policy writes for a target; only the first two rows look at it.
-POLICIES: dict[str, Callable[[str], list[str]]] = {
+# What each behaviour writes for a target; only the first two rows look at it.
+BEHAVIOURS: dict[str, Callable[[str], list[str]]] = {
     "target moved to the front": lambda target: [answer(first(target))],
     "target alone, the rest left out": lambda target: [answer([target])],
     "order copied": lambda _: [answer(CANDIDATES)],
@@ -56,11 +56,11 @@ POLICIES: dict[str, Callable[[str], list[str]]] = {
 }
 
 
-def expected(name: str, policy: Callable[[str], list[str]]) -> float:
-    """The mean reward of a policy over targets at every rank of the list, all equally likely."""
+def expected(name: str, behaviour: Callable[[str], list[str]]) -> float:
+    """The mean reward of a behaviour over targets at every rank of the list, all equally likely."""
     completions, targets = [], []
     for target in CANDIDATES:
-        written = policy(target)
+        written = behaviour(target)
         completions += written
         targets += [target] * len(written)
     reward = RewardFunction(name)
@@ -71,8 +71,8 @@ def expected(name: str, policy: Callable[[str], list[str]]) -> float:
 def render_page() -> str:
     """docs/benchmarks/rewards.md."""
     lines = [f"| behaviour | {' | '.join(SHOWN)} |", "|---|" + "---:|" * len(SHOWN)]
-    for what, policy in POLICIES.items():
-        values = " | ".join(f"{expected(name, policy):.2f}" for name in SHOWN)
+    for what, behaviour in BEHAVIOURS.items():
+        values = " | ".join(f"{expected(name, behaviour):.2f}" for name in SHOWN)
         lines.append(f"| {what} | {values} |")
     return f"""\
 # What each reward pays for
