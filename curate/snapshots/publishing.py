@@ -79,8 +79,8 @@ def preview(store: Store, settings: SnapshotSettings) -> Preview:
 def rebuild(store: Store, snapshot: Snapshot) -> bool:
     """Make a snapshot again from the store, under the versions of rulesets that it was made under.
 
-    Returns whether every byte came out the same. The code's commit and the versions of libraries are taken from the
-    manifest: they say what made the snapshot, and whether others make the same of it is the question.
+    Returns whether every byte came out the same. The card's wording, the code's commit and the versions of libraries
+    are taken over: they say what made the snapshot, and whether others make the same of it is the question.
     """
     settings = SnapshotSettings.from_manifest(snapshot.manifest)
     with temporary_folder(store.folder) as folder:
@@ -256,13 +256,15 @@ def _write(
             **contents.lineage,
         },
     }
+    card = _card(name, kind, settings, splits)
     if remade:
         original = remade.manifest
+        card = _read_card(remade)
         body["selection"] = original["selection"] | {
             name: value for name, value in contents.selection.items() if name == "labels"
         }
         body["lineage"] |= {name: original["lineage"][name] for name in ("code_commit", "libraries")}
-    return write_snapshot(folder, splits, body, _card(name, kind, settings, splits), latest=latest)
+    return write_snapshot(folder, splits, body, card, latest=latest)
 
 
 def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) -> Gr2Error | None:
@@ -275,6 +277,13 @@ def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) 
             "a snapshot for training must not: leave split test out"
         )
     return selected.refusal
+
+
+def _read_card(snapshot: Snapshot) -> str:
+    try:
+        return (snapshot.path / "README.md").read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnapshotError(f"{snapshot.path} is damaged: its README.md cannot be read ({error}); verify it") from error
 
 
 def _card(name: str, kind: Kind, settings: SnapshotSettings, splits: dict[str, pl.DataFrame]) -> str:

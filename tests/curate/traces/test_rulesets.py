@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from curate.snapshots import SnapshotSettings
+from curate.snapshots import SnapshotSettings, publishing
 from curate.snapshots.publishing import publish, rebuild
 from curate.traces import rules
 from curate.traces.filter import TraceFilter
@@ -195,6 +195,14 @@ def test_pass_rates_of_a_snapshot_are_those_of_its_versions(traced: Store) -> No
         verify_snapshot(snapshot.path)
         assert rebuild(traced, snapshot)
     assert publish(traced, "dapo", SnapshotSettings("shop", kind="dapo")).version != prompts.version
+
+
+def test_another_commit_and_another_card_make_the_same_snapshot(traced: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = publish(traced, "sft", SnapshotSettings("shop"))
+    monkeypatch.setattr(publishing, "code_commit", lambda: "a later one")
+    monkeypatch.setattr(publishing, "_card", lambda *_: "worded otherwise")
+    assert rebuild(traced, snapshot)
+    assert publish(traced, "sft", SnapshotSettings("shop")).version != snapshot.version
 
 
 def test_a_ruleset_that_a_snapshot_does_not_use_changes_nothing_about_it(traced: Store) -> None:
