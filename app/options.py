@@ -73,12 +73,12 @@ def prepare_training(what: str) -> None:
     """
     import os
 
-    from store import InputError
+    from store.installation import missing_package
 
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     try:
         import trl  # noqa: F401
         from transformers.utils import logging
     except ModuleNotFoundError as error:
-        raise InputError(f"{what} needs {error.name}, which is not installed: pip install -e '.[train]'") from error
+        raise missing_package(what, error.name, "train") from error
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

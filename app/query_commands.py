@@ -67,15 +67,17 @@ def browse(
     """
     import os
 
-    from store import InputError
+    from store.installation import missing_package
 
     folder = open_store(store).folder
     try:
         import streamlit  # noqa: F401
     except ImportError:
-        raise InputError("the trace browser needs Streamlit: pip install 'gr2[app]'") from None
+        raise missing_package("the trace browser", "streamlit", "app") from None
     page = Path(__file__).with_name("browser") / "main.py"
     os.environ["GR2_STORE"] = str(folder)
+    # Safe path: the folder that people stand in may hold an app/, a train.py or a store.py of theirs.
+    os.environ["PYTHONSAFEPATH"] = "1"
     if hasattr(os, "nice"):
         # People wait for a page a little longer rather than a run on the same machine for people.
         os.nice(10)
@@ -83,6 +85,7 @@ def browse(
         sys.executable,
         [
             sys.executable,
+            "-P",
             "-m",
             "streamlit",
             "run",

@@ -11,6 +11,7 @@ from curate.sids.embedding.embedders import TextEmbedder, TfidfSvdEmbedder
 from curate.sids.embedding.openai_embedder import OpenAIEmbedder
 from curate.sids.quantizers import FittedQuantizer, ResidualCodebooks, ResidualKMeans
 from store.errors import InputError
+from store.installation import missing_package
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,11 @@ def open_embedder(
     if settings.kind == "openai":
         assert settings.model is not None
         return OpenAIEmbedder(settings.model, base_url)
-    raise InputError(f"--embedder {settings.kind} needs torch: pip install 'gr2[train]'")
+    raise missing_package(f"embedder {settings.kind}", "torch", "train")
 
 
 def load_quantizer(method: str, folder: Path) -> FittedQuantizer:
     """What a version was made with, if it needs no torch."""
     if method == ResidualKMeans.method:
         return ResidualCodebooks.load(folder)
-    raise InputError(f"IDs by {method} need torch: pip install 'gr2[train]'")
+    raise missing_package(f"method {method}", "torch", "train")

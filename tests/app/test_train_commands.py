@@ -33,7 +33,7 @@ def gr2(*words: str, store: Store, code: str | None = None) -> subprocess.Comple
 def test_without_the_libraries_of_training_one_line_says_what_to_install(words: tuple[str, ...], shop: Store) -> None:
     done = gr2(*words, store=shop, code=WITHOUT_TORCH)
     assert done.returncode == 2
-    assert "needs trl, which is not installed: pip install -e '.[train]'" in done.stderr
+    assert "needs trl, which is not installed: pip install" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -13,6 +13,7 @@ from curate.sids.embedding.embedders import TextEmbedder
 from curate.sids.methods import EmbedderSettings
 from curate.sids.quantizers import FittedQuantizer, Quantizer, ResidualKMeans
 from store.errors import InputError
+from store.installation import missing_package
 
 METHODS = ("rq-kmeans", "rq-vae")
 
@@ -69,4 +70,4 @@ def _import_rq_vae() -> Any:
 
 
 def _needs_torch(what: str) -> InputError:
-    return InputError(f"{what} needs torch, which is not installed: pip install -e '.[train]' in gr2's folder")
+    return missing_package(what, "torch", "train")

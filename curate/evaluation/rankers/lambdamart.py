@@ -21,6 +21,7 @@ from curate.traces.tasks import ListedTask
 from curate.traces.teachers.evidence import LEAST_SCORE
 from prompts.tasks import RerankTask
 from store import InputError, Store
+from store.installation import missing_package
 from store.records import Evidence, Link
 
 RECENT = ("last", "second_last", "third_last")
@@ -128,7 +129,7 @@ def import_lightgbm() -> Any:
     try:
         import lightgbm  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise InputError("lambdamart needs lightgbm, which is not installed: pip install 'gr2[eval]'") from error
+        raise missing_package("lambdamart", "lightgbm", "eval") from error
     except OSError as error:
         raise InputError(
             f"lightgbm cannot be loaded ({error}); it needs the OpenMP library: apt-get install libgomp1"
