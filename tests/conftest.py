@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import altair as alt
 import polars as pl
 import pytest
 import streamlit as st
+from filelock import FileLock
 from hypothesis import settings
 
 from curate.candidates import make_candidates
@@ -21,10 +24,43 @@ settings.register_profile("unhurried", parent=settings.get_profile(settings.get_
 settings.load_profile("unhurried")
 
 
+BuildOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """Build a folder once for all processes of a test run: `build_once(name, make)` calls `make(folder)` if it must.
+
+    Do not write to the folder that it returns: copy it with `shutil.copytree`, or only read it.
+    """
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    built = run / "built"
+    built.mkdir(exist_ok=True)
+
+    def build(name: str, make: Callable[[Path], object]) -> Path:
+        folder = built / name
+        with FileLock(built / f"{name}.lock"):
+            if not folder.exists():
+                # What a failure leaves half made is not found by the next process.
+                half_made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=built)) / name
+                make(half_made)
+                half_made.rename(folder)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def empty_store_folder(build_once: BuildOnce) -> Path:
+    return build_once("empty", lambda folder: Store.open(folder, create=True))
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(empty_store_folder: Path, tmp_path: Path) -> Store:
     """An empty store."""
-    return Store.open(tmp_path / "store", create=True)
+    return Store(shutil.copytree(empty_store_folder, tmp_path / "store"))
 
 
 @pytest.fixture(scope="session")
@@ -37,20 +73,22 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_shop(build_once: BuildOnce) -> Path:
     """A simulated dataset `shop` with semantic IDs and candidate lists; copied for each test that wants it."""
-    folder = tmp_path_factory.mktemp("shop") / "store"
-    store = Store.open(folder, create=True)
-    simulate(store, "shop", users=120, items=80, seed=1)
-    assign_semantic_ids(store, "shop")
-    make_candidates(store, "shop")
-    return folder
+
+    def make(folder: Path) -> None:
+        store = Store.open(folder, create=True)
+        simulate(store, "shop", users=120, items=80, seed=1)
+        assign_semantic_ids(store, "shop")
+        make_candidates(store, "shop")
+
+    return build_once("shop", make)
 
 
 @pytest.fixture
 def shop(built_shop: Path, tmp_path: Path) -> Store:
     """A store of its own with dataset `shop`, ready for traces."""
-    return Store.open(shutil.copytree(built_shop, tmp_path / "shop-store"))
+    return Store(shutil.copytree(built_shop, tmp_path / "shop-store"))
 
 
 @pytest.fixture

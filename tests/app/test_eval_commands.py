@@ -1,9 +1,7 @@
 import json
-import os
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,22 +13,8 @@ from curate.evaluation.rankers.oracle import put_oracle
 from curate.evaluation.results import load_evaluations
 from store import InputError, Store
 
-
-def gr2(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", "eval", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **env},
-        check=False,
-    )
-
-
-def ok(*words: object, **env: str) -> str:
-    done = gr2(*words, **env)
-    assert done.returncode == 0, done.stderr
-    assert "leaked" not in done.stderr
-    return done.stdout
+Gr2 = Callable[..., subprocess.CompletedProcess[str]]
+Ok = Callable[..., str]
 
 
 class Reverser(BaseHTTPRequestHandler):
@@ -67,13 +51,13 @@ def endpoint() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.join()
 
 
-def test_all_that_can_be_had_is_compared(shop: Store) -> None:
+def test_all_that_can_be_had_is_compared(shop: Store, ok: Ok) -> None:
     try:
         import_lightgbm()
     except InputError as error:
         pytest.skip(str(error))
     put_oracle(shop, "shop", PRE_RANKER)
-    out = ok("shop", "--slices", "--store", shop.folder)
+    out = ok("eval", "shop", "--slices", "--store", shop.folder)
     table, differences, *_ = out.split("gain over each other")
     for text in ("valid", "copied", "R@1", "N@5", "MRR", "top-1 consistency", "end to end, over all 120 lists"):
         assert text in table
@@ -89,11 +73,11 @@ def test_all_that_can_be_had_is_compared(shop: Store) -> None:
 
 
 def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
-    shop: Store, endpoint: tuple[str, list[dict[str, Any]]]
+    shop: Store, endpoint: tuple[str, list[dict[str, Any]]], ok: Ok
 ) -> None:
     url, asked = endpoint
     out = ok(
-        *("shop", "--rankers", "evidence,endpoint", "--model", "reverser", "--base-url", url, "--limit", 10),
+        *("eval", "shop", "--rankers", "evidence,endpoint", "--model", "reverser", "--base-url", url, "--limit", 10),
         *("--shuffles", 2, "--concurrency", 3, "--store", shop.folder),
         NO_PROXY="127.0.0.1",
     )
@@ -131,8 +115,8 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
         (["shop", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--template", "x"], "there is no template"),
     ],
 )
-def test_mistakes_are_one_clear_line(words: list[str], message: str, shop: Store) -> None:
-    done = gr2(*words, "--store", shop.folder, NO_PROXY="127.0.0.1")
+def test_mistakes_are_one_clear_line(words: list[str], message: str, shop: Store, gr2: Gr2) -> None:
+    done = gr2("eval", *words, "--store", shop.folder, NO_PROXY="127.0.0.1")
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,5 +1,5 @@
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,20 +7,11 @@ import pytest
 from curate.sids.versions import list_versions
 from store import Store
 
-
-def gr2(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", *map(str, words)], capture_output=True, text=True, check=False
-    )
+Gr2 = Callable[..., subprocess.CompletedProcess[str]]
+Ok = Callable[..., str]
 
 
-def ok(*words: object) -> str:
-    done = gr2(*words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_name_alone_makes_ids_and_options_may_stand_first(shop: Store) -> None:
+def test_a_name_alone_makes_ids_and_options_may_stand_first(shop: Store, ok: Ok) -> None:
     out = ok("sids", "shop", "--balanced", "--store", shop.folder)
     assert "80 distinct semantic IDs (100.00% unique), version rq-kmeans-4x256-" in out
     assert "neighbours" in out
@@ -29,14 +20,14 @@ def test_a_name_alone_makes_ids_and_options_may_stand_first(shop: Store) -> None
     assert list_versions(shop).height == 2
 
 
-def test_the_rq_vae_makes_ids_and_tells_how_it_goes(shop: Store) -> None:
+def test_the_rq_vae_makes_ids_and_tells_how_it_goes(shop: Store, ok: Ok) -> None:
     words = ["sids", "shop", "--method", "rq-vae", "--epochs", 3, "--contrastive-weight", 0.5, "--store", shop.folder]
     out = ok(*words)
     assert "80 distinct semantic IDs (100.00% unique), version rq-vae-4x256-" in out
     assert "it was there already" in ok(*words)
 
 
-def test_versions_can_be_listed_compared_and_explained(shop: Store) -> None:
+def test_versions_can_be_listed_compared_and_explained(shop: Store, ok: Ok) -> None:
     ok("sids", "shop", "--seed", 1, "--store", shop.folder)
     first, second = list_versions(shop)["sid_version"]
     assert ok("sids", "list", "--store", shop.folder).count("rq-kmeans") == 4  # two versions, each with its method
@@ -47,7 +38,7 @@ def test_versions_can_be_listed_compared_and_explained(shop: Store) -> None:
     assert title in ok("sids", "explain", item, "--store", shop.folder)
 
 
-def test_ids_are_extended_to_another_dataset(shop: Store) -> None:
+def test_ids_are_extended_to_another_dataset(shop: Store, ok: Ok) -> None:
     ok("simulate", "later", "--users", 100, "--items", 90, "--seed", 1, "--store", shop.folder)
     out = ok("sids", "later", "--extend", "shop", "--store", shop.folder)
     assert "extends shop@rq-kmeans" in out
@@ -57,7 +48,7 @@ def test_ids_are_extended_to_another_dataset(shop: Store) -> None:
     assert "rq-vae-4x256" in ok("sids", "later", "--extend", "shop@rq-vae", "--store", shop.folder)
 
 
-def test_what_is_not_fit_for_training_says_what_to_do(shop: Store) -> None:
+def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> None:
     words = ["sids", "shop", "--levels", 1, "--random-levels", 0, "--codebook-size", 8, "--store", shop.folder]
     assert "not marked fit for training: under 99%" in ok(*words)
     assert "not marked" not in ok(*words, "--accept-shared")
@@ -76,13 +67,13 @@ def test_what_is_not_fit_for_training_says_what_to_do(shop: Store) -> None:
         (["explain", "nope"], "no item 'nope' has a semantic ID"),
     ],
 )
-def test_mistakes_are_one_clear_line(words: list[str], message: str, shop: Store) -> None:
+def test_mistakes_are_one_clear_line(words: list[str], message: str, shop: Store, gr2: Gr2) -> None:
     done = gr2("sids", *words, "--store", shop.folder)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
+def test_an_empty_store_says_how_to_begin(tmp_path: Path, ok: Ok) -> None:
     Store.open(tmp_path / "store", create=True)
     assert "no semantic IDs yet" in ok("sids", "list", "--store", tmp_path / "store")

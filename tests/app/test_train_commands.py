@@ -1,24 +1,12 @@
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from store import Store
 
-WITHOUT_TORCH = """
-import sys
-sys.modules["trl"] = None
-from app.cli import main
-sys.argv = ["gr2", *sys.argv[1:]]
-main()
-"""
-
-
-def gr2(*words: str, store: Store, code: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = ["-c", code] if code else ["-m", "app.cli"]
-    return subprocess.run(
-        [sys.executable, *command, *words, "--store", str(store.folder)], capture_output=True, text=True, check=False
-    )
+Gr2 = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(
@@ -30,8 +18,11 @@ def gr2(*words: str, store: Store, code: str | None = None) -> subprocess.Comple
     ],
     ids=" ".join,
 )
-def test_without_the_libraries_of_training_one_line_says_what_to_install(words: tuple[str, ...], shop: Store) -> None:
-    done = gr2(*words, store=shop, code=WITHOUT_TORCH)
+def test_without_the_libraries_of_training_one_line_says_what_to_install(
+    words: tuple[str, ...], shop: Store, gr2: Gr2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    done = gr2(*words, "--store", shop.folder)
     assert done.returncode == 2
     assert "needs trl, which is not installed: pip install" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -47,8 +38,8 @@ def test_without_the_libraries_of_training_one_line_says_what_to_install(words: 
     ],
     ids=str,
 )
-def test_mistakes_are_one_clear_line(words: tuple[str, ...], message: str, shop: Store) -> None:
-    done = gr2("train", *words, store=shop)
+def test_mistakes_are_one_clear_line(words: tuple[str, ...], message: str, shop: Store, gr2: Gr2) -> None:
+    done = gr2("train", *words, "--store", shop.folder)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

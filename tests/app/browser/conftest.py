@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from streamlit import config
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from curate.traces.planning import SamplingSettings
@@ -22,7 +24,7 @@ from curate.traces.teachers.fake import FakeTeacher
 from store import Store
 
 # Machines that run tests are busy.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 
 HOSTILE = (
     "<img src=x onerror=document.title='owned'><script>document.title='owned'</script> **bold** \u202e $x^2$ :smile: "
@@ -32,22 +34,38 @@ MEGABYTE = "A long story about soap. " * 42_000
 
 
 @pytest.fixture(scope="session")
-def traced_folder(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def traced_folder(build_once: Callable[..., Path], built_shop: Path) -> Path:
     """A shop with traces of the evidence teacher, and some whose text would do harm if it were not shown as text."""
-    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("browser") / "store"))
-    sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=60, temperature=0.5))
-    for model, text in (("hostile", HOSTILE), ("megabyte", MEGABYTE)):
-        teacher = FakeTeacher(lambda _, text=text: json.dumps({"explanation": text, "recommendations": []}), model)
-        sample(store, teacher, SamplingSettings("shop", limit=2, max_attempts=1))
-    broken = FakeTeacher(lambda _: HOSTILE, "broken")
-    sample(store, broken, SamplingSettings("shop", limit=1, max_attempts=1))
-    return store.folder
+
+    def make(folder: Path) -> None:
+        store = Store(shutil.copytree(built_shop, folder))
+        sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=60, temperature=0.5))
+        for model, text in (("hostile", HOSTILE), ("megabyte", MEGABYTE)):
+            teacher = FakeTeacher(lambda _, text=text: json.dumps({"explanation": text, "recommendations": []}), model)
+            sample(store, teacher, SamplingSettings("shop", limit=2, max_attempts=1))
+        broken = FakeTeacher(lambda _: HOSTILE, "broken")
+        sample(store, broken, SamplingSettings("shop", limit=1, max_attempts=1))
+
+    return build_once("traced", make)
 
 
 @pytest.fixture
 def traced(traced_folder: Path, tmp_path: Path) -> Store:
     """Such a store of one's own."""
-    return Store.open(shutil.copytree(traced_folder, tmp_path / "store"))
+    return Store(shutil.copytree(traced_folder, tmp_path / "store"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _streamlit_is_prepared_once() -> Iterator[None]:
+    """Each AppTest would look for components in all installed packages anew: they are looked for once.
+
+    And as in `gr2 app`, no garbage is collected after each run of a page: it would take longer than most pages.
+    """
+    found = manifest_scanner.scan_component_manifests()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", lambda: found)
+        config.set_option("runner.postScriptGC", False)
+        yield
 
 
 @pytest.fixture
@@ -73,17 +91,30 @@ def _every_chart_is_checked(checked_charts: None) -> None:
     """For all tests of this folder."""
 
 
+@pytest.fixture(scope="session")
+def served_folder(tmp_path_factory: pytest.TempPathFactory, traced_folder: Path) -> Path:
+    """The folder of the store that `server` shows."""
+    return shutil.copytree(traced_folder, tmp_path_factory.mktemp("served") / "store")
+
+
 @pytest.fixture
-def server(traced: Store) -> Iterator[str]:
-    """The address of `gr2 app`, running on the store."""
+def served(served_folder: Path, traced_folder: Path) -> Store:
+    """The store that `server` shows, as new for each test."""
+    shutil.rmtree(served_folder)
+    return Store(shutil.copytree(traced_folder, served_folder))
+
+
+@pytest.fixture(scope="session")
+def server(served_folder: Path) -> Iterator[str]:
+    """The address of `gr2 app`, one for all tests."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app.cli", "app", "--port", str(port), "--store", str(traced.folder)]
+    command = [sys.executable, "-m", "app.cli", "app", "--port", str(port), "--store", str(served_folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        while True:
             try:
                 urllib.request.urlopen(f"{address}/_stcore/health").close()
                 break
@@ -96,29 +127,28 @@ def server(traced: Store) -> Iterator[str]:
         process.wait()
 
 
-@pytest.fixture
-def open_browser(tmp_path: Path) -> Iterator[Callable[[str], Page]]:
-    """Opens pages of a real Chromium, each name with a profile of its own: another person."""
-    chromium = os.environ.get("GR2_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+@pytest.fixture(scope="module")
+def chromium(server: str) -> Iterator[Browser]:
+    """One Chromium for the tests of a module: while it is open, asyncio of other tests would find its loop running."""
+    path = os.environ.get("GR2_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
         pytest.skip("no Chromium on this machine; apt-get install chromium, or set GR2_CHROMIUM")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=options) as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_browser(chromium: Browser, served: Store) -> Iterator[Callable[[], Page]]:
+    """Opens a page in a browser profile that is as new: another person each time."""
     contexts = []
-    with sync_playwright() as playwright:
 
-        def open_profile(name: str = "somebody") -> Page:
-            context = playwright.chromium.launch_persistent_context(
-                str(tmp_path / "profiles" / name),
-                executable_path=chromium,
-                headless=True,
-                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
-                viewport={"width": 1280, "height": 1400},
-            )
-            context.set_default_timeout(30_000)
-            contexts.append(context)
-            return context.pages[0]
+    def open_profile() -> Page:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1400})
+        context.set_default_timeout(60_000)
+        contexts.append(context)
+        return context.new_page()
 
-        try:
-            yield open_profile
-        finally:
-            for context in contexts:
-                context.close()
+    yield open_profile
+    for context in contexts:
+        context.close()

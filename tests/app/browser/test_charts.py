@@ -15,7 +15,7 @@ draw_chart(pl.DataFrame({{"name": ["a", "b"], "traces": [1, 2]}}), {spec!r})
 
 def drawn(spec: dict[str, Any]) -> AppTest:
     """A page with one chart."""
-    return AppTest.from_string(SCRIPT.format(spec=spec)).run()
+    return AppTest.from_string(SCRIPT.format(spec=spec), default_timeout=60).run()
 
 
 @pytest.mark.parametrize(

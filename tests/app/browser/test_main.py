@@ -31,6 +31,6 @@ def test_where_a_provider_is_set_up_nothing_is_shown_before_somebody_signs_in(ma
 
 def test_a_missing_store_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GR2_STORE", str(tmp_path / "none"))
-    page = AppTest.from_file(str(MAIN)).run()
+    page = AppTest.from_file(str(MAIN), default_timeout=60).run()
     assert not page.exception
     assert "there is no store" in page.code[0].value

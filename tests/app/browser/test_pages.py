@@ -25,7 +25,7 @@ def test_an_error_is_a_line_of_ours_and_its_text_as_it_is() -> None:
 
         draw_error("It cannot be shown.", InputError("there is no *trace* '<b>'"))
 
-    page = AppTest.from_function(script).run()
+    page = AppTest.from_function(script, default_timeout=60).run()
     assert not page.exception
     assert page.error[0].value == "It cannot be shown."
     assert page.code[0].value == "there is no *trace* '<b>'"

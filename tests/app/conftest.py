@@ -1,0 +1,54 @@
+"""The command line, run within the process of the tests: a new process would take a second to import what it needs."""
+
+import io
+import os
+import subprocess
+from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from app.cli import main
+
+RunGr2 = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def gr2() -> RunGr2:
+    """Run `gr2` with these words, in folder `cwd` and with these environment variables as well."""
+
+    def run(*words: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        arguments = ["gr2", *map(str, words)]
+        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+        with (
+            mock.patch("sys.argv", arguments),
+            mock.patch.dict(os.environ, env),
+            chdir(cwd or Path.cwd()),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            status = 0
+            try:
+                main()
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        out.flush()
+        err.flush()
+        texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(arguments, status, *texts)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ok(gr2: RunGr2) -> Callable[..., str]:
+    """Run `gr2` with these words; it must succeed. Returns what it printed."""
+
+    def run(*words: object, **options: str) -> str:
+        done = gr2(*words, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
