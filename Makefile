@@ -11,7 +11,7 @@ DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test test-all check pytest coverage format docs clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,14 +19,23 @@ help:  ## Show this list.
 demo: $(DEMO_READY)  ## From simulated shoppers to traces, snapshots, a trained student and its evaluation.
 	$(BIN)/gr2 demo
 
-test: check  ## Set up and run every check.
+test: $(DEV_READY)  ## Check the code and run the tests, except those marked slow.
+	$(MAKE) --jobs=2 check pytest MARKED='-m "not slow"'
 
-check: $(DEV_READY)  ## Format, lint, types, import contract, tests: what CI runs.
+test-all: $(DEV_READY)  ## Check the code and run all tests: what CI runs.
+	$(MAKE) --jobs=2 check pytest
+
+check: $(DEV_READY)  ## Check format, lint, types and the import contract.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+pytest: $(DEV_READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup $(MARKED)
+
+coverage: $(DEV_READY)  ## Run all tests and show the lines that none of them reaches.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
 format: $(DEV_READY)  ## Format the code and mend what the linter can.
 	$(BIN)/ruff format .
@@ -37,7 +46,7 @@ docs: $(DOCS_READY)  ## Write the command-line reference and build the documenta
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove the environment and caches, never a store.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "gr2 needs Python 3.11 or newer as $(PYTHON); set PYTHON=..."; exit 1; }

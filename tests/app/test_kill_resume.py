@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import app
 
 BENCH = Path(app.__file__).parents[1] / "bench" / "kill_resume.py"
 
 
+@pytest.mark.slow
 def test_kills_at_random_points_lose_nothing_and_double_nothing() -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH), "--rounds", "4", "--users", "200"], capture_output=True, text=True, check=False

@@ -1,6 +1,7 @@
 """A tiny dataset whose every number can be worked out by hand, and a store that several configurations tried."""
 
 import shutil
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -74,16 +75,19 @@ def tiny(store: Store) -> Store:
 
 
 @pytest.fixture(scope="session")
-def tried_folder(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop with two configurations on the same 30 lists, and a third whose answer on one list cannot be parsed."""
-    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("tried") / "store"))
-    for template in ("rerank_evidence.v1", "rerank.v1"):
-        sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=30, template=template, temperature=0.5))
-    sample(store, FakeTeacher(lambda _: "no idea <b>"), SamplingSettings("shop", limit=1, max_attempts=1))
-    return store.folder
+def tried_folder(build_once: Callable[..., Path], built_shop: Path) -> Path:
+    """A shop with two configurations on the same 30 lists, and a third that answers nothing that can be parsed on one of them."""
+
+    def make(folder: Path) -> None:
+        store = Store(shutil.copytree(built_shop, folder))
+        for template in ("rerank_evidence.v1", "rerank.v1"):
+            sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=30, template=template, temperature=0.5))
+        sample(store, FakeTeacher(lambda _: "no idea <b>"), SamplingSettings("shop", limit=1, max_attempts=1))
+
+    return build_once("tried", make)
 
 
 @pytest.fixture
 def tried(tried_folder: Path, tmp_path: Path) -> Store:
     """Such a store of one's own."""
-    return Store.open(shutil.copytree(tried_folder, tmp_path / "store"))
+    return Store(shutil.copytree(tried_folder, tmp_path / "store"))

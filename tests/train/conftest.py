@@ -1,6 +1,7 @@
 """A student that knows nothing and traces of its kind."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from train.snapshots import load_snapshot
 from train.students.initialization import init_from_snapshot
 from train.students.student import init_student, load_student
 
+BuildOnce = Callable[..., Path]
 TEMPLATE = "rerank_numbers.v1"
 
 SIDS = [render_sid([code, 7 - code]) for code in range(8)]
@@ -51,11 +53,9 @@ def a_row(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("students") / "new"
+def student_folder(build_once: BuildOnce) -> Path:
     texts = [message["content"] for row in map(a_row, range(40)) for message in (*row["prompt"], *row["completion"])]
-    init_student(texts, 2, 8, "tiny", folder)
-    return folder
+    return build_once("student", lambda folder: init_student(texts, 2, 8, "tiny", folder))
 
 
 @pytest.fixture
@@ -70,37 +70,42 @@ def rows() -> datasets.Dataset:
 
 
 @pytest.fixture(scope="session")
-def built_inputs(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_inputs(build_once: BuildOnce, built_shop: Path) -> Path:
     """A shop with snapshots `traces` (sft) and `prompts` (dapo), and a student `new` that knows nothing."""
-    store = Store.open(shutil.copytree(built_shop, tmp_path_factory.mktemp("inputs") / "store"))
-    sample(store, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
-    publish(store, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
-    publish(store, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
-    init_from_snapshot(store, "traces", "new", "tiny")
-    return store.folder
+
+    def make(folder: Path) -> None:
+        store = Store(shutil.copytree(built_shop, folder))
+        sample(store, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
+        publish(store, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
+        publish(store, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
+        init_from_snapshot(store, "traces", "new", "tiny")
+
+    return build_once("inputs", make)
 
 
 @pytest.fixture(scope="session")
-def built_copier(built_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_copier(build_once: BuildOnce, built_inputs: Path) -> Path:
     """A student that gives most orders back as they came, and makes mistakes: what its answers earn differs."""
-    model, tokenizer = load_student(built_inputs / "models" / "students" / "new")
-    store = Store.open(built_inputs)
+    return build_once("copier", lambda folder: train_copier(built_inputs, folder))
+
+
+def train_copier(inputs: Path, folder: Path) -> None:
+    model, tokenizer = load_student(inputs / "models" / "students" / "new")
+    store = Store(inputs)
     prompts = load_snapshot(open_snapshot(store, "prompts").path, kind="dapo")["train"].select(range(64))
     answer = [{"role": "assistant", "content": render_completion("", range(1, 11))}]
     taught = prompts.map(lambda _: {"completion": answer}, load_from_cache_file=False)
-    folder = tmp_path_factory.mktemp("copier")
     settings = SftSettings(max_steps=60, batch_size=4)
     trainer = WeightedSFTTrainer(
         model,
-        training_arguments(settings, folder / "checkpoints", 512),
+        training_arguments(settings, folder.with_name("checkpoints"), 512),
         encode_traces(taught, tokenizer, SftLoss(), max_tokens=512),
         processing_class=tokenizer,
         optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay), None),
     )
     trainer.train()
-    model.save_pretrained(folder / "copier")
-    tokenizer.save_pretrained(folder / "copier")
-    return folder / "copier"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture
@@ -113,4 +118,4 @@ def copying(inputs: Store, built_copier: Path) -> Store:
 @pytest.fixture
 def inputs(built_inputs: Path, tmp_path: Path) -> Store:
     """A copy of what `built_inputs` made."""
-    return Store.open(shutil.copytree(built_inputs, tmp_path / "inputs"))
+    return Store(shutil.copytree(built_inputs, tmp_path / "inputs"))

@@ -552,6 +552,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict
     return folder, [json.loads((folder / f"{process}.json").read_text()) for process in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one", "none"])
 def test_processes_stay_equal_whichever_lacks_groups(name: str, processes: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, found = processes
@@ -563,6 +564,7 @@ def test_processes_stay_equal_whichever_lacks_groups(name: str, processes: tuple
     assert first["log"][0]["refill/rounds"] > 0
 
 
+@pytest.mark.slow
 def test_a_process_that_lacks_nothing_waits_for_one_that_does(processes: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (of_process["one"] for of_process in processes[1])
     assert first["spread"][0] is False
@@ -573,6 +575,7 @@ def test_a_process_that_lacks_nothing_waits_for_one_that_does(processes: tuple[P
     assert second["tokens"][0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one", "none"])
 def test_no_prompt_is_drawn_twice_by_any_process(name: str, processes: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (of_process[name] for of_process in processes[1])
@@ -581,6 +584,7 @@ def test_no_prompt_is_drawn_twice_by_any_process(name: str, processes: tuple[Pat
     assert len(set(drawn)) == len(drawn) == 2 * (rounds + 1)
 
 
+@pytest.mark.slow
 def test_a_group_in_two_processes_is_a_clear_error(processes: tuple[Path, list[dict[str, Any]]]) -> None:
     for found in processes[1]:
         assert "each process generates 2 completions at a time, which does not hold whole groups of 4" in found["error"]

@@ -114,7 +114,10 @@ def test_a_step_in_several_passes_is_the_same_step(copying: Store) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"num_iterations": 2, "gradient_accumulation_steps": 2, "save_steps": 2, "refill_rounds": 1}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"num_iterations": 2, "gradient_accumulation_steps": 2, "save_steps": 2, "refill_rounds": 1},
+    ],
     ids=str,
 )
 def test_a_stopped_training_goes_on_to_the_same_weights(changed: dict[str, Any], copying: Store) -> None:

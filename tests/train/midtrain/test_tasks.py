@@ -1,5 +1,6 @@
 import copy
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 from prompts.semantic_ids import render_sid
 from store import InputError
 from train.midtrain.tasks import MidtrainSettings, draw_rows, draw_sequences, encode_texts, midtrain
+from train.students.student import load_student
 from train.students.vocabulary import find_vocabulary
 
 FEW = MidtrainSettings(warmup_steps=2, steps=3, batch_size=4, max_length=64, save_steps=1, log_steps=1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def texts() -> datasets.DatasetDict:
     bought = [render_sid([code % 8, 7 - code % 8]) for code in range(30)]
     rows = [
@@ -126,23 +128,42 @@ def test_both_phases_train_and_tell_their_figures(
     assert figures["loss"] > 0
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3, 4, 5])
+@dataclass(frozen=True)
+class Whole:
+    """A training that nothing interrupts."""
+
+    model: Any
+    losses: dict[int, float]
+    figures: dict[str, float]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def whole(student_folder: Path, texts: datasets.DatasetDict, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    model, tokenizer = load_student(student_folder)
+    folder = tmp_path_factory.mktemp("whole")
+    losses: dict[int, float] = {}
+    figures = midtrain(
+        model,
+        tokenizer,
+        texts,
+        find_vocabulary(tokenizer, 2, 8),
+        FEW,
+        output_dir=folder,
+        on_log=lambda step, metrics: losses.update({step: metrics["loss"]}),
+    )
+    return Whole(model, losses, figures, folder)
+
+
+# Steps 1 and 2 warm up, 3 is the first of the next phase.
+@pytest.mark.parametrize("killed_at", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 4, 5)] + [3])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(
-    killed_at: int, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
+    killed_at: int, whole: Whole, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
 ) -> None:
     model, tokenizer = student
     vocabulary = find_vocabulary(tokenizer, 2, 8)
-    whole, killed, again = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
-    told_whole, told_again = {}, {}
-    midtrain(
-        whole,
-        tokenizer,
-        texts,
-        vocabulary,
-        FEW,
-        output_dir=tmp_path / "whole",
-        on_log=lambda step, metrics: told_whole.update({step: metrics["loss"]}),
-    )
+    killed, again = copy.deepcopy(model), copy.deepcopy(model)
+    told_again = {}
 
     def kill(step: int, _: dict[str, float]) -> None:
         if step == killed_at:
@@ -162,23 +183,22 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
         on_log=lambda step, metrics: told_again.update({step: metrics["loss"]}),
         resume=True,
     )
-    for left, right in zip(whole.parameters(), again.parameters(), strict=True):
+    for left, right in zip(whole.model.parameters(), again.parameters(), strict=True):
         assert torch.equal(left, right)
-    assert told_again == told_whole
+    assert told_again == whole.losses
     assert list(told_again) == [1, 2, 3, 4, 5]
 
 
 def test_a_training_that_is_over_takes_no_further_step(
-    student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
+    whole: Whole, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
 ) -> None:
     model, tokenizer = student
     vocabulary = find_vocabulary(tokenizer, 2, 8)
-    again = copy.deepcopy(model)
-    figures = midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path)
+    over = shutil.copytree(whole.folder, tmp_path / "over")
     with pytest.raises(InputError, match="holds checkpoints of a training; go on with it by --resume"):
-        midtrain(again, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path)
-    assert midtrain(again, tokenizer, texts, vocabulary, FEW, output_dir=tmp_path, resume=True) == figures
-    for left, right in zip(model.parameters(), again.parameters(), strict=True):
+        midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=over)
+    assert midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=over, resume=True) == whole.figures
+    for left, right in zip(whole.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(left, right)
 
 

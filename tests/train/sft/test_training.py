@@ -71,6 +71,7 @@ def test_lora_trains_and_leaves_a_plain_model(inputs: Store) -> None:
     assert weights(inputs, "adapted").keys() == weights(inputs, "new").keys()
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(inputs: Store) -> None:
     words = [
         "traces", "--student", "new", "--name", "killed", "--max-steps", "12", "--batch-size", "4",
@@ -113,7 +114,8 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stopped_at", [4, 6])
+# An epoch has four steps.
+@pytest.mark.parametrize("stopped_at", [pytest.param(4, marks=pytest.mark.slow), 6])
 def test_a_training_stopped_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(
     stopped_at: int, student: tuple[Any, Any], rows: datasets.Dataset, tmp_path: Path
 ) -> None:
