@@ -144,7 +144,7 @@ def open_browser(chromium: Browser, served: Store) -> Iterator[Callable[[], Page
     contexts = []
 
     def open_profile() -> Page:
-        context = chromium.new_context(viewport={"width": 1280, "height": 1400})
+        context = chromium.new_context(viewport={"width": 1280, "height": 1400}, reduced_motion="reduce")
         context.set_default_timeout(60_000)
         contexts.append(context)
         return context.new_page()
