@@ -1,6 +1,7 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,6 +26,8 @@ settings.load_profile("unhurried")
 
 
 BuildOnce = Callable[[str, Callable[[Path], object]], Path]
+PrepareFolder = Callable[[Path, Callable[[Store], object]], Path]
+Prepare = Callable[[Path, Callable[[Store], object]], Store]
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +67,26 @@ def store(empty_store_folder: Path, tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
+def prepare_folder(build_once: BuildOnce) -> PrepareFolder:
+    """`prepare_folder(base, fill)` copies the store in folder `base` and has the function `fill(store)` write to it.
+
+    It does so once for all tests that name this function. Do not write to the folder that it returns.
+    """
+
+    def build(base: Path, fill: Callable[[Store], object]) -> Path:
+        name = re.sub(r"\W+", "-", f"{fill.__module__}.{fill.__qualname__}")
+        return build_once(name, lambda folder: fill(Store(shutil.copytree(base, folder))))
+
+    return build
+
+
+@pytest.fixture
+def prepare(prepare_folder: PrepareFolder, tmp_path: Path) -> Prepare:
+    """The same, but it returns a store of one's own: a copy."""
+    return lambda base, fill: Store(shutil.copytree(prepare_folder(base, fill), tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real datasets; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("GR2_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -72,17 +95,16 @@ def real_data() -> Path:
     return folder
 
 
+def make_shop(store: Store) -> None:
+    simulate(store, "shop", users=120, items=80, seed=1)
+    assign_semantic_ids(store, "shop")
+    make_candidates(store, "shop")
+
+
 @pytest.fixture(scope="session")
-def built_shop(build_once: BuildOnce) -> Path:
+def built_shop(prepare_folder: PrepareFolder, empty_store_folder: Path) -> Path:
     """A simulated dataset `shop` with semantic IDs and candidate lists; copied for each test that wants it."""
-
-    def make(folder: Path) -> None:
-        store = Store.open(folder, create=True)
-        simulate(store, "shop", users=120, items=80, seed=1)
-        assign_semantic_ids(store, "shop")
-        make_candidates(store, "shop")
-
-    return build_once("shop", make)
+    return prepare_folder(empty_store_folder, make_shop)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.teachers.fake import FakeTeacher
 from store import Store
 
+Prepare = Callable[[Path, Callable[[Store], object]], Store]
 START = datetime(2026, 1, 1)  # noqa: DTZ001
 
 
@@ -45,9 +46,8 @@ def put_shop(store: Store, name: str, sequences: dict[str, list[str]]) -> None:
     put_dataset(store, name, items, interactions, source="test", source_settings={}, settings=IngestSettings(k_core=0))
 
 
-@pytest.fixture
-def tiny(store: Store) -> Store:
-    """A store with dataset `tiny`: twelve users who mostly buy along the alphabet."""
+def put_tiny(store: Store) -> None:
+    """Data set `tiny`: twelve users who mostly buy along the alphabet."""
     put_shop(
         store,
         "tiny",
@@ -71,23 +71,28 @@ def tiny(store: Store) -> Store:
             )
         },
     )
-    return store
 
 
 @pytest.fixture(scope="session")
-def tried_folder(build_once: Callable[..., Path], built_shop: Path) -> Path:
-    """A shop with two configurations on the same 30 lists, and a third that answers nothing that can be parsed on one of them."""
-
-    def make(folder: Path) -> None:
-        store = Store(shutil.copytree(built_shop, folder))
-        for template in ("rerank_evidence.v1", "rerank.v1"):
-            sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=30, template=template, temperature=0.5))
-        sample(store, FakeTeacher(lambda _: "no idea <b>"), SamplingSettings("shop", limit=1, max_attempts=1))
-
-    return build_once("tried", make)
+def tiny_folder(prepare_folder: Callable[..., Path], empty_store_folder: Path) -> Path:
+    """The folder of a store with dataset `tiny`. Only read it."""
+    return prepare_folder(empty_store_folder, put_tiny)
 
 
 @pytest.fixture
-def tried(tried_folder: Path, tmp_path: Path) -> Store:
-    """Such a store of one's own."""
-    return Store(shutil.copytree(tried_folder, tmp_path / "store"))
+def tiny(tiny_folder: Path, tmp_path: Path) -> Store:
+    """A store of one's own with data set `tiny`."""
+    return Store(shutil.copytree(tiny_folder, tmp_path / "store"))
+
+
+def try_configurations(store: Store) -> None:
+    """Traces of two arms on the same 30 lists, and of a third that answers one of them by what cannot be parsed."""
+    for template in ("rerank_evidence.v1", "rerank.v1"):
+        sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=30, template=template, temperature=0.5))
+    sample(store, FakeTeacher(lambda _: "no idea <b>"), SamplingSettings("shop", limit=1, max_attempts=1))
+
+
+@pytest.fixture
+def tried(prepare: Prepare, built_shop: Path) -> Store:
+    """A shop of one's own that several arms tried."""
+    return prepare(built_shop, try_configurations)

@@ -89,6 +89,7 @@ def test_an_engine_that_cannot_detach_its_files_is_replaced(store: Store) -> Non
     assert runs_of(store) == ["a"]
 
 
+@pytest.mark.slow
 def test_a_process_that_forks_uses_the_store_on_both_sides(tmp_path: Path) -> None:
     code = f"""
 import os, sys

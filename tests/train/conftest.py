@@ -69,18 +69,17 @@ def rows() -> datasets.Dataset:
     return datasets.Dataset.from_list([a_row(number) for number in range(24)])
 
 
+def make_lessons(shop: Store) -> None:
+    sample(shop, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
+    publish(shop, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
+    publish(shop, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
+    init_from_snapshot(shop, "traces", "new", "tiny")
+
+
 @pytest.fixture(scope="session")
-def built_inputs(build_once: BuildOnce, built_shop: Path) -> Path:
+def built_inputs(prepare_folder: Callable[..., Path], built_shop: Path) -> Path:
     """A shop with snapshots `traces` (sft) and `prompts` (dapo), and a student `new` that knows nothing."""
-
-    def make(folder: Path) -> None:
-        store = Store(shutil.copytree(built_shop, folder))
-        sample(store, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
-        publish(store, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
-        publish(store, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
-        init_from_snapshot(store, "traces", "new", "tiny")
-
-    return build_once("inputs", make)
+    return prepare_folder(built_shop, make_inputs)
 
 
 @pytest.fixture(scope="session")

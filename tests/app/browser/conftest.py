@@ -33,20 +33,19 @@ HOSTILE = (
 MEGABYTE = "A long story about soap. " * 42_000
 
 
+def sample_good_and_hostile(shop: Store) -> None:
+    sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=60, temperature=0.5))
+    for model, text in (("hostile", HOSTILE), ("megabyte", MEGABYTE)):
+        teacher = FakeTeacher(lambda _, text=text: json.dumps({"explanation": text, "recommendations": []}), model)
+        sample(shop, teacher, SamplingSettings("shop", limit=2, max_attempts=1))
+    broken = FakeTeacher(lambda _: HOSTILE, "broken")
+    sample(shop, broken, SamplingSettings("shop", limit=1, max_attempts=1))
+
+
 @pytest.fixture(scope="session")
-def traced_folder(build_once: Callable[..., Path], built_shop: Path) -> Path:
+def traced_folder(prepare_folder: Callable[..., Path], built_shop: Path) -> Path:
     """A shop with traces of the evidence teacher, and some whose text would do harm if it were not shown as text."""
-
-    def make(folder: Path) -> None:
-        store = Store(shutil.copytree(built_shop, folder))
-        sample(store, EvidenceTeacher(), SamplingSettings("shop", limit=60, temperature=0.5))
-        for model, text in (("hostile", HOSTILE), ("megabyte", MEGABYTE)):
-            teacher = FakeTeacher(lambda _, text=text: json.dumps({"explanation": text, "recommendations": []}), model)
-            sample(store, teacher, SamplingSettings("shop", limit=2, max_attempts=1))
-        broken = FakeTeacher(lambda _: HOSTILE, "broken")
-        sample(store, broken, SamplingSettings("shop", limit=1, max_attempts=1))
-
-    return build_once("traced", make)
+    return prepare_folder(built_shop, sample_good_and_hostile)
 
 
 @pytest.fixture

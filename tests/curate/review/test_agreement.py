@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import krippendorff
 import numpy as np
@@ -342,13 +344,16 @@ def test_one_trace_has_a_value_and_no_interval() -> None:
 # --- Labels in the store.
 
 
-@pytest.fixture
-def traced(shop: Store) -> Store:
-    """A shop with traces, one of which is a failed request."""
+def sample_with_a_failure(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=20, temperature=0.5))
     failing = FakeTeacher(lambda _: RequestFailedError("gave up"), "failing")
     sample(shop, failing, SamplingSettings("shop", limit=1, max_attempts=1))
-    return shop
+
+
+@pytest.fixture
+def traced(prepare: Callable[..., Store], built_shop: Path) -> Store:
+    """A shop with traces, one of which is a failed request."""
+    return prepare(built_shop, sample_with_a_failure)
 
 
 def traces_of(store: Store, chosen: TraceFilter) -> list[str]:

@@ -1,5 +1,7 @@
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -26,11 +28,14 @@ from store.labels import Label, put_label
 from store.values import utc_now
 
 
-@pytest.fixture
-def traced(shop: Store) -> Store:
-    """A shop with 60 traces of 30 prompts."""
+def sample_twice(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=30, max_attempts=2, ruleset="strict"))
-    return shop
+
+
+@pytest.fixture
+def traced(prepare: Callable[..., Store], built_shop: Path) -> Store:
+    """A shop with 60 traces of 30 prompts."""
+    return prepare(built_shop, sample_twice)
 
 
 def events(store: Store) -> pl.DataFrame:

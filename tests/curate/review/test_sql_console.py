@@ -1,5 +1,7 @@
+import shutil
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -167,18 +169,36 @@ REFUSED = (
 )
 
 
+@dataclass(frozen=True)
+class Before:
+    """A store, and what is in it before anything is refused."""
+
+    store: Store
+    items: pl.DataFrame
+    settings: pl.DataFrame
+    files: list[Path]
+
+
+SETTINGS = "select name, value from duckdb_settings() order by all"
+
+
+@pytest.fixture(scope="module")
+def before(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Before:
+    folder = tmp_path_factory.mktemp("refusing")
+    store = Store(shutil.copytree(tiny_folder, folder / "store"))
+    items, settings = (run_sql(store, query) for query in ("from items", SETTINGS))
+    return Before(store, items, settings, sorted(folder.rglob("*")))
+
+
 @pytest.mark.parametrize("query", REFUSED)
-def test_everything_else_is_refused_and_changes_nothing(tiny: Store, query: str, tmp_path: Path) -> None:
-    before = run_sql(tiny, "from items")
-    settings = run_sql(tiny, "select name, value from duckdb_settings() order by all")
-    files = sorted(tmp_path.rglob("*"))
+def test_everything_else_is_refused_and_changes_nothing(before: Before, query: str) -> None:
     with pytest.raises(InputError) as caught:
-        query_rows(tiny, query, SCREEN)
+        query_rows(before.store, query, SCREEN)
     assert "is not run" in str(caught.value) or "Parser Error" in str(caught.value) or "Error: " in str(caught.value)
-    assert run_sql(tiny, "from items").equals(before)
-    assert run_sql(tiny, "select name, value from duckdb_settings() order by all").equals(settings)
-    assert run_sql(tiny, "select count(*) from labels.label_events").height == 1
-    assert sorted(tmp_path.rglob("*")) == files
+    assert run_sql(before.store, "from items").equals(before.items)
+    assert run_sql(before.store, SETTINGS).equals(before.settings)
+    assert run_sql(before.store, "select count(*) from labels.label_events").height == 1
+    assert sorted(before.store.folder.parent.rglob("*")) == before.files
 
 
 @pytest.mark.parametrize(
@@ -336,10 +356,10 @@ def test_many_rows_come_in_their_order(tiny: Store) -> None:
 
 def test_bytes_past_the_limit_are_left_out_but_for_one_row(tiny: Store) -> None:
     limits = QueryLimits(bytes=1_000_000)
-    result = query_rows(tiny, "select repeat('x', 100000) as text from range(1000)", limits)
+    result = query_rows(tiny, "select repeat('x', 100000) as text from range(100)", limits)
     assert not result.complete
     assert 5 <= result.rows.height <= 10
-    result = query_rows(tiny, "select repeat('x', 3000000) as text from range(1000)", limits)
+    result = query_rows(tiny, "select repeat('x', 3000000) as text from range(50)", limits)
     assert (result.rows.height, result.complete) == (1, False)
 
 

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from curate.review import trace_pages as browsing
@@ -10,12 +13,15 @@ from store import InputError, Store
 from store.labels import Label, put_label
 
 
-@pytest.fixture
-def traced(shop: Store) -> Store:
-    """A shop with traces of two splits and two templates."""
+def sample_two_splits(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=30))
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", split="valid", template="rerank.v1", limit=10))
-    return shop
+
+
+@pytest.fixture
+def traced(prepare: Callable[..., Store], built_shop: Path) -> Store:
+    """A shop with traces of two splits and two templates."""
+    return prepare(built_shop, sample_two_splits)
 
 
 def all_traces(store: Store, chosen: TraceFilter) -> list[str]:

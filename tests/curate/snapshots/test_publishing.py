@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -44,12 +45,15 @@ def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
         return session.connection.execute(statement).fetchall()
 
 
-@pytest.fixture
-def traced(shop: Store) -> Store:
-    """A shop with traces of train, valid and test lists."""
+def sample_three_splits(shop: Store) -> None:
     for split in ("train", "valid", "test"):
         sample(shop, EvidenceTeacher(), SamplingSettings("shop", split=split, limit=40))
-    return shop
+
+
+@pytest.fixture
+def traced(prepare: Callable[..., Store], built_shop: Path) -> Store:
+    """A shop with traces of train, valid and test lists."""
+    return prepare(built_shop, sample_three_splits)
 
 
 def test_a_snapshot_holds_exactly_the_accepted_traces_of_train_and_valid(traced: Store) -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +12,14 @@ from curate.traces.verification import verify
 from store import InputError, Store
 
 
-@pytest.fixture
-def traced(shop: Store) -> Store:
-    """A shop with 80 traces."""
+def sample_twice(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=40, max_attempts=2, num_accepted=2))
-    return shop
+
+
+@pytest.fixture
+def traced(prepare: Callable[..., Store], built_shop: Path) -> Store:
+    """A shop with 80 traces."""
+    return prepare(built_shop, sample_twice)
 
 
 def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
