@@ -12,6 +12,9 @@ import pytest
 
 from app.cli import main
 
+# What somebody's own project may be called; importing any of these in place of ours would end a command.
+CLASHES = ("app/__init__.py", "curate.py", "prompts/__init__.py", "store.py", "streamlit.py", "train.py")
+
 RunGr2 = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -40,6 +43,17 @@ def gr2() -> RunGr2:
         return subprocess.CompletedProcess(arguments, status, *texts)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def clashing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Somebody's folder, whose modules have the names of ours."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in CLASHES:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"raise RuntimeError('{name} of the folder was imported')\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def tiny_folder(prepare_folder: Callable[..., Path], empty_store_folder: Path) -
 
 @pytest.fixture
 def tiny(tiny_folder: Path, tmp_path: Path) -> Store:
-    """A store of one's own with data set `tiny`."""
+    """A store of one's own with dataset `tiny`."""
     return Store(shutil.copytree(tiny_folder, tmp_path / "store"))
 
 

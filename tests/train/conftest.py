@@ -69,7 +69,7 @@ def rows() -> datasets.Dataset:
     return datasets.Dataset.from_list([a_row(number) for number in range(24)])
 
 
-def make_lessons(shop: Store) -> None:
+def make_inputs(shop: Store) -> None:
     sample(shop, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
     publish(shop, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
     publish(shop, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))

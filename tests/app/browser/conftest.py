@@ -104,13 +104,18 @@ def served(served_folder: Path, traced_folder: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def server(served_folder: Path) -> Iterator[str]:
-    """The address of `gr2 app`, one for all tests."""
+def server(served_folder: Path, clashing_folder: Path) -> Iterator[str]:
+    """The address of `gr2 app`, one for all tests; started in a folder whose modules have the names of ours."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app.cli", "app", "--port", str(port), "--store", str(served_folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    gr2 = Path(sys.executable).with_name("gr2")
+    process = subprocess.Popen(
+        [gr2, "app", "--port", str(port), "--store", str(served_folder)],
+        cwd=clashing_folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         while True:
