@@ -1,12 +1,17 @@
 """Commands that fill the store: simulate, ingest, candidates."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
 from app.progress import status_line
+from curate.datasets.ingest import IngestSettings
+from curate.datasets.simulator import SimulatorSettings
+from train.ranking.settings import FullRankingSettings
 
 if TYPE_CHECKING:
     from curate.candidates import CandidateSummary
@@ -21,14 +26,12 @@ SHOWN_METRICS = ("recall_at_1", "recall_at_3", "recall_at_5", "recall_at_10", "n
 def register(cli: typer.Typer) -> None:
     """Add these commands."""
     for command in (simulate, ingest, candidates):
-        cli.command()(command)
+        add_command(cli, command)
 
 
 def simulate(
     name: Name,
-    users: Annotated[int, typer.Option(help="How many users.")] = 2000,
-    items: Annotated[int, typer.Option(help="How many items.")] = 600,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
+    given: Annotated[Given, OptionsOf(SimulatorSettings)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Make a dataset of users who follow purchase routines, whose best possible ranking is known.
@@ -37,61 +40,46 @@ def simulate(
     """
     from curate.datasets.simulation import simulate as simulate_dataset
 
-    print_ingest(simulate_dataset(open_store(store, create=True), name, users=users, items=items, seed=seed))
+    SimulatorSettings(**given)
+    print_ingest(simulate_dataset(open_store(store, create=True), name, **given))
 
 
 def ingest(
     name: Name,
-    items: Annotated[Path, typer.Option(help="Items: JSONL, CSV or Parquet; plain, gzip or zstd.")],
-    interactions: Annotated[Path, typer.Option(help="Interactions, in the same kinds of files.")],
-    format: Annotated[  # noqa: A002
-        str, typer.Option(help="auto, generic, amazon-2014, amazon-2023 or movielens.")
-    ] = "auto",
-    k_core: Annotated[int, typer.Option(help="Keep users and items with so many interactions; 0 keeps all.")] = 5,
-    split: Annotated[str, typer.Option(help="last (leave each user's last two out) or time.")] = "last",
-    valid_share: Annotated[float, typer.Option(help="With --split time: share of interactions for valid.")] = 0.1,
-    test_share: Annotated[float, typer.Option(help="With --split time: share of interactions for test.")] = 0.1,
-    drop_unknown_items: Annotated[
-        bool, typer.Option("--drop-unknown-items", help="Leave out interactions whose item is not among the items.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Shuffles purchases of one user at the same time.")] = 0,
+    items: Annotated[Path, typer.Option(help="File of items: JSONL, CSV or Parquet; plain, gzip or zstd.")],
+    interactions: Annotated[Path, typer.Option(help="File of interactions, in the same kinds of files.")],
+    given: Annotated[Given, OptionsOf(IngestSettings)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Read items and interactions into the store and split them. All of it, or nothing.
 
     Example: gr2 ingest beauty --items items.jsonl --interactions interactions.csv.gz
     """
-    from curate.datasets.ingest import IngestSettings
     from curate.datasets.ingest import ingest as ingest_files
 
-    settings = IngestSettings(
-        format=format,
-        k_core=k_core,
-        split=split,
-        valid_share=valid_share,
-        test_share=test_share,
-        drop_unknown_items=drop_unknown_items,
-        seed=seed,
-    )
+    settings = IngestSettings(**given)
     print_ingest(ingest_files(open_store(store, create=True), name, items, interactions, settings))
 
 
 def candidates(
     name: Name,
+    given: Annotated[Given, OptionsOf(FullRankingSettings)],
     scores: Annotated[
         Path | None,
-        typer.Option("--from", help="Parquet with user_id, item_id, score and, unless one split is meant, position."),
+        typer.Option(
+            help="Parquet file of scores to import: user_id, item_id, score and, unless one split is meant, position."
+        ),
     ] = None,
     student: Annotated[
         str | None,
         typer.Option(
-            help="A mid-trained student ranks all items, by beam search within the valid semantic IDs; valid and test "
-            "lists alone, since it has read the train ones."
+            help="Mid-trained student that ranks all items, by beam search within the valid semantic IDs. It makes "
+            "valid and test lists only, since it has read the train ones."
         ),
     ] = None,
-    beams: Annotated[int, typer.Option(help="Of --student: items proposed to each user.")] = 50,
     pre_ranker: Annotated[
-        str | None, typer.Option(help="Of --from and --student: what to call it; default the file's or student's name.")
+        str | None,
+        typer.Option(help="Name for the imported scores or the student. Default: the name of the file or student."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -104,12 +92,13 @@ def candidates(
     from store import InputError
     from store.temporary import temporary_folder
 
+    settings = FullRankingSettings(**given)
     opened = open_store(store)
     if student is not None:
         if scores is not None:
-            raise InputError("--from and --student both say who ranks; give one of them")
+            raise InputError("--scores and --student both say who ranks; give one of them")
         with temporary_folder(opened.folder) as temporary:
-            scores = _rank_all_items(opened, name, student, beams, temporary / "scores.parquet")
+            scores = _rank_all_items(opened, name, student, settings, temporary / "scores.parquet")
             made = import_candidates(opened, name, scores, pre_ranker or Path(student).name)
     elif scores is not None:
         made = import_candidates(opened, name, scores, pre_ranker)
@@ -118,15 +107,15 @@ def candidates(
     print_candidates(made, put_oracle(opened, name, made.pre_ranker))
 
 
-def _rank_all_items(store: "Store", dataset: str, student: str, beams: int, path: Path) -> Path:
+def _rank_all_items(store: "Store", dataset: str, student: str, settings: FullRankingSettings, path: Path) -> Path:
     prepare_training("--student")
-    from train.ranking.full_ranking import FullRankingSettings, write_scores
+    from train.ranking.full_ranking import write_scores
     from train.runs import find_student, sids_of_students
     from train.students.student import best_device, load_student
 
     model, tokenizer = load_student(find_student(store, student))
     with status_line() as on_progress:
-        settings = FullRankingSettings(sid_version=sids_of_students(store, dataset, [student]), beams=beams)
+        settings = replace(settings, sid_version=sids_of_students(store, dataset, [student]))
         return write_scores(
             store, dataset, model.to(best_device()), tokenizer, settings, path=path, on_progress=on_progress
         )

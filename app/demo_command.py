@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands import add_command
 from app.data_commands import print_candidates, print_ingest
 from app.eval_commands import print_evaluation
 from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, print_table, say
@@ -31,7 +32,7 @@ RANKERS = ["evidence", "scorecard", "lambdamart", "oracle"]
 
 def register(cli: typer.Typer) -> None:
     """Add this command."""
-    cli.command()(demo)
+    add_command(cli, demo)
 
 
 def demo(
@@ -123,10 +124,12 @@ def _train_student(store: "Store", seed: int) -> None:
     from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
-    from train.dapo.training import DapoSettings, train_dapo
+    from train.dapo.settings import DapoSettings
+    from train.dapo.training import train_dapo
     from train.ranking.rerankers import student_rankers
     from train.runs import student_folder
-    from train.sft.training import SftSettings, train_sft
+    from train.sft.settings import SftSettings
+    from train.sft.training import train_sft
     from train.students.initialization import init_from_snapshot
 
     say("6. short traces, for a student from scratch: points for evidence by a scorecard, and an order")

@@ -1,12 +1,18 @@
 """`gr2 eval`: rankers beside each other on the same lists."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
 from app.progress import status_line
+from curate.evaluation.settings import EvalSettings
+from curate.traces.planning import RequestSettings
+from curate.traces.teachers.settings import OpenAISettings
+from train.ranking.settings import StudentSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,46 +43,39 @@ SLICES = {
 
 def register(cli: typer.Typer) -> None:
     """Add this command."""
-    cli.command("eval")(eval_)
+    add_command(cli, eval_, "eval")
 
 
 def eval_(
     name: Name,
+    *,
+    given: Annotated[Given, OptionsOf(EvalSettings)],
     rankers: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: evidence, scorecard, lambdamart, endpoint, oracle (simulated data). Default: all "
-            "that can be had. The pre-ranker always takes part."
+            help="Rankers, comma-separated: evidence, scorecard, lambdamart, endpoint, oracle (simulated data only). "
+            "Default: all that are available. The pre-ranker always takes part."
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Whose lists: test, valid or train.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Only so many lists, a random sample.")] = None,
-    shuffles: Annotated[
-        int, typer.Option(help="How often each list is shown shuffled, to measure position bias; 0: not at all.")
-    ] = 5,
-    seed: Annotated[int, typer.Option(help="Of shuffles and intervals.")] = 0,
-    model: Annotated[str | None, typer.Option(help="Of endpoint: the model that it serves.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of endpoint, such as http://127.0.0.1:8000/v1.")] = None,
     student: Annotated[
         list[str] | None,
-        typer.Option(help="Also this student of the store, a folder or a hub name; may be given several times."),
+        typer.Option(
+            help="Student that takes part too: a student of the store, a folder, or a name on the hub. Repeat it for "
+            "several.",
+            metavar="<str>",
+            rich_help_panel="Students",
+        ),
     ] = None,
-    modes: Annotated[
-        str, typer.Option(help="Of students: reasoning, direct (without reasoning), first-token; comma-separated.")
-    ] = "reasoning",
-    max_tokens: Annotated[int, typer.Option(help="Of students: the longest completion.")] = 256,
-    student_template: Annotated[
-        str | None, typer.Option(help="Of students: another prompt than the one that they were trained on.")
-    ] = None,
-    template: Annotated[str, typer.Option(help="Of endpoint: the prompt.")] = "rerank_evidence.v1",
-    concurrency: Annotated[int, typer.Option(help="Of endpoint: requests under way at once.")] = 64,
+    answers: Annotated[Given, OptionsOf(StudentSettings)],
+    endpoint: Annotated[Given, OptionsOf(OpenAISettings, "model", "base_url")],
+    requests: Annotated[Given, OptionsOf(RequestSettings)],
+    endpoint_template: Annotated[
+        str, typer.Option("--template", help="Prompt template for the endpoint.", rich_help_panel="Endpoint")
+    ] = "rerank_evidence.v1",
     slices: Annotated[
-        bool, typer.Option("--slices", help="Also by history length, popularity, pre-rank and input position.")
+        bool,
+        typer.Option("--slices", help="Also print metrics by history length, popularity, pre-rank and input position."),
     ] = False,
-    sid_version: Annotated[
-        str | None, typer.Option(help="Version of the semantic IDs; default what the students learned, or the newest.")
-    ] = None,
-    pre_ranker: Annotated[str | None, typer.Option(help="Whose candidate lists, where there are several.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Compare rankers on the lists that hold their target: metrics, paired intervals, position bias. All is stored.
@@ -85,26 +84,16 @@ def eval_(
     """
     from curate.evaluation.evaluate import evaluate
     from curate.evaluation.rankers.selection import select_rankers
-    from curate.evaluation.settings import EvalSettings
 
+    settings, asking = EvalSettings(**given), StudentSettings(**answers)
     opened = open_store(store)
-    settings = EvalSettings(
-        split=split,
-        pre_ranker=pre_ranker,
-        sid_version=sid_version or _sids_of_students(opened, name, student or ()),
-        limit=limit,
-        shuffles=shuffles,
-        seed=seed,
-    )
-    endpoint = _open_endpoint(model, base_url, template, concurrency) if model else None
+    if settings.sid_version is None:
+        settings = replace(settings, sid_version=_sids_of_students(opened, name, student or ()))
+    teacher = _open_endpoint(endpoint, endpoint_template, RequestSettings(**requests)) if "model" in endpoint else None
     names = rankers.split(",") if rankers is not None else None
     with status_line() as on_progress:
-        students = [
-            ranker
-            for each in student or ()
-            for ranker in _open_student(opened, each, modes, student_template, max_tokens)
-        ]
-        selection = select_rankers(opened, name, names, settings, endpoint, on_progress=on_progress)
+        students = [ranker for each in student or () for ranker in _open_student(opened, each, asking)]
+        selection = select_rankers(opened, name, names, settings, teacher, on_progress=on_progress)
         done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
     print_evaluation(done, selection.left_out, slices=slices)
 
@@ -118,20 +107,20 @@ def _sids_of_students(store: "Store", dataset: str, students: Sequence[str]) -> 
     return sids_of_students(store, dataset, students)
 
 
-def _open_student(store: "Store", reference: str, modes: str, template: str | None, max_tokens: int) -> list["Ranker"]:
+def _open_student(store: "Store", reference: str, asking: StudentSettings) -> list["Ranker"]:
     prepare_training("--student")
     from train.ranking.rerankers import student_rankers
 
-    return student_rankers(store, reference, modes.split(","), template=template, max_tokens=max_tokens)
+    return student_rankers(store, reference, asking.modes, template=asking.template, max_tokens=asking.max_tokens)
 
 
-def _open_endpoint(model: str, base_url: str | None, template: str, concurrency: int) -> "Ranker":
+def _open_endpoint(endpoint: Given, template: str, requests: RequestSettings) -> "Ranker":
     from curate.evaluation.rankers.teacher_ranker import TeacherRanker
-    from curate.traces.teachers.openai_compatible import OpenAISettings, OpenAITeacher
+    from curate.traces.teachers.openai_compatible import OpenAITeacher
     from prompts.templates import load_template
 
-    teacher = OpenAITeacher(OpenAISettings(model=model, base_url=base_url))
-    return TeacherRanker(teacher, load_template(template), concurrency=concurrency)
+    teacher = OpenAITeacher(OpenAISettings(**endpoint))
+    return TeacherRanker(teacher, load_template(template), concurrency=requests.concurrency)
 
 
 def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bool) -> None:

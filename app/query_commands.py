@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from app.commands import add_command
 from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
 
 TABLE_ROWS = 200
@@ -13,14 +14,14 @@ TABLE_ROWS = 200
 
 def register(cli: typer.Typer) -> None:
     """Add these commands."""
-    cli.command()(sql)
-    cli.command("app")(browse)
+    add_command(cli, sql)
+    add_command(cli, browse, "app")
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="One SQL statement; the store is open read-only.", metavar="SELECT")],
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",  # noqa: A002
-    output: Annotated[Path | None, typer.Option(help="Write there instead of to the terminal.")] = None,
+    format: Annotated[str, typer.Option(help="Format of the output.", metavar="table|csv|json|parquet")] = "table",  # noqa: A002
+    output: Annotated[Path | None, typer.Option(help="File to write to. Default: the terminal.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Query traces, verdicts, labels and everything else in SQL. docs/reference/data-model.md describes the tables.
@@ -56,7 +57,7 @@ def sql(
 
 def browse(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
-    address: Annotated[str, typer.Option(help="Address to listen on; others reach it only if you change this.")] = (
+    address: Annotated[str, typer.Option(help="Address to listen on. Change it to let other machines in.")] = (
         "127.0.0.1"
     ),
     store: StoreOption = DEFAULT_STORE,

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 from app.progress import status_line
+from curate.sids.settings import COPURCHASE_WEIGHT, EmbedderSettings, ResidualKMeansSettings
+from train.sids.settings import METHODS, RqVaeSettings
 
 if TYPE_CHECKING:
     from curate.sids.versions import SidSummary
@@ -48,52 +51,34 @@ def register(cli: typer.Typer) -> None:
             "are those of make.\n\nExample: gr2 sids beauty --method rq-vae"
         ),
     )
-    sids.command(MAKE)(make)
-    sids.command("list")(list_)
-    sids.command()(compare)
-    sids.command()(explain)
+    add_command(sids, make, MAKE)
+    add_command(sids, list_, "list")
+    add_command(sids, compare)
+    add_command(sids, explain)
     cli.add_typer(sids, name="sids")
 
 
 def make(
     name: Name,
-    method: Annotated[str, typer.Option(help="rq-kmeans (residual k-means) or rq-vae (needs torch).")] = "rq-kmeans",
-    levels: Annotated[int, typer.Option(help="Codes per semantic ID.")] = 4,
-    codebook_size: Annotated[int, typer.Option(help="Codes per level.")] = 256,
-    random_levels: Annotated[
-        int, typer.Option(help="Last levels, drawn from what a prefix has not used; 0 fits all levels.")
-    ] = 1,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same IDs.")] = 0,
-    embedder: Annotated[
-        str, typer.Option(help="tfidf-svd, hf (a Hugging Face model) or openai (an embeddings endpoint).")
-    ] = "tfidf-svd",
-    model: Annotated[str | None, typer.Option(help="Model of hf (a path or a hub name) or openai.")] = None,
-    dimensions: Annotated[int, typer.Option(help="Of tfidf-svd's vectors.")] = 64,
-    pooling: Annotated[str, typer.Option(help="Of hf: mean, last or cls.")] = "mean",
-    base_url: Annotated[str | None, typer.Option(help="Of openai, such as http://127.0.0.1:8000/v1.")] = None,
+    codes: Annotated[Given, OptionsOf(ResidualKMeansSettings), OptionsOf(RqVaeSettings)],
+    vectors: Annotated[Given, OptionsOf(EmbedderSettings)],
+    method: Annotated[
+        str,
+        typer.Option(help="Method: rq-kmeans (residual k-means) or rq-vae (needs torch).", metavar="|".join(METHODS)),
+    ] = METHODS[0],
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of the embeddings endpoint, such as http://127.0.0.1:8000/v1.", rich_help_panel="Vectors"
+        ),
+    ] = None,
     copurchase_weight: Annotated[
-        float | None,
-        typer.Option(help="How much what an item is bought with counts beside its text; 0: the text alone."),
-    ] = None,
-    balanced: Annotated[
-        bool | None, typer.Option("--balanced", help="rq-kmeans: no code gets more than its share of items.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="rq-vae: passes over the items.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="rq-vae: items in a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="rq-vae: of AdamW.")] = None,
-    kmeans_init: Annotated[
-        bool | None, typer.Option(help="rq-vae: codebooks begin at k-means++ clusters, level by level.")
-    ] = None,
-    ema_decay: Annotated[
-        float | None, typer.Option(help="rq-vae: codebooks as moving averages, 0.95 to 0.99; 0: by gradient.")
-    ] = None,
-    diversity_weight: Annotated[float | None, typer.Option(help="rq-vae: weight of the diversity loss.")] = None,
-    reset_after: Annotated[
-        int | None, typer.Option(help="rq-vae: move codes that so many batches did not use; 0: never.")
-    ] = None,
-    contrastive_weight: Annotated[
-        float | None, typer.Option(help="rq-vae: weight of InfoNCE over items that users took one after the other.")
-    ] = None,
+        float,
+        typer.Option(
+            help="Weight of what an item is bought with, beside its text; 0 uses the text alone.",
+            rich_help_panel="Vectors",
+        ),
+    ] = COPURCHASE_WEIGHT,
     extend: Annotated[
         str | None,
         typer.Option(
@@ -102,17 +87,17 @@ def make(
         ),
     ] = None,
     accept_shared: Annotated[
-        bool, typer.Option("--accept-shared", help="Mark fit for training even where under 99% of IDs are distinct.")
+        bool,
+        typer.Option("--accept-shared", help="Mark the version fit for training even if under 99% of IDs are unique."),
     ] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Give every item a semantic ID, in a new version, and report what the IDs are worth.
+    """Give every item a semantic ID, in a new version, and measure the IDs.
 
     Example: gr2 sids beauty --method rq-vae
     """
-    from curate.sids.assignment import COPURCHASE_WEIGHT, assign_semantic_ids
+    from curate.sids.assignment import assign_semantic_ids
     from curate.sids.extension import extend_semantic_ids
-    from curate.sids.methods import EmbedderSettings
     from train.sids.methods import load_quantizer, make_quantizer, open_embedder
 
     opened = open_store(store)
@@ -129,27 +114,12 @@ def make(
                 on_progress=on_progress,
             )
         else:
-            settings = {
-                "levels": levels,
-                "codebook_size": codebook_size,
-                "random_levels": random_levels,
-                "seed": seed,
-                "balanced": balanced,
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "kmeans_init": kmeans_init,
-                "ema_decay": ema_decay,
-                "diversity_weight": diversity_weight,
-                "reset_after": reset_after,
-                "contrastive_weight": contrastive_weight,
-            }
             summary = assign_semantic_ids(
                 opened,
                 name,
-                make_quantizer(method, settings),
-                EmbedderSettings(embedder, model, dimensions, pooling),
-                copurchase_weight=COPURCHASE_WEIGHT if copurchase_weight is None else copurchase_weight,
+                make_quantizer(method, codes),
+                EmbedderSettings(**vectors),
+                copurchase_weight=copurchase_weight,
                 open_embedder=by_url,
                 accept_shared=accept_shared,
                 on_progress=on_progress,
@@ -172,8 +142,8 @@ def list_(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def compare(
-    left: Annotated[str, typer.Argument(help="A version, DATASET@VERSION, or a dataset: its newest.", metavar="A")],
-    right: Annotated[str, typer.Argument(help="Another.", metavar="B")],
+    left: Annotated[str, typer.Argument(help="Version, DATASET@VERSION, or a dataset for its newest.", metavar="A")],
+    right: Annotated[str, typer.Argument(help="Version to compare it with.", metavar="B")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Put two versions side by side, measure by measure, and tell how alike they group items.
@@ -190,8 +160,8 @@ def compare(
 
 
 def explain(
-    item: Annotated[str, typer.Argument(help="An item's identifier.", metavar="ITEM")],
-    version: Annotated[str | None, typer.Option(help="DATASET@VERSION or a dataset; default its newest.")] = None,
+    item: Annotated[str, typer.Argument(help="Identifier of an item.", metavar="ITEM")],
+    version: Annotated[str | None, typer.Option(help="Version: DATASET@VERSION, or a dataset for its newest.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show the path to an item's ID: who shares each prefix, and what they have in common.

@@ -4,66 +4,49 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
 from app.ruleset_commands import say_unjudged
+from curate.snapshots import SnapshotSettings
 
 if TYPE_CHECKING:
     from store.snapshots import Snapshot
 
-Reference = Annotated[str, typer.Argument(help="NAME for its newest version, or NAME@VERSION.", metavar="NAME")]
-
-snapshot = typer.Typer(help="Immutable, verified datasets for training.", no_args_is_help=True)
+Reference = Annotated[
+    str, typer.Argument(help="Snapshot: NAME for its newest version, or NAME@VERSION.", metavar="NAME")
+]
 
 
 def register(cli: typer.Typer) -> None:
     """Add the group of commands."""
+    snapshot = typer.Typer(help="Immutable, verified datasets for training.", no_args_is_help=True)
+    add_command(snapshot, publish)
+    add_command(snapshot, verify)
+    add_command(snapshot, rebuild)
+    add_command(snapshot, list_snapshots, "list")
+    add_command(snapshot, show)
+    add_command(snapshot, diff)
     cli.add_typer(snapshot, name="snapshot")
 
 
-@snapshot.command()
 def publish(
     name: Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")],
-    dataset: Annotated[str | None, typer.Option(help="Of which dataset; default the one called NAME.")] = None,
-    kind: Annotated[
-        str, typer.Option(help="sft (accepted traces), dapo (prompts with targets) or midtrain (texts with IDs).")
-    ] = "sft",
-    ruleset: Annotated[str, typer.Option(help="Of sft: paper, strict or answered.")] = "paper",
-    template: Annotated[
-        str | None, typer.Option(help="Of sft: only traces of it. Of dapo: the prompt, default rerank_evidence.v1.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Only traces, or pass rates, of this kind of teacher.")] = None,
-    splits: Annotated[str, typer.Option(help="Comma-separated.")] = "train,valid",
-    sid_version: Annotated[
-        str | None, typer.Option(help="Of dapo and midtrain: version of the semantic IDs; default the newest.")
-    ] = None,
-    pre_ranker: Annotated[str | None, typer.Option(help="Of dapo: whose lists, where there are several.")] = None,
-    text: Annotated[str | None, typer.Option(help="Of midtrain: a folder of general text (.txt, .md).")] = None,
+    given: Annotated[Given, OptionsOf(SnapshotSettings)],
+    dataset: Annotated[str | None, typer.Option(help="Dataset to publish from. Default: the one called NAME.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write training data as Parquet, named by the hash of what it holds.
 
     Example: gr2 snapshot publish beauty --kind sft --ruleset strict
     """
-    from curate.snapshots import SnapshotSettings
     from curate.snapshots.publishing import publish as publish_snapshot
 
-    settings = SnapshotSettings(
-        dataset=dataset or name,
-        ruleset=ruleset,
-        kind=kind,
-        splits=tuple(splits.split(",")),
-        template=template,
-        teacher=teacher,
-        sid_version=sid_version,
-        pre_ranker=pre_ranker,
-        text_dir=text,
-    )
+    settings = SnapshotSettings(dataset or name, **given)
     opened = open_store(store)
     print_snapshot(publish_snapshot(opened, name, settings))
     say_unjudged(opened, dataset=settings.dataset)
 
 
-@snapshot.command()
 def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     """Hash every file again; a single changed byte is found.
 
@@ -76,7 +59,6 @@ def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     say(f"{found.path}: {len(found.manifest['files']):,} files, all as published")
 
 
-@snapshot.command()
 def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     """Make it again from the store and compare every byte.
 
@@ -93,7 +75,6 @@ def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     say(f"{found.path}: came out the same, byte by byte")
 
 
-@snapshot.command("list")
 def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
     """List all snapshots.
 
@@ -107,7 +88,6 @@ def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
         print_table(found.columns, found.rows())
 
 
-@snapshot.command()
 def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     """Print the manifest.
 
@@ -122,7 +102,6 @@ def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     say(orjson.dumps(found.manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
 
 
-@snapshot.command()
 def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     """Count the rows that were added, removed and changed, and name some.
 

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 from app.ruleset_commands import say_unjudged
+from curate.traces.planning import RequestSettings, SamplingSettings
+from curate.traces.teachers.settings import OpenAISettings
 
 if TYPE_CHECKING:
-    from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import Progress
     from curate.traces.teachers.protocol import Teacher
     from curate.traces.verification import VerifySummary
@@ -19,73 +21,41 @@ if TYPE_CHECKING:
 def register(cli: typer.Typer) -> None:
     """Add these commands."""
     for command in (trace, verify, status):
-        cli.command()(command)
+        add_command(cli, command)
 
 
 def trace(
     name: Name,
+    sampling: Annotated[Given, OptionsOf(SamplingSettings)],
+    endpoint: Annotated[Given, OptionsOf(OpenAISettings)],
+    requests: Annotated[Given, OptionsOf(RequestSettings)],
     teacher: Annotated[
-        str, typer.Option(help="evidence or scorecard (offline), or openai (any compatible endpoint).")
+        str,
+        typer.Option(
+            help="Teacher: evidence or scorecard (both offline), openai (any OpenAI-compatible endpoint). With "
+            "--model evidence_brief.v1, evidence writes one sentence."
+        ),
     ] = "evidence",
-    strategy: Annotated[
-        str | None, typer.Option(help="rejection: the teacher does not see the answer; targeted: it does.")
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(help="Default rerank_evidence.v1, or rerank_targeted.v1; or a file NAME.vN.jinja."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Whose lists: train, valid or test.")] = "train",
-    max_attempts: Annotated[int, typer.Option(help="Samples per prompt at most.")] = 4,
-    num_accepted: Annotated[int, typer.Option(help="Stop a prompt once so many samples are accepted.")] = 1,
-    ruleset: Annotated[str, typer.Option(help="What counts as accepted: paper, strict or answered.")] = "paper",
-    temperature: Annotated[float, typer.Option(help="0 is deterministic.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 1024,
-    limit: Annotated[int | None, typer.Option(help="Only so many lists.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model that the endpoint serves; of evidence: evidence.v1 or evidence_brief.v1.")
-    ] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of the endpoint, such as http://127.0.0.1:8000/v1.")] = None,
-    prompt_price: Annotated[float | None, typer.Option(help="US dollars per million prompt tokens.")] = None,
-    completion_price: Annotated[float | None, typer.Option(help="US dollars per million completion tokens.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests under way at once.")] = 64,
-    knowledge_priming: Annotated[bool, typer.Option(help="Tell the teacher what people buy in sequence.")] = True,
-    sid_version: Annotated[str | None, typer.Option(help="Version of the semantic IDs; default the newest.")] = None,
-    pre_ranker: Annotated[str | None, typer.Option(help="Whose candidate lists, where there are several.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Ask a teacher for reasoning traces. Run it again to resume, or with more attempts to top up.
 
     Example: gr2 trace beauty --teacher openai --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-32B --limit 1000
     """
-    from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
 
-    settings = SamplingSettings(
-        dataset=name,
-        split=split,
-        strategy=strategy,
-        template=template,
-        knowledge_priming=knowledge_priming,
-        ruleset=ruleset,
-        max_attempts=max_attempts,
-        num_accepted=num_accepted,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        limit=limit,
-        sid_version=sid_version,
-        pre_ranker=pre_ranker,
-    )
+    settings = SamplingSettings(dataset=name, **sampling)
     opened = open_store(store)
-    asked = _make_teacher(opened, settings, teacher, model, base_url, prompt_price, completion_price)
+    asked = _make_teacher(opened, settings, teacher, endpoint)
     with _progress() as view:
-        done = sample(opened, asked, settings, concurrency=concurrency, on_progress=view.update)
+        done = sample(opened, asked, settings, **requests, on_progress=view.update)
     print_trace(done)
     say_unjudged(opened, dataset=name)
 
 
 def verify(
     name: Name,
-    rules: Annotated[str | None, typer.Option(help="Comma-separated rules; default all.")] = None,
+    rules: Annotated[str | None, typer.Option(help="Rules to judge by, comma-separated. Default: all.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Judge all stored completions again, without any teacher.
@@ -116,21 +86,13 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
     say_unjudged(opened)
 
 
-def _make_teacher(
-    store: "Store",
-    settings: "SamplingSettings",
-    name: str,
-    model: str | None,
-    base_url: str | None,
-    prompt_price: float | None,
-    completion_price: float | None,
-) -> "Teacher":
+def _make_teacher(store: "Store", settings: SamplingSettings, name: str, endpoint: Given) -> "Teacher":
     from store import InputError
 
     if name == "evidence":
         from curate.traces.teachers.evidence import FULL, EvidenceTeacher
 
-        return EvidenceTeacher(model or FULL)
+        return EvidenceTeacher(endpoint.get("model", FULL))
     if name == "scorecard":
         from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
 
@@ -138,18 +100,11 @@ def _make_teacher(
         say(f"scorecard fitted on {card.lists:,} train lists")
         return ScorecardTeacher(card)
     if name == "openai":
-        from curate.traces.teachers.openai_compatible import OpenAISettings, OpenAITeacher
+        from curate.traces.teachers.openai_compatible import OpenAITeacher
 
-        if model is None:
-            raise InputError("--teacher openai needs --model, the name under which the endpoint serves it")
-        return OpenAITeacher(
-            OpenAISettings(
-                model=model,
-                base_url=base_url,
-                price_per_million_prompt_tokens=prompt_price,
-                price_per_million_completion_tokens=completion_price,
-            )
-        )
+        if "model" not in endpoint:
+            raise InputError("teacher openai needs `model`, the name under which the endpoint serves it")
+        return OpenAITeacher(OpenAISettings(**endpoint))
     raise InputError(
         f"no teacher is called {name!r}; there are evidence, scorecard and openai (vLLM: start vllm serve, then "
         "--teacher openai --base-url http://127.0.0.1:8000/v1)"

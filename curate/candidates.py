@@ -169,7 +169,7 @@ def _make_source(
 def _load_scores(scratch: Session, path: Path) -> None:
     """Read a Parquet file of scores and find the list that each row is for."""
     if not path.is_file():
-        raise InputError(f"{path} is not a file; --from wants Parquet with user_id, item_id, score")
+        raise InputError(f"{path} is not a file; `scores` must be Parquet with user_id, item_id, score")
     try:
         schema = pl.read_parquet_schema(path)
         missing = [name for name in ("user_id", "item_id", "score") if name not in schema]
@@ -206,7 +206,7 @@ def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, s
         if different:
             raise InputError(
                 f"{different:,} lists of pre-ranker {pre_ranker!r} are there with other candidates; "
-                "give these another name with --pre-ranker"
+                "give these another name with `pre_ranker`"
             )
         session.insert("put_candidate_lists", scratch.reader("made_lists"))
         session.insert("put_evidence", scratch.reader("made_evidence"))

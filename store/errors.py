@@ -7,7 +7,8 @@
     ├── SnapshotError        a snapshot is damaged, or must not be published
     └── TeacherError         exit 2: the teacher cannot work at all (wrong key, URL or model)
 
-A bad trace is never an error: it is a row with a reason.
+A bad trace is never an error: it is a row with a reason. A message names a setting by its field, in backticks:
+`max_attempts`. The command line shows the flag in its place.
 """
 
 
@@ -39,13 +40,3 @@ class TeacherError(Gr2Error):
     """The teacher cannot answer any request: a wrong key, URL or model. It stops the run at once."""
 
     exit_code = 2
-
-
-def require_at_least(*options: tuple[str, float | None, float]) -> None:
-    """Check options of a command: the name of each, its value, None where it was not given, and the least allowed.
-
-    Raises InputError on the first that is less.
-    """
-    for name, value, low in options:
-        if value is not None and value < low:
-            raise InputError(f"--{name} is {value}; it must be {low:g} or more")

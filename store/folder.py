@@ -28,10 +28,11 @@ class Store:
         """
         store = cls(Path(folder).absolute())
         if store.folder.exists() and not store.folder.is_dir():
-            raise InputError(f"{store.folder} is not a folder; a store is a folder: give another --store")
+            raise InputError(f"{store.folder} is not a folder; a store is a folder: give another `store`")
         if not store.main_file.exists() and not create:
             raise InputError(
-                f"there is no store in {store.folder}; gr2 ingest and gr2 simulate make one, --store names another"
+                f"there is no store in {store.folder}; make one with gr2 ingest or gr2 simulate, or choose another "
+                "`store`"
             )
         store._prepare()
         return store
@@ -115,7 +116,7 @@ class Store:
             for folder in (self.folder, self.journals, self.snapshots, self.models):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.folder} cannot be made: {error.strerror}; choose another --store") from error
+            raise StoreError(f"{self.folder} cannot be made: {error.strerror}; choose another `store`") from error
         if self._is_up_to_date():
             return
         # Labels first: views of the main file refer to them.

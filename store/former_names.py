@@ -23,6 +23,8 @@ VALUES = {
     "passes": {"all": "answered"},
     "fails": {"all": "answered"},
     "rule": {"complete": "not_truncated"},
+    "rules": {"complete": "not_truncated"},
+    "rankers": {"ceiling": "oracle"},
     "first_failed_rule": {"complete": "not_truncated"},
     "reward": {"plain": "unconditional", "paper": "conditional", "gated": "format_gated"},
 }

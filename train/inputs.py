@@ -31,6 +31,6 @@ def open_inputs(store: Store, kind: str, reference: str, student: str) -> Traini
     snapshot = open_snapshot(store, reference)
     splits = load_snapshot(snapshot.path, kind=kind)
     if "train" not in splits:
-        raise InputError(f"snapshot {reference} has no training split; publish one with --splits train,valid")
+        raise InputError(f"snapshot {reference} has no training split; publish one with the splits train and valid")
     model, tokenizer = load_student(find_student(store, student))
     return TrainingInputs(snapshot, splits["train"], model, tokenizer, find_vocabulary(tokenizer, *sid_sizes(snapshot)))

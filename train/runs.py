@@ -72,7 +72,7 @@ def find_student(store: Store, reference: str) -> str:
     folder = store.models / "students" / reference
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"the training of student {reference!r} is not finished; go on with it by --resume")
+            raise InputError(f"the training of student {reference!r} is not finished; go on with it by `resume`")
         return str(folder)
     if not Path(reference).is_dir():
         raise InputError(
@@ -102,7 +102,7 @@ def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> s
     versions = {version for versions in learned.values() for version in versions}
     if len(versions) > 1:
         told = "; ".join(f"{reference} on {', '.join(versions)}" for reference, versions in learned.items())
-        raise InputError(f"students were trained on different semantic IDs: {told}; choose one by --sid-version")
+        raise InputError(f"students were trained on different semantic IDs: {told}; choose one with `sid_version`")
     return next(iter(versions), None)
 
 
@@ -120,8 +120,8 @@ def sid_sizes(snapshot: Snapshot) -> tuple[int, int]:
     sizes = {(sids["levels"], sids["codebook_size"]) for sids in snapshot.manifest["lineage"]["semantic_ids"]}
     if len(sizes) != 1:
         raise InputError(
-            f"{snapshot.path} holds semantic IDs of {len(sizes)} sizes; publish one with --template and traces of one "
-            "version of IDs"
+            f"{snapshot.path} holds semantic IDs of {len(sizes)} sizes; publish one of a single template and a "
+            "single version of IDs"
         )
     return sizes.pop()
 
@@ -134,12 +134,12 @@ def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, An
     """
     folder = student_folder(store, name)
     if not (folder / RUN_FILE).is_file():
-        raise InputError(f"there is no training called {name!r} to go on with; leave --resume out")
+        raise InputError(f"there is no training called {name!r} to go on with; leave `resume` out")
     known = orjson.loads((folder / RUN_FILE).read_bytes())
     if known["kind"] != kind:
         raise InputError(f"{name!r} is a training of kind {known['kind']}, not {kind}")
     if (folder / "config.json").is_file():
-        raise InputError(f"the training of {name!r} is finished; choose another --name for a new one")
+        raise InputError(f"the training of {name!r} is finished; choose another `name` for a new one")
     settings = renamed(known["settings"])
     if settings["processes"] != process_count():
         raise InputError(
@@ -186,7 +186,7 @@ def _begin(
     """Make the folder of a new training; returns its run id and all that is recorded of it."""
     if folder.exists() and is_main_process():
         raise InputError(
-            f"there is a student called {name!r} already; choose another --name, or go on with it by --resume"
+            f"there is a student called {name!r} already; choose another `name`, or go on with it by `resume`"
         )
     run_id = f"train-{kind}-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     lineage = snapshot.manifest["lineage"]
@@ -196,7 +196,7 @@ def _begin(
         "dataset": lineage["dataset"],
         "sid_versions": [sids["sid_version"] for sids in lineage["semantic_ids"]],
         "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
-        # What --resume opens: this very version, though a newer one may be published meanwhile.
+        # What a resumption opens: this very version, though a newer one may be published meanwhile.
         "reference": str(snapshot.path),
         "code_commit": code_commit(),
         "libraries": {library: version(library) for library in LIBRARIES},

@@ -147,7 +147,7 @@ def _rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows by our column names, with their lines; absent columns are absent."""
     if format not in FORMATS:
-        raise InputError(f"--format is {format!r}; it must be one of {', '.join(FORMATS)}")
+        raise InputError(f"`format` is {format!r}; it must be one of {', '.join(FORMATS)}")
     if is_parquet(path):
         return _named_rows(path, read_parquet_rows(path), names, required)
     start = first_line(path, "latin-1").lstrip("\ufeffï»¿")
@@ -169,7 +169,7 @@ def _rows(
         path,
         1,
         f"the first line names no column that is known, such as {', '.join(required)}, and fits no format without a "
-        f"header: {shorten(start)}; give --format, one of {', '.join(FORMATS[1:])}, or add a header",
+        f"header: {shorten(start)}; give the `format`, one of {', '.join(FORMATS[1:])}, or add a header",
     )
 
 

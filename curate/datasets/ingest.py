@@ -13,6 +13,7 @@ import polars as pl
 
 from curate.datasets.formats import read_interactions, read_items
 from store import InputError, Session, Store
+from store.settings import check, option
 from store.values import utc_now
 
 
@@ -26,23 +27,31 @@ class IngestSettings:
     seed: shuffles interactions of one user that have the same time.
     """
 
-    format: str = "auto"
-    k_core: int = 5
-    split: str = "last"
-    valid_share: float = 0.1
-    test_share: float = 0.1
-    drop_unknown_items: bool = False
-    seed: int = 0
+    format: str = option(
+        "auto", help="Format of the files: auto (told by their columns), generic, amazon-2014, amazon-2023, movielens."
+    )
+    k_core: int = option(
+        5, help="Minimum number of interactions of each user and item that is kept; 0 keeps all.", low=0
+    )
+    split: str = option(
+        "last",
+        help="last: each user's last interaction is for test, the one before for valid. time: interactions are cut "
+        "by date.",
+        choices=("last", "time"),
+    )
+    valid_share: float = option(0.1, help="Share of interactions for valid. Used by split time.", low=0.0, high=1.0)
+    test_share: float = option(0.1, help="Share of interactions for test. Used by split time.", low=0.0, high=1.0)
+    drop_unknown_items: bool = option(
+        False, help="Leave out interactions whose item is not in the file of items, instead of failing."
+    )
+    seed: int = option(0, help="Seed of the order of interactions of one user at the same time.", low=0)
 
     def __post_init__(self) -> None:
-        if self.split not in ("last", "time"):
-            raise InputError(f"--split is {self.split!r}; it must be last or time")
-        if self.k_core < 0:
-            raise InputError(f"k-core is {self.k_core}; it must be 0 (keep all) or more")
+        check(self)
         if not (self.valid_share > 0 and self.test_share > 0 and self.valid_share + self.test_share < 1):
             raise InputError(
-                f"shares of {self.valid_share} for valid and {self.test_share} for test: each must be over 0, "
-                "and their sum under 1"
+                f"`valid_share` is {self.valid_share} and `test_share` is {self.test_share}; each must be over 0, and "
+                "their sum under 1"
             )
 
 
@@ -95,11 +104,11 @@ def ingest(
         for item_id, line, count in scratch.rows("first_unknown_item"):
             raise InputError(
                 f"{interactions}:{line}: item {item_id!r} is not in {items} ({count:,} such items in all); "
-                "add it there, or leave such interactions out with --drop-unknown-items"
+                "add it there, or leave such interactions out with `drop_unknown_items`"
             )
         if settings.split == "time":
             for (line,) in scratch.rows("first_interaction_without_time"):
-                raise InputError(f"{interactions}:{line}: no timestamp, so no split by time; use --split last")
+                raise InputError(f"{interactions}:{line}: no timestamp, so no split by time; use last as `split`")
         return _finish(
             store,
             scratch,
@@ -181,7 +190,7 @@ def _finish(
     if split["interactions"] == 0:
         raise InputError(
             f"no interaction is left of {counts['read_interactions']:,} once users and items with fewer than "
-            f"{settings.k_core} are gone; use a smaller --k-core, 0 to keep all"
+            f"{settings.k_core} are gone; use a smaller `k_core`, 0 to keep all"
         )
     fingerprint = str(scratch.rows("fingerprint")[0][0])
     with store.writing() as session:

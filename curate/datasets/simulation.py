@@ -9,9 +9,17 @@ from curate.datasets.simulator import Simulator, SimulatorSettings
 from store import Store
 
 SOURCE = "simulated"
+DEFAULTS = SimulatorSettings()
 
 
-def simulate(store: Store, dataset: str, *, users: int = 2000, items: int = 600, seed: int = 0) -> IngestSummary:
+def simulate(
+    store: Store,
+    dataset: str,
+    *,
+    users: int = DEFAULTS.users,
+    items: int = DEFAULTS.items,
+    seed: int = DEFAULTS.seed,
+) -> IngestSummary:
     """Simulate users and store what they bought, split by leave-last-out.
 
     The same settings again change nothing. Raises InputError where another dataset has the name.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from store import InputError
 from store.records import Item
+from store.settings import check, option
 
 ROUTINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Beauty", "Hair Care"): ("Shampoo", "Conditioner", "Hair Mask", "Styling Gel"),
@@ -51,23 +52,21 @@ START = datetime(2024, 1, 1)  # noqa: DTZ001
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSettings:
-    """users, items: how many. next_step, same_routine: chances of the mixture's first two parts; the rest is noise.
-    loyalty: chance that an item of a step is of the favourite brand. mean_length: of a user's history, 5 at least.
+    """users, items: how many; at least two items for each kind of product. next_step, same_routine: chances of the
+    mixture's first two parts; the rest is noise. loyalty: chance that an item of a step is of the favourite brand.
+    mean_length: of a user's history, 5 at least.
     """
 
-    users: int = 2000
-    items: int = 600
-    seed: int = 0
+    users: int = option(2000, help="Number of simulated users.", low=1)
+    items: int = option(600, help="Number of items in the catalogue.", low=2 * LEAVES)
+    seed: int = option(0, help="Seed; the same seed gives the same data.", low=0)
     next_step: float = 0.6
     same_routine: float = 0.2
     loyalty: float = 0.75
     mean_length: float = 9.0
 
     def __post_init__(self) -> None:
-        if self.users < 1:
-            raise InputError(f"--users is {self.users}; it must be 1 or more")
-        if self.items < 2 * LEAVES:
-            raise InputError(f"--items is {self.items}; it must be {2 * LEAVES} or more, two for each kind of product")
+        check(self)
         if min(self.next_step, self.same_routine) < 0 or self.next_step + self.same_routine >= 1:
             raise InputError("next_step and same_routine must be 0 or more, and their sum under 1")
 

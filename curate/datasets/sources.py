@@ -12,7 +12,7 @@ def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_
     """
     pre_rankers = [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)]
     if pre_ranker is None and len(pre_rankers) > 1:
-        raise InputError(f"{dataset!r} has candidate lists by {', '.join(pre_rankers)}; choose one by --pre-ranker")
+        raise InputError(f"{dataset!r} has candidate lists by {', '.join(pre_rankers)}; choose one with `pre_ranker`")
     return (
         choose_sids(session, dataset, sid_version),
         choose(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from store import InputError
+from store.settings import check, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +15,28 @@ class EvalSettings:
     all. seed: of shuffles and resamples.
     """
 
-    split: str = "test"
-    pre_ranker: str | None = None
-    sid_version: str | None = None
-    limit: int | None = None
-    shuffles: int = 5
-    seed: int = 0
+    split: str = option("test", help="Split whose lists are ranked.", choices=("train", "valid", "test"), group="Lists")
+    pre_ranker: str | None = option(
+        None, help="Pre-ranker whose candidate lists are ranked, if there are several.", group="Lists"
+    )
+    sid_version: str | None = option(
+        None,
+        help="Version of the semantic IDs. Default: the one that the students learned, or the newest.",
+        group="Lists",
+    )
+    limit: int | None = option(
+        None, help="Maximum number of candidate lists, drawn at random. Default: all.", low=1, group="Lists"
+    )
+    shuffles: int = option(
+        5,
+        help="Number of times that each list is shown with its candidates shuffled, to measure position bias; 0 to "
+        "skip this.",
+        low=0,
+        group="Lists",
+    )
+    seed: int = option(0, help="Seed of the sample, the shuffles and the intervals.", low=0, group="Lists")
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "valid", "test"):
-            raise InputError(f"--split is {self.split!r}; it must be train, valid or test")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit is {self.limit}; it must be 1 or more")
-        if self.shuffles < 0 or self.shuffles == 1:
-            raise InputError(f"--shuffles is {self.shuffles}; it must be 0, or 2 or more to compare")
+        check(self)
+        if self.shuffles == 1:
+            raise InputError("`shuffles` is 1; it must be 0, or 2 or more to compare")

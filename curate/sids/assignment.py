@@ -12,15 +12,13 @@ from curate.datasets.catalogue import find_dataset
 from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids
-from curate.sids.methods import EmbedderSettings, OpenEmbedder, open_embedder
+from curate.sids.methods import OpenEmbedder, open_embedder
 from curate.sids.quantizers import OnProgress, Quantizer, ResidualKMeans
+from curate.sids.settings import COPURCHASE_WEIGHT, EmbedderSettings
 from curate.sids.unique_codes import complete_codes
 from curate.sids.versions import SidSummary, load_items, load_summary, name_version, put_version
 from store import Session, Store
 from store.records import Item
-
-# The best of several by next-item recommendation on Beauty's valid interactions (docs/decisions/0007).
-COPURCHASE_WEIGHT = 1.5
 
 
 def assign_semantic_ids(

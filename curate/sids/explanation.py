@@ -55,7 +55,7 @@ def explain_item(store: Store, item_id: str, version: str | None = None) -> Expl
         if not datasets:
             raise InputError(f'no item {item_id!r} has a semantic ID; gr2 sql "from items" lists items')
         if version is None and len(datasets) > 1:
-            raise InputError(f"item {item_id!r} is in {', '.join(datasets)}; choose one with --version")
+            raise InputError(f"item {item_id!r} is in {', '.join(datasets)}; choose one with `version`")
         found = find_version(session, version or datasets[0])
         items = {item.item_id: item for item in load_items(session, found.dataset)}
         codes_by_item = load_codes(session, found)

@@ -13,8 +13,9 @@ from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids, perplexity, reconstruction_errors
-from curate.sids.methods import EmbedderSettings, LoadQuantizer, OpenEmbedder, load_quantizer, open_embedder
+from curate.sids.methods import LoadQuantizer, OpenEmbedder, load_quantizer, open_embedder
 from curate.sids.quantizers import FittedQuantizer, OnProgress, nearest_codes, sum_codes
+from curate.sids.settings import EmbedderSettings
 from curate.sids.unique_codes import Placement
 from curate.sids.versions import (
     SidSummary,

@@ -4,37 +4,14 @@ They come to `assignment` and `extension` as arguments, so that curation never i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from curate.sids.embedding.embedders import TextEmbedder, TfidfSvdEmbedder
 from curate.sids.embedding.openai_embedder import OpenAIEmbedder
 from curate.sids.quantizers import FittedQuantizer, ResidualCodebooks, ResidualKMeans
+from curate.sids.settings import EmbedderSettings
 from store.errors import InputError
 from store.installation import missing_package
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderSettings:
-    """What turns texts into vectors.
-
-    kind: tfidf-svd, fitted on the dataset's own texts; openai, an embeddings endpoint; hf, a Hugging Face model.
-    model: of openai and hf. dimensions: of tfidf-svd. pooling: of hf.
-    """
-
-    kind: str = "tfidf-svd"
-    model: str | None = None
-    dimensions: int = 64
-    pooling: str = "mean"
-
-    def __post_init__(self) -> None:
-        if self.kind not in {"tfidf-svd", "openai", "hf"}:
-            raise InputError(f"--embedder is {self.kind!r}; it must be tfidf-svd, hf or openai")
-        if (self.kind == "tfidf-svd") != (self.model is None):
-            raise InputError(f"--embedder {self.kind} {'takes no' if self.model else 'needs a'} --model")
-        if not 1 <= self.dimensions <= 4096:
-            raise InputError(f"--dimensions is {self.dimensions}; it must be from 1 to 4,096")
-
 
 OpenEmbedder = Callable[[EmbedderSettings, Path, Sequence[str]], TextEmbedder]
 """Settings, the folder that keeps what is fitted, and the corpus to fit on, to an embedder."""

@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
 from curate.sids.balance import assign_balanced
-from store.errors import InputError
+from curate.sids.settings import ResidualKMeansSettings
 
 CHUNK = 16_384
 BALANCED_ROUNDS = 8
@@ -86,34 +86,11 @@ class Quantizer(Protocol):
         """
 
 
-def check_sizes(levels: int, codebook_size: int, random_levels: int) -> None:
-    """Raises InputError on sizes that no quantizer takes."""
-    if not 1 <= levels <= 8:
-        raise InputError(f"--levels is {levels}; it must be from 1 to 8")
-    if not 2 <= codebook_size <= 65_536:
-        raise InputError(f"--codebook-size is {codebook_size}; it must be from 2 to 65,536")
-    if not 0 <= random_levels <= min(3, levels - 1):
-        raise InputError(
-            f"--random-levels is {random_levels}; with {levels} levels it must be from 0 to {min(3, levels - 1)}"
-        )
-
-
 @dataclass(frozen=True, slots=True)
-class ResidualKMeans:
-    """k-means at each level, on the residuals of the level before.
-
-    balanced: no code gets more than ceil(N / C) training vectors, at the least total distance that allows it.
-    """
+class ResidualKMeans(ResidualKMeansSettings):
+    """k-means at each level, on the residuals of the level before."""
 
     method: ClassVar[str] = "rq-kmeans"
-    levels: int = 4
-    codebook_size: int = 256
-    random_levels: int = 1
-    balanced: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_sizes(self.levels, self.codebook_size, self.random_levels)
 
     def settings(self) -> dict[str, Any]:
         """All fields."""

@@ -99,7 +99,7 @@ class Placement:
         """Take an ID. Raises InputError where none is left."""
         if self._under[()] >= self._room[0]:
             raise InputError(
-                f"all {self._room[0]:,} semantic IDs are taken; use more --levels or a larger --codebook-size"
+                f"all {self._room[0]:,} semantic IDs are taken; use more `levels` or a larger `codebook_size`"
             )
         prefix: tuple[int, ...] = ()
         residual_d = latent_d

@@ -14,5 +14,5 @@ __all__ = ["KINDS", "Counts", "Kind", "Selection", "SnapshotSettings", "find_kin
 def find_kind(name: str) -> Kind:
     """The kind of that name. Raises InputError."""
     if name not in KINDS:
-        raise InputError(f"--kind is {name!r}; it must be one of {', '.join(KINDS)}")
+        raise InputError(f"`kind` is {name!r}; it must be one of {', '.join(KINDS)}")
     return KINDS[name]

@@ -9,6 +9,7 @@ import polars as pl
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, InputError, Session
 from store.former_names import renamed
+from store.settings import option
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
@@ -31,14 +32,33 @@ class SnapshotSettings:
     """
 
     dataset: str
-    ruleset: str = DEFAULT_RULESET
-    kind: str = "sft"
-    splits: tuple[str, ...] = ("train", "valid")
-    template: str | None = None
-    teacher: str | None = None
-    sid_version: str | None = None
-    pre_ranker: str | None = None
-    text_dir: str | None = None
+    ruleset: str = option(
+        DEFAULT_RULESET, help="Ruleset that decides which traces are accepted: paper, strict, answered. Kind sft only."
+    )
+    kind: str = option(
+        "sft",
+        help="Kind of snapshot: sft (accepted traces), dapo (prompts with their targets), midtrain (texts with "
+        "semantic IDs).",
+    )
+    splits: tuple[str, ...] = option(
+        ("train", "valid"), help="Splits to publish, comma-separated; test cannot be published."
+    )
+    template: str | None = option(
+        None,
+        help="Kind sft: publish only traces of this prompt template. Kind dapo: the prompt template; default: "
+        "rerank_evidence.v1.",
+    )
+    teacher: str | None = option(None, help="Publish only traces, or pass rates, of this teacher. Default: all.")
+    sid_version: str | None = option(
+        None,
+        help="Version of the semantic IDs. Kinds dapo and midtrain only. Default: the newest that is fit for training.",
+    )
+    pre_ranker: str | None = option(
+        None, help="Pre-ranker whose candidate lists are used, if there are several. Kind dapo only."
+    )
+    text_dir: str | None = option(
+        None, help="Folder of general text (.txt, .md) to mix in. Kind midtrain only. Default: none."
+    )
     traces: TraceFilter = field(default_factory=TraceFilter)
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ def caption_text(item: ShownItem) -> str:
 def _read_folder(folder: Path) -> list[tuple[str, str]]:
     """Paragraphs of the .txt and .md files of a folder, each with a name. Raises InputError where there is none."""
     if not folder.is_dir():
-        raise InputError(f"--text {folder} is not a folder")
+        raise InputError(f"`text_dir` is {folder}, which is not a folder")
     found = []
     for file in sorted([*folder.rglob("*.txt"), *folder.rglob("*.md")]):
         try:
@@ -122,7 +122,7 @@ def _read_folder(folder: Path) -> list[tuple[str, str]]:
             if text := clean_text(paragraph, MOST_CHARACTERS):
                 found.append((f"{file.relative_to(folder)}/{number}", text))
     if not found:
-        raise InputError(f"--text {folder} holds no text in .txt or .md files")
+        raise InputError(f"`text_dir` is {folder}, which holds no text in .txt or .md files")
     return found
 
 

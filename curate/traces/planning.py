@@ -21,7 +21,7 @@ from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Session, Store
-from store.errors import require_at_least
+from store.settings import check, option
 
 PROMPT_BATCH = 1_000
 ID_DIGITS = 32
@@ -37,33 +37,61 @@ class SamplingSettings:
     """
 
     dataset: str
-    split: str = "train"
-    strategy: str | None = None
-    template: str | None = None
-    knowledge_priming: bool = True
-    ruleset: str = "paper"
-    max_attempts: int = 4
-    num_accepted: int = 1
-    temperature: float = 1.0
-    max_tokens: int = 1024
-    limit: int | None = None
-    sid_version: str | None = None
-    pre_ranker: str | None = None
+    split: str = option("train", help="Split whose lists are used.", choices=("train", "valid", "test"), group="Lists")
+    strategy: str | None = option(
+        None,
+        help="rejection: the teacher does not see the target, and answers that miss it are rejected. targeted: the "
+        "teacher sees the target. Default: that of the template.",
+        choices=("rejection", "targeted"),
+        group="Prompt",
+    )
+    template: str | None = option(
+        None,
+        help="Prompt template, or a file NAME.vN.jinja. Default: rerank_evidence.v1, or rerank_targeted.v1 for "
+        "strategy targeted.",
+        group="Prompt",
+    )
+    knowledge_priming: bool = option(
+        True, help="Tell the teacher which kinds of items people buy one after the other.", group="Prompt"
+    )
+    ruleset: str = option(
+        "paper", help="Ruleset that decides which traces are accepted: paper, strict, answered.", group="Sampling"
+    )
+    max_attempts: int = option(4, help="Maximum number of samples per prompt.", low=1, group="Sampling")
+    num_accepted: int = option(
+        1, help="Number of accepted samples after which a prompt is not sampled again.", low=1, group="Sampling"
+    )
+    temperature: float = option(
+        1.0, help="Sampling temperature; 0 is deterministic.", low=0.0, high=2.0, group="Sampling"
+    )
+    max_tokens: int = option(1024, help="Maximum length of a completion, in tokens.", low=1, group="Sampling")
+    limit: int | None = option(None, help="Maximum number of candidate lists.", low=1, group="Lists")
+    sid_version: str | None = option(
+        None, help="Version of the semantic IDs. Default: the newest that is fit for training.", group="Lists"
+    )
+    pre_ranker: str | None = option(
+        None, help="Pre-ranker whose candidate lists are used, if there are several.", group="Lists"
+    )
 
     def __post_init__(self) -> None:
-        require_at_least(
-            ("max-attempts", self.max_attempts, 1),
-            ("num-accepted", self.num_accepted, 1),
-            ("max-tokens", self.max_tokens, 1),
-            ("limit", self.limit, 1),
-        )
+        check(self)
         if self.num_accepted > self.max_attempts:
-            raise InputError(f"--num-accepted {self.num_accepted} is more than --max-attempts {self.max_attempts}")
-        if not 0 <= self.temperature <= 2:
-            raise InputError(f"--temperature is {self.temperature}; it must be from 0 to 2")
-        if self.split not in ("train", "valid", "test"):
-            raise InputError(f"--split is {self.split!r}; it must be train, valid or test")
+            raise InputError(
+                f"`num_accepted` is {self.num_accepted}; it must not be more than `max_attempts`, {self.max_attempts}"
+            )
 
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """How requests are sent. It decides nothing of what is asked."""
+
+    concurrency: int = option(64, help="Maximum number of concurrent requests.", low=1, group="Endpoint")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+REQUESTS = RequestSettings()
 
 DEFAULT_TEMPLATES = {"rejection": "rerank_evidence.v1", "targeted": "rerank_targeted.v1"}
 

@@ -18,10 +18,19 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.traces.planning import OpenPrompt, Plan, SamplingSettings, find_open_lists, open_prompts, plan_sampling
+from curate.traces.planning import (
+    REQUESTS,
+    OpenPrompt,
+    Plan,
+    RequestSettings,
+    SamplingSettings,
+    find_open_lists,
+    open_prompts,
+    plan_sampling,
+)
 from curate.traces.recording import JudgedTrace, Recovery, commit_traces, judge_record, recover
 from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
-from store import InputError, Store
+from store import Store
 from store.journals import JournalWriter
 from store.values import storable_text, utc_now
 
@@ -77,7 +86,7 @@ def sample(
     teacher: Teacher,
     settings: SamplingSettings,
     *,
-    concurrency: int = 64,
+    concurrency: int = REQUESTS.concurrency,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
     """Ask `teacher` for all samples that the store lacks, `concurrency` at a time; returns the final counts.
@@ -88,8 +97,7 @@ def sample(
     Raises InputError where the store is not ready, or another process samples the same; TeacherError where the
     teacher cannot work at all.
     """
-    if concurrency < 1:
-        raise InputError(f"--concurrency is {concurrency}; it must be 1 or more")
+    requests = RequestSettings(concurrency)
     recovered = recover(store)
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
@@ -103,7 +111,7 @@ def sample(
         _start_run(store, plan, run_id)
         status = "failed"
         try:
-            status = asyncio.run(_Run(store, teacher, plan, progress, on_progress).run(lists, concurrency))
+            status = asyncio.run(_Run(store, teacher, plan, progress, on_progress).run(lists, requests.concurrency))
         finally:
             with store.writing() as session:
                 session.execute("end_run", run_id=run_id, status=status)

@@ -203,7 +203,7 @@ def test_other_scores_under_the_same_name_are_refused(tiny: Store, tmp_path: Pat
     import_candidates(
         tiny, "tiny", write(tmp_path / "s.parquet", user_id=["u00"], item_id=["e"], score=[1.0]), "theirs"
     )
-    with pytest.raises(InputError, match="another name with --pre-ranker"):
+    with pytest.raises(InputError, match="another name with `pre_ranker`"):
         import_candidates(
             tiny, "tiny", write(tmp_path / "s.parquet", user_id=["u00"], item_id=["k"], score=[1.0]), "theirs"
         )

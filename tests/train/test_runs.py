@@ -101,7 +101,7 @@ def test_a_student_remembers_the_semantic_ids_that_it_learned(inputs: Store) -> 
     sample(inputs, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, limit=40))
     publish(inputs, "both", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
     train_sft(inputs, "both", "new", "mixed", FEW)
-    with pytest.raises(InputError, match=r"different semantic IDs: mixed on \S+, \S+; choose one by --sid-version"):
+    with pytest.raises(InputError, match=r"different semantic IDs: mixed on \S+, \S+; choose one with `sid_version`"):
         sids_of_students(inputs, "shop", ["mixed"])
 
 

@@ -5,7 +5,7 @@ to 1 + .28, no KL term, soft punishment of long answers, groups without spread r
 verifiable: the target's promotion and the form of the answer (`train.dapo.rewards`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from transformers import set_seed
 from trl import GRPOConfig
 
 from store import InputError, Store
-from store.errors import require_at_least
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward
+from train.dapo.settings import DapoSettings
 from train.inputs import open_inputs
 from train.runs import (
     CHECKPOINTS,
@@ -35,85 +35,13 @@ SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entr
 COLUMNS = ["prompt", "candidates", "target", "history"]
 
 
-@dataclass(frozen=True, slots=True)
-class DapoSettings:
-    """reward: one of train.dapo.rewards.REWARDS. alpha: weight of the form of the answer.
-
-    group: completions of a prompt. prompts: of a generated batch and process. steps: optimizer steps. num_iterations:
-    of them for each generated batch, TRL's num_iterations. gradient_accumulation_steps: in how many passes the rows of
-    a step go through the model. refill_rounds: of dynamic sampling; 0 trains on every group, as TRL does.
-    min_pass_rate, max_pass_rate: only prompts that a teacher passed that often; prompts that were never tried count as
-    0. max_tokens: the longest completion; the last fifth of it is punished by degrees, and what is cut off is left out
-    of the loss. epsilon, epsilon_high: how far a probability may move down and up from what it was when the batch was
-    generated; they matter from the second update of a batch on. lora_rank: 0 trains every weight. vllm_url: a server of
-    `trl vllm-serve` that generates; None generates here. save_steps, log_steps: between checkpoints and figures; a
-    checkpoint keeps no generated batch, so save_steps is a multiple of updates.
-    """
-
-    reward: str = "conditional"
-    format_weight: float = 0.2
-    num_generations: int = 8
-    prompts_per_batch: int = 16
-    steps: int = 100
-    num_iterations: int = 1
-    gradient_accumulation_steps: int = 1
-    refill_rounds: int = 2
-    min_pass_rate: float = 0.0
-    max_pass_rate: float = 1.0
-    max_tokens: int = 256
-    overlong_weight: float = 1.0
-    temperature: float = 1.0
-    epsilon: float = 0.2
-    epsilon_high: float = 0.28
-    learning_rate: float = 1e-4
-    lora_rank: int = 0
-    vllm_url: str | None = None
-    seed: int = 0
-    save_steps: int = 50
-    log_steps: int = 1
-
-    def __post_init__(self) -> None:
-        require_at_least(
-            ("num-generations", self.num_generations, 2),
-            ("prompts", self.prompts_per_batch, 1),
-            ("steps", self.steps, 1),
-            ("num-iterations", self.num_iterations, 1),
-            ("gradient-accumulation-steps", self.gradient_accumulation_steps, 1),
-            ("refill-rounds", self.refill_rounds, 0),
-            ("max-tokens", self.max_tokens, 2),
-            ("overlong-weight", self.overlong_weight, 0.0),
-            ("temperature", self.temperature, 1e-3),
-            ("epsilon", self.epsilon, 0.0),
-            ("epsilon-high", self.epsilon_high, 0.0),
-            ("learning-rate", self.learning_rate, 0.0),
-            ("lora-rank", self.lora_rank, 0),
-            ("save-steps", self.save_steps, 1),
-            ("log-steps", self.log_steps, 1),
-        )
-        if (rows := self.prompts_per_batch * self.num_generations) % self.gradient_accumulation_steps:
-            raise InputError(
-                f"--gradient-accumulation-steps is {self.gradient_accumulation_steps}, which does not divide the "
-                f"{rows} rows of --prompts-per-batch times --num-generations; choose one that does"
-            )
-        if self.save_steps % self.num_iterations:
-            raise InputError(
-                f"--save-steps is {self.save_steps}; it must be a multiple of --num-iterations, "
-                f"{self.num_iterations}, since a generated batch is in no checkpoint"
-            )
-        if not 0 <= self.min_pass_rate <= self.max_pass_rate <= 1:
-            raise InputError(
-                f"--min-pass-rate {self.min_pass_rate} and --max-pass-rate {self.max_pass_rate} must be from 0 to 1, "
-                "the first not above the second"
-            )
-        self.rewards()
-
-    def rewards(self) -> list[RewardFunction]:
-        """What a completion earns, and what it loses by its length. Raises InputError on an unknown reward."""
-        settings = RewardSettings(self.format_weight, self.max_tokens, self.max_tokens // 5)
-        functions: list[RewardFunction] = [LoggedReward(self.reward, settings)]
-        if self.overlong_weight:
-            functions.append(RewardFunction("overlong", settings))
-        return functions
+def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
+    """What a completion earns, and what it loses by its length. Raises InputError on an unknown reward."""
+    told = RewardSettings(settings.format_weight, settings.max_tokens, settings.max_tokens // 5)
+    functions: list[RewardFunction] = [LoggedReward(settings.reward, told)]
+    if settings.overlong_weight:
+        functions.append(RewardFunction("overlong", told))
+    return functions
 
 
 def choose_prompts(
@@ -169,10 +97,10 @@ def train_dapo(
         _, known = load_training(store, "dapo", name)
         settings = DapoSettings(**{field: known[field] for field in asdict(settings) if field in known})
         reference, student = known["reference"], known["student"]
+    functions = reward_functions(settings)
     snapshot, rows, model, tokenizer, vocabulary = open_inputs(store, "dapo", reference, student)
     prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
-    functions = settings.rewards()
     weights = [1.0, settings.overlong_weight][: len(functions)]
     arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights)
     facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
@@ -203,7 +131,7 @@ def _check_lengths(prompts: datasets.Dataset, tokenizer: Any, settings: DapoSett
     if positions is not None and longest + settings.max_tokens > positions:
         raise InputError(
             f"the longest prompt has {longest:,} tokens; with answers of up to {settings.max_tokens:,} that is more "
-            f"than the model's {positions:,}: lower --max-tokens, or publish a snapshot with a shorter template"
+            f"than the model's {positions:,}: lower `max_tokens`, or publish a snapshot with a shorter template"
         )
 
 

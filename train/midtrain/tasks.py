@@ -9,7 +9,6 @@ tells.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,61 +21,14 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 
-from store.errors import InputError, require_at_least
+from store.errors import InputError
+from train.midtrain.settings import MidtrainSettings
 from train.runs import device_arguments, last_checkpoint, metric_rows
 from train.students.vocabulary import Vocabulary
 
 OnLog = Callable[[int, dict[str, float]], None]
 
 WARM_UP, FULL = "warm-up", "full"
-
-
-@dataclass(frozen=True, slots=True)
-class MidtrainSettings:
-    """next_item, persona, caption, general: in what shares tasks are drawn; of those that a snapshot has none of, the
-    others take the share. Their defaults and that of warmup_learning_rate are the paper's.
-
-    warmup_steps: in which only the rows of new tokens train. steps: after these, in which everything does.
-    batch_size: sequences a step and process. max_length: tokens of a sequence at most. packing: several texts share a
-    sequence; wants a GPU with flash attention to be worth it. save_steps, log_steps: between checkpoints and figures.
-    """
-
-    next_item: float = 0.6573
-    persona: float = 0.2430
-    caption: float = 0.0494
-    general: float = 0.0503
-    warmup_steps: int = 100
-    warmup_learning_rate: float = 5e-4
-    steps: int = 1_000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    batch_size: int = 64
-    max_length: int = 1024
-    packing: bool = False
-    seed: int = 0
-    save_steps: int = 200
-    log_steps: int = 10
-
-    def __post_init__(self) -> None:
-        require_at_least(
-            *((f"{task.replace('_', '-')}-share", share, 0.0) for task, share in self.shares.items()),
-            ("warmup-steps", self.warmup_steps, 0),
-            ("steps", self.steps, 1),
-            ("batch-size", self.batch_size, 1),
-            ("max-length", self.max_length, 2),
-            ("save-steps", self.save_steps, 1),
-            ("log-steps", self.log_steps, 1),
-        )
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """By task."""
-        return {
-            "next_item": self.next_item,
-            "persona": self.persona,
-            "caption": self.caption,
-            "general": self.general,
-        }
 
 
 def midtrain(
@@ -101,7 +53,7 @@ def midtrain(
     """
     phases = [(WARM_UP, settings.warmup_steps)] * (settings.warmup_steps > 0) + [(FULL, settings.steps)]
     if not resume and any(last_checkpoint(output_dir / phase) for phase, _ in phases):
-        raise InputError(f"{output_dir} holds checkpoints of a training; go on with it by --resume")
+        raise InputError(f"{output_dir} holds checkpoints of a training; go on with it by `resume`")
     encoded = encode_texts(rows, tokenizer, settings, longest=_most_tokens(model))
     told: dict[str, float] = {}
 
@@ -157,7 +109,7 @@ def encode_texts(
     if "train" not in rows or len(rows["train"]) == 0:
         raise InputError("the snapshot has no training rows; publish one of kind midtrain that has some")
     if settings.max_length > longest:
-        raise InputError(f"--max-length is {settings.max_length:,}; the model takes {longest:,} tokens")
+        raise InputError(f"`max_length` is {settings.max_length:,}; the model takes {longest:,} tokens")
     end = [tokenizer.eos_token_id]
 
     def encode(batch: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
@@ -176,7 +128,7 @@ def encode_texts(
         over = sum(length > settings.max_length for length in lengths)
         raise InputError(
             f"{over:,} of {len(lengths):,} texts are longer than {settings.max_length:,} tokens, the longest has "
-            f"{most:,}; raise --max-length, up to the {longest:,} that the model takes, or leave them out"
+            f"{most:,}; raise `max_length`, up to the {longest:,} that the model takes, or leave them out"
         )
     return encoded
 

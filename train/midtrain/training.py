@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from curate.sids.versions import SidVersion, load_settings, model_folder
 from store import InputError, Store
 from store.snapshots import Snapshot
-from train.midtrain.tasks import MidtrainSettings, midtrain
+from train.midtrain.settings import MidtrainSettings
+from train.midtrain.tasks import midtrain
 from train.runs import (
     OnProgress,
     TrainingSummary,
@@ -74,7 +75,7 @@ def _load_codebooks(store: Store, snapshot: Snapshot) -> Sequence[NDArray[np.flo
     version = SidVersion(lineage["dataset"], lineage["semantic_ids"][0]["sid_version"])
     folder = model_folder(store, version)
     if not folder.is_dir():
-        raise InputError(f"the store has no codebooks of {version}; leave --codebook-rows out")
+        raise InputError(f"the store has no codebooks of {version}; leave `codebook_rows` out")
     with store.reading() as session:
         method = load_settings(session, version)["method"]
     return load_quantizer(method, folder).codebooks

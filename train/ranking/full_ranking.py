@@ -9,11 +9,10 @@ Beams stand side by side behind their user's prompt, and a mask shows each its o
 not once a beam, and nothing is copied from step to step, which makes a small model five times as fast.
 
 The same beams are an evaluation, in which no item is left out, and candidates for re-ranking: what
-`gr2 candidates --from` reads.
+`gr2 candidates` reads.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +30,8 @@ from curate.snapshots.midtrain import sequence_text
 from prompts.semantic_ids import BEGIN, render_sid
 from prompts.tasks import ShownItem
 from store import InputError, Store
-from store.errors import require_at_least
 from store.temporary import temporary_folder
+from train.ranking.settings import FullRankingSettings
 from train.ranking.sid_trie import SidTrie
 from train.students.vocabulary import Vocabulary, find_vocabulary
 
@@ -40,22 +39,6 @@ KS = (5, 10)
 NO_LIMIT = 2**62
 
 OnProgress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FullRankingSettings:
-    """sid_version: None means the newest that is fit for training. limit: of targets, a random sample; None for all.
-
-    beams: more than are wanted, since items of the history are left out afterwards. batch_size: users at a time.
-    """
-
-    sid_version: str | None = None
-    limit: int | None = None
-    beams: int = 50
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        require_at_least(("limit", self.limit, 1), ("beams", self.beams, 1), ("batch-size", self.batch_size, 1))
 
 
 DEFAULTS = FullRankingSettings()
@@ -211,7 +194,7 @@ def write_scores(
     splits: Sequence[str] = ("valid", "test"),
     on_progress: OnProgress = lambda _: None,
 ) -> Path:
-    """What is proposed, as Parquet that `gr2 candidates --from` reads: user_id, item_id, position, score.
+    """What is proposed, as Parquet that `gr2 candidates` reads: user_id, item_id, position, score.
 
     position: which of the user's interactions is the target. Training positions are left out unless `splits` names
     them: mid-training read the very purchases that they are about, so that scores there leak the target, and lists made

@@ -17,10 +17,12 @@ from prompts.completion import NUMBERS, render_completion
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Store
+from train.ranking.settings import StudentSettings
 from train.runs import find_student, trained_on
 from train.students.student import best_device, load_student
 
 BATCH = 64
+DEFAULTS = StudentSettings()
 # An answer up to where its order begins, without reasoning.
 DIRECT = render_completion("", [])[: -len("]}")]
 
@@ -69,9 +71,7 @@ def open_student(store: Store, reference: str, template: str | None = None) -> S
     if template is None:
         known = trained_on(place).get("templates", [])
         if len(known) != 1:
-            raise InputError(
-                f"student {reference!r} was trained on {len(known)} templates; name one with --student-template"
-            )
+            raise InputError(f"student {reference!r} was trained on {len(known)} templates; name one with `template`")
         (template,) = known
     shown = load_template(template)
     if shown.strategy == "targeted":
@@ -86,7 +86,7 @@ class GeneratingRanker:
 
     student: Student
     reasoning: bool = True
-    max_tokens: int = 256
+    max_tokens: int = DEFAULTS.max_tokens
 
     @property
     def name(self) -> str:
@@ -175,16 +175,16 @@ class FirstTokenRanker:
         return int(ids[0])
 
 
-MODES = ("reasoning", "direct", "first-token")
-
-
 def student_rankers(
-    store: Store, reference: str, modes: Sequence[str], *, template: str | None = None, max_tokens: int = 256
+    store: Store,
+    reference: str,
+    modes: Sequence[str],
+    *,
+    template: str | None = DEFAULTS.template,
+    max_tokens: int = DEFAULTS.max_tokens,
 ) -> list[Ranker]:
-    """A student as one ranker for each of the MODES in which it may answer. Raises what `open_student` does."""
-    for mode in modes:
-        if mode not in MODES:
-            raise InputError(f"a student has no mode {mode!r} to answer; it must be one of {', '.join(MODES)}")
+    """A student as one ranker for each of the modes in which it may answer. Raises what `open_student` does."""
+    StudentSettings(tuple(modes), max_tokens, template)
     student = open_student(store, reference, template)
     rankers: dict[str, Callable[[], Ranker]] = {
         "reasoning": lambda: GeneratingRanker(student, reasoning=True, max_tokens=max_tokens),

@@ -1,14 +1,13 @@
 """One SFT training from a snapshot of traces: checked before the first step, recorded in the store, resumable."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
 from trl import SFTConfig
 
-from store import InputError, Store
-from store.errors import require_at_least
+from store import Store
 from train.inputs import open_inputs
 from train.runs import (
     CHECKPOINTS,
@@ -21,58 +20,11 @@ from train.runs import (
     student_folder,
 )
 from train.sft.muon import MuonWithAdamW
+from train.sft.settings import SftSettings
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.students.lora import make_lora
 
-OPTIMIZERS = ("muon", "adamw")
 SHOWN = ("loss", "mean_token_accuracy", "learning_rate")
-
-
-@dataclass(frozen=True, slots=True)
-class SftSettings:
-    """reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False teaches orders without explanations.
-
-    epochs: over the training split; max_steps, where given, ends earlier. batch_size: rows a step and process.
-    max_tokens: the longest row allowed. packing: several rows in one sequence of max_tokens; wants a GPU with flash
-    attention to be worth it. lora_rank: 0 trains every weight. optimizer: muon, which students from scratch learn
-    faster by, or adamw, which LoRA needs. The defaults are for students from scratch. save_steps, log_steps: between
-    checkpoints and figures.
-    """
-
-    reasoning_weight: float = 0.1
-    answer_weight: float = 1.0
-    reasoning: bool = True
-    epochs: float = 1.0
-    max_steps: int | None = None
-    batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    optimizer: str = "muon"
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.05
-    warmup_share: float = 0.05
-    max_tokens: int = 4096
-    packing: bool = False
-    lora_rank: int = 0
-    seed: int = 0
-    save_steps: int = 200
-    log_steps: int = 10
-
-    def __post_init__(self) -> None:
-        require_at_least(
-            ("epochs", self.epochs, 1e-6),
-            ("max-steps", self.max_steps, 1),
-            ("batch-size", self.batch_size, 1),
-            ("gradient-accumulation-steps", self.gradient_accumulation_steps, 1),
-            ("learning-rate", self.learning_rate, 0.0),
-            ("max-tokens", self.max_tokens, 1),
-            ("lora-rank", self.lora_rank, 0),
-            ("save-steps", self.save_steps, 1),
-            ("log-steps", self.log_steps, 1),
-        )
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"--optimizer is {self.optimizer!r}; it must be {' or '.join(OPTIMIZERS)}")
-        if self.optimizer == "muon" and self.lora_rank:
-            raise InputError(f"--lora-rank is {self.lora_rank}; its thin matrices want --optimizer adamw")
 
 
 def train_sft(

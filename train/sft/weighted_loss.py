@@ -26,6 +26,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from prompts.completion import EXPLANATION, RECOMMENDATIONS, render_completion
 from store.errors import InputError
+from store.settings import check, option
 
 IGNORED = -100
 
@@ -34,13 +35,11 @@ IGNORED = -100
 class SftLoss:
     """What a token of a completion weighs. reasoning_weight: lambda_r. answer_weight: lambda_o."""
 
-    reasoning_weight: float = 0.1
-    answer_weight: float = 1.0
+    reasoning_weight: float = option(0.1, low=0.0)
+    answer_weight: float = option(1.0, low=0.0)
 
     def __post_init__(self) -> None:
-        for name, weight in (("reasoning-weight", self.reasoning_weight), ("answer-weight", self.answer_weight)):
-            if weight < 0:
-                raise InputError(f"--{name} is {weight}; it must be 0 or more")
+        check(self)
 
 
 def encode_traces(
@@ -69,7 +68,7 @@ def encode_traces(
         over = sum(length > max_tokens for length in lengths)
         raise InputError(
             f"{over:,} of {len(lengths):,} rows are longer than {max_tokens:,} tokens, the longest has {longest:,}; "
-            "raise --max-tokens up to what the model takes, or publish a snapshot with a shorter template"
+            "raise `max_tokens` up to what the model takes, or publish a snapshot with a shorter template"
         )
     return encoded
 

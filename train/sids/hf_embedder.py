@@ -29,7 +29,7 @@ class HfEmbedder:
 
     def __init__(self, path: str, pooling: str = "mean", *, batch_size: int = 64, max_tokens: int = 512) -> None:
         if pooling not in get_args(Pooling):
-            raise InputError(f"--pooling is {pooling!r}; it must be mean, last or cls")
+            raise InputError(f"`pooling` is {pooling!r}; it must be mean, last or cls")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="right")
             model = AutoModel.from_pretrained(path, dtype="auto")

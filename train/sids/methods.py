@@ -10,16 +10,15 @@ from typing import Any
 
 from curate.sids import methods
 from curate.sids.embedding.embedders import TextEmbedder
-from curate.sids.methods import EmbedderSettings
 from curate.sids.quantizers import FittedQuantizer, Quantizer, ResidualKMeans
+from curate.sids.settings import EmbedderSettings
 from store.errors import InputError
 from store.installation import missing_package
-
-METHODS = ("rq-kmeans", "rq-vae")
+from train.sids.settings import METHODS
 
 
 def make_quantizer(method: str, settings: dict[str, Any]) -> Quantizer:
-    """The method with its settings; what is None there keeps its default.
+    """The method with its settings; those that are left out keep their defaults.
 
     Raises InputError on an unknown method, a setting that it does not have, or a value that it does not take.
     """
@@ -29,13 +28,10 @@ def make_quantizer(method: str, settings: dict[str, Any]) -> Quantizer:
     elif method == "rq-vae":
         kind = _import_rq_vae().RqVaeQuantizer
     else:
-        raise InputError(f"--method is {method!r}; it must be one of {', '.join(METHODS)}")
-    given = {name: value for name, value in settings.items() if value is not None}
-    unknown = given.keys() - {field.name for field in fields(kind)}
-    if unknown:
-        names = ", ".join("--" + name.replace("_", "-") for name in sorted(unknown))
-        raise InputError(f"method {method} has no {names}")
-    quantizer: Quantizer = kind(**given)
+        raise InputError(f"`method` is {method!r}; it must be one of {', '.join(METHODS)}")
+    if unknown := settings.keys() - {field.name for field in fields(kind)}:
+        raise InputError(f"method {method} has no {', '.join(f'`{name}`' for name in sorted(unknown))}")
+    quantizer: Quantizer = kind(**settings)
     return quantizer
 
 
@@ -55,7 +51,7 @@ def open_embedder(
         try:
             from train.sids.hf_embedder import HfEmbedder  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            raise _needs_torch("--embedder hf") from error
+            raise _needs_torch("embedder hf") from error
         assert settings.model is not None
         return HfEmbedder(settings.model, settings.pooling)
     return methods.open_embedder(settings, folder, corpus, base_url=base_url)
@@ -65,7 +61,7 @@ def _import_rq_vae() -> Any:
     try:
         from train.sids import rq_vae_training  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise _needs_torch("--method rq-vae") from error
+        raise _needs_torch("method rq-vae") from error
     return rq_vae_training
 
 

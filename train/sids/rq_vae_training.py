@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.sids.measures import perplexity
-from curate.sids.quantizers import Fit, OnProgress, check_sizes, fit_k_means, nearest_codes
+from curate.sids.quantizers import Fit, OnProgress, fit_k_means, nearest_codes
 from store.errors import InputError
 from train.sids.rq_vae import (
     DeadCodes,
@@ -29,6 +29,7 @@ from train.sids.rq_vae import (
     info_nce,
     squared_error,
 )
+from train.sids.settings import RqVaeSettings
 
 CHUNK = 16_384
 K_MEANS_ROUNDS = 20
@@ -39,54 +40,10 @@ LEAST_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class RqVaeQuantizer:
-    """Settings of one training; `fit` trains.
-
-    hidden, latent: widths of the encoder and of what is quantized. codebook_weight, commitment_weight: beta and gamma
-    of the paper. kmeans_init: codebooks begin at k-means++ clusters of the first latents, level by level, else at
-    random. ema_decay: 0.95 to 0.99 makes codebooks moving averages, 0 trains them by gradient. diversity_weight:
-    lambda; 0 is off. batch_size: items a step; fewer where a catalogue is small, so that an epoch has some steps.
-    reset_after: batches without use before a code is moved; 0 is off. contrastive_weight: of InfoNCE over
-    co-interacted items; 0 is off. learning_rate: of AdamW.
-    """
+class RqVaeQuantizer(RqVaeSettings):
+    """Settings of one training; `fit` trains."""
 
     method: ClassVar[str] = "rq-vae"
-    levels: int = 4
-    codebook_size: int = 256
-    random_levels: int = 1
-    seed: int = 0
-    epochs: int = 200
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
-    hidden: tuple[int, ...] = (256, 128)
-    latent: int = 32
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
-    kmeans_init: bool = True
-    ema_decay: float = 0.99
-    diversity_weight: float = 0.0
-    reset_after: int = 0
-    contrastive_weight: float = 0.0
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_sizes(self.levels, self.codebook_size, self.random_levels)
-        for name, low, high in (
-            ("epochs", 1, 100_000),
-            ("batch_size", 2, 1 << 20),
-            ("learning_rate", 1e-8, 1.0),
-            ("latent", 1, 4096),
-            ("codebook_weight", 0.0, 1e3),
-            ("commitment_weight", 0.0, 1e3),
-            ("ema_decay", 0.0, 0.9999),
-            ("diversity_weight", 0.0, 1e3),
-            ("reset_after", 0, 1 << 31),
-            ("contrastive_weight", 0.0, 1e3),
-            ("temperature", 1e-3, 100.0),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"{name} is {value}; it must be from {low:g} to {high:g}")
 
     def settings(self) -> dict[str, Any]:
         """All fields."""

@@ -93,7 +93,7 @@ def init_student(
     """
     started = time.perf_counter()
     if size not in SIZES:
-        raise InputError(f"--size is {size!r}; it must be one of {', '.join(SIZES)}")
+        raise InputError(f"`size` is {size!r}; it must be one of {', '.join(SIZES)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already and not empty; give the new student another folder")
     shape = SIZES[size]

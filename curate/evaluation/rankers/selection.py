@@ -44,7 +44,7 @@ def select_rankers(
         if name not in NAMES:
             raise InputError(f"no ranker is called {name!r}; there are: {', '.join(NAMES)}")
     if endpoint is not None and names is not None and "endpoint" not in names:
-        raise InputError("a model is given, but endpoint is not among the rankers; add it to --rankers")
+        raise InputError("a model is given, but endpoint is not among the rankers; add it to `rankers`")
     with store.reading() as session:
         simulated = find_dataset(session, dataset)["source"] == SIMULATED
         sid_version, pre_ranker = choose_sources(session, dataset, settings.sid_version, settings.pre_ranker)
@@ -54,16 +54,16 @@ def select_rankers(
             return EvidenceRanker()
         if name == "scorecard":
             if settings.split == "train":
-                raise InputError("a scorecard is fitted to train lists, so only --split valid or test can judge it")
+                raise InputError("a scorecard is fitted to train lists, so only `split` valid or test can judge it")
             return ScorecardRanker(fit_scorecard(store, dataset, sid_version, pre_ranker))
         if name == "lambdamart":
             if settings.split != "test":
-                raise InputError("lambdamart learns from train and valid lists, so only --split test can judge it")
+                raise InputError("lambdamart learns from train and valid lists, so only `split` test can judge it")
             return train_lambdamart(store, dataset, sid_version, pre_ranker, on_progress=on_progress)
         if name == "oracle":
             return load_oracle(store, dataset, pre_ranker, settings.split)
         if endpoint is None:
-            raise InputError("the ranker endpoint needs --model, the name under which the endpoint serves it")
+            raise InputError("the ranker endpoint needs `model`, the name under which the endpoint serves it")
         return endpoint
 
     if names is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from curate.evaluation.rankers.protocol import Ranked, read_ranking
+from curate.traces.planning import REQUESTS, RequestSettings
 from curate.traces.tasks import render_task
 from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from prompts.completion import completion_schema
@@ -23,11 +24,11 @@ class TeacherRanker:
     Raises InputError where the template shows the target.
     """
 
-    def __init__(self, teacher: Teacher, template: Template, *, concurrency: int = 64, max_tokens: int = 1024) -> None:
+    def __init__(
+        self, teacher: Teacher, template: Template, *, concurrency: int = REQUESTS.concurrency, max_tokens: int = 1024
+    ) -> None:
         if template.strategy == "targeted":
             raise InputError(f"template {template.name} shows the target; an evaluation needs one that does not")
-        if concurrency < 1:
-            raise InputError(f"--concurrency is {concurrency}; it must be 1 or more")
         self.name = f"{teacher.model}@{template.name}"
         self.settings: dict[str, Any] = {
             "teacher": teacher.name,
@@ -38,7 +39,7 @@ class TeacherRanker:
         }
         self._teacher = teacher
         self._template = template
-        self._concurrency = concurrency
+        self._concurrency = RequestSettings(concurrency).concurrency
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
         """Each order when it is its turn; later lists are asked about meanwhile.

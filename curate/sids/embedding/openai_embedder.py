@@ -31,7 +31,7 @@ class OpenAIEmbedder:
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not key and self._url is None:
             raise TeacherError(
-                "there is no key for OpenAI's embeddings: set the variable OPENAI_API_KEY, or give --base-url of a "
+                "there is no key for OpenAI's embeddings: set the variable OPENAI_API_KEY, or give the `base_url` of a "
                 "server that needs none, such as http://127.0.0.1:8000/v1"
             )
         self._client = openai.OpenAI(api_key=key or "none", base_url=self._url, max_retries=max_retries)

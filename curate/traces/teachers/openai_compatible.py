@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -28,6 +28,7 @@ import httpx2
 import openai
 
 from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
+from curate.traces.teachers.settings import OpenAISettings
 from store.errors import TeacherError
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -35,35 +36,6 @@ CONNECT_TIMEOUT_S = 10.0
 # Uvicorn, under vLLM, closes idle connections after 5 s; letting go first avoids writing into one that just closed.
 KEEPALIVE_S = 4.0
 MESSAGE_LENGTH = 300
-
-StructuredOutput = Literal["auto", "json_schema", "json_object", "off"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAISettings:
-    """Where the endpoint is and how patient to be with it.
-
-    base_url: such as http://127.0.0.1:8000/v1; None means the variable OPENAI_BASE_URL, else OpenAI itself.
-    api_key_env: the environment variable that holds the key; no key is ever a setting.
-    max_retries: further tries of one request after its first. backoff_s: the first wait between tries, doubled each
-    time. max_wait_s: the longest, whatever the server asks. timeout_s: the longest silence of the server.
-    price_per_million_*: US dollars; where both are None, no cost is told.
-    structured_output: "auto" begins with json_schema and takes json_object, then nothing, where the server refuses.
-    extra_body: fields added to each request, such as {"top_k": 20} for vLLM.
-    """
-
-    model: str
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    max_retries: int = 6
-    backoff_s: float = 1.0
-    max_wait_s: float = 60.0
-    timeout_s: float = 120.0
-    max_connections: int = 512
-    price_per_million_prompt_tokens: float | None = None
-    price_per_million_completion_tokens: float | None = None
-    structured_output: StructuredOutput = "auto"
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

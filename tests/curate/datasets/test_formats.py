@@ -89,7 +89,7 @@ def test_interactions_come_from_many_kinds_of_files(tmp_path: Path, text: str) -
 def test_amazons_ratings_without_header_are_taken_on_the_users_word(tmp_path: Path) -> None:
     text = "U1,B1,4.0,1400000000\n"
     assert interactions(tmp_path / "f", text, "amazon-2014")[0]["item_id"] == "B1"
-    with pytest.raises(InputError, match="--format"):
+    with pytest.raises(InputError, match="`format`"):
         interactions(tmp_path / "f", text)
 
 

@@ -91,7 +91,7 @@ def test_the_k_core_agrees_with_its_definition(
     rows = [buy(user, item, time) for time, (user, item) in enumerate(pairs)]
     expected = core_slowly(pairs, 2)
     if not expected:
-        with pytest.raises(InputError, match="--k-core"):
+        with pytest.raises(InputError, match="`k_core`"):
             run(store, folder, rows, k_core=2)
         return
     run(store, folder, rows, k_core=2)
@@ -115,7 +115,7 @@ def test_an_interaction_told_twice_counts_once(store: Store, tmp_path: Path) -> 
 
 def test_unknown_items_are_an_error_or_left_out(store: Store, tmp_path: Path) -> None:
     files = write(tmp_path, [{"item_id": "a"}], [buy("u", "a", 1), buy("u", "zz", 2), buy("u", "zz", 3)])
-    with pytest.raises(InputError, match=r"interactions\.jsonl:2: item 'zz' is not in .*--drop-unknown-items"):
+    with pytest.raises(InputError, match=r"interactions\.jsonl:2: item 'zz' is not in .*`drop_unknown_items`"):
         ingest(store, "shop", *files, IngestSettings(k_core=0))
     summary = ingest(store, "shop", *files, IngestSettings(k_core=0, drop_unknown_items=True))
     assert (summary.dropped_unknown, summary.interactions) == (2, 1)

@@ -107,7 +107,7 @@ def test_the_oracle_order_is_by_probability() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"users": 0}, "--users"), ({"items": 10}, "--items"), ({"next_step": 0.9}, "sum")]
+    ("options", "message"), [({"users": 0}, "`users`"), ({"items": 10}, "`items`"), ({"next_step": 0.9}, "sum")]
 )
 def test_settings_out_of_range_are_clear_errors(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):

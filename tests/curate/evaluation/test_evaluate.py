@@ -212,9 +212,9 @@ def test_mistakes_are_said(shop: Store, tiny: Store) -> None:
     with pytest.raises(InputError, match="no pre-ranker is called 'x'"):
         evaluate(shop, "shop", [], EvalSettings(pre_ranker="x"))
     for settings, message in (
-        ({"split": "all"}, "--split is 'all'"),
-        ({"limit": 0}, "--limit is 0"),
-        ({"shuffles": 1}, "--shuffles is 1"),
+        ({"split": "all"}, "`split` is 'all'"),
+        ({"limit": 0}, "`limit` is 0"),
+        ({"shuffles": 1}, "`shuffles` is 1"),
     ):
         with pytest.raises(InputError, match=message):
             EvalSettings(**settings)

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from curate.sids.assignment import assign_semantic_ids
-from curate.sids.methods import EmbedderSettings
+from curate.sids.settings import EmbedderSettings
 from curate.sids.quantizers import ResidualCodebooks, ResidualKMeans
 from curate.sids.versions import model_folder
 from curate.traces.planning import SamplingSettings, plan_sampling
@@ -98,15 +98,15 @@ def test_too_many_items_and_broken_vectors_are_clear_errors(tiny: Store) -> None
 def test_what_cannot_be_is_a_clear_error(tiny: Store) -> None:
     with pytest.raises(InputError, match="'nope'"):
         assign_semantic_ids(tiny, "nope")
-    with pytest.raises(InputError, match="--levels is 0"):
+    with pytest.raises(InputError, match="`levels` is 0"):
         ResidualKMeans(levels=0)
-    with pytest.raises(InputError, match="--codebook-size is 1"):
+    with pytest.raises(InputError, match="`codebook_size` is 1"):
         ResidualKMeans(codebook_size=1)
-    with pytest.raises(InputError, match="--random-levels is 4; with 4 levels it must be from 0 to 3"):
+    with pytest.raises(InputError, match="`random_levels` is 4; it must be from 0 to 3"):
         ResidualKMeans(random_levels=4)
-    with pytest.raises(InputError, match="--embedder is 'magic'"):
+    with pytest.raises(InputError, match="`kind` is 'magic'"):
         EmbedderSettings("magic")
-    with pytest.raises(InputError, match="--embedder hf needs a --model"):
+    with pytest.raises(InputError, match="`kind` hf needs a `model`"):
         EmbedderSettings("hf")
-    with pytest.raises(InputError, match="takes no --model"):
+    with pytest.raises(InputError, match="takes no `model`"):
         EmbedderSettings(model="x")

@@ -231,7 +231,7 @@ def test_names_that_are_no_file_names_are_refused(traced: Store, name: str) -> N
 def test_what_is_not_there_is_a_clear_error(traced: Store) -> None:
     with pytest.raises(InputError, match="gr2 snapshot list"):
         find_snapshot(traced, "nope")
-    with pytest.raises(InputError, match="--kind is 'dpo'; it must be one of midtrain, sft, dapo"):
+    with pytest.raises(InputError, match="`kind` is 'dpo'; it must be one of midtrain, sft, dapo"):
         publish(traced, "x", SnapshotSettings("shop", kind="dpo"))
 
 

@@ -338,11 +338,11 @@ def test_a_run_keeps_its_settings(shop: Store) -> None:
         ({"sid_version": "nope"}, "no semantic-ID version fit for training is called 'nope'"),
         ({"pre_ranker": "nope"}, "no pre-ranker is called 'nope'"),
         ({"ruleset": "nope"}, "no ruleset is called 'nope'; there are: answered, paper, strict"),
-        ({"max_attempts": 0}, "--max-attempts is 0"),
-        ({"num_accepted": 5}, "--num-accepted 5 is more than --max-attempts 4"),
-        ({"temperature": 3.0}, "--temperature is 3.0"),
-        ({"split": "tset"}, "--split is 'tset'"),
-        ({"limit": 0}, "--limit is 0"),
+        ({"max_attempts": 0}, "`max_attempts` is 0"),
+        ({"num_accepted": 5}, "`num_accepted` is 5; it must not be more than `max_attempts`, 4"),
+        ({"temperature": 3.0}, "`temperature` is 3.0"),
+        ({"split": "tset"}, "`split` is 'tset'"),
+        ({"limit": 0}, "`limit` is 0"),
     ],
 )
 def test_what_cannot_be_run_is_a_clear_error(shop: Store, options: dict[str, Any], message: str) -> None:

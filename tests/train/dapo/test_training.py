@@ -175,15 +175,15 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Stor
     with pytest.raises(InputError, match=r"the longest prompt has \d+ tokens; with answers of up to 4,000"):
         train_dapo(inputs, "prompts", "new", "x", DapoSettings(max_tokens=4000))
     with pytest.raises(InputError, match="no reward is called 'nice'"):
-        DapoSettings(reward="nice")
-    with pytest.raises(InputError, match="--temperature is 0"):
+        train_dapo(inputs, "prompts", "new", "x", DapoSettings(reward="nice"))
+    with pytest.raises(InputError, match="`temperature` is 0"):
         DapoSettings(temperature=0.0)
     with pytest.raises(InputError, match="does not divide the 6 rows"):
         DapoSettings(prompts_per_batch=3, num_generations=2, gradient_accumulation_steps=4)
-    with pytest.raises(InputError, match="--save-steps is 5; it must be a multiple of --num-iterations, 2"):
+    with pytest.raises(InputError, match="`save_steps` is 5; it must be a multiple of `num_iterations`, 2"):
         DapoSettings(num_iterations=2, save_steps=5)
-    with pytest.raises(InputError, match="--num-generations is 1"):
+    with pytest.raises(InputError, match="`num_generations` is 1"):
         DapoSettings(num_generations=1)
-    with pytest.raises(InputError, match="must be from 0 to 1"):
+    with pytest.raises(InputError, match="`min_pass_rate` is 0.9; it must not be above `max_pass_rate`, 0.1"):
         DapoSettings(min_pass_rate=0.9, max_pass_rate=0.1)
     assert not student_folder(inputs, "x").exists()

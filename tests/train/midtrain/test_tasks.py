@@ -195,7 +195,7 @@ def test_a_training_that_is_over_takes_no_further_step(
     model, tokenizer = student
     vocabulary = find_vocabulary(tokenizer, 2, 8)
     over = shutil.copytree(whole.folder, tmp_path / "over")
-    with pytest.raises(InputError, match="holds checkpoints of a training; go on with it by --resume"):
+    with pytest.raises(InputError, match="holds checkpoints of a training; go on with it by `resume`"):
         midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=over)
     assert midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=over, resume=True) == whole.figures
     for left, right in zip(whole.model.parameters(), model.parameters(), strict=True):
@@ -213,7 +213,7 @@ def test_what_cannot_be_trained_on_is_a_clear_error(
         encode_texts(texts, tokenizer, MidtrainSettings(max_length=2), longest=4096)
     with pytest.raises(InputError, match="the model takes 100 tokens"):
         encode_texts(texts, tokenizer, MidtrainSettings(max_length=200), longest=100)
-    with pytest.raises(InputError, match="--persona-share is -1"):
+    with pytest.raises(InputError, match="`persona` is -1"):
         MidtrainSettings(persona=-1)
     encoded = encode_texts(texts, tokenizer, FEW, longest=4096)
     assert len(draw_sequences(encoded, FEW, 10, seed=0)) == 10

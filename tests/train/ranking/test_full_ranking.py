@@ -99,7 +99,7 @@ def test_what_a_user_has_is_not_proposed_and_nothing_else_is_missing(inputs: Sto
 
 def test_what_cannot_be_ranked_is_a_clear_error(inputs: Store, student: tuple[Any, Any]) -> None:
     model, tokenizer = student
-    with pytest.raises(InputError, match="--beams is 0"):
+    with pytest.raises(InputError, match="`beams` is 0"):
         FullRankingSettings(beams=0)
     with pytest.raises(InputError, match="has no token <s_a_8>"):
         evaluate_full_ranking(inputs, "shop", model, tokenizer)

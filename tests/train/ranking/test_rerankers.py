@@ -90,9 +90,9 @@ def test_a_student_is_asked_about_the_semantic_ids_that_it_learned(taught: Store
 
 
 def test_what_cannot_rank_is_a_clear_error(taught: Store) -> None:
-    with pytest.raises(InputError, match="no mode 'magic' to answer"):
+    with pytest.raises(InputError, match="`modes` is 'magic'; it must be reasoning, direct or first-token"):
         student_rankers(taught, "taught", ["magic"])
-    with pytest.raises(InputError, match="was trained on 0 templates; name one with --student-template"):
+    with pytest.raises(InputError, match="was trained on 0 templates; name one with `template`"):
         open_student(taught, "new")
     with pytest.raises(InputError, match="answers with semantic IDs"):
         FirstTokenRanker(open_student(taught, "new", "rerank_compact.v1"))

@@ -75,5 +75,5 @@ def test_names_tell_model_and_pooling(encoder: str, decoder: str) -> None:
 def test_what_cannot_be_loaded_is_a_clear_error(tmp_path: Path, encoder: str) -> None:
     with pytest.raises(InputError, match="transformers cannot load"):
         HfEmbedder(str(tmp_path))
-    with pytest.raises(InputError, match="--pooling is 'max'"):
+    with pytest.raises(InputError, match="`pooling` is 'max'"):
         HfEmbedder(encoder, "max")

@@ -107,9 +107,9 @@ def test_few_and_equal_vectors_are_fine(points: NDArray[np.float64], settings: d
 
 
 def test_settings_that_cannot_be_are_clear_errors() -> None:
-    with pytest.raises(InputError, match=r"ema_decay is 1.0; it must be from 0 to 0.9999"):
+    with pytest.raises(InputError, match=r"`ema_decay` is 1.0; it must be from 0 to 0.9999"):
         RqVaeQuantizer(ema_decay=1.0)
-    with pytest.raises(InputError, match="epochs is 0"):
+    with pytest.raises(InputError, match="`epochs` is 0"):
         RqVaeQuantizer(epochs=0)
     with pytest.raises(InputError, match="there are none"):
         fit(clusters(), contrastive_weight=1.0)

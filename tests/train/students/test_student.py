@@ -192,7 +192,7 @@ def test_a_folder_that_holds_something_is_left_alone(folder: Path, tmp_path: Pat
 def test_a_student_of_nothing_or_of_no_size_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no text to learn a vocabulary from"):
         init_student([], LEVELS, CODES, "tiny", tmp_path / "a")
-    with pytest.raises(InputError, match="--size is 'huge'; it must be one of tiny, small, base"):
+    with pytest.raises(InputError, match="`size` is 'huge'; it must be one of tiny, small, base"):
         init_student(TEXTS, LEVELS, CODES, "huge", tmp_path / "a")
     assert not list(tmp_path.iterdir())
 

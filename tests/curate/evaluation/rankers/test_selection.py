@@ -49,10 +49,10 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
     ("names", "split", "message"),
     [
         (["best"], "test", "no ranker is called 'best'; there are: pre-ranker, evidence, scorecard, lambdamart"),
-        (["endpoint"], "test", "needs --model"),
+        (["endpoint"], "test", "needs `model`"),
         (["oracle"], "test", "the best order of test lists of 'shop' is not known"),
-        (["scorecard"], "train", "only --split valid or test can judge it"),
-        (["lambdamart"], "valid", "only --split test can judge it"),
+        (["scorecard"], "train", "only `split` valid or test can judge it"),
+        (["lambdamart"], "valid", "only `split` test can judge it"),
     ],
 )
 def test_what_is_named_and_cannot_be_had_is_an_error(names: list[str], split: str, message: str, shop: Store) -> None:
@@ -61,5 +61,5 @@ def test_what_is_named_and_cannot_be_had_is_an_error(names: list[str], split: st
 
 
 def test_a_model_without_endpoint_among_the_rankers_is_an_error(shop: Store) -> None:
-    with pytest.raises(InputError, match="add it to --rankers"):
+    with pytest.raises(InputError, match="add it to `rankers`"):
         select_rankers(shop, "shop", ["evidence"], EvalSettings(), PreRanker("some model"))

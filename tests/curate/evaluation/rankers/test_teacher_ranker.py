@@ -59,5 +59,5 @@ def test_the_evidence_teacher_ranks_as_the_evidence_ranker_does(task: RerankTask
 def test_a_template_that_shows_the_target_is_refused() -> None:
     with pytest.raises(InputError, match="shows the target"):
         TeacherRanker(EvidenceTeacher(), load_template("rerank_targeted.v1"))
-    with pytest.raises(InputError, match="--concurrency is 0"):
+    with pytest.raises(InputError, match="`concurrency` is 0"):
         TeacherRanker(EvidenceTeacher(), TEMPLATE, concurrency=0)

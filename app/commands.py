@@ -1,0 +1,172 @@
+"""Commands from functions: a parameter that stands for a settings dataclass becomes that dataclass's options.
+
+Here alone a field has a flag: errors of the core name fields, and a command shows its flags in their place. Spellings
+of gr2 0.1 are understood, with a warning.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import wraps
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from app import former_spellings
+from store.errors import Gr2Error
+from store.settings import Option, options_of
+
+Given = dict[str, Any]
+"""The options that somebody typed, by field; the others keep the dataclass's defaults."""
+
+
+class OptionsOf:
+    """Says in `Annotated[Given, OptionsOf(EvalSettings)]` whose options a parameter stands for.
+
+    names: these fields alone; without any, all that have a help text.
+    """
+
+    def __init__(self, settings: type, *names: str) -> None:
+        options = {name: known for name, known in options_of(settings).items() if known.help}
+        self._settings = settings
+        self._options = {name: options[name] for name in names or options}
+
+    def parameters(self) -> dict[str, "_Parameter"]:
+        """What typer is told of each field."""
+        types = get_type_hints(self._settings)
+        defaults = {field.name: None if field.default is MISSING else field.default for field in fields(self._settings)}
+        return {name: _Parameter.of(name, known, types[name], defaults[name]) for name, known in self._options.items()}
+
+
+class _Parameter(NamedTuple):
+    """A field as typer takes it, and how what was typed becomes the field's value."""
+
+    annotation: Any
+    default: Any
+    read: Callable[[Any], Any]
+
+    @classmethod
+    def of(cls, name: str, known: Option, kind: Any, default: Any) -> "_Parameter":
+        bare = _without_none(kind)
+        read: Callable[[Any], Any] = lambda value: value  # noqa: E731
+        if get_origin(bare) is tuple:
+            # Several values are typed with commas between them.
+            kind, read = str, lambda text: tuple(text.split(","))
+            default = default and ",".join(default)
+        elif default is None:
+            kind = bare | None
+        flag = "--" + (known.flag or name).replace("_", "-")
+        is_switch = bare is bool
+        shown = [] if default is None or is_switch else [f"default: {default}"]
+        if known.allowed and not known.choices:
+            shown.append(known.allowed)
+        return cls(
+            Annotated[
+                kind,
+                typer.Option(
+                    # What is on by default needs a flag to turn it off.
+                    f"{flag}/--no-{flag[2:]}" if is_switch and default else flag,
+                    help=f"{known.help}  [{'; '.join(shown)}]" if shown else known.help,
+                    show_default=is_switch,
+                    metavar="|".join(known.choices) or None,
+                    rich_help_panel=known.group,
+                    autocompletion=(lambda: list(known.choices)) if known.choices else None,
+                ),
+            ],
+            default,
+            read,
+        )
+
+
+def _without_none(kind: Any) -> Any:
+    if not isinstance(kind, UnionType):
+        return kind
+    (bare,) = (each for each in get_args(kind) if each is not NoneType)
+    return bare
+
+
+class Command(TyperCommand):
+    """A command whose options are listed by their groups, whose errors name flags, and that knows former spellings."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take former spellings for today's, of options and of their values."""
+        words = former_spellings.replace_flags(self.name or "", args)
+        rest = super().parse_args(ctx, words)
+        if not ctx.resilient_parsing:
+            former_spellings.replace_values(ctx.params, self._flags())
+        return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; an error that names a field in backticks names the flag instead."""
+        try:
+            return super().invoke(ctx)
+        except Gr2Error as error:
+            flags = self._flags()
+            error.args = (re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), str(error)),)
+            raise
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments first, then each group of options under its heading; typer does this only within Rich's frames."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                own = "Arguments" if param.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(param, "rich_help_panel", None) or own, []).append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def _flags(self) -> dict[str, str]:
+        """What people type for each parameter."""
+        return {
+            param.name: param.metavar or param.name.upper() if param.param_type_name == "argument" else param.opts[0]
+            for param in self.params
+            if param.name
+        }
+
+
+def add_command(group: typer.Typer, function: Callable[..., None], name: str | None = None) -> None:
+    """Add a function as a command: `Annotated[Given, OptionsOf(...)]` becomes options, and what was typed of them.
+
+    Other parameters are typer's affair. A name defaults to the function's.
+    """
+    group.command(name, cls=Command)(_expanded(function))
+
+
+def _expanded(function: Callable[..., None]) -> Callable[..., None]:
+    own: dict[str, inspect.Parameter] = {}
+    parts: dict[str, dict[str, _Parameter]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        metadata = getattr(parameter.annotation, "__metadata__", ())
+        found: dict[str, _Parameter] = {}
+        for each in metadata:
+            if isinstance(each, OptionsOf):
+                found |= each.parameters()
+        if not found:
+            own[parameter.name] = parameter.replace(kind=parameter.KEYWORD_ONLY)
+            continue
+        parts[parameter.name] = found
+        for name, (annotation, default, _) in found.items():
+            own[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    @wraps(function)
+    def run(ctx: typer.Context, **values: Any) -> None:
+        for part, known in parts.items():
+            typed = {name: (values.pop(name), parameter.read) for name, parameter in known.items()}
+            values[part] = {name: read(value) for name, (value, read) in typed.items() if _is_typed(ctx, name)}
+        function(**values)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    signature = inspect.Signature([context, *own.values()])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return run
+
+
+def _is_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

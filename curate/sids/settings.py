@@ -1,0 +1,71 @@
+"""What semantic IDs are made with: settings of quantizers and embedders, apart from the libraries that they need."""
+
+from dataclasses import dataclass
+
+from store.errors import InputError
+from store.settings import check, option
+
+# Length of the part of an item's vector that tells what it is bought with; the text's part has length 1. The best of
+# several by next-item recommendation on Beauty's valid interactions (docs/decisions/0007).
+COPURCHASE_WEIGHT = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerSettings:
+    """What every quantizer has: `levels` codes of `codebook_size`, the last `random_levels` of them drawn."""
+
+    levels: int = option(4, help="Number of codes per semantic ID.", low=1, high=8, group="Codes")
+    codebook_size: int = option(256, help="Number of codes per level.", low=2, high=65_536, group="Codes")
+    random_levels: int = option(
+        1,
+        help="Number of last levels whose codes are drawn from those that a prefix has not used; 0 fits all levels.",
+        low=0,
+        high=3,
+        group="Codes",
+    )
+    seed: int = option(0, help="Seed; the same seed gives the same IDs.", low=0, group="Codes")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.random_levels >= self.levels:
+            raise InputError(
+                f"`random_levels` is {self.random_levels}; it must be less than `levels`, which is {self.levels}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualKMeansSettings(QuantizerSettings):
+    """balanced: no code gets more than ceil(N / C) training vectors, at the least total distance that allows it."""
+
+    balanced: bool = option(False, help="Give no code more than its share of items.", group="Codes (rq-kmeans)")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderSettings:
+    """What turns texts into vectors.
+
+    kind: tfidf-svd, fitted on the dataset's own texts; openai, an embeddings endpoint; hf, a Hugging Face model.
+    model: of openai and hf. dimensions: of tfidf-svd. pooling: of hf.
+    """
+
+    kind: str = option(
+        "tfidf-svd",
+        help="Embedder of the items' texts: tfidf-svd, hf (a Hugging Face model; needs torch), openai (an embeddings "
+        "endpoint).",
+        group="Vectors",
+        flag="embedder",
+    )
+    model: str | None = option(
+        None, help="Model of the embedder: of hf a folder or a name on the hub, of openai a name.", group="Vectors"
+    )
+    dimensions: int = option(64, help="Dimensions of tfidf-svd's vectors.", low=1, high=4096, group="Vectors")
+    pooling: str = option(
+        "mean", help="Pooling of hf's token vectors.", choices=("mean", "last", "cls"), group="Vectors"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.kind not in {"tfidf-svd", "openai", "hf"}:
+            raise InputError(f"`kind` is {self.kind!r}; it must be tfidf-svd, hf or openai")
+        if (self.kind == "tfidf-svd") != (self.model is None):
+            raise InputError(f"`kind` {self.kind} {'takes no' if self.model else 'needs a'} `model`")

@@ -1,0 +1,49 @@
+"""Settings of mid-training, apart from torch."""
+
+from dataclasses import dataclass
+
+from store.settings import check, option
+
+
+@dataclass(frozen=True, slots=True)
+class MidtrainSettings:
+    """next_item, persona, caption, general: in what shares tasks are drawn; of those that a snapshot has none of, the
+    others take the share. Their defaults and that of warmup_learning_rate are the paper's.
+
+    packing: wants a GPU with flash attention to be worth it.
+    """
+
+    next_item: float = option(0.6573, low=0.0)
+    persona: float = option(0.2430, low=0.0)
+    caption: float = option(0.0494, low=0.0)
+    general: float = option(0.0503, low=0.0)
+    warmup_steps: int = option(
+        100, help="Number of first steps, in which only the embeddings of new tokens are trained.", low=0, group="Steps"
+    )
+    warmup_learning_rate: float = 5e-4
+    steps: int = option(
+        1_000, help="Number of steps after the warm-up, in which all weights are trained.", low=1, group="Steps"
+    )
+    learning_rate: float = option(1e-3, help="Peak learning rate after the warm-up, which uses 5e-4.", group="Steps")
+    weight_decay: float = 0.01
+    batch_size: int = option(64, help="Number of sequences per step and process.", low=1, group="Steps")
+    max_length: int = option(1024, help="Maximum length of a text, in tokens.", low=2, group="Texts")
+    packing: bool = option(
+        False, help="Pack several texts into one sequence. Needs a GPU with flash attention to pay.", group="Texts"
+    )
+    seed: int = option(0, help="Seed of the texts drawn.", low=0, group="Texts")
+    save_steps: int = option(200, help="Number of steps between checkpoints.", low=1, group="Steps")
+    log_steps: int = option(10, help="Number of steps between logged metrics.", low=1, group="Steps")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By task."""
+        return {
+            "next_item": self.next_item,
+            "persona": self.persona,
+            "caption": self.caption,
+            "general": self.general,
+        }

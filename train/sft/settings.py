@@ -1,0 +1,61 @@
+"""Settings of supervised fine-tuning, apart from torch."""
+
+from dataclasses import dataclass
+
+from store import InputError
+from store.settings import check, option
+
+
+@dataclass(frozen=True, slots=True)
+class SftSettings:
+    """reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False teaches orders without explanations.
+
+    epochs: over the training split; max_steps, where given, ends earlier. packing: wants a GPU with flash attention to
+    be worth it. optimizer: muon, which students from scratch learn faster by, or adamw, which LoRA needs. The defaults
+    are for students from scratch.
+    """
+
+    reasoning_weight: float = option(
+        0.1, help="Loss weight of a reasoning token (lambda_r of the paper).", low=0.0, group="Loss"
+    )
+    answer_weight: float = option(
+        1.0, help="Loss weight of an answer token (lambda_o of the paper).", low=0.0, group="Loss"
+    )
+    reasoning: bool = option(True, help="Train on the reasoning too; without it, explanations are empty.", group="Loss")
+    epochs: float = option(1.0, help="Number of passes over the training split.", low=1e-6, group="Steps")
+    max_steps: int | None = option(
+        None, help="Maximum number of optimizer steps. Default: no limit.", low=1, group="Steps"
+    )
+    batch_size: int = option(32, help="Number of rows per batch and process.", low=1, group="Steps")
+    gradient_accumulation_steps: int = option(
+        1, help="Number of batches per optimizer step (gradient accumulation).", low=1, group="Steps"
+    )
+    optimizer: str = option(
+        "muon",
+        help="Optimizer: muon learns faster from scratch, adamw is for pretrained models and LoRA.",
+        choices=("muon", "adamw"),
+        group="Optimizer",
+    )
+    learning_rate: float = option(
+        5e-3,
+        help="Peak learning rate. The default suits students from scratch; 1e-5 suits pretrained models.",
+        low=0.0,
+        group="Optimizer",
+    )
+    weight_decay: float = 0.05
+    warmup_share: float = 0.05
+    max_tokens: int = option(
+        4096, help="Maximum length of a row, prompt and completion, in tokens.", low=1, group="Rows"
+    )
+    packing: bool = option(
+        False, help="Pack several rows into one sequence. Needs a GPU with flash attention to pay.", group="Rows"
+    )
+    lora_rank: int = option(0, help="Rank of the LoRA adapters; 0 trains all weights.", low=0, group="Optimizer")
+    seed: int = option(0, help="Seed of the order of rows.", low=0, group="Rows")
+    save_steps: int = option(200, help="Number of steps between checkpoints.", low=1, group="Steps")
+    log_steps: int = option(10, help="Number of steps between logged metrics.", low=1, group="Steps")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.optimizer == "muon" and self.lora_rank:
+            raise InputError(f"`lora_rank` is {self.lora_rank}; LoRA's thin matrices need adamw as `optimizer`")
