@@ -93,10 +93,10 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take former spellings for today's, of options and of their values."""
-        words = former_spellings.replace_flags(self.name or "", args)
-        rest = super().parse_args(ctx, words)
-        if not ctx.resilient_parsing:
-            former_spellings.replace_values(ctx.params, self._flags())
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, former_spellings.replace_flags(self.name or "", args))
+        former_spellings.replace_values(ctx.params, self._flags())
         return rest
 
     def invoke(self, ctx: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands import Given, OptionsOf, add_command
+from app.completion import complete_students
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
 from app.progress import status_line
 from curate.datasets.ingest import IngestSettings
@@ -74,7 +75,8 @@ def candidates(
         str | None,
         typer.Option(
             help="Mid-trained student that ranks all items, by beam search within the valid semantic IDs. It makes "
-            "valid and test lists only, since it has read the train ones."
+            "valid and test lists only, since it has read the train ones.",
+            autocompletion=complete_students,
         ),
     ] = None,
     pre_ranker: Annotated[

@@ -87,8 +87,8 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     from curate.sids.assignment import assign_semantic_ids
     from curate.snapshots import SnapshotSettings
     from curate.snapshots.publishing import publish
-    from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
+    from curate.traces.settings import SamplingSettings
     from curate.traces.teachers.evidence import EvidenceTeacher
     from store.snapshots import verify_snapshot
 
@@ -121,8 +121,8 @@ def _train_student(store: "Store", seed: int) -> None:
     from curate.evaluation.settings import EvalSettings
     from curate.snapshots import SnapshotSettings
     from curate.snapshots.publishing import publish
-    from curate.traces.planning import SamplingSettings
     from curate.traces.sampling import sample
+    from curate.traces.settings import SamplingSettings
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
     from train.dapo.settings import DapoSettings
     from train.dapo.training import train_dapo

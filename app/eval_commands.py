@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands import Given, OptionsOf, add_command
+from app.completion import complete_students
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
 from app.progress import status_line
 from curate.evaluation.settings import EvalSettings
-from curate.traces.planning import RequestSettings
+from curate.traces.settings import RequestSettings
 from curate.traces.teachers.settings import OpenAISettings
 from train.ranking.settings import StudentSettings
 
@@ -63,6 +64,7 @@ def eval_(
             help="Student that takes part too: a student of the store, a folder, or a name on the hub. Repeat it for "
             "several.",
             metavar="<str>",
+            autocompletion=complete_students,
             rich_help_panel="Students",
         ),
     ] = None,

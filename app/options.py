@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.completion import complete_datasets
+
 if TYPE_CHECKING:
     from store import Store
 
@@ -14,7 +16,10 @@ StoreOption = Annotated[
     typer.Option("--store", envvar="GR2_STORE", help="Folder of the store.", file_okay=False),
 ]
 DEFAULT_STORE = Path("gr2-store")
-Name = Annotated[str, typer.Argument(help="Name of the dataset in the store.", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(help="Name of the dataset in the store.", metavar="NAME", autocompletion=complete_datasets),
+]
 
 
 def open_store(folder: Path, *, create: bool = False) -> "Store":

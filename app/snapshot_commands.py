@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands import Given, OptionsOf, add_command
+from app.completion import complete_datasets, complete_snapshots
 from app.options import DEFAULT_STORE, StoreOption, open_store, print_table, say
 from app.ruleset_commands import say_unjudged
 from curate.snapshots import SnapshotSettings
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
     from store.snapshots import Snapshot
 
 Reference = Annotated[
-    str, typer.Argument(help="Snapshot: NAME for its newest version, or NAME@VERSION.", metavar="NAME")
+    str,
+    typer.Argument(
+        help="Snapshot: NAME for its newest version, or NAME@VERSION.",
+        metavar="NAME",
+        autocompletion=complete_snapshots,
+    ),
 ]
 
 
@@ -32,7 +38,10 @@ def register(cli: typer.Typer) -> None:
 def publish(
     name: Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")],
     given: Annotated[Given, OptionsOf(SnapshotSettings)],
-    dataset: Annotated[str | None, typer.Option(help="Dataset to publish from. Default: the one called NAME.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Dataset to publish from. Default: the one called NAME.", autocompletion=complete_datasets),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write training data as Parquet, named by the hash of what it holds.

@@ -8,7 +8,7 @@ import typer
 from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 from app.ruleset_commands import say_unjudged
-from curate.traces.planning import RequestSettings, SamplingSettings
+from curate.traces.settings import RequestSettings, SamplingSettings
 from curate.traces.teachers.settings import OpenAISettings
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands import Given, OptionsOf, add_command
+from app.completion import complete_snapshots, complete_students
 from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, say
 from app.progress import status_line
 from train.dapo.settings import DapoSettings
@@ -18,15 +19,24 @@ if TYPE_CHECKING:
 
 Reference = Annotated[
     str,
-    typer.Argument(help="Snapshot: NAME, NAME@VERSION or its folder.", metavar="SNAPSHOT"),
+    typer.Argument(
+        help="Snapshot: NAME, NAME@VERSION or its folder.", metavar="SNAPSHOT", autocompletion=complete_snapshots
+    ),
 ]
 SnapshotOption = Annotated[
     str | None,
-    typer.Argument(help="Snapshot to train on: NAME, NAME@VERSION or its folder.", metavar="SNAPSHOT"),
+    typer.Argument(
+        help="Snapshot to train on: NAME, NAME@VERSION or its folder.",
+        metavar="SNAPSHOT",
+        autocompletion=complete_snapshots,
+    ),
 ]
 StudentOption = Annotated[
     str | None,
-    typer.Option(help="Model to begin with: a student of the store, a folder, or a name on the hub."),
+    typer.Option(
+        help="Model to begin with: a student of the store, a folder, or a name on the hub.",
+        autocompletion=complete_students,
+    ),
 ]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the new student.")]
 ResumeOption = Annotated[
@@ -52,10 +62,10 @@ def init(
 
     Example: gr2 train init beauty --name newborn --size tiny
     """
+    settings = InitSettings(**given)
     prepare_training("gr2 train")
     from train.students.initialization import init_from_snapshot
 
-    settings = InitSettings(**given)
     done = init_from_snapshot(open_store(store), snapshot, name, settings.size, seed=settings.seed)
     print_student(name, done)
 
@@ -76,6 +86,7 @@ def midtrain(
 
     Example: gr2 train midtrain beauty-texts --student Qwen/Qwen3-8B --name beauty-mid
     """
+    settings = MidtrainSettings(**given)
     prepare_training("gr2 train")
     from train.midtrain.training import train_midtrain
 
@@ -86,7 +97,7 @@ def midtrain(
             reference,
             begin,
             name,
-            MidtrainSettings(**given),
+            settings,
             codebook_rows=codebook_rows,
             resume=resume,
             on_progress=on_progress,
@@ -106,10 +117,10 @@ def sft(
 
     Example: gr2 train sft beauty --student newborn --name beauty-sft --epochs 2
     """
+    settings = SftSettings(**given)
     prepare_training("gr2 train")
     from train.sft.training import train_sft
 
-    settings = SftSettings(**given)
     reference, begin = _begin(snapshot, student, resume=resume)
     with status_line() as on_progress:
         done = train_sft(open_store(store), reference, begin, name, settings, resume=resume, on_progress=on_progress)
@@ -128,10 +139,10 @@ def dapo(
 
     Example: gr2 train dapo beauty-prompts --student beauty-sft --name beauty-dapo --steps 200
     """
+    settings = DapoSettings(**given)
     prepare_training("gr2 train")
     from train.dapo.training import train_dapo
 
-    settings = DapoSettings(**given)
     reference, begin = _begin(snapshot, student, resume=resume)
     with status_line() as on_progress:
         done = train_dapo(open_store(store), reference, begin, name, settings, resume=resume, on_progress=on_progress)

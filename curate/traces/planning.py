@@ -15,83 +15,17 @@ import polars as pl
 from curate.datasets.catalogue import find_dataset
 from curate.datasets.sources import choose_sources
 from curate.traces.rulesets import Ruleset, describe_unjudged, find_ruleset, unjudged_traces
+from curate.traces.settings import SamplingSettings
 from curate.traces.tasks import ListedTask, load_tasks, render_list
 from curate.traces.teachers.protocol import Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Session, Store
-from store.settings import check, option
 
 PROMPT_BATCH = 1_000
 ID_DIGITS = 32
 
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """What one run asks for.
-
-    split: whose lists. template and strategy: None means by the other's default. max_attempts samples are drawn for
-    each prompt until `num_accepted` of them pass `ruleset`. limit: how many lists, None for all. sid_version and
-    pre_ranker: None means the newest, and the only one.
-    """
-
-    dataset: str
-    split: str = option("train", help="Split whose lists are used.", choices=("train", "valid", "test"), group="Lists")
-    strategy: str | None = option(
-        None,
-        help="rejection: the teacher does not see the target, and answers that miss it are rejected. targeted: the "
-        "teacher sees the target. Default: that of the template.",
-        choices=("rejection", "targeted"),
-        group="Prompt",
-    )
-    template: str | None = option(
-        None,
-        help="Prompt template, or a file NAME.vN.jinja. Default: rerank_evidence.v1, or rerank_targeted.v1 for "
-        "strategy targeted.",
-        group="Prompt",
-    )
-    knowledge_priming: bool = option(
-        True, help="Tell the teacher which kinds of items people buy one after the other.", group="Prompt"
-    )
-    ruleset: str = option(
-        "paper", help="Ruleset that decides which traces are accepted: paper, strict, answered.", group="Sampling"
-    )
-    max_attempts: int = option(4, help="Maximum number of samples per prompt.", low=1, group="Sampling")
-    num_accepted: int = option(
-        1, help="Number of accepted samples after which a prompt is not sampled again.", low=1, group="Sampling"
-    )
-    temperature: float = option(
-        1.0, help="Sampling temperature; 0 is deterministic.", low=0.0, high=2.0, group="Sampling"
-    )
-    max_tokens: int = option(1024, help="Maximum length of a completion, in tokens.", low=1, group="Sampling")
-    limit: int | None = option(None, help="Maximum number of candidate lists.", low=1, group="Lists")
-    sid_version: str | None = option(
-        None, help="Version of the semantic IDs. Default: the newest that is fit for training.", group="Lists"
-    )
-    pre_ranker: str | None = option(
-        None, help="Pre-ranker whose candidate lists are used, if there are several.", group="Lists"
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-        if self.num_accepted > self.max_attempts:
-            raise InputError(
-                f"`num_accepted` is {self.num_accepted}; it must not be more than `max_attempts`, {self.max_attempts}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSettings:
-    """How requests are sent. It decides nothing of what is asked."""
-
-    concurrency: int = option(64, help="Maximum number of concurrent requests.", low=1, group="Endpoint")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-REQUESTS = RequestSettings()
 
 DEFAULT_TEMPLATES = {"rejection": "rerank_evidence.v1", "targeted": "rerank_targeted.v1"}
 

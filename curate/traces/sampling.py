@@ -18,17 +18,9 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.traces.planning import (
-    REQUESTS,
-    OpenPrompt,
-    Plan,
-    RequestSettings,
-    SamplingSettings,
-    find_open_lists,
-    open_prompts,
-    plan_sampling,
-)
+from curate.traces.planning import OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
 from curate.traces.recording import JudgedTrace, Recovery, commit_traces, judge_record, recover
+from curate.traces.settings import REQUESTS, RequestSettings, SamplingSettings
 from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
 from store import Store
 from store.journals import JournalWriter

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from curate.evaluation.rankers.protocol import Ranked, read_ranking
-from curate.traces.planning import REQUESTS, RequestSettings
+from curate.traces.settings import REQUESTS, RequestSettings
 from curate.traces.tasks import render_task
 from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from prompts.completion import completion_schema

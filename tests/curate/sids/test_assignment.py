@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from curate.sids.assignment import assign_semantic_ids
-from curate.sids.settings import EmbedderSettings
 from curate.sids.quantizers import ResidualCodebooks, ResidualKMeans
+from curate.sids.settings import EmbedderSettings
 from curate.sids.versions import model_folder
 from curate.traces.planning import SamplingSettings, plan_sampling
 from curate.traces.teachers.evidence import EvidenceTeacher

@@ -184,6 +184,6 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Stor
         DapoSettings(num_iterations=2, save_steps=5)
     with pytest.raises(InputError, match="`num_generations` is 1"):
         DapoSettings(num_generations=1)
-    with pytest.raises(InputError, match="`min_pass_rate` is 0.9; it must not be above `max_pass_rate`, 0.1"):
+    with pytest.raises(InputError, match=r"`min_pass_rate` is 0\.9; it must not be above `max_pass_rate`, 0\.1"):
         DapoSettings(min_pass_rate=0.9, max_pass_rate=0.1)
     assert not student_folder(inputs, "x").exists()
