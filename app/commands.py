@@ -42,43 +42,36 @@ class OptionsOf:
 
 
 class _Parameter(NamedTuple):
-    """A field as typer takes it, and how what was typed becomes the field's value."""
+    """A field as typer takes it. several: its values are typed with commas between them."""
 
     annotation: Any
     default: Any
-    read: Callable[[Any], Any]
+    several: bool
 
     @classmethod
     def of(cls, name: str, known: Option, kind: Any, default: Any) -> "_Parameter":
         bare = _without_none(kind)
-        read: Callable[[Any], Any] = lambda value: value  # noqa: E731
-        if get_origin(bare) is tuple:
-            # Several values are typed with commas between them.
-            kind, read = str, lambda text: tuple(text.split(","))
-            default = default and ",".join(default)
-        elif default is None:
-            kind = bare | None
+        several, is_switch = get_origin(bare) is tuple, bare is bool
+        if several:
+            bare, default = str, default and ",".join(default)
         flag = "--" + (known.flag or name).replace("_", "-")
-        is_switch = bare is bool
-        shown = [] if default is None or is_switch else [f"default: {default}"]
+        facts = [] if default is None or is_switch else [f"default: {default}"]
         if known.allowed and not known.choices:
-            shown.append(known.allowed)
-        return cls(
-            Annotated[
-                kind,
-                typer.Option(
-                    # What is on by default needs a flag to turn it off.
-                    f"{flag}/--no-{flag[2:]}" if is_switch and default else flag,
-                    help=f"{known.help}  [{'; '.join(shown)}]" if shown else known.help,
-                    show_default=is_switch,
-                    metavar="|".join(known.choices) or None,
-                    rich_help_panel=known.group,
-                    autocompletion=(lambda: list(known.choices)) if known.choices else None,
-                ),
-            ],
-            default,
-            read,
+            facts.append(known.allowed)
+        option = typer.Option(
+            # What is on by default needs a flag to turn it off.
+            f"{flag}/--no-{flag[2:]}" if is_switch and default else flag,
+            help=f"{known.help}  [{'; '.join(facts)}]" if facts else known.help,
+            show_default=is_switch,
+            metavar="|".join(known.choices) or None,
+            rich_help_panel=known.group,
+            autocompletion=(lambda: list(known.choices)) if known.choices else None,
         )
+        return cls(Annotated[bare if default is not None else bare | None, option], default, several)
+
+    def read(self, value: Any) -> Any:
+        """What was typed, as the field's value."""
+        return tuple(value.split(",")) if self.several else value
 
 
 def _without_none(kind: Any) -> Any:
@@ -138,26 +131,28 @@ def add_command(group: typer.Typer, function: Callable[..., None], name: str | N
 
 
 def _expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with a signature that typer understands."""
     own: dict[str, inspect.Parameter] = {}
     parts: dict[str, dict[str, _Parameter]] = {}
     for parameter in inspect.signature(function).parameters.values():
-        metadata = getattr(parameter.annotation, "__metadata__", ())
-        found: dict[str, _Parameter] = {}
-        for each in metadata:
-            if isinstance(each, OptionsOf):
-                found |= each.parameters()
-        if not found:
+        part = {
+            name: option
+            for settings in getattr(parameter.annotation, "__metadata__", ())
+            if isinstance(settings, OptionsOf)
+            for name, option in settings.parameters().items()
+        }
+        if not part:
             own[parameter.name] = parameter.replace(kind=parameter.KEYWORD_ONLY)
             continue
-        parts[parameter.name] = found
-        for name, (annotation, default, _) in found.items():
+        parts[parameter.name] = part
+        for name, (annotation, default, _) in part.items():
             own[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     @wraps(function)
     def run(ctx: typer.Context, **values: Any) -> None:
         for part, known in parts.items():
-            typed = {name: (values.pop(name), parameter.read) for name, parameter in known.items()}
-            values[part] = {name: read(value) for name, (value, read) in typed.items() if _is_typed(ctx, name)}
+            every = {name: values.pop(name) for name in known}
+            values[part] = {name: known[name].read(value) for name, value in every.items() if _is_typed(ctx, name)}
         function(**values)
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -41,6 +41,7 @@ def simulate(
     """
     from curate.datasets.simulation import simulate as simulate_dataset
 
+    # Before a store is made for nothing.
     SimulatorSettings(**given)
     print_ingest(simulate_dataset(open_store(store, create=True), name, **given))
 

@@ -147,10 +147,10 @@ def test_a_split_by_time_wants_times(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k_core": -1}, "k-core"),
-        ({"test_share": 0.95}, "shares"),
-        ({"valid_share": 0}, "shares"),
-        ({"split": "x"}, "split"),
+        ({"k_core": -1}, "`k_core` is -1; it must be 0 or more"),
+        ({"test_share": 0.95}, "`test_share` is 0.95; each must be"),
+        ({"valid_share": 0}, "`valid_share` is 0 and `test_share`"),
+        ({"split": "x"}, "`split` is 'x'; it must be last or time"),
     ],
 )
 def test_settings_out_of_range_are_clear_errors(options: dict[str, Any], message: str) -> None:
