@@ -123,7 +123,7 @@ def load_moves(session: Session, chosen: TraceFilter) -> pl.DataFrame:
 
 
 def make_funnel(overview: Overview) -> pl.DataFrame:
-    """The STAGES in their order: stage, traces (of the first one prompts), lost. NOT_JUDGED follows where it holds some.
+    """The STAGES in their order: stage, traces (of the first, prompts), lost. NOT_JUDGED follows where it holds some.
 
     traces of one of LOSSES: those that are not lost here nor before; lost is None at other stages.
     """

@@ -10,7 +10,6 @@ from curate.sids.embedding.embedders import TextEmbedder, TfidfSvdEmbedder
 from curate.sids.embedding.openai_embedder import OpenAIEmbedder
 from curate.sids.quantizers import FittedQuantizer, ResidualCodebooks, ResidualKMeans
 from curate.sids.settings import EmbedderSettings
-from store.errors import InputError
 from store.installation import missing_package
 
 OpenEmbedder = Callable[[EmbedderSettings, Path, Sequence[str]], TextEmbedder]
