@@ -50,7 +50,7 @@ class Labeller:
         self.done = 0
         self.waits: list[float] = []
         page.goto(address)
-        page.get_by_label("Your name, as it will stand").fill(name)
+        page.get_by_label("Your name").fill(name)
         page.keyboard.press("Enter")
         expect(page.get_by_text("Completion as received")).to_be_visible(timeout=60_000)
 

@@ -109,7 +109,7 @@ def main() -> None:
                 with chromium(playwright, width, 1400, scheme) as context:
                     page = context.pages[0]
                     page.goto(f"{app.address}/label")
-                    page.get_by_label("Your name, as it will stand").fill("Ann")
+                    page.get_by_label("Your name").fill("Ann")
                     page.keyboard.press("Enter")
                     expect(page.get_by_text("New queue")).to_be_visible(timeout=60_000)
                     for picture in pictures:

@@ -1,6 +1,6 @@
-"""The page of agreement: how far people who label agree with each other and with the rules, and where they do not.
+"""The page Agreement: how well annotators agree with each other and with the rules, and where they disagree.
 
-It draws; what it draws comes from `curate.review.agreement`. Annotators' and queues' names are shown as text, never as
+This module only draws; `curate.review.agreement` computes. Names of annotators and queues are shown as text, never as
 HTML or Markdown.
 """
 
@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, either, nominal, quantitative
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import to_traces
+from app.browser.pages import draw_title, to_traces
 from curate.review.agreement import (
     COHEN,
     RESAMPLES,
@@ -27,22 +27,24 @@ from curate.traces.filter import TraceFilter
 from store import Store
 
 MOST_ROWS = 500
-SHARE = st.column_config.NumberColumn(format="percent")
 FIGURE = st.column_config.NumberColumn(format="%.3f")
 TRACE = st.column_config.LinkColumn("trace", display_text="open", width="small")
 
 
 def draw_agreement(store: Store) -> None:
     """Draw the page."""
-    st.subheader("Agreement")
+    draw_title(
+        "Agreement",
+        "How well the people who label agree with each other and with the rules, and on which traces they disagree.",
+    )
     chosen = choose_filter(store)
     queues = load_labelled_queues(store)
     left, right = st.columns(2, vertical_alignment="bottom")
     queue_id = left.selectbox(
-        "Labelled in the queue",
+        "Queue",
         list(queues),
         index=None,
-        placeholder="any, or none",
+        placeholder="any",
         key="agreement-queue",
         format_func=lambda queue_id: f"{queues[queue_id]} ({queue_id[:6]})",
         bind="query-params",
@@ -51,19 +53,19 @@ def draw_agreement(store: Store) -> None:
         "Count unsure",
         value=True,
         key="agreement-unsure",
-        help="On: unsure is a label of its own, as far from good as from bad. Off: it is left out, as skip always is.",
+        help="On: unsure counts as a third label. Off: it is left out. Skip is always left out.",
         bind="query-params",
     )
     labels = load_judgements(store, chosen, queue_id=queue_id, unsure=unsure)
     if labels.height == 0:
         if chosen == TraceFilter() and queue_id is None:
-            st.info("Nobody labelled yet: label traces on the page Label.")
+            st.info("There are no labels yet. Make a queue and label traces on the page Label.")
         else:
-            st.info("No label on what the filter and the queue leave. Widen them, or label traces on the page Label.")
+            st.info("The filter and the queue leave no labelled trace. Widen them, or label more on the page Label.")
         return
     annotators = labels["annotator"].unique().sort().to_list()
     if len(annotators) == 1:
-        st.info("One annotator only: agreement needs two. How the labels go with the rules stands below.")
+        st.info("Only one person has labelled, and agreement needs two. Below you see how the labels match the rules.")
     else:
         draw_figures(measure_agreement(labels))
     rules = measure_rules(labels)
@@ -73,18 +75,18 @@ def draw_agreement(store: Store) -> None:
         draw_linked(
             "Traces that people disagree on",
             find_disagreements(labels),
-            "No trace is good to one and bad to another.",
+            "No trace is called good by one person and bad by another.",
         )
     draw_linked(
-        "Traces that people and ruleset paper disagree on",
+        "Traces where people disagree with ruleset paper",
         find_ruleset_disagreements(labels),
-        "Wherever people lean to good or bad, ruleset paper says the same.",
+        "Ruleset paper agrees with the majority of labels on every trace.",
     )
     draw_annotators(labels)
 
 
 def draw_figures(figures: list[Agreement]) -> None:
-    """Each statistic as a point with its interval, and in a table."""
+    """Each statistic as a point with its interval, and as a row of a table."""
     table = pl.DataFrame(figures, infer_schema_length=None).select(
         pl.col("measure"),
         annotators=pl.when(pl.col("measure") == COHEN)
@@ -97,15 +99,27 @@ def draw_figures(figures: list[Agreement]) -> None:
         note="note",
     )
     draw_intervals(table.with_columns(name=pl.concat_str("measure", pl.lit(": "), "annotators")))
-    st.dataframe(table, hide_index=True, column_config=dict.fromkeys(("value", "low", "high"), FIGURE))
+    st.dataframe(
+        table,
+        hide_index=True,
+        placeholder="–",
+        column_config={
+            **dict.fromkeys(("value", "low", "high"), FIGURE),
+            "measure": st.column_config.TextColumn(width=150),
+            "annotators": st.column_config.TextColumn(width=120),
+            "traces": st.column_config.NumberColumn(width=60),
+            "note": st.column_config.TextColumn(width=370),
+        },
+    )
     st.caption(
-        "Agreement beyond chance; 0: as often as by chance, 1: always. Intervals: 95% percentile bootstrap over "
-        f"traces, {RESAMPLES:,} resamples; where all labels agree they have no width, however few labels there are."
+        "Agreement beyond chance: 0 means as often as by chance, 1 means always. Low and high are the ends of the 95% "
+        f"percentile bootstrap interval over traces ({RESAMPLES:,} resamples). If all labels agree, the interval has "
+        "no width, even for few labels."
     )
 
 
 def draw_intervals(table: pl.DataFrame) -> None:
-    """Points with their intervals, in the order given; what is undefined is left to the table."""
+    """Points with their intervals, in the order given. Undefined values appear only in the table."""
     shown = table.filter(pl.col("value").is_not_null())
     if shown.height == 0:
         return
@@ -121,7 +135,7 @@ def draw_intervals(table: pl.DataFrame) -> None:
     }
     interval = quantitative(
         "low",
-        title="agreement beyond chance, 95%",
+        title="agreement beyond chance, with the 95% interval",
         scale={"domain": [least, 1], "nice": True},
         axis={"tickCount": 10},
     )
@@ -137,10 +151,10 @@ def draw_intervals(table: pl.DataFrame) -> None:
 
 
 def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataFrame) -> None:
-    """Two annotators' labels against each other, and people's against a rule's verdicts."""
+    """Two annotators' labels against each other, and all labels against a rule's verdicts."""
     left, right = st.columns(2)
     with left:
-        st.markdown("#### Two annotators")
+        st.markdown("##### Two annotators")
         if len(annotators) > 1:
             one, other = st.columns(2)
             first: str = one.selectbox("Rows", annotators, key="agreement-first")
@@ -148,9 +162,9 @@ def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataF
             second: str = other.selectbox("Columns", others, key="agreement-second")
             draw_cells(confuse_annotators(labels, first, second), first, second, "traces")
         else:
-            st.info("There is no second annotator.")
+            st.info("Only one person has labelled.")
     with right:
-        st.markdown("#### People and a rule")
+        st.markdown("##### People against a rule")
         names = {f"{kind} {name}": name for kind, name in rules.select("kind", "name").rows()}
         rulesets = [name for name in names if name.startswith("ruleset")]
         options = rulesets + [name for name in names if name not in rulesets]
@@ -167,7 +181,7 @@ def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataF
 
 
 def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> None:
-    """A heat map of counts, each written in its cell; cells: first, second and the column `counted`."""
+    """A heat map with counts in its cells. cells: first, second and the column `counted`."""
     most = max(1, *cells[counted].to_list())
     shared = {
         "x": nominal(
@@ -177,7 +191,7 @@ def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> No
             axis={"orient": "top", "labelAngle": 0},
         ),
         "y": nominal("first", title=rows, sort=cells["first"].unique(maintain_order=True).to_list()),
-        # A colon, for Vega takes a field that is called image for the address of one.
+        # The colon keeps Vega from loading a field called "image" as the address of a picture.
         "tooltip": [
             nominal("first", title=f"{rows}:"),
             nominal("second", title=f"{columns}:"),
@@ -199,13 +213,20 @@ def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> No
             },
         },
     ]
-    draw_chart(cells, {"layer": layers, "height": 280})
+    draw_chart(cells, {"layer": layers, "height": 240})
 
 
 def draw_rules(rules: pl.DataFrame) -> None:
-    """How each rule and ruleset goes with what people say."""
-    st.markdown("#### Rules and rulesets against people")
-    counts = ("good_passed", "good_failed", "bad_passed", "bad_failed")
+    """How well each rule and ruleset matches people's labels."""
+    st.markdown("##### Rules and rulesets against people")
+    counts = {
+        f"{said}_{verdict}": st.column_config.NumberColumn(
+            f"{said} {mark}", width=60, help=f"Labels {said} on traces that {verdict}."
+        )
+        for said in ("good", "bad")
+        for verdict, mark in (("passed", "✓"), ("failed", "✗"))
+    }
+    number = st.column_config.NumberColumn
     st.dataframe(
         rules.select(
             pl.concat_str("kind", pl.lit(" "), "name").alias("rule"),
@@ -213,21 +234,27 @@ def draw_rules(rules: pl.DataFrame) -> None:
         ),
         hide_index=True,
         height="content",
+        placeholder="–",
+        # A note says why a value is undefined. It does not fit on a small screen: the table's menu shows it.
+        column_order=("rule", "agreement", "kappa", "low", "high", "precision", "recall", "labels", *counts),
         column_config={
-            **{name: name.replace("_", ", ") for name in counts},
-            **dict.fromkeys(("agreement", "precision", "recall"), SHARE),
-            **dict.fromkeys(("kappa", "low", "high"), FIGURE),
+            "rule": st.column_config.TextColumn(width=145),
+            "labels": number(width=60),
+            **counts,
+            **{name: number(format="percent", width=80) for name in ("agreement", "precision", "recall")},
+            **{name: number(format="%.3f", width=60) for name in ("kappa", "low", "high")},
         },
     )
     st.caption(
-        "Good and bad only; every person's label counts once. Kappa is Cohen's, with its 95% interval. Precision: of "
-        "what fails the rule, the share that people call bad; recall: of what people call bad, the share that fails it."
+        "Only labels good and bad count. ✓ counts labels on traces that pass the rule, ✗ on traces that fail it. Kappa "
+        "is Cohen's kappa, with low and high as the ends of its 95% interval. Precision: of the labels on traces that "
+        "fail the rule, the share that is bad. Recall: of the bad labels, the share on traces that fail the rule."
     )
 
 
 def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
-    """Rows of traces, each with a link that opens it; `nothing` where there is none."""
-    st.markdown(f"#### {title}")
+    """A table of traces with links, or the text `nothing` if there are none."""
+    st.markdown(f"##### {title}")
     if found.height == 0:
         st.info(nothing)
         return
@@ -238,24 +265,24 @@ def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
         column_config={
             "trace_id": TRACE,
             "share": st.column_config.NumberColumn(
-                "smaller side",
+                "minority",
                 format="percent",
                 width="small",
-                help="Among those who say good or bad, the share of the fewer; 50% is most divided",
+                help="The minority's share of the labels good and bad. 50% is the strongest disagreement.",
             ),
-            "accepted": st.column_config.CheckboxColumn(width="small", help="By ruleset paper"),
-            "people": st.column_config.TextColumn(width="small", help="What more of them say"),
+            "accepted": st.column_config.CheckboxColumn(width="small", help="Accepted by ruleset paper."),
+            "people": st.column_config.TextColumn(width="small", help="The majority's label."),
             "failed_rules": "failed rules",
-            **dict.fromkeys(("good", "bad", "unsure"), st.column_config.ListColumn(width="medium")),
+            **dict.fromkeys(("good", "bad", "unsure"), st.column_config.ListColumn(width=140)),
         },
     )
     if found.height > MOST_ROWS:
-        st.caption(f"The first {MOST_ROWS:,} of {found.height:,}.")
+        st.caption(f"Only the first {MOST_ROWS:,} of {found.height:,} are shown.")
 
 
 def draw_annotators(labels: pl.DataFrame) -> None:
-    """Who labelled."""
-    st.markdown("#### Annotators")
+    """Who labelled, and how much."""
+    st.markdown("##### Annotators")
     st.dataframe(
         summarize_annotators(labels),
         hide_index=True,

@@ -1,12 +1,13 @@
-"""Who is labelling: asked once, then kept in a cookie of the browser; a sign-in (`st.login`) goes before.
+"""Who is labelling: asked once, then kept in a cookie of the browser. A sign-in (`st.login`) takes precedence.
 
-A link never carries the name, so that whoever opens it labels under their own.
+A link never carries the name, so everybody labels under their own.
 """
 
 from urllib.parse import quote, unquote
 
 import streamlit as st
 
+from app.browser.pages import draw_title
 from curate.review.labelling import check_annotator
 from store import InputError
 
@@ -15,15 +16,16 @@ YEAR_SECONDS = 31_536_000
 
 
 def ask_annotator() -> str | None:
-    """The annotator's name; where it is not known yet, draws the question and returns None."""
+    """The annotator's name. If it is unknown, draw the form that asks for it and return None."""
     name = known_annotator()
     if name is not None:
         if unquote(st.context.cookies.get(COOKIE, "")) != name and not signed_in():
             remember(name)
         return name
+    draw_title("Label", "Read traces one by one and say which are good. Labels can select the traces of a snapshot.")
     with st.form("annotator"):
-        asked = st.text_input("Your name, as it will stand beside your labels", key="annotator-name")
-        if st.form_submit_button("Begin", type="primary"):
+        asked = st.text_input("Your name (stored with your labels)", key="annotator-name")
+        if st.form_submit_button("Start", type="primary"):
             try:
                 check_annotator(asked)
             except InputError as error:
@@ -35,7 +37,7 @@ def ask_annotator() -> str | None:
 
 
 def known_annotator() -> str | None:
-    """The name that a sign-in, this session or the cookie gives; None where none does, or it cannot be one."""
+    """The name from the sign-in, this session or the cookie. None if there is none, or it is not a valid name."""
     signed = str(st.user.get("email") or st.user.get("name") or "") if signed_in() else ""
     name = signed or st.session_state.get("annotator-known", unquote(st.context.cookies.get(COOKIE, "")))
     try:
@@ -46,17 +48,17 @@ def known_annotator() -> str | None:
 
 
 def forget_annotator() -> None:
-    """Ask for the name again: somebody else sits down here."""
+    """Ask for the name again, for another person at this browser."""
     st.session_state["annotator-known"] = ""
 
 
 def signed_in() -> bool:
-    """Whether somebody signed in by `st.login`; False where no provider is set up."""
+    """Whether somebody signed in with `st.login`. False if no provider is set up."""
     return bool(st.user.get("is_logged_in", False))
 
 
 def remember(name: str) -> None:
-    """Keep the name for later visits. Percent-encoded it is letters, digits and -._~%, which no script can break."""
+    """Keep the name for later visits. It is percent-encoded, so it cannot break out of the script."""
     st.html(
         f"<script>document.cookie = '{COOKIE}={quote(name, safe='')}; path=/; max-age={YEAR_SECONDS}; "
         "SameSite=Lax'</script>",

@@ -1,8 +1,8 @@
 """The page Compare: all attempts on one candidate list, two of them word by word, and two configurations compared.
 
-It draws; what it draws comes from `curate.review.attempts`, `curate.review.text_diff` and
-`curate.review.configurations`. A link opens a list by the id of the list, of a prompt or of a trace. Text from models
-and catalogues is shown by elements that know no markup.
+This module only draws; `curate.review.attempts`, `curate.review.text_diff` and `curate.review.configurations` compute.
+A link opens a list by the id of the list, of a prompt or of a trace. Text from models and catalogues is shown by
+elements that do not interpret markup.
 """
 
 from urllib.parse import urlencode
@@ -13,7 +13,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from app.browser.charts import draw_chart, either, nominal, quantitative
-from app.browser.pages import to_traces
+from app.browser.pages import draw_title, to_traces
 from curate.review.attempts import (
     Attempt,
     ListAttempts,
@@ -35,14 +35,17 @@ from curate.review.configurations import (
 )
 from curate.review.text_diff import ReadText, diff_lines, diff_texts, read_text
 from curate.review.trace_text import name_of
+from curate.traces.tasks import ListedTask
 from store import Store
 
 ONE_LIST = "Attempts on one list"
-TWO_ARMS = "Two teachers or templates"
+TWO_CONFIGURATIONS = "Two teachers or templates"
 SHARES = (FIRST_ACCEPTED, SHARE, ANY)
-TAU = "Kendall's tau: 1 is the same order, 0 an unrelated one, -1 the reversed one."
-INPUT = "input"
+TAU = "Kendall's tau is 1 for the same order, 0 for unrelated orders and -1 for the reversed order."
+INPUT = "prompt"
 TITLE_CHARACTERS = 46
+# These columns do not fit on a small screen. The table's menu shows them.
+HIDDEN = ("tokens", "labels")
 CELL = 34
 LABELS = 300
 
@@ -50,20 +53,27 @@ LABELS = 300
 def draw_comparison(store: Store) -> None:
     """Draw the page."""
     asked = next((st.query_params[name] for name in ("list", "prompt", "trace") if st.query_params.get(name)), None)
+    draw_title(
+        "Compare",
+        "All attempts on one candidate list side by side, or two ways to make traces on the lists that both tried.",
+    )
     view = st.segmented_control(
         "Compare",
-        [ONE_LIST, TWO_ARMS],
-        default=ONE_LIST if asked else TWO_ARMS,
+        [ONE_LIST, TWO_CONFIGURATIONS],
+        default=ONE_LIST if asked else TWO_CONFIGURATIONS,
         required=True,
         key="compare-view",
         label_visibility="collapsed",
     )
-    if view == TWO_ARMS:
+    if view == TWO_CONFIGURATIONS:
         draw_configurations(store)
         return
-    typed = st.text_input("List, prompt or trace id", value=asked, key=f"compare-id-{asked}")
+    typed = st.text_input("ID of a list, prompt or trace", value=asked, key=f"compare-id-{asked}")
     if not typed:
-        st.info("Enter an id, or follow a link from a trace or from the lists of the other view.")
+        st.info(
+            "Enter an ID, or follow a link: from a trace on the page Traces, or from a list under "
+            f'"{TWO_CONFIGURATIONS}".'
+        )
         return
     if typed != asked:
         st.query_params.from_dict({"list": typed})
@@ -76,61 +86,78 @@ def draw_comparison(store: Store) -> None:
 def draw_list(store: Store, id_: str) -> None:
     """The attempts on a list, their orders, and two of them in full."""
     tried = load_attempts(store, id_)
-    candidates = [candidate.item.item_id for candidate in tried.listed.task.candidates]
-    st.text(f"List {tried.listed.list_id} of {tried.dataset} {tried.split}, user {tried.user_id}")
+    st.text(f"List {tried.listed.list_id} ({tried.dataset}, {tried.split}), user {tried.user_id}")
     shown = len(tried.attempts)
     if shown < tried.accepted + tried.rejected:
-        st.caption(f"Shown are the first {shown} samples of {tried.accepted + tried.rejected:,}.")
+        st.caption(f"Only the first {shown} of {tried.accepted + tried.rejected:,} attempts are shown.")
     for accepted, count, title in ((True, tried.accepted, "accepted"), (False, tried.rejected, "rejected")):
         st.markdown(f"##### {count:,} {title}")
         group = [attempt for attempt in tried.attempts if attempt.accepted == accepted]
         if group:
-            draw_attempts(group, candidates)
+            draw_attempts(group, tried.listed)
+    if tried.attempts:
+        st.caption(
+            "An order lists the candidates, best first, by their position in the prompt. ★ marks the target. The chart "
+            "below has all titles."
+        )
     draw_orders(tried)
     draw_pair(store, tried, id_)
 
 
-def draw_attempts(attempts: list[Attempt], candidates: list[str]) -> None:
-    """A table of attempts, one a row."""
+def draw_attempts(attempts: list[Attempt], listed: ListedTask) -> None:
+    """A table of attempts."""
+    items = {candidate.item.item_id: candidate.item for candidate in listed.task.candidates}
     rows = [
         {
             "attempt": attempt.name,
             "open": to_traces({"trace": attempt.trace_id}),
             "target": f"{attempt.target_rank or '–'} → {attempt.predicted_rank or '–'}",
-            "failed": ", ".join(attempt.failures),
-            "order": order_text(candidates, attempt.ranking),
-            "teacher": f"{attempt.configuration.teacher}/{attempt.configuration.model}",
+            "order": order_text(list(items), attempt.ranking, listed.target_item_id),
+            "ranked first": name_of(items[attempt.ranking[0]])
+            if attempt.ranking and attempt.ranking[0] in items
+            else "",
+            "failed rules": ", ".join(attempt.failures),
             "template": attempt.configuration.template,
+            "teacher": f"{attempt.configuration.teacher}/{attempt.configuration.model}",
             "temperature": f"{attempt.configuration.temperature:g}",
             "sample": attempt.sample_index,
-            "tokens": "?" if attempt.completion_tokens is None else f"{attempt.completion_tokens:,}",
+            "tokens": attempt.completion_tokens,
             "labels": ", ".join(attempt.labels),
         }
         for attempt in attempts
     ]
+    text = st.column_config.TextColumn
     st.dataframe(
-        pl.DataFrame(rows),
+        pl.DataFrame(rows, schema_overrides={"tokens": pl.Int64}),
         hide_index=True,
         height="content",
+        placeholder="–",
+        column_order=[name for name in rows[0] if name not in HIDDEN],
         column_config={
-            "open": st.column_config.LinkColumn("", display_text="open"),
-            "target": st.column_config.TextColumn(help="Its rank before and after; –: left out, or no order"),
-            "failed": st.column_config.TextColumn(
-                help="Rules that it fails, first the one where ruleset strict loses it"
+            "attempt": text(width=65),
+            "open": st.column_config.LinkColumn("", display_text="open", width=50),
+            "target": text(
+                width=60, help="The target's rank in the prompt → its rank in the answer. A dash: it is not there."
             ),
-            "order": st.column_config.TextColumn(
-                help="Candidates by their number in the input, and how far each moved"
+            "order": text(
+                width=205, help="The candidates, best first, by their position in the prompt. ★ is the target."
             ),
+            "ranked first": text(width=200),
+            "failed rules": text(width=115, help="The first failed rule of ruleset strict comes first."),
+            "template": text(width=125),
+            "teacher": text(width=165, help="Teacher/model."),
+            "temperature": text("temp.", width=55),
+            "sample": st.column_config.NumberColumn(width=60),
         },
     )
 
 
 def draw_orders(tried: ListAttempts) -> None:
-    """Which rank each attempt gives each candidate, and how far attempts agree."""
+    """The rank that each attempt gives each candidate, and how well the attempts agree."""
     read = [attempt for attempt in tried.attempts if attempt.ranking]
     st.markdown("##### Orders")
     if not read:
-        st.info("No order could be read from any attempt.")
+        st.info("No attempt holds an order that could be parsed.")
         return
     candidates = [candidate.item for candidate in tried.listed.task.candidates]
     ids = [item.item_id for item in candidates]
@@ -138,18 +165,20 @@ def draw_orders(tried: ListAttempts) -> None:
     taus_N_N = kendall_taus(ranks_N_K)
     others = taus_N_N[1:, 1:][np.triu_indices(len(read), k=1)]
     figures = st.columns(4)
-    figures[0].metric("orders that can be read", f"{len(read)} of {len(tried.attempts)}")
-    figures[1].metric("distinct orders", len({attempt.ranking for attempt in read}))
-    figures[2].metric("mean tau of two attempts", _mean(others), help=TAU)
-    figures[3].metric("mean tau with the input", _mean(taus_N_N[0, 1:]), help=f"{TAU} The input is the order before.")
+    figures[0].metric("Parsed orders", f"{len(read)} of {len(tried.attempts)}")
+    figures[1].metric("Distinct orders", len({attempt.ranking for attempt in read}))
+    figures[2].metric("Mean tau between attempts", _mean(others), help=TAU)
+    figures[3].metric(
+        "Mean tau with the prompt", _mean(taus_N_N[0, 1:]), help=f"{TAU} Here with the order in the prompt."
+    )
     names = [attempt.name for attempt in read]
     rows = [
         f"{'★ ' if item.item_id == tried.listed.target_item_id else ''}{number} {_short(name_of(item))}"
         for number, item in enumerate(candidates, 1)
     ]
     with st.container(horizontal=True, gap="large"):
-        draw_heat_map("rank given to each candidate, ★ is the target", rows, names, ranks_N_K[1:].T, "rank")
-        draw_heat_map("Kendall's tau of two orders", [INPUT, *names], names, taus_N_N[:, 1:], "tau")
+        draw_heat_map("Rank of each candidate (★: target)", rows, names, ranks_N_K[1:].T, "rank")
+        draw_heat_map("Kendall's tau between orders", [INPUT, *names], names, taus_N_N[:, 1:], "tau")
 
 
 def _mean(values: NDArray[np.float64]) -> str:
@@ -162,7 +191,7 @@ def _short(text: str) -> str:
 
 
 def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: NDArray[np.float64], name: str) -> None:
-    """Figures as coloured cells, small ranks and large taus the darker; nan leaves a cell out."""
+    """Numbers in coloured cells. Small ranks and large taus are darker. nan leaves a cell out."""
     cells = pl.DataFrame(
         [
             {"row": row, "attempt": column, name: float(value)}
@@ -198,7 +227,7 @@ def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: N
     spec = {
         "layer": layers,
         "title": {"text": title, "anchor": "start"},
-        # Streamlit fits labels and title into the size that it is given.
+        # Streamlit fits labels and title into this size too.
         "width": (LABELS if ranks else 60) + CELL * len(columns),
         "height": 70 + 26 * len(rows),
         "config": {"axis": {"labelOverlap": False, "labelFlush": False, "labelBound": False}},
@@ -211,7 +240,7 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
     st.markdown("##### Two attempts")
     pair = pick_pair(tried.attempts, wanted)
     if pair is None:
-        st.info("A pair needs two attempts on this list; there are fewer.")
+        st.info("This list has fewer than two attempts, so there is no pair to compare.")
         return
     names = {attempt.name: attempt for attempt in tried.attempts}
     chosen = [
@@ -230,26 +259,38 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
     ]
     views = load_pair(store, *(attempt.trace_id for attempt in chosen))
     texts = [read_text(view) for view in views]
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns(2, gap="medium")
     with left:
         draw_diff(*texts)
     with right:
-        st.caption("Ranks in the first and in the second; an arrow says how far the second moves a candidate.")
-        st.dataframe(order_moves(tried.listed, chosen[0].ranking, chosen[1].ranking), hide_index=True, height="content")
+        st.caption("The candidates' ranks in both attempts. An arrow shows how far the second moves a candidate.")
+        moves = order_moves(tried.listed, chosen[0].ranking, chosen[1].ranking)
+        st.dataframe(
+            moves,
+            hide_index=True,
+            height="content",
+            placeholder="–",
+            column_order=[name for name in moves.columns if name != "semantic ID"],
+            column_config={
+                **dict.fromkeys(("first", "second"), st.column_config.NumberColumn(width=60)),
+                **dict.fromkeys(("moved", "target"), st.column_config.TextColumn(width=60)),
+                "item": st.column_config.TextColumn(width=270),
+            },
+        )
 
 
 def draw_diff(first: ReadText, second: ReadText) -> None:
-    """The reasonings' differences as text."""
-    st.caption("Reasonings: - stands only in the first, + only in the second; items are ‹codes title›.")
+    """The difference of two reasonings, as text."""
+    st.caption("The reasonings. Lines with - are only in the first, with + only in the second. Items: ‹codes title›.")
     for name, text in (("first", first), ("second", second)):
         if text.source != "reasoning":
-            st.warning(f"The {name} has no reasoning that could be read; this is its {text.source}, as received.")
+            st.warning(f"The {name} has no reasoning that could be parsed. Its {text.source} is shown instead.")
         if text.cut:
-            st.warning(f"The {name} is too long to compare; this is its beginning.")
+            st.warning(f"The {name} is too long to compare. Only its beginning is shown.")
     changes = diff_texts(first.text, second.text)
     st.code(diff_lines(changes) or "(no text)", language="diff", wrap_lines=True)
     if len(changes) == 1 and first.text == second.text:
-        st.caption("They are the same.")
+        st.caption("Both reasonings are the same.")
 
 
 # Two configurations
@@ -260,8 +301,8 @@ def draw_configurations(store: Store) -> None:
     configurations = list_configurations(store)
     if len(configurations) < 2:
         st.info(
-            "This compares two ways to make traces, and there are fewer. Try another teacher, template or temperature "
-            "with gr2 trace."
+            "To compare two ways to make traces, make some with another teacher, template or temperature. For example: "
+            "`gr2 trace NAME --teacher evidence --temperature 1.0`."
         )
         return
     first, second = (
@@ -276,7 +317,7 @@ def draw_configurations(store: Store) -> None:
     )
     compared = compare_configurations(store, first, second)
     if compared.lists == 0:
-        st.info("There is no list that both tried.")
+        st.info("There is no list that both A and B tried. Choose another pair.")
         return
     draw_measures(compared)
     left, right = st.columns(2)
@@ -287,7 +328,7 @@ def draw_configurations(store: Store) -> None:
 
 
 def draw_measures(compared: ConfigurationComparison) -> None:
-    """What both did on the same lists, and which lists either passed."""
+    """The measures of both on the same lists, and on which lists they have an accepted trace."""
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.markdown(f"##### {compared.lists:,} lists that both tried")
@@ -301,7 +342,7 @@ def draw_measures(compared: ConfigurationComparison) -> None:
                     "": measure.name,
                     "A": form.format(measure.first),
                     "B": form.format(measure.second),
-                    "A - B": signed.format(gap.value),
+                    "A − B": signed.format(gap.value),
                     "95% interval": f"{signed.format(gap.low)} to {signed.format(gap.high)}",
                     "lists": f"{gap.n:,}",
                 }
@@ -310,11 +351,11 @@ def draw_measures(compared: ConfigurationComparison) -> None:
         before = (
             ""
             if compared.rank_before is None
-            else f" The target's mean rank in the input is {compared.rank_before:.2f}."
+            else f" The target's mean rank in the prompt is {compared.rank_before:.2f}."
         )
         st.caption(
-            "Accepted: by ruleset paper. Attempts on a list end once enough are accepted, so a share of all attempts "
-            f"favours whoever is accepted early; the first attempt does not.{before}"
+            "Accepted by ruleset paper. Sampling of a list stops at the requested number of accepted traces, so only "
+            f"the first attempts compare A and B without bias.{before}"
         )
     with right:
         st.markdown("##### Lists with an accepted attempt")
@@ -336,9 +377,9 @@ def _part(lists: int, of: int) -> str:
 
 
 def draw_lists(lists: pl.DataFrame) -> None:
-    """Lists with a link to each."""
+    """A table of lists with links."""
     if lists.height == 0:
-        st.info("None.")
+        st.info("There are none.")
         return
     rows = [
         {
@@ -356,8 +397,8 @@ def draw_lists(lists: pl.DataFrame) -> None:
         hide_index=True,
         column_config={
             "list": st.column_config.LinkColumn("list", display_text=r"list=(.{12})"),
-            "rank before": st.column_config.NumberColumn(help="The target's rank in the input"),
-            "rank after A": st.column_config.NumberColumn(help="The target's rank at the first attempt of A"),
-            "rank after B": st.column_config.NumberColumn(help="The target's rank at the first attempt of B"),
+            "rank before": st.column_config.NumberColumn(help="The target's rank in the prompt."),
+            "rank after A": st.column_config.NumberColumn(help="The target's rank in A's first attempt."),
+            "rank after B": st.column_config.NumberColumn(help="The target's rank in B's first attempt."),
         },
     )

@@ -1,7 +1,7 @@
-"""The page of labels: queues, and one trace after the other to be judged, by keyboard alone if one likes.
+"""The page Label: queues of traces, and one trace at a time to label, with the keyboard if you like.
 
-It draws; queues, assignments and events are `curate.review.labelling`'s. A label is stored before the next trace
-appears; after a reload the same trace is there again. Keys wait while somebody types a note.
+This module only draws; `curate.review.labelling` keeps queues, assignments and events. A label is stored before the
+next trace appears, and a reload shows the same trace again. Keys have no effect while somebody types a note.
 """
 
 import time
@@ -11,7 +11,7 @@ import streamlit as st
 
 from app.browser.annotator import ask_annotator, forget_annotator, signed_in
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import escape_markdown
+from app.browser.pages import draw_title, escape_markdown
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.review.labelling import (
     DEFAULT_TAGS,
@@ -27,7 +27,8 @@ from curate.review.labelling import (
     make_queue,
     undo_last,
 )
-from curate.review.trace_pages import load_trace
+from curate.review.trace_pages import count_traces, load_trace
+from curate.traces.filter import TraceFilter
 from store import Gr2Error, Store
 from store.labels import Label
 
@@ -40,14 +41,23 @@ ICONS = {
     Label.SKIP: ":material/skip_next:",
 }
 ORDERS = {
-    Order.RANDOM: "at random, by seed",
+    Order.RANDOM: "random (by seed)",
     Order.LOWEST_PASS_RATE: "lowest pass rate first",
-    Order.DISPUTED: "where judges disagree first",
+    Order.DISPUTED: "judges disagree first",
     Order.NEWEST: "newest first",
 }
-# So soon after a trace was drawn a key is meant for the one before.
+# A key pressed this soon after a trace was drawn was meant for the trace before.
 UNSEEN_SECONDS = 0.3
-# Streamlit gives no element the focus, so a line of script does. It holds nothing of anybody's text.
+# The bar of keys stays below the navigation while the page scrolls. Ten keys and tags fit in one row of 1,200 px.
+BAR = "label-bar"
+BAR_STYLE = f"""<style>
+[data-testid="stLayoutWrapper"]:has(> .st-key-{BAR}) {{position: sticky; top: 3.75rem; z-index: 90}}
+.st-key-{BAR} {{background: light-dark(#fff, #0e1117); padding: .4rem 0;
+  border-bottom: 1px solid rgba(128, 128, 128, .25)}}
+.st-key-{BAR} button {{padding: .2rem .5rem; min-height: 2.1rem}}
+.st-key-{BAR} button p {{font-size: .875rem}}
+</style>"""
+# Streamlit cannot set the focus, so a script does. It contains no text of others.
 FOCUS_NOTE = """<script>
 {
     const note = document.querySelector('input[aria-label="Note"]');
@@ -74,42 +84,47 @@ def draw_labels(store: Store) -> None:
 
 @st.cache_data(show_spinner=False)
 def load_queue(_store: Store, queue_id: str) -> Queue:
-    """The queue, read once: it never changes, and each key would read it again. Its id is of one store alone."""
+    """The queue. It never changes, so it is cached: each key would read it again. Its id is unique across stores."""
     return find_queue(_store, queue_id)
 
 
 def draw_queues(store: Store, annotator: str) -> None:
-    """All queues, and a form for a new one from the filter in the sidebar."""
+    """All queues, and a form for a new one of the filtered traces."""
     chosen = choose_filter(store)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.subheader("Label queues")
-        if not signed_in():
-            st.text(f"You are {annotator}.", width="content")
-            st.button("Somebody else?", key="somebody-else", type="tertiary", on_click=forget_annotator)
+    draw_title(
+        "Label", "Open a queue to label its traces one by one, or make a new queue of the filtered traces below."
+    )
+    if not signed_in():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(f"You label as {annotator}.", width="content")
+            st.button("Change name", key="somebody-else", type="tertiary", on_click=forget_annotator)
     queues = list_queues(store, annotator)
     if queues.height == 0:
-        st.info("No queue yet. Choose traces by the filter at the left, then make one.")
+        if count_traces(store, TraceFilter()) == 0:
+            st.info("This store has no traces to label. Run `gr2 trace NAME --teacher evidence` first.")
+        else:
+            st.info("There are no queues yet. Choose traces with the filter on the left, then make a queue below.")
     for row in queues.iter_rows(named=True):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.text(row["name"], width=260)
-            st.text(f"{row['finished']:,} of {row['traces']:,} finished, {row['mine']:,} by you", width=260)
+            st.text(f"{row['finished']:,} of {row['traces']:,} finished, {row['mine']:,} by you", width=280)
             st.progress(row["finished"] / row["traces"])
             if st.button("Open", key=f"open-{row['queue_id']}"):
                 st.query_params[QUEUE] = row["queue_id"]
                 st.rerun()
-    st.subheader("New queue")
+    st.markdown("##### New queue")
     asked = ", ".join(f"{name} {value}" for name, value in chosen.to_query().items())
-    st.text(f"Traces: {asked or 'all; the filter at the left narrows them'}")
+    st.text(f"Traces: {asked or 'all. Narrow them with the filter on the left.'}")
     with st.form("new-queue"):
         left, middle, right = st.columns(3)
         name = left.text_input("Name", key="queue-name")
-        size = left.number_input("Traces", 1, 100_000, 200, key="queue-size")
+        size = left.number_input("Maximum number of traces", 1, 100_000, 200, key="queue-size")
         order = middle.selectbox("Order", list(ORDERS), format_func=lambda order: ORDERS[order], key="queue-order")
         seed = middle.number_input("Seed", 0, None, 0, key="queue-seed")
-        overlap = right.number_input("People for each trace", 1, 100, 1, key="queue-overlap")
-        blind = right.toggle("Blind: hide teacher, verdicts, others' labels", True, key="queue-blind")
-        tags = st.text_input("Tags, by comma", ", ".join(DEFAULT_TAGS), key="queue-tags")
-        if st.form_submit_button("Make the queue", type="primary"):
+        overlap = right.number_input("Labels per trace (by different people)", 1, 100, 1, key="queue-overlap")
+        blind = right.toggle("Blind: hide teacher, verdicts and others' labels", True, key="queue-blind")
+        tags = st.text_input("Tags (comma-separated)", ", ".join(DEFAULT_TAGS), key="queue-tags")
+        if st.form_submit_button("Make queue", type="primary"):
             settings = QueueSettings(
                 name=name,
                 traces=chosen,
@@ -125,47 +140,47 @@ def draw_queues(store: Store, annotator: str) -> None:
 
 
 class Desk:
-    """What one annotator has before them, in Streamlit's session: the assignment, since when, tags and a note.
+    """What one annotator works on, kept in Streamlit's session: the assignment, when it was shown, tags and a note.
 
-    Buttons act on it in callbacks, which run before the page is drawn again. A second press that reaches the next
-    trace before anybody can have seen it does nothing.
+    Buttons change it in callbacks, which run before the page is drawn again. A key that arrives before the annotator
+    can have seen the trace has no effect.
     """
 
     def __init__(self, store: Store, queue: Queue, annotator: str) -> None:
         self.store = store
         self.queue = queue
         self.annotator = annotator
-        # A plain dictionary: each access to Streamlit's session is a place where the next key may break a run off, and
-        # between a stored label and the step to the next trace there must be none.
+        # A plain dictionary: the next key may interrupt a run at any access to Streamlit's session, and that must not
+        # happen between storing a label and moving to the next trace.
         self.state: dict[str, object] = st.session_state.setdefault(f"desk-{queue.queue_id}-{annotator}", {})
 
     def claim_first(self) -> None:
-        """Take a assignment where there is none yet, as after a reload."""
+        """Claim a trace if there is none yet, as after a reload."""
         if self.state.get("assignment") is None:
             self._go_on(claim_next(self.store, self.queue, self.annotator))
 
     @property
     def assignment(self) -> Assignment | None:
-        """What is looked at."""
+        """The trace in work, or None."""
         assignment = self.state.get("assignment")
         return assignment if isinstance(assignment, Assignment) else None
 
     @property
     def progress(self) -> Progress:
-        """How far the queue was at the last step."""
+        """The queue's progress at the last step."""
         progress = self.state["progress"]
         assert isinstance(progress, Progress)
         return progress
 
     @property
     def tags(self) -> list[str]:
-        """The tags that are set; like the note they stay with the trace, and are there again after an undo."""
+        """The chosen tags. Like the note they belong to the trace, so an undo shows them again."""
         tags = self.state.setdefault(f"tags-{self.assignment}", [])
         assert isinstance(tags, list)
         return tags
 
     def toggle(self, assignment: Assignment, tag: str) -> None:
-        """Set a tag, or take it away."""
+        """Add or remove a tag."""
         if assignment != self.assignment:
             return
         if tag in self.tags:
@@ -174,7 +189,7 @@ class Desk:
             self.tags.append(tag)
 
     def label(self, assignment: Assignment, label: Label) -> None:
-        """Store a judgement and go on."""
+        """Store a label and move to the next trace."""
         note = st.session_state.get(self.note_key(assignment))
         since = self.state.get("shown-since")
         if assignment != self.assignment or not isinstance(since, float) or time.monotonic() - since < UNSEEN_SECONDS:
@@ -202,11 +217,11 @@ class Desk:
         self._attempt(go_back)
 
     def note_key(self, assignment: Assignment) -> str:
-        """The key of the note's widget: a note belongs to one trace."""
+        """The key of the note's widget. A note belongs to one trace."""
         return f"note-{self.queue.queue_id}-{assignment.trace_id}"
 
     def _attempt(self, step: Callable[[], tuple[Assignment | None, Progress]]) -> None:
-        """Take a step; where the store cannot take it, say so and stay where we are."""
+        """Take a step. If the store fails, keep the trace and remember the error."""
         try:
             self._go_on(step())
         except Gr2Error as error:
@@ -219,15 +234,17 @@ class Desk:
 
 
 def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
-    """One trace of a queue, and the keys to judge it."""
+    """One trace of a queue, and the keys to label it."""
     desk = Desk(store, queue, annotator)
     desk.claim_first()
     assignment, progress = desk.assignment, desk.progress
+    st.html(BAR_STYLE)
     head = st.container(horizontal=True, vertical_alignment="center")
+    with st.container(key=BAR, gap="xsmall"):
+        draw_keys(desk, assignment)
     if trouble := desk.state.get("trouble"):
-        st.error("Nothing was stored by the last key; the trace is still here, try again.")
+        st.error("The last label was not stored. The trace is still open: try again.")
         st.code(str(trouble), language=None, wrap_lines=True)
-    draw_keys(desk, assignment)
     if assignment is None:
         draw_end(progress)
     else:
@@ -236,9 +253,10 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
             draw_heading(view)
         draw_trace(store, view)
         desk.state["shown-since"] = desk.state["shown-since"] or time.monotonic()
-    # Last: where the progress has moved on, the trace and its keys are there.
+    # Drawn last: when the progress has changed, the trace and its keys are there.
     with head:
-        st.text(f"{queue.settings.name}, {annotator}", width=280)
+        st.subheader("Label", anchor=False, width="content")
+        st.text(f"{queue.settings.name} ({annotator})", width="content")
         st.progress(
             progress.mine / progress.traces,
             text=f"{progress.mine:,} of {progress.traces:,} by you, {progress.finished:,} finished",
@@ -249,8 +267,8 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
 
 
 def draw_keys(desk: Desk, assignment: Assignment | None) -> None:
-    """Verdicts, tags and the note; each is a button with its key."""
-    with st.container(horizontal=True):
+    """Labels, tags and the note. Each is a button that shows its key."""
+    with st.container(horizontal=True, gap="xsmall"):
         for label, key in KEYS.items():
             st.button(
                 label.value.capitalize(),
@@ -261,53 +279,50 @@ def draw_keys(desk: Desk, assignment: Assignment | None) -> None:
                 on_click=desk.label,
                 args=(assignment, label),
             )
-        st.button(
-            "Undo",
-            key="label-undo",
-            shortcut="Z",
-            icon=":material/undo:",
-            on_click=desk.undo,
-            disabled=desk.progress.mine == 0,
-        )
-        if assignment is not None:
-            for place, tag in enumerate(desk.queue.settings.tags, 1):
-                st.button(
-                    f"{'☑' if tag in desk.tags else '☐'} {escape_markdown(tag)}",
-                    key=f"tag-{place}",
-                    shortcut=str(place),
-                    on_click=desk.toggle,
-                    args=(assignment, tag),
-                )
-    if assignment is not None:
-        draw_note(desk, assignment)
+        st.button("Undo", key="label-undo", shortcut="Z", on_click=desk.undo, disabled=desk.progress.mine == 0)
+        if assignment is None:
+            return
+        for place, tag in enumerate(desk.queue.settings.tags, 1):
+            st.button(
+                f"{'☑' if tag in desk.tags else '☐'} {escape_markdown(tag)}",
+                key=f"tag-{place}",
+                shortcut=str(place),
+                on_click=desk.toggle,
+                args=(assignment, tag),
+            )
+        draw_note_button(desk, assignment)
+    draw_note(desk, assignment)
 
 
-def draw_note(desk: Desk, assignment: Assignment) -> None:
-    """N opens the note and puts the cursor there; Enter, Escape or any other step gives the keys back."""
-    key = desk.note_key(assignment)
+def draw_note_button(desk: Desk, assignment: Assignment) -> None:
+    """N opens the note and puts the cursor there."""
 
     def begin() -> None:
         desk.state["noting"] = assignment
         desk.state["typing"] = True
 
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.button("Note", key="note-open", shortcut="N", icon=":material/edit:", on_click=begin)
-        if desk.state.get("noting") == assignment or st.session_state.get(key):
-            st.text_input(
-                "Note",
-                key=key,
-                placeholder="Enter keeps it",
-                label_visibility="collapsed",
-                persist_state="session",
-            )
+    st.button("Note", key="note-open", shortcut="N", on_click=begin)
+
+
+def draw_note(desk: Desk, assignment: Assignment) -> None:
+    """The note, once it is open. Enter, Escape or any other step gives the keys back."""
+    key = desk.note_key(assignment)
+    if desk.state.get("noting") == assignment or st.session_state.get(key):
+        st.text_input(
+            "Note",
+            key=key,
+            placeholder="Write a note. Enter keeps it.",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
     script = FOCUS_NOTE if desk.state.pop("typing", False) else LEAVE_NOTE
     st.html(script.replace("RUN", str(time.time_ns())), unsafe_allow_javascript=True)
 
 
 def draw_end(progress: Progress) -> None:
-    """Nothing is left, for now or for good."""
+    """No trace is left, for now or for good."""
     if progress.open:
-        st.info(f"Others are looking at the last {progress.open:,} traces. Reload the page in a while.")
+        st.info(f"Other people are labelling the last {progress.open:,} traces. Reload the page later.")
     else:
-        st.success("Nothing is left for you in this queue.", icon=":material/done_all:")
-        st.link_button("Agreement", "/agreement")
+        st.success("You have labelled every trace of this queue that is open to you.", icon=":material/done_all:")
+        st.link_button("See the agreement", "/agreement")

@@ -1,4 +1,4 @@
-"""The trace browser: lets people go from page to page."""
+"""The trace browser: its pages and their navigation."""
 
 import streamlit as st
 
@@ -14,7 +14,8 @@ from app.browser.sql_page import draw_sql
 from app.browser.trace_page import draw_traces
 from app.browser.training_page import draw_trainings
 
-# The first is the default and has no path of its own.
+SIDEBAR_PX = 250
+# The first page is the default and has no path of its own.
 PAGES = (
     (draw_overview, "Overview", None),
     (draw_traces, "Traces", "traces"),
@@ -29,9 +30,11 @@ PAGES = (
 
 
 def main() -> None:
-    """Draw the page that was asked for."""
-    st.set_page_config(page_title="gr2", layout="wide")
+    """Draw the requested page."""
+    st.set_page_config(page_title="gr2", layout="wide", initial_sidebar_state=SIDEBAR_PX)
     if must_sign_in():
+        st.subheader("gr2", anchor=False)
+        st.text("Sign in to see the traces. Labels are stored under your email address.")
         st.button("Sign in", type="primary", on_click=st.login, key="sign-in")
         return
     st.navigation(
@@ -41,7 +44,7 @@ def main() -> None:
 
 
 def must_sign_in() -> bool:
-    """Whether a provider is set up in Streamlit's secrets and nobody has signed in by it."""
+    """Whether Streamlit's secrets name a sign-in provider and this user has not signed in yet."""
     return st.secrets.load_if_toml_exists() and "auth" in st.secrets and not signed_in()
 
 

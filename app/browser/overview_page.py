@@ -1,7 +1,7 @@
-"""The page Overview: how many traces there are, how many are good, and where and why the others are lost.
+"""The page Overview: how many traces there are, how many are accepted, and which rules reject the others.
 
-It draws; what it draws comes from `curate.review.overview`. A click on a stage or a cell offers a link to exactly its
-traces. Names of teachers and models are drawn by charts and tables as text, never as HTML or Markdown.
+This module only draws; `curate.review.overview` computes. A click on a stage or a cell offers a link to its traces.
+Charts and tables show names of teachers and models as text, never as HTML or Markdown.
 """
 
 from datetime import timedelta
@@ -12,7 +12,7 @@ import streamlit as st
 
 from app.browser.charts import calculate, draw_chart, draw_clickable, either, nominal, ordinal, quantitative, temporal
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import to_traces
+from app.browser.pages import draw_title, to_traces
 from curate.review.overview import (
     ATTEMPTS,
     LOSSES,
@@ -32,11 +32,11 @@ from curate.review.trace_pages import count_traces
 from curate.traces.filter import TraceFilter
 from store import Store
 
-HEIGHT = 380
+HEIGHT = 340
 KEPT, LOST, NEUTRAL, INK = "#4c78a8", "#e45756", "#888888", "#808495"
 ACCEPTED = "accepted, strict"
 STAGE_NAMES = {"paper": "accepted, paper", "strict": ACCEPTED}
-# One colour for one place whatever the filter.
+# Each place keeps its colour whatever the filter is.
 PLACE_COLOURS = dict(
     zip(
         (*LOSSES, ACCEPTED),
@@ -48,7 +48,12 @@ PLACE_COLOURS = dict(
     )
 )
 DIMENSION_COLOURS = {"template": "#4c78a8", "teacher": "#72b7b2", "temperature": "#b279a2"}
-RATES = ("0", *(f"≤ .{tenths}" for tenths in range(1, 10)), "< 1", "1")
+RATES = ("0", *(f"≤ 0.{tenths}" for tenths in range(1, 10)), "< 1", "1")
+# The other columns of the table of usage can be shown by its menu; all of them are wider than a small screen.
+USAGE_SHOWN = (
+    *("teacher", "model", "attempts", "accepted", "cost_usd", "cost_usd_per_accepted"),
+    *("prompt_tokens_per_accepted", "completion_tokens_per_accepted"),
+)
 USAGE_NAMES = {"cost_usd": "cost", "prompt_tokens": "prompt tokens", "completion_tokens": "completion tokens"}
 RANK_AXIS = {"labelExpr": "datum.value == 0 ? '–' : datum.label", "labelAngle": 0}
 
@@ -56,7 +61,11 @@ RANK_AXIS = {"labelExpr": "datum.value == 0 ? '–' : datum.label", "labelAngle"
 def draw_overview(store: Store) -> None:
     """Draw the page."""
     chosen = choose_filter(store)
-    st.subheader("Overview")
+    draw_title(
+        "Overview",
+        "How many traces there are, how many of them are accepted, and which rules reject the others. The filter on "
+        "the left applies to all figures.",
+    )
     overview = load_overview(store, chosen)
     if overview.attempts.height == 0:
         draw_nothing(store)
@@ -76,38 +85,38 @@ def draw_overview(store: Store) -> None:
 
 
 def draw_nothing(store: Store) -> None:
-    """Why there is nothing to see, and what to do."""
+    """Why the page is empty, and what to do."""
     if count_traces(store, TraceFilter()) == 0:
-        st.info("No trace yet. Make some with gr2 trace NAME --teacher evidence.")
+        st.info("This store has no traces yet. Run `gr2 trace NAME --teacher evidence`, or `gr2 demo` for sample data.")
     else:
-        st.info("No trace fits. Widen the filter.")
+        st.info("No trace matches the filter. Widen or clear it.")
 
 
 def draw_figures(overview: Overview) -> None:
-    """The figures that people look at first."""
+    """The five main figures."""
     columns = st.columns(5)
-    columns[0].metric("traces", f"{overview.attempts['attempts'].sum():,}")
-    columns[1].metric("prompts", f"{overview.prompts:,}")
+    columns[0].metric("Traces", f"{overview.attempts['attempts'].sum():,}")
+    columns[1].metric("Prompts", f"{overview.prompts:,}")
     columns[2].metric(
-        "accepted",
+        "Accepted",
         _percent(share_accepted(overview.attempts)),
-        help="Share of all attempts that ruleset paper accepts. On the page SQL, `from rulesets` says which rules a "
-        "ruleset asks for.",
+        help="Share of all traces that ruleset paper accepts. To see the rules of each ruleset, run `from rulesets` on "
+        "the page SQL.",
     )
     columns[3].metric(
-        "copied",
+        "Order copied",
         _percent(share_copied(overview.attempts)),
-        help="Share of orders that leave the candidates as they came.",
+        help="Share of the answers that repeat the order of the prompt.",
     )
-    columns[4].metric("labelled", f"{overview.labelled:,}")
+    columns[4].metric("Labelled", f"{overview.labelled:,}", help="Traces with at least one label.")
 
 
 def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
-    """How many traces are left after each rule; a click on a stage offers its traces."""
+    """How many traces remain after each rule. A click on a stage offers a link to its traces."""
     funnel = make_funnel(overview).with_columns(
         name=pl.col("stage").replace(STAGE_NAMES), end=pl.col("traces") + pl.col("lost").fill_null(0)
     )
-    # Room for the figures on the right; the axis would say what they say.
+    # Leaves room for the figures on the right, which replace an axis.
     width = 1.6 * funnel.select(pl.col("end").max()).item()
     x = quantitative("start", title=None, axis=None, scale={"domain": [0, width], "nice": False})
     shared = {
@@ -116,8 +125,8 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
         ),
         "tooltip": [
             nominal("name", title="stage"),
-            quantitative("traces", title="left", format=","),
-            quantitative("lost", title="lost here", format=","),
+            quantitative("traces", title="remaining", format=","),
+            quantitative("lost", title="rejected here", format=","),
         ],
     }
     bar = shared | {"x": x, "opacity": either(1, 0.35, param="stage")}
@@ -125,14 +134,14 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
         "color": nominal(
             "part",
             title=None,
-            scale={"domain": ["left", "lost here"], "range": [KEPT, LOST]},
+            scale={"domain": ["remaining", "rejected here"], "range": [KEPT, LOST]},
             legend={"orient": "top"},
         )
     }
     clickable_bar = {"type": "bar", "cursor": "pointer"}
     text = "format(datum.traces, ',') + (datum.lost ? '  (−' + format(datum.lost, ',') + ')' : '')"
     layers = [
-        # The whole row can be clicked, also where its bar has no width.
+        # The whole row can be clicked, even if its bar has no width.
         {
             "mark": clickable_bar,
             "transform": calculate(start="0", width=str(width)),
@@ -141,12 +150,12 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
         },
         {
             "mark": clickable_bar,
-            "transform": calculate(start="0", part="'left'"),
+            "transform": calculate(start="0", part="'remaining'"),
             "encoding": coloured | {"x2": {"field": "traces"}},
         },
         {
             "mark": clickable_bar,
-            "transform": calculate(start="datum.traces", part="'lost here'"),
+            "transform": calculate(start="datum.traces", part="'rejected here'"),
             "encoding": coloured | {"x2": {"field": "end"}},
         },
         {
@@ -159,24 +168,24 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
     clicked = draw_clickable(funnel, {"layer": layers, "height": HEIGHT}, "overview-funnel")
     if clicked is None:
         st.caption(
-            "An attempt is a trace. Each rule keeps what passes it, in the order of ruleset strict. Click a stage for "
-            "its traces."
+            "Traces that remain after each rule, in the order of ruleset strict. An attempt is a trace. Click a row to "
+            "list its traces."
         )
         return
     clicked_stage: str = clicked["stage"]
     row = funnel.row(by_predicate=pl.col("stage") == clicked_stage, named=True)
     if clicked_stage in LOSSES:
-        _link(filter_stage(chosen, clicked_stage), row["lost"], f"lost at {clicked_stage}")
+        _link(filter_stage(chosen, clicked_stage), row["lost"], f"first failed rule {clicked_stage}")
     elif clicked_stage == PROMPTS:
-        _link(chosen, funnel.filter(stage=ATTEMPTS)["traces"].item(), "of these prompts")
+        _link(chosen, funnel.filter(stage=ATTEMPTS)["traces"].item(), "all attempts on these prompts")
     else:
         _link(filter_stage(chosen, clicked_stage), row["traces"], row["name"])
 
 
 def draw_losses(overview: Overview, _: TraceFilter) -> None:
-    """Where traces were lost, over time."""
+    """The first failed rule of traces, over time."""
     places = pl.DataFrame({"place": list(PLACE_COLOURS), "order": range(len(PLACE_COLOURS))})
-    # Stacked here: Vega-Lite does not stack bars that have two ends. What is accepted lies at the bottom.
+    # Vega-Lite does not stack bars with two ends, so they are stacked here, accepted traces at the bottom.
     losses = (
         overview.losses.with_columns(place=pl.col("first_failed_rule").fill_null(ACCEPTED))
         .join(places, on="place")
@@ -187,10 +196,10 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
     present = [place for place in PLACE_COLOURS if place in losses["place"]]
     width: timedelta = losses["end"][0] - losses["start"][0]
     encoding = {
-        # Ticks closer than buckets would repeat labels.
+        # Ticks closer than the buckets would repeat labels.
         "x": temporal(
             "start",
-            title="made, UTC",
+            title="created (UTC)",
             axis={"format": _time_format(losses), "tickMinStep": width / timedelta(milliseconds=1)},
         ),
         "x2": {"field": "end"},
@@ -203,19 +212,19 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
             legend={"orient": "top", "columns": 3, "symbolType": "square"},
         ),
         "tooltip": [
-            nominal("place", title="lost at"),
+            nominal("place", title="first failed rule"),
             quantitative("traces", format=","),
             temporal("start", format="%Y-%m-%d %H:%M:%S"),
             temporal("end", format="%Y-%m-%d %H:%M:%S"),
         ],
     }
-    st.markdown("**Where traces are lost, over time**")
+    st.markdown("**First failed rule over time**")
     draw_chart(losses, {"mark": "rect", "encoding": encoding, "height": HEIGHT}, key="overview-losses")
-    st.caption("By the first rule of ruleset strict that a trace does not pass; answered: its request failed.")
+    st.caption('First failed rule (ruleset: strict). "answered" means that the request failed.')
 
 
 def _time_format(losses: pl.DataFrame) -> str:
-    """As much of a time as tells buckets apart."""
+    """The shortest format that tells the buckets apart."""
     first, end, last = losses["start"][0], losses["end"][0], losses["end"][-1]
     if end - first >= timedelta(days=1):
         return "%Y-%m-%d"
@@ -225,21 +234,21 @@ def _time_format(losses: pl.DataFrame) -> str:
 
 def draw_acceptance(overview: Overview, _: TraceFilter) -> None:
     """How often ruleset paper accepts."""
-    _draw_shares(measure_acceptance(overview.attempts), "Accepted", "overview-acceptance")
+    _draw_shares(measure_acceptance(overview.attempts), "Acceptance rate", "overview-acceptance")
     st.caption(
-        "Share of attempts that ruleset paper accepts, with its 95% interval (Wilson), as if attempts at one prompt "
-        "were independent."
+        "Share of traces that ruleset paper accepts, with the 95% Wilson interval. The interval treats attempts on the "
+        "same prompt as independent."
     )
 
 
 def draw_copying(overview: Overview, _: TraceFilter) -> None:
-    """How often an order is the input's."""
-    _draw_shares(measure_copying(overview.attempts), "Order copied", "overview-copying")
-    st.caption("Share of orders that leave the candidates as they came; intervals as for acceptance.")
+    """How often an answer repeats the order of the prompt."""
+    _draw_shares(measure_copying(overview.attempts), "Copy rate", "overview-copying")
+    st.caption("Share of answers that repeat the order of the prompt, with the same interval.")
 
 
 def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
-    """How many groups have which pass rate."""
+    """How many groups have each pass rate."""
     ends = pl.col("tenths").is_in([0, len(RATES) - 1])
     rates = overview.pass_rates.with_columns(
         rate=pl.Series(RATES), gradient=pl.when(ends).then(pl.lit("no gradient")).otherwise(pl.lit("gradient"))
@@ -247,7 +256,7 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
     encoding = {
         "x": nominal(
             "rate",
-            title="pass rate, ruleset paper",
+            title="pass rate (ruleset: paper)",
             sort=list(RATES),
             axis={"labelAngle": 0, "labelOverlap": False},
         ),
@@ -263,21 +272,24 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
     st.markdown("**Pass rates**")
     draw_chart(rates, {"mark": "bar", "encoding": encoding, "height": HEIGHT}, key="overview-pass-rates")
     st.caption(
-        "A group is all attempts of one teacher, model and temperature at one prompt. Where all pass or none does, "
-        "advantages are zero: reinforcement learning from groups gets no gradient."
+        "A group is all attempts of one teacher, model and temperature on one prompt. If all of them pass, or none, "
+        "all advantages are zero and the group gives reinforcement learning no gradient."
     )
 
 
 def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
-    """Where the target was and where it went; a click on a cell offers its traces."""
+    """The target's rank before and after. A click on a cell offers a link to its traces."""
     moves = overview.moves
     most: int = moves.select(pl.col("traces").max()).item()
     shared = {
         "x": ordinal(
-            "predicted_rank", title="rank after", scale={"domain": _ranks(moves["predicted_rank"])}, axis=RANK_AXIS
+            "predicted_rank",
+            title="rank in the answer",
+            scale={"domain": _ranks(moves["predicted_rank"])},
+            axis=RANK_AXIS,
         ),
         "y": ordinal(
-            "target_rank", title="rank before", scale={"domain": _ranks(moves["target_rank"])}, axis=RANK_AXIS
+            "target_rank", title="rank in the prompt", scale={"domain": _ranks(moves["target_rank"])}, axis=RANK_AXIS
         ),
     }
     layers = [
@@ -290,8 +302,8 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
                 ),
                 "opacity": either(1, 0.35, param="move"),
                 "tooltip": [
-                    ordinal("target_rank", title="rank before (0: absent)"),
-                    ordinal("predicted_rank", title="rank after (0: left out)"),
+                    ordinal("target_rank", title="rank in the prompt (0: absent)"),
+                    ordinal("predicted_rank", title="rank in the answer (0: absent)"),
                     quantitative("traces", format=","),
                 ],
             },
@@ -304,44 +316,58 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
             | {"text": nominal("short"), "color": either("white", "#222222", test=f"datum.traces > {most / 3}")},
         },
     ]
-    st.markdown("**How the target moves**")
+    st.markdown("**Rank of the target**")
     clicked = draw_clickable(moves, {"layer": layers, "height": HEIGHT}, "overview-moves")
     if clicked is None:
         st.caption(
-            "The target's rank in the input and in the order. – before: it is not among the candidates; – after: it is "
-            "left out, or there is no order. Click a cell for its traces."
+            "How many traces moved the target from which rank to which. A dash means that the target is not in the "
+            "prompt, or not in an answer that could be parsed. Click a cell to list its traces."
         )
         return
     before, after = int(clicked["target_rank"]), int(clicked["predicted_rank"])
     traces = int(moves.filter(target_rank=before, predicted_rank=after)["traces"].sum())
-    _link(narrow(chosen, target_rank=before, predicted_rank=after), traces, f"from {before or '–'} to {after or '–'}")
+    _link(
+        narrow(chosen, target_rank=before, predicted_rank=after),
+        traces,
+        f"target from rank {before or '–'} to {after or '–'}",
+    )
 
 
 def _ranks(ranks: pl.Series) -> list[int]:
-    """Every rank up to the last; absence comes last."""
+    """Every rank up to the highest, then 0 (absent) if it occurs."""
     seen: list[int] = ranks.to_list()
     return [*range(1, max(seen) + 1), *([0] if 0 in seen else [])]
 
 
 def draw_usage(overview: Overview) -> None:
-    """Tokens and cost of each teacher."""
+    """Tokens and cost by teacher."""
     st.markdown("**Tokens and cost**")
     number = st.column_config.NumberColumn
     config: dict[str, Any] = {name: number(format="localized") for name in ("attempts", "accepted")}
     for name, title in USAGE_NAMES.items():
         total, each = ("dollar", "$%.5f") if name == "cost_usd" else ("localized", "%.0f")
         config[name] = number(title, format=total)
-        config[f"{name}_per_attempt"] = number("per attempt", format=each)
-        config[f"{name}_per_accepted"] = number("per accepted", format=each)
+        config[f"{name}_per_attempt"] = number(f"{title} per attempt", format=each)
+        config[f"{name}_per_accepted"] = number(f"{title} per accepted", format=each)
     usage = measure_usage(overview.attempts).with_columns(
         pl.col("teacher").fill_null("all"), pl.col("model").fill_null("")
     )
-    st.dataframe(usage, hide_index=True, column_config=config, key="overview-usage")
-    st.caption("Over attempts whose teacher counts them; None where none does. Accepted: by ruleset paper.")
+    st.dataframe(
+        usage,
+        hide_index=True,
+        column_order=USAGE_SHOWN,
+        column_config=config,
+        key="overview-usage",
+        placeholder="–",
+    )
+    st.caption(
+        "Accepted by ruleset paper. A dash means that the teacher does not report tokens. The menu of the table shows "
+        "totals and values per attempt."
+    )
 
 
 def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
-    """Bars with their intervals, those of a dimension together."""
+    """Bars with their intervals, grouped by dimension."""
     shared = {
         "y": nominal(
             "value", title=None, sort=shares["value"].to_list(), axis={"labelLimit": 220, "labelOverlap": False}
@@ -373,11 +399,11 @@ def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
 
 
 def _link(chosen: TraceFilter | None, count: int, what: str) -> None:
-    """A link to the traces of a filter, of which there are `count`."""
+    """A link to the `count` traces of a filter."""
     if chosen is None:
-        st.caption("The filter leaves these traces out; widen it to see them.")
+        st.caption("The filter excludes these traces. Widen it to see them.")
     elif count == 0:
-        st.caption(f"No trace: {what}.")
+        st.caption(f"No traces ({what}).")
     else:
         st.link_button(f"{count:,} traces: {what}", to_traces(chosen.to_query()), icon=":material/open_in_new:")
 

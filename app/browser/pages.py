@@ -1,4 +1,4 @@
-"""What every page shares: it draws a store, what goes wrong is a line on it, and nobody's text is read as Markdown."""
+"""What every page shares: its title, how errors are shown, and that no text of others is read as Markdown."""
 
 import os
 import re
@@ -9,6 +9,11 @@ import streamlit as st
 
 from store import Gr2Error, Store
 
+# Streamlit leaves 6 rem empty above a page and 5 beside it.
+_LAYOUT = """<style>
+[data-testid="stMainBlockContainer"] {padding: 4.5rem 2.5rem 3rem}
+[data-testid="stSidebarHeader"] {height: 3rem; padding-bottom: 0; margin-bottom: 0}
+</style>"""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&=-])")
 
 
@@ -16,26 +21,34 @@ def page(draw: Callable[[Store], None]) -> Callable[[], None]:
     """A page that draws the store of GR2_STORE."""
 
     def run() -> None:
+        st.html(_LAYOUT)
         try:
             draw(open_store(os.environ.get("GR2_STORE", "gr2-store")))
         except Gr2Error as error:
-            draw_error("Something is wrong.", error)
+            draw_error("This page cannot be shown.", error)
 
-    # Streamlit tells pages apart by it.
+    # Streamlit tells pages apart by this name.
     run.__name__ = draw.__name__
     return run
 
 
+def draw_title(title: str, about: str) -> None:
+    """The head of a page: its title, and what the page is for in a sentence or two. Both are our own words."""
+    st.subheader(title, anchor=False)
+    st.caption(about)
+
+
 def draw_error(what: str, error: Gr2Error) -> None:
-    """A line of ours, and the error's, which names what was seen and so may be anybody's text: no Markdown."""
+    """Say what failed, then the error's message as plain text: it quotes values that may hold Markdown."""
     st.error(what, icon=":material/error:")
     st.code(str(error), language=None, wrap_lines=True)
 
 
 def escape_markdown(text: str) -> str:
-    """Words that are not ours, for what reads Markdown: labels of widgets, figures, captions.
+    """Text of others, escaped for elements that read Markdown: labels of widgets, metrics, captions.
 
-    Streamlit still makes a bare address a link, -> an arrow and :material/home: an icon; st.text shows all as it is.
+    Streamlit still turns a bare address into a link, -> into an arrow and :material/home: into an icon. st.text shows
+    text unchanged.
 
     >>> print(escape_markdown("*so* so"))
     \\*so\\* so
@@ -45,10 +58,10 @@ def escape_markdown(text: str) -> str:
 
 @st.cache_resource
 def open_store(folder: str) -> Store:
-    """The store, which holds no connection; its schema is looked at once for each process."""
+    """The store. It holds no connection, and its schema is checked once in each process."""
     return Store.open(folder)
 
 
 def to_traces(query: Mapping[str, str]) -> str:
-    """The link to the page of traces with a filter's `to_query()`, or one trace open: {"trace": its id}."""
+    """The link to the page Traces with a filter's `to_query()`, or with one trace open: {"trace": its id}."""
     return "/traces?" + urlencode(query)

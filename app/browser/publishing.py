@@ -1,7 +1,7 @@
-"""Publishing a snapshot from the filter: what to publish, what it would be, and the button that does it.
+"""Publishing a snapshot from the filter: the settings, a preview, and the button that publishes.
 
-It draws; counting, refusing and writing are `curate.snapshots.publishing`'. Rows and refusals are shown as text, never
-as HTML or Markdown.
+This module only draws; `curate.snapshots.publishing` counts, refuses and writes. Rows and refusals are shown as text,
+never as HTML or Markdown.
 """
 
 import streamlit as st
@@ -14,15 +14,15 @@ from curate.traces.filter import TraceFilter
 from store import Gr2Error, Store
 from store.snapshots import Snapshot
 
-# A link's parameter: the snapshot that is looked at.
+# The link's parameter for the open snapshot.
 CHOSEN = "snapshot"
 
 
 def draw_publishing(store: Store, chosen: TraceFilter) -> None:
-    """What to publish, what it would be, and the button that does it."""
+    """The settings of a snapshot, its preview, and the button that publishes it."""
     options = load_options(store)
     if not options.datasets:
-        st.info("No dataset yet. gr2 ingest and gr2 simulate make one.")
+        st.info("There is no dataset yet. Run `gr2 ingest` with your logs, or `gr2 simulate NAME`.")
         return
     fields = st.columns([3, 2, 2, 2, 3])
     datasets = [chosen.dataset] if chosen.dataset else options.datasets
@@ -40,13 +40,13 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
         options.rulesets,
         index=options.rulesets.index(passes),
         disabled=kind != "sft",
-        help="Traces that it does not accept are left out, besides what the filter leaves out.",
+        help="Only traces that the ruleset accepts are published, out of those that the filter selects.",
         key=f"snapshot-ruleset-{passes}",
     )
     splits = fields[4].multiselect("Splits", ["train", "valid"], default=["train", "valid"], key="snapshot-splits")
     draw_chosen(chosen)
     try:
-        # A kind that is not made of traces keeps the default, so that its version does not depend on what is unused.
+        # A kind that is not made of traces keeps the default ruleset, so its version does not depend on the choice.
         used = ruleset if kind == "sft" else DEFAULT_RULESET
         settings = SnapshotSettings(dataset, ruleset=used, kind=kind, splits=tuple(splits), traces=chosen)
         seen = find_preview(store, settings)
@@ -55,24 +55,24 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
             if st.button("Publish", type="primary", key="publish", disabled=seen.refusal is not None):
                 publish_selection(store, name, settings)
     except Gr2Error as error:
-        draw_error("It cannot be published.", error)
+        draw_error("This selection cannot be published.", error)
     draw_done()
 
 
 def draw_chosen(chosen: TraceFilter) -> None:
-    """The filter in words, since the sidebar may be folded."""
+    """The filter as text, because the sidebar may be collapsed."""
     asked = chosen.to_query()
     if asked:
         st.code("\n".join(f"{name}: {value}" for name, value in asked.items()), language=None, wrap_lines=True)
     else:
-        st.caption("The filter in the sidebar lets every trace through.")
+        st.caption("The filter in the sidebar selects all traces.")
 
 
 def find_preview(store: Store, settings: SnapshotSettings) -> Preview | None:
-    """The preview that was asked for; None before it is, and once the selection is another."""
+    """The preview of this selection. None before Preview was pressed, and after the selection has changed."""
     if st.button("Preview", key="preview"):
         st.session_state.pop("preview-of", None)
-        with st.spinner("Counting what this selects"):
+        with st.spinner("Counting the selected rows"):
             st.session_state["previewed"] = preview(store, settings)
         st.session_state["preview-of"] = settings
     seen: Preview | None = st.session_state["previewed"] if st.session_state.get("preview-of") == settings else None
@@ -80,7 +80,7 @@ def find_preview(store: Store, settings: SnapshotSettings) -> Preview | None:
 
 
 def draw_preview(seen: Preview) -> None:
-    """How much it is, whether it would be refused, and its first rows."""
+    """The number of rows, whether publishing would be refused, and the first rows."""
     counts = seen.counts
     for figure, (label, value) in zip(st.columns(5), figures_of(counts).items(), strict=False):
         figure.metric(label, value)
@@ -88,36 +88,37 @@ def draw_preview(seen: Preview) -> None:
         counts.groups,
         hide_index=True,
         height="content",
+        placeholder="–",
         column_config={
             "rows": st.column_config.NumberColumn(format="localized"),
-            "labelled_bad": st.column_config.NumberColumn("left out: labelled bad", format="localized"),
+            "labelled_bad": st.column_config.NumberColumn("excluded (labelled bad)", format="localized"),
             "mean_tokens": st.column_config.NumberColumn("mean tokens", format="%.1f"),
             "pass_rate_model": st.column_config.TextColumn(
-                "pass rates of", help="Who tried a prompt most often; None where nobody did"
+                "pass rates of", help="The model with most attempts on the prompt. A dash: no model tried it."
             ),
         },
     )
     if seen.refusal is not None:
-        st.error("It would be refused.", icon=":material/block:")
+        st.error("This selection would be refused.", icon=":material/block:")
         st.code(seen.refusal, language=None, wrap_lines=True)
     for place, (split, row) in enumerate(seen.first, 1):
-        with st.expander(f"Row {place} as it would be written, of split {escape_markdown(split)}"):
+        with st.expander(f"Row {place} as it would be written (split {escape_markdown(split)})"):
             st.json(row)
 
 
 def figures_of(counts: Counts) -> dict[str, str]:
-    """The totals by what they are called."""
-    figures = {"rows": f"{counts.rows:,}", "users": f"{counts.users:,}"}
+    """The totals by name."""
+    figures = {"Rows": f"{counts.rows:,}", "Users": f"{counts.users:,}"}
     if counts.prompts is not None:
-        figures["prompts"] = f"{counts.prompts:,}"
+        figures["Prompts"] = f"{counts.prompts:,}"
     if "labelled_bad" in counts.groups.columns:
-        figures["left out: labelled bad"] = f"{counts.labelled_bad:,}"
-        figures["mean tokens"] = "?" if counts.mean_tokens is None else f"{counts.mean_tokens:,.1f}"
+        figures["Excluded (labelled bad)"] = f"{counts.labelled_bad:,}"
+        figures["Mean tokens"] = "–" if counts.mean_tokens is None else f"{counts.mean_tokens:,.1f}"
     return figures
 
 
 def publish_selection(store: Store, name: str, settings: SnapshotSettings) -> None:
-    """Publish, and draw the page anew; what came out is drawn by `draw_done`."""
+    """Publish and draw the page again. `draw_done` then shows the result."""
     known = load_snapshots(store).filter(name=name)["version"].to_list()
     with st.spinner("Writing every row"):
         snapshot = publish(store, name, settings)
@@ -127,12 +128,12 @@ def publish_selection(store: Store, name: str, settings: SnapshotSettings) -> No
 
 
 def draw_done() -> None:
-    """What publishing came to, once."""
+    """Show the result of publishing once."""
     reference, was_there = st.session_state.pop("publish-done", (None, False))
     if reference is None:
         return
     if was_there:
-        st.info("It was published before: the same selection is the same version. Nothing was written.")
+        st.info("This version was published before, with the same rows. Nothing was written.")
     else:
         st.success("Published.", icon=":material/check:")
     st.code(reference, language=None)

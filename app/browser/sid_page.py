@@ -1,13 +1,14 @@
-"""The page of semantic IDs: a version's measures, the tree of its prefixes, how its codes are used, its collisions, the
-path to an item, and another version beside it.
+"""The page Semantic IDs: the measures of a version, its prefix tree, use of codes, collisions, the path to an item, and
+a comparison with another version.
 
-It draws; what it draws comes from `curate.sids`. Titles and categories are shown as text, never as HTML or Markdown.
+This module only draws; `curate.sids` computes. Titles and categories are shown as text, never as HTML or Markdown.
 """
 
 import polars as pl
 import streamlit as st
 
 from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, nominal, ordinal, quantitative
+from app.browser.pages import draw_title
 from curate.sids.browsing import find_items, load_code_usage, load_collisions, load_prefix_tree
 from curate.sids.comparison import compare_versions
 from curate.sids.explanation import explain_item
@@ -21,14 +22,18 @@ MOST_GROUPS = 10
 
 def draw_sids(store: Store) -> None:
     """Draw the page."""
-    st.subheader("Semantic IDs")
+    draw_title(
+        "Semantic IDs",
+        "An item's semantic ID is a short sequence of codes; similar items share its first codes. This page shows how "
+        "good a version of them is.",
+    )
     versions = list_versions(store)
     if versions.height == 0:
-        st.info("No semantic IDs yet. Make them with gr2 sids NAME.")
+        st.info("This store has no semantic IDs yet. Run `gr2 sids NAME`.")
         return
     names = [f"{dataset}@{version}" for dataset, version in versions.select("dataset", "sid_version").rows()]
     wanted = st.query_params.get("sids", names[0])
-    chosen = st.selectbox("version", names, index=names.index(wanted) if wanted in names else 0, key="sids-version")
+    chosen = st.selectbox("Version", names, index=names.index(wanted) if wanted in names else 0, key="sids-version")
     st.query_params["sids"] = chosen
     version = SidVersion(*chosen.split("@", 1))
     with store.reading() as session:
@@ -48,33 +53,56 @@ def draw_sids(store: Store) -> None:
 
 
 def draw_summary(summary: SidSummary) -> None:
-    """Figures of whole IDs, and of each level."""
+    """Measures of whole IDs and of each level."""
     figures = st.columns(5)
-    figures[0].metric("items", f"{summary.items:,}")
-    figures[1].metric("unique", f"{summary.uniqueness:.2%}")
-    figures[2].metric("fit for training", "yes" if summary.fit_for_training else "no")
-    figures[3].metric("codes", f"{summary.settings['levels']} x {summary.settings['codebook_size']}")
+    settings = summary.settings
+    figures[0].metric("Items", f"{summary.items:,}")
+    figures[1].metric("Unique", f"{summary.uniqueness:.2%}", help="Share of items whose ID no other item has.")
+    figures[2].metric(
+        "Fit for training",
+        "yes" if summary.fit_for_training else "no",
+        help="At least 99% of the IDs must be unique.",
+    )
+    figures[3].metric("Levels × codes", f"{settings['levels']} × {settings['codebook_size']}")
     left_over = [row.value for row in summary.measures if row.measure == "reconstruction_error"]
-    figures[4].metric("reconstruction error", f"{left_over[-1]:.1%}" if left_over else "?")
+    figures[4].metric(
+        "Reconstruction error",
+        f"{left_over[-1]:.1%}" if left_over else "–",
+        help="Share of the variance of the embeddings that the codes of all levels do not explain.",
+    )
     table = pl.DataFrame(
         [row for row in summary.measures if row.level is not None],
         schema={"measure": pl.String, "level": pl.Int32, "value": pl.Float64},
         orient="row",
     )
     if table.height:
+        number = st.column_config.NumberColumn
         st.dataframe(
             table.pivot("measure", index="level", values="value"),
             hide_index=True,
+            placeholder="–",
             column_config={
-                "distinct_prefixes": st.column_config.NumberColumn("prefixes", format="%d"),
-                "largest_prefix": st.column_config.NumberColumn("largest", format="%d"),
-                "shared": st.column_config.NumberColumn("share a prefix", format="percent"),
-                "codes_used": st.column_config.NumberColumn("codes used", format="%d"),
-                "perplexity": st.column_config.NumberColumn("perplexity", format="%.1f"),
-                "category_purity": st.column_config.NumberColumn("category purity", format="percent"),
-                "category_purity_chance": st.column_config.NumberColumn("by chance", format="percent"),
-                "neighbour_recall": st.column_config.NumberColumn("neighbour recall", format="percent"),
-                "reconstruction_error": st.column_config.NumberColumn("reconstruction_error", format="percent"),
+                "distinct_prefixes": number("prefixes", format="%d", help="Distinct prefixes up to this level."),
+                "largest_prefix": number("largest", format="%d", help="Items under the most common prefix."),
+                "shared": number("shared", format="percent", help="Share of items that share their prefix."),
+                "codes_used": number("codes used", format="%d"),
+                "perplexity": number(
+                    format="%.1f", help="Codes in effective use: equal to the codebook size if all are equally common."
+                ),
+                "category_purity": number(
+                    "category purity",
+                    format="percent",
+                    help="Share of items in the main category of their prefix, over items that share one.",
+                ),
+                "category_purity_chance": number(
+                    "by chance", format="percent", help="The category purity of random prefixes of the same sizes."
+                ),
+                "neighbour_recall": number(
+                    "neighbour recall", format="percent", help="Share of nearest neighbours with the same prefix."
+                ),
+                "reconstruction_error": number(
+                    "reconstruction error", format="percent", help="Share of variance unexplained up to this level."
+                ),
             },
         )
     with st.expander("Settings"):
@@ -82,11 +110,11 @@ def draw_summary(summary: SidSummary) -> None:
 
 
 def draw_tree(store: Store, version: SidVersion, levels: int) -> None:
-    """The tree of prefixes as bars under bars, as wide as they have items."""
-    st.markdown("#### Tree of prefixes")
+    """The tree of prefixes, as bars under bars whose width is their number of items."""
+    st.markdown("##### Prefix tree")
     whole = load_prefix_tree(store, version, 1)
     choices = [ALL, *whole.sort("items", descending=True)["prefix"].to_list()]
-    inside = st.selectbox("first code", choices, key="sids-inside")
+    inside = st.selectbox("First code", choices, key="sids-inside")
     tree = load_prefix_tree(store, version, levels, None if inside == ALL else int(inside))
     common = (
         tree.filter(level=1)
@@ -118,46 +146,58 @@ def draw_tree(store: Store, version: SidVersion, levels: int) -> None:
         {"mark": {"type": "rect", "stroke": "white", "strokeWidth": 0.4}, "encoding": encoding, "height": 300},
     )
     st.caption(
-        "One row a level, the first code on top; a bar is as wide as its prefix has items, and as strong in colour as "
-        "its most common category is common in it. Bars too narrow to see are left out; choose a first code to see all."
+        "Each row is a level, with the first code on top. The width of a bar is the number of items with this prefix. "
+        "Its colour is their most common category, and is stronger the more common that category is. Very narrow bars "
+        "are left out: choose a first code to see all of them."
     )
 
 
 def draw_usage(store: Store, version: SidVersion, levels: int, summary: SidSummary) -> None:
-    """Items of each code, the most used first."""
-    st.markdown("#### Use of codes")
+    """The number of items of each code, most used first."""
+    st.markdown("##### Use of codes")
     usage = load_code_usage(store, version, levels)
     even = summary.items / int(summary.settings["codebook_size"])
     lines = {
-        "x": quantitative("rank", title="codes, the most used first", scale={"nice": False}),
+        "x": quantitative("rank", title="codes (most used first)", scale={"nice": False}),
         "y": quantitative("items", title="items"),
         "color": ordinal("level", scale=CATEGORIES),
         "tooltip": [ordinal("level"), quantitative("code"), quantitative("items", format=",")],
     }
-    draw_chart(usage, {"layer": [{"mark": "line", "encoding": lines}, dashed_rule("y", even)], "height": 380})
-    st.caption("Dashed: every code of a level with the same number of items.")
+    draw_chart(usage, {"layer": [{"mark": "line", "encoding": lines}, dashed_rule("y", even)], "height": 340})
+    st.caption("The dashed line is the ideal: all codes of a level have the same number of items.")
 
 
 def draw_collisions(store: Store, version: SidVersion, fitted: int) -> None:
-    """The prefixes that the fitted levels leave most items under."""
-    st.markdown("#### Largest collisions of the fitted levels")
-    st.dataframe(load_collisions(store, version, fitted), hide_index=True, height=430)
+    """The prefixes of all fitted levels that most items share."""
+    st.markdown("##### Largest collisions")
+    st.dataframe(
+        load_collisions(store, version, fitted),
+        hide_index=True,
+        height=340,
+        column_config={
+            "prefix": st.column_config.TextColumn(width=100),
+            "items": st.column_config.NumberColumn(width=55),
+            "distinct_ids": st.column_config.NumberColumn("distinct IDs", width=90),
+            "such_as": st.column_config.ListColumn("examples", width=320),
+        },
+    )
+    st.caption("Items that share all codes of the fitted levels. A last, random level can still tell them apart.")
 
 
 def draw_item(store: Store, version: SidVersion) -> None:
-    """The path from the catalogue to one item."""
-    st.markdown("#### Path to an item")
-    text = st.text_input("identifier, or words of a title", key="sids-item")
+    """The path from the whole catalogue to one item."""
+    st.markdown("##### Path to an item")
+    text = st.text_input("Item ID, or words of its title", key="sids-item")
     if not text:
         return
     found = find_items(store, version, text)
     if not found:
-        st.info("No item fits.")
+        st.info("No item matches. Try another word of its title.")
         return
     item_id = found[0][0]
     if len(found) > 1:
         titles = {item: title or item for item, title in found}
-        item_id = st.selectbox("item", list(titles), format_func=lambda item: f"{titles[item]} ({item})")
+        item_id = st.selectbox("Item", list(titles), format_func=lambda item: f"{titles[item]} ({item})")
     explained = explain_item(store, item_id, str(version))
     st.dataframe(
         pl.DataFrame(
@@ -169,8 +209,8 @@ def draw_item(store: Store, version: SidVersion) -> None:
                     "share": step.category[1] if step.category else None,
                     "brand": step.brand[0] if step.brand else "",
                     "brand's share": step.brand[1] if step.brand else None,
-                    "words of titles": ", ".join(f"{word} {share:.0%}" for word, share in step.words),
-                    "such as": " | ".join(step.examples[:3]),
+                    "common words": ", ".join(f"{word} {share:.0%}" for word, share in step.words),
+                    "examples": " | ".join(step.examples[:3]),
                 }
                 for step in explained.steps
             ]
@@ -183,8 +223,8 @@ def draw_item(store: Store, version: SidVersion) -> None:
 
 
 def draw_comparison(store: Store, version: SidVersion, others: list[str]) -> None:
-    """Another version beside this one."""
-    st.markdown("#### Compared with another version")
-    other = st.selectbox("other version", [NONE, *others], key="sids-other")
+    """The measures of another version beside those of this one."""
+    st.markdown("##### Comparison with another version")
+    other = st.selectbox("Other version", [NONE, *others], key="sids-other")
     if other != NONE:
         st.dataframe(compare_versions(store, str(version), other), hide_index=True, height=430)

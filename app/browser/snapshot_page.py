@@ -1,7 +1,7 @@
-"""The page of snapshots: those that there are, each in full, and a new one from the filter (`app.browser.publishing`).
+"""The page Snapshots: all snapshots, one of them in full, and publishing from the filter (`app.browser.publishing`).
 
-It draws; what it draws comes from `curate.snapshots.publishing`. Names that people chose, cards and rows' keys are
-shown as text, never as HTML or Markdown.
+This module only draws; `curate.snapshots.publishing` reads and writes. Names that people chose, cards and keys of rows
+are shown as text, never as HTML or Markdown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,9 @@ import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import draw_error, escape_markdown, to_traces
+from app.browser.pages import draw_error, draw_title, escape_markdown, to_traces
 from app.browser.publishing import CHOSEN, draw_publishing, reference_of
+from app.browser.trace_html import table_html
 from curate.snapshots import KINDS
 from curate.snapshots.publishing import Lineage, SnapshotDiff, diff, find_snapshot, load_lineage, load_snapshots
 from curate.traces.filter import TraceFilter
@@ -23,10 +24,10 @@ from store import Gr2Error, SnapshotError, Store
 from store.snapshots import Snapshot, verify_snapshot
 
 PUBLISHED, PUBLISH = "Published", "Publish from the filter"
-MANIFEST, LINEAGE, FILES, LOAD, COMPARE = "Manifest", "Lineage", "Files", "Card and loading", "Compare"
+MANIFEST, LINEAGE, FILES, LOAD, COMPARE = "Manifest", "Lineage", "Files", "Load", "Compare"
 SHOWN_KEYS = 500
 SHOWN_DIGITS = 12
-# Which traces a row's key means.
+# The filter that finds the traces of a row, by the name of the row's key.
 KEY_FIELDS = {"trace_id": "trace", "list_id": "list_id"}
 LINK = st.column_config.LinkColumn(display_text="open", width="small")
 NUMBER = st.column_config.NumberColumn(format="localized")
@@ -35,7 +36,11 @@ FILE_SIZE = st.column_config.NumberColumn("size", format="bytes")
 
 def draw_snapshots(store: Store) -> None:
     """Draw the page."""
-    st.subheader("Snapshots")
+    draw_title(
+        "Snapshots",
+        "Immutable training data, as Parquet. A version is the hash of its content, so the same selection is the same "
+        "version.",
+    )
     chosen = choose_filter(store)
     published, publishing = st.tabs([PUBLISHED, PUBLISH], key="snapshots", bind="query-params")
     if published.open:
@@ -47,10 +52,13 @@ def draw_snapshots(store: Store) -> None:
 
 
 def draw_published(store: Store) -> None:
-    """All snapshots, and one of them in full: that of the link, or the newest."""
+    """All snapshots, and one of them in full: the one in the link, or the newest."""
     snapshots = load_snapshots(store)
     if snapshots.height == 0:
-        st.info("No snapshot yet. Publish one from the filter, or with gr2 snapshot publish.")
+        st.info(
+            f'There are no snapshots yet. Publish one under "{PUBLISH}", or run '
+            "`gr2 snapshot publish NAME --kind sft --ruleset paper`."
+        )
         return
     references = snapshots.select(pl.concat_str("name", "version", separator="@")).to_series().to_list()
     event = st.dataframe(
@@ -76,12 +84,13 @@ def draw_published(store: Store) -> None:
 def draw_snapshot(store: Store, snapshot: Snapshot, references: list[str]) -> None:
     """One snapshot."""
     name, manifest = reference_of(snapshot), snapshot.manifest
-    st.code(name, language=None)
-    figures = st.columns(4, vertical_alignment="center")
-    figures[0].metric("kind", escape_markdown(manifest["kind"]))
-    for place, (split, of_split) in enumerate(manifest["splits"].items(), 1):
-        figures[place].metric(f"{escape_markdown(split)} rows", f"{of_split['rows']:,}")
-    if figures[3].button("Verify every byte", key=f"verify-{name}", icon=":material/verified:"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.code(name, language=None, width="content")
+        st.metric("Kind", escape_markdown(manifest["kind"]), width="content")
+        for split, of_split in manifest["splits"].items():
+            st.metric(f"Rows ({escape_markdown(split)})", f"{of_split['rows']:,}", width="content")
+        verifying = st.button("Verify", key=f"verify-{name}", icon=":material/verified:", help="Hash every file again.")
+    if verifying:
         draw_verification(snapshot)
     parts = st.tabs([MANIFEST, LINEAGE, FILES, LOAD, COMPARE], key="part", bind="query-params")
     draws = (
@@ -98,28 +107,27 @@ def draw_snapshot(store: Store, snapshot: Snapshot, references: list[str]) -> No
 
 
 def draw_verification(snapshot: Snapshot) -> None:
-    """Hash every file again, and say what came out."""
+    """Hash every file again and show the result."""
     try:
         with st.spinner("Hashing every file"):
             verified = verify_snapshot(snapshot.path)
     except SnapshotError as error:
-        draw_error("It is not what was published.", error)
+        draw_error("The files differ from what was published.", error)
     else:
-        st.success(f"{len(verified.manifest['files']):,} files, all as published.", icon=":material/check:")
+        st.success(f"All {len(verified.manifest['files']):,} files are as published.", icon=":material/check:")
 
 
 def draw_manifest(manifest: Mapping[str, Any]) -> None:
-    """What was selected, and from what."""
-    for column, section in zip(st.columns([2, 3]), ("selection", "lineage"), strict=True):
+    """What was selected, and where it comes from."""
+    for column, section in zip(st.columns(2, gap="medium"), ("selection", "lineage"), strict=True):
         with column:
             st.markdown(f"##### {section.capitalize()}")
-            facts = [{"what": what, "value": value} for what, value in list_facts(manifest[section])]
-            st.dataframe(pl.DataFrame(facts), hide_index=True, height="content")
+            facts = [{"field": field, "value": value} for field, value in list_facts(manifest[section])]
+            st.html(table_html(pl.DataFrame(facts)))
 
 
 def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """A manifest's section as lines: what (names within names joined by dots) and its value; what is not said is left
-    out.
+    """A section of a manifest as pairs of a field and its value. Nested names are joined by dots, null is left out.
 
     >>> list(list_facts({"ruleset": "paper", "teacher": None, "labels": {"events": 2}}))
     [('ruleset', 'paper'), ('labels.events', '2')]
@@ -137,17 +145,22 @@ def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def draw_lineage(store: Store, snapshot: Snapshot) -> None:
-    """From the dataset to the trainings."""
+    """The lineage, from the dataset to the trainings."""
     st.dataframe(
         lineage_table(snapshot, load_lineage(store, snapshot)),
         hide_index=True,
         height="content",
-        column_config={"what": st.column_config.TextColumn(width="medium"), "link": LINK},
+        column_config={
+            "step": st.column_config.TextColumn(width=110),
+            "what": st.column_config.TextColumn("name", width=280),
+            "details": st.column_config.TextColumn(width=400),
+            "link": LINK,
+        },
     )
 
 
 def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
-    """One line for each thing that a snapshot comes from or went into, in the order of the data's way."""
+    """A row for each thing that a snapshot was made from or was used for, in the order of the pipeline."""
     manifest = snapshot.manifest
     name, facts = manifest["name"], manifest["lineage"]
     dataset = facts["dataset"]
@@ -209,7 +222,11 @@ def draw_files(manifest: Mapping[str, Any]) -> None:
     st.dataframe(
         pl.DataFrame([{"file": file, **facts} for file, facts in manifest["files"].items()]),
         hide_index=True,
-        column_config={"bytes": FILE_SIZE},
+        column_config={
+            "file": st.column_config.TextColumn(width=260),
+            "bytes": FILE_SIZE,
+            "sha256": st.column_config.TextColumn(width=520),
+        },
     )
     st.dataframe(
         pl.DataFrame([{"split": split, **facts} for split, facts in manifest["splits"].items()]),
@@ -219,7 +236,7 @@ def draw_files(manifest: Mapping[str, Any]) -> None:
 
 
 def draw_loading(snapshot: Snapshot) -> None:
-    """How to read it elsewhere, and its card."""
+    """How to load the snapshot elsewhere, and its dataset card."""
     path = str(snapshot.path)
     st.code(
         f"import datasets\n\nrows = datasets.load_dataset({path!r}, {snapshot.manifest['kind']!r})\n", language="python"
@@ -235,40 +252,38 @@ def draw_loading(snapshot: Snapshot) -> None:
 
 
 def draw_diff(store: Store, reference: str, references: list[str]) -> None:
-    """What changed from another version or snapshot to this one."""
+    """The difference between another version or snapshot and this one."""
     others = [other for other in references if other != reference]
-    older = st.selectbox(
-        "What changed since", others, index=None, placeholder="another version or snapshot", key="compared"
-    )
+    older = st.selectbox("Changes since", others, index=None, placeholder="another version or snapshot", key="compared")
     if older is None:
         return
     changes = find_changes(str(store.folder), older, reference)
     figures = st.columns(4)
     for figure, (change, keys) in zip(figures, changes_of(changes).items(), strict=False):
-        figure.metric(change, f"{len(keys):,}")
+        figure.metric(f"Rows {change}", f"{len(keys):,}")
     table = change_table(changes, KINDS[find_snapshot(store, reference).manifest["kind"]].key)
     if table.height == 0:
-        st.info("Every row is in both, with the same values.")
+        st.info("Both hold the same rows with the same values.")
         return
     st.dataframe(table, hide_index=True, column_config={"link": LINK})
     if any(len(keys) > SHOWN_KEYS for keys in changes_of(changes).values()):
-        st.caption(f"The first {SHOWN_KEYS:,} of each kind of change.")
+        st.caption(f"Only the first {SHOWN_KEYS:,} rows of each kind of change are shown.")
 
 
 @st.cache_data(max_entries=4, show_spinner="Comparing every row")
 def find_changes(folder: str, older: str, newer: str) -> SnapshotDiff:
-    """The difference of two snapshots, which never changes: both are immutable."""
+    """The difference of two snapshots. Both are immutable, so it never changes."""
     store = Store.open(folder)
     return diff(find_snapshot(store, older), find_snapshot(store, newer))
 
 
 def changes_of(changes: SnapshotDiff) -> dict[str, list[str]]:
-    """Keys by what happened to their rows."""
+    """The keys of rows, by kind of change."""
     return {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
 
 
 def change_table(changes: SnapshotDiff, key: str) -> pl.DataFrame:
-    """One line for each changed row, with a link to its traces where its key names some."""
+    """A row for each changed row, with a link to its traces if the key names them."""
     parameter = KEY_FIELDS.get(key)
     return pl.DataFrame(
         [

@@ -1,8 +1,7 @@
-"""The page of SQL: an editor with the schema beside it, queries that people keep, and a result as table, chart or file.
+"""The page SQL: an editor with the schema beside it, saved queries, and a result as table, chart or file.
 
-It draws; what it draws comes from `curate.review.sql_console` and `curate.review.saved_queries`. The query stands in
-the link. One that a link brings runs at once: it can only read, and only for so long. Results and names are shown as
-text.
+This module only draws; `curate.review.sql_console` and `curate.review.saved_queries` do the work. The link holds the
+query, and opening the link runs it: queries are read-only and have a time limit. Results and names are shown as text.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import polars as pl
 import streamlit as st
 
 from app.browser.charts import CATEGORIES, Spec, draw_chart
-from app.browser.pages import draw_error
+from app.browser.pages import draw_error, draw_title
 from app.formats import render_rows
 from curate.review.saved_queries import MOST_CHARACTERS, MOST_NAME_CHARACTERS, list_queries, remove_query, save_query
 from curate.review.sql_console import (
@@ -29,7 +28,7 @@ from store import InputError, Store
 
 LINK = "q"
 TEXT = "sql-text"
-# What runs: the text as it was when somebody pressed Run, or as a link brings it.
+# The query to run: the text when Run was pressed, or the query of the link.
 QUERY = "sql-query"
 RESULT = "sql-result"
 FONT = "<style>.st-key-sql-text textarea {font-family: 'Source Code Pro', monospace; font-size: 0.875rem}</style>"
@@ -37,9 +36,9 @@ FONT = "<style>.st-key-sql-text textarea {font-family: 'Source Code Pro', monosp
 
 def draw_sql(store: Store) -> None:
     """Draw the page."""
-    st.subheader("SQL")
+    draw_title("SQL", "Query the store read-only. The link in the address bar holds the query, so you can share it.")
     _follow_link()
-    left, right = st.columns([11, 9], gap="medium")
+    left, right = st.columns(2, gap="medium")
     with left:
         draw_saved(store)
         draw_editor()
@@ -48,11 +47,11 @@ def draw_sql(store: Store) -> None:
     if st.session_state[QUERY].strip():
         draw_outcome(store, st.session_state[QUERY])
     else:
-        st.info("Write a query and press Run, or open a saved one.")
+        st.info("Write a query and press Run, or open a saved query. For a first look, try `from acceptance_funnel`.")
 
 
 def _follow_link() -> None:
-    """Take over the query that the link brings; on the way back from another page, the one that ran last."""
+    """Take the query from the link or, when coming back from another page, the query that ran last."""
     query = st.query_params.get(LINK, st.session_state.get(QUERY, ""))
     if query != st.session_state.get(QUERY):
         st.session_state.pop(RESULT, None)
@@ -70,36 +69,38 @@ def _put_in_link(query: str) -> None:
 
 
 def _run() -> None:
-    """What Run does: the same query again runs again."""
+    """Run the text, even if the same query ran before."""
     st.session_state.pop(RESULT, None)
     st.session_state[QUERY] = st.session_state[TEXT]
     _put_in_link(st.session_state[QUERY])
 
 
 def draw_editor() -> None:
-    """The text; Ctrl+Enter runs it. A form, or leaving the field would run half a query."""
+    """The text of the query. It is a form, or else leaving the field would run half a query."""
     st.html(FONT)
     with st.form("sql-form", border=False):
         st.text_area(
             "Query",
-            height=280,
+            height=220,
             max_chars=MOST_CHARACTERS,
             key=TEXT,
             persist_state="session",
             label_visibility="collapsed",
             placeholder="select template, count(*) as traces from traces group by template",
         )
-        st.form_submit_button("Run", type="primary", on_click=_run, help="Ctrl+Enter in the text runs it too")
+        st.form_submit_button(
+            "Run", type="primary", on_click=_run, help="Ctrl+Enter in the editor also runs the query."
+        )
 
 
 def draw_saved(store: Store) -> None:
-    """Open one of the saved queries, keep the one that ran, or take one away."""
+    """Open, save or remove a saved query."""
     saved = {query.name: query for query in list_queries(store)}
 
     def open_saved() -> None:
         if chosen := st.session_state["sql-open"]:
             st.session_state[TEXT] = saved[chosen].query
-            # A menu, not a state: the same one can be opened again.
+            # Reset the menu, so that the same query can be opened again.
             st.session_state["sql-open"] = None
             _run()
 
@@ -121,11 +122,11 @@ def draw_saved(store: Store) -> None:
 
 
 def draw_keeping(store: Store, names: list[str]) -> None:
-    """Save the query that ran last under a name, or remove a name."""
+    """Save the last query that ran under a name, or remove a saved query."""
     author = st.text_input(
         "Your name", max_chars=MOST_NAME_CHARACTERS, key="sql-author", persist_state="session", autocomplete="name"
     )
-    name = st.text_input("Name for the query that ran last", max_chars=MOST_NAME_CHARACTERS, key="sql-name")
+    name = st.text_input("Name of the query (the one that ran last)", max_chars=MOST_NAME_CHARACTERS, key="sql-name")
     if st.button("Save query", disabled=not st.session_state[QUERY].strip()):
         _keep(lambda: save_query(store, name, st.session_state[QUERY], author))
     if names:
@@ -138,14 +139,14 @@ def _keep(act: Callable[[], None]) -> None:
     try:
         act()
     except InputError as error:
-        draw_error("Nothing was changed.", error)
+        draw_error("The saved queries were not changed.", error)
     else:
         st.rerun()
 
 
 @st.fragment
 def draw_schema(store: Store) -> None:
-    """What can be queried: tables, views and macros with their columns."""
+    """Tables, views and macros with their columns."""
     text = st.text_input(
         "Tables and columns", placeholder="Find tables and columns", key="sql-schema", label_visibility="collapsed"
     )
@@ -153,20 +154,20 @@ def draw_schema(store: Store) -> None:
     st.dataframe(
         found,
         hide_index=True,
-        height=330,
+        height=250,
         column_config={
-            "table": st.column_config.TextColumn(width=130),
-            "column": st.column_config.TextColumn(width=115),
-            "type": st.column_config.TextColumn(width=80),
-            "meaning": st.column_config.TextColumn(width="large"),
+            "table": st.column_config.TextColumn(width=125),
+            "column": st.column_config.TextColumn(width=120),
+            "type": st.column_config.TextColumn(width=75),
+            "meaning": st.column_config.TextColumn(width=245, help="Double-click a cell to read all of it."),
         },
         placeholder="",
     )
-    st.caption("Labels are in labels.label_events; docs/reference/data-model.md says more.")
+    st.caption("Labels are in `labels.label_events`. docs/reference/data-model.md describes all tables.")
 
 
 def draw_outcome(store: Store, query: str) -> None:
-    """The result of the query, or why there is none. It is kept, so that looking at it does not run it again."""
+    """The result of the query, or why there is none. It is kept, so looking at it does not run the query again."""
     ran_for = (store.folder, query)
     if RESULT not in st.session_state or st.session_state[RESULT][0] != ran_for:
         try:
@@ -177,8 +178,8 @@ def draw_outcome(store: Store, query: str) -> None:
         st.session_state[RESULT] = (ran_for, outcome)
     outcome = st.session_state[RESULT][1]
     if isinstance(outcome, str):
-        st.caption("The query gave no result:")
-        # DuckDB points at the place with ^ in the line below: letters of one width, lines as they are.
+        st.caption("The query failed:")
+        # DuckDB marks the place with ^ in the next line, which needs a monospaced font and no wrapping.
         st.code(outcome, language=None, wrap_lines="^" not in outcome)
     else:
         draw_result(store, query, outcome)
@@ -188,14 +189,14 @@ def draw_outcome(store: Store, query: str) -> None:
 def draw_result(store: Store, query: str, result: QueryResult) -> None:
     """Rows as a table, a chart or a file."""
     rows = result.rows
-    shown, csv, parquet, said = st.columns([3, 1, 1, 7], vertical_alignment="center")
+    shown, csv, parquet, said = st.columns([2, 1, 1, 8], vertical_alignment="center")
     view = shown.segmented_control(
         "Show as", ["Table", "Chart"], default="Table", required=True, key="sql-view", label_visibility="collapsed"
     )
     for place, kind, mime in ((csv, "csv", "text/csv"), (parquet, "parquet", "application/vnd.apache.parquet")):
         place.download_button(
             "CSV" if kind == "csv" else "Parquet",
-            # Made when somebody asks for it, by running the query again.
+            # Rendered on demand, by running the query again.
             partial(render_download, store, query, kind),
             file_name=f"query.{kind}",
             mime=mime,
@@ -208,29 +209,29 @@ def draw_result(store: Store, query: str, result: QueryResult) -> None:
     elif rows.columns == ["explain_key", "explain_value"]:
         st.code("\n".join(rows["explain_value"]), language=None)
     else:
-        st.dataframe(rows, hide_index=True, height="auto" if rows.height < 15 else 560)
+        st.dataframe(rows, hide_index=True, height="auto" if rows.height < 15 else 560, placeholder="NULL")
 
 
 def describe_size(result: QueryResult) -> str:
-    """One line of our own words: how much is shown, and how much a download gives."""
+    """How much is shown, and how much a download holds."""
     number = f"{result.rows.height:,} row{'' if result.rows.height == 1 else 's'}"
     shown = number if result.complete else f"The first {number}"
     return (
-        f"{shown} in {result.seconds:.2f} s; texts are cut at {SCREEN.characters:,} characters. A download runs the "
-        f"query again and holds up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB, uncut."
+        f"{shown} in {result.seconds:.2f} s. Texts are cut at {SCREEN.characters:,} characters. A download runs the "
+        f"query again and holds full texts, up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB."
     )
 
 
 def render_download(store: Store, query: str, kind: str) -> bytes:
-    """All rows, up to the limits of downloads, as csv or parquet. Raises InputError where the query fails."""
+    """All rows, up to the limits of downloads, as csv or parquet. Raises InputError if the query fails."""
     return render_rows(query_rows(store, query, DOWNLOAD).rows, kind)
 
 
 def draw_columns(rows: pl.DataFrame) -> None:
-    """The rows drawn by columns that people choose."""
+    """A chart of chosen columns."""
     suggested = suggest_chart(rows)
     if suggested is None:
-        st.info("A chart needs rows, a column of numbers and another column.")
+        st.info("A chart needs at least one row, a column of numbers and another column.")
         return
     names = rows.columns
     boxes = st.columns(4)
@@ -243,12 +244,12 @@ def draw_columns(rows: pl.DataFrame) -> None:
         index=colours.index(suggested.colour),
         format_func=lambda name: "(none)" if name is None else name,
     )
-    mark = boxes[3].selectbox("Drawn as", MARKS, index=MARKS.index(suggested.mark))
+    mark = boxes[3].selectbox("Chart type", MARKS, index=MARKS.index(suggested.mark))
     draw_chart(*build_chart(rows, ChartChoice(x, y, colour, mark)))
 
 
 def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, Spec]:
-    """What to draw and how; columns go under names of ours, so that no sign in theirs means anything to Vega."""
+    """The table and the chart. Columns are renamed, so that no character of their names has a meaning to Vega."""
     used = {"x": choice.x, "y": choice.y} | ({"color": choice.colour} if choice.colour is not None else {})
     drawn = pl.DataFrame([_drawable(rows[name]).alias(channel) for channel, name in used.items()])
     cells = choice.mark == "heatmap"
@@ -257,7 +258,7 @@ def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, 
         "y": _kind(drawn["y"], discrete=cells),
     }
     encoding: Spec = {
-        # Names stay in the query's order; numbers and times have one of their own.
+        # Names keep the query's order; numbers and times are sorted.
         channel: {
             "field": channel,
             "type": kind,
@@ -266,13 +267,13 @@ def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, 
         }
         for channel, kind in kinds.items()
     }
-    # A few names are read best level, many only on their side.
+    # A few labels fit horizontally; many must be rotated.
     encoding["x"]["axis"] = {"labelLimit": 160} | ({"labelAngle": 0} if drawn["x"].n_unique() <= 8 else {})
     if choice.colour is not None:
         kind = _kind(drawn["color"])
         colours = {} if kind == "quantitative" else {"scale": CATEGORIES}
         encoding["color"] = {"field": "color", "type": kind, "title": choice.colour, **colours}
-    # A colon, for Vega takes a field that is called image for the address of one and loads it.
+    # The colon keeps Vega from loading a field called "image" as the address of a picture.
     encoding["tooltip"] = [
         {"field": channel, "type": _kind(drawn[channel]), "title": f"{name}:"} for channel, name in used.items()
     ]
@@ -280,12 +281,12 @@ def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, 
 
 
 def _drawable(column: pl.Series) -> pl.Series:
-    """Decimals as floats, for Vega has no other numbers."""
+    """The column with decimals as floats, because Vega has no decimals."""
     return column.cast(pl.Float64) if column.dtype.is_decimal() else column
 
 
 def _kind(column: pl.Series, *, discrete: bool = False) -> str:
-    """Vega-Lite's type of what a column holds."""
+    """Vega-Lite's type of a column."""
     number, moment = column.dtype.is_numeric(), column.dtype.is_temporal()
     if discrete and (moment or (number and column.n_unique() <= 50)):
         return "ordinal"

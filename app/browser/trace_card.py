@@ -1,7 +1,7 @@
-"""One trace in full, drawn for the pages of traces and of labels.
+"""One trace in full, for the pages Traces and Label.
 
-Text from models and catalogues is shown as text: `trace_html` escapes every character of it, the rest goes through
-elements that know no markup.
+Text from models and catalogues is shown as plain text: `trace_html` escapes all of it, and the other elements used here
+do not interpret markup.
 """
 
 from urllib.parse import urlencode
@@ -17,16 +17,16 @@ from curate.review.trace_text import annotate, name_of, short_sid
 from curate.traces.tasks import ListedTask
 from store import Store
 
-# Texts longer than this are folded; what is folded is shown in parts of so many characters.
+# Longer texts are folded, and then shown in parts.
 FOLDED_CHARACTERS = 6_000
 PART_CHARACTERS = 100_000
 
 
 def draw_trace(store: Store, view: TraceView) -> None:
-    """Draw all of it; without its judgement also without what rules found in the reasoning."""
-    left, right = st.columns([6, 5], gap="large")
+    """Draw a trace. Without a judgement, claims in the reasoning are not marked as true or false either."""
+    left, right = st.columns([6, 5], gap="medium")
     with left:
-        st.markdown("##### Order before and after")
+        st.markdown("##### Candidates before and after")
         draw_order(view)
         st.markdown("##### History, oldest first")
         st.html(table_html(history_table(view.listed)))
@@ -39,42 +39,44 @@ def draw_trace(store: Store, view: TraceView) -> None:
 
 
 def draw_heading(view: TraceView) -> None:
-    """Where a trace comes from, in one line of fields, and where it leads."""
+    """Where a trace comes from, and links to related traces."""
     trace = view.trace
     fields = {
-        "made": f"{trace['created_at']:%Y-%m-%d %H:%M:%S}",
+        "created (UTC)": f"{trace['created_at']:%Y-%m-%d %H:%M:%S}",
         "dataset": f"{trace['dataset']} {trace['split']}",
         "template": trace["template"],
         "strategy": trace["strategy"],
         "teacher": f"{trace['teacher']}/{trace['model']}",
         "temperature": f"{trace['temperature']:g}",
         "sample": trace["sample_index"],
-        "tokens in + out": f"{_count(trace['prompt_tokens'])} + {_count(trace['completion_tokens'])}",
-        "cost": "?" if trace["cost_usd"] is None else f"${trace['cost_usd']:.5f}",
-        "latency": "?" if trace["latency_ms"] is None else f"{trace['latency_ms']:,.0f} ms",
-        "finish reason": trace["finish_reason"] or "?",
+        "tokens in / out": f"{_count(trace['prompt_tokens'])} / {_count(trace['completion_tokens'])}",
+        "cost": "–" if trace["cost_usd"] is None else f"${trace['cost_usd']:.5f}",
+        "latency": "–" if trace["latency_ms"] is None else f"{trace['latency_ms']:,.0f} ms",
+        "finish reason": trace["finish_reason"] or "–",
     }
     st.html(fields_html(fields))
     links = st.container(horizontal=True)
     links.link_button("All attempts on this prompt", "/compare?" + urlencode({"trace": trace["trace_id"]}))
     links.link_button("All traces of this user", to_traces({"user_id": trace["user_id"]}))
-    links.link_button("Its run", to_traces({"run_id": trace["run_id"]}))
+    links.link_button("All traces of this run", to_traces({"run_id": trace["run_id"]}))
 
 
 def _count(tokens: int | None) -> str:
-    return "?" if tokens is None else f"{tokens:,}"
+    return "–" if tokens is None else f"{tokens:,}"
 
 
 def draw_order(view: TraceView) -> None:
-    """The places before and after; only those before where no order could be read."""
+    """The candidates before and after. If no order could be parsed, only those before."""
     moves = find_moves(view.listed, view.trace["ranking"])
     if not view.trace["ranking"]:
-        st.info("No order could be read from the completion; these are the candidates as the prompt showed them.")
+        st.info(
+            "The completion holds no order that could be parsed. These are the candidates in the order of the prompt."
+        )
     st.html(order_html(moves))
 
 
 def history_table(listed: ListedTask) -> pl.DataFrame:
-    """What the user took, oldest first."""
+    """The user's history, oldest first."""
     return pl.DataFrame(
         [
             {
@@ -90,26 +92,28 @@ def history_table(listed: ListedTask) -> pl.DataFrame:
 
 
 def draw_reasoning(view: TraceView) -> None:
-    """The reasoning with items by title, foreign IDs and claims marked where judgement is shown; long, it is folded."""
+    """The reasoning with titles in place of IDs. With a judgement, unknown IDs and claims are marked."""
     trace = view.trace
     reasoning = trace["reasoning"]
     if reasoning is None:
         st.info(
-            "The completion could not be read; it stands below as it came." if trace["completion"] else "No answer."
+            "The completion could not be parsed. You can read it below, as received."
+            if trace["completion"]
+            else "The teacher gave no answer."
         )
         if trace["error"]:
             st.code(trace["error"], language=None, wrap_lines=True)
         return
     st.html(reasoning_html(annotate(reasoning[:FOLDED_CHARACTERS], view.listed), checked=view.judgement is not None))
     if len(reasoning) > FOLDED_CHARACTERS:
-        draw_folded("The whole reasoning", reasoning, "reasoning", view)
+        draw_folded("Full reasoning", reasoning, "reasoning", view)
 
 
 def draw_judgement(judgement: Judgement) -> None:
-    """Verdicts with their reasons, and what people say."""
+    """Verdicts with their reasons, and people's labels."""
     st.markdown("##### Verdicts")
     passed = pl.when("passed").then(pl.lit("✓")).otherwise(pl.lit("✗"))
-    why_not = pl.coalesce("detail", "reason").alias("why not")
+    why_not = pl.coalesce("detail", "reason").alias("reason")
     verdicts = judgement.verdicts.select(passed.alias(""), "rule", why_not, pl.col("rule_version").alias("version"))
     st.html(table_html(verdicts))
     if judgement.labels.height:
@@ -119,7 +123,7 @@ def draw_judgement(judgement: Judgement) -> None:
 
 
 def draw_texts(store: Store, view: TraceView) -> None:
-    """Prompt and completion, exactly as they went over the wire."""
+    """Prompt and completion, byte for byte as sent and received."""
     prompt = fold("Prompt as sent", "prompt")
     if prompt.open:
         with prompt:
@@ -130,19 +134,21 @@ def draw_texts(store: Store, view: TraceView) -> None:
 
 
 def draw_folded(title: str, text: str, key: str, view: TraceView) -> None:
-    """A text of a trace behind its title; a long one in parts, so that a browser can bear a megabyte."""
+    """A folded text of a trace. A long one is shown in parts, because a browser cannot render a megabyte at once."""
     is_long = len(text) > FOLDED_CHARACTERS
     place = fold(f"{title} ({len(text):,} characters)" if is_long else title, key)
     if place.open:
         parts = -(-len(text) // PART_CHARACTERS)
         with place:
             part = (
-                st.number_input(f"part of {parts}", 1, parts, key=f"{key}-{view.trace['trace_id']}") if parts > 1 else 1
+                st.number_input(f"Part (of {parts})", 1, parts, key=f"{key}-{view.trace['trace_id']}")
+                if parts > 1
+                else 1
             )
             shown = text[(part - 1) * PART_CHARACTERS : part * PART_CHARACTERS]
             st.code(shown, language=None, wrap_lines=True, height=400 if is_long else "content")
 
 
 def fold(title: str, key: str) -> ExpanderContainer:
-    """A place whose contents are read and sent when somebody opens it; it stays open from trace to trace."""
+    """An expander whose content is loaded when it is opened. It stays open from trace to trace."""
     return st.expander(title, key=f"unfolded-{key}", on_change="rerun")

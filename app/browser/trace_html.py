@@ -1,7 +1,7 @@
-"""A trace as HTML of ours around text that is anybody's: every character of theirs is escaped here.
+"""A trace as HTML. All text that comes from models, catalogues or people is escaped here.
 
-Charts and tables that a browser builds from data would be the larger part of what a label costs, so what people read
-one after the other is drawn as what it is: two columns of names with lines between, a table, words with marks.
+Charts and tables that the browser builds from data would take most of the time from one label to the next, so a trace
+is plain HTML: two columns of names with lines between them, tables, and words with marks.
 """
 
 import html
@@ -18,8 +18,8 @@ from prompts.tasks import ShownItem
 ROW_PX = 27
 WAYS = {"target": "#e8820c", "up": "#2f9e5b", "down": "#d05252", "same": "#999"}
 _ORDER_STYLE = f"""<style>
-.gr2-order {{display: grid; grid-template-columns: minmax(0, 4fr) minmax(40px, 1fr) minmax(0, 4fr); column-gap: 8px;
-  font-size: .93em}}
+.gr2-order {{display: grid; grid-template-columns: minmax(0, 5fr) minmax(28px, 1fr) minmax(0, 6fr); column-gap: 6px;
+  font-size: .87em}}
 .gr2-order ol {{list-style: none; margin: 0; padding: 0}}
 .gr2-order li {{display: flex; gap: 6px; height: {ROW_PX}px; line-height: {ROW_PX}px; margin: 0; padding: 0}}
 .gr2-order .name {{flex: 1; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; unicode-bidi: isolate}}
@@ -73,14 +73,14 @@ class Move(NamedTuple):
 
     @property
     def arrow(self) -> str:
-        """How far it moved, or nothing."""
+        """How far it moved, or an empty string."""
         if self.after is None or self.after == self.before:
             return ""
         return f"▲ {self.before - self.after}" if self.after < self.before else f"▼ {self.after - self.before}"
 
 
 def find_moves(listed: ListedTask, ranking: Sequence[str] | None) -> list[Move]:
-    """The candidates as the prompt showed them, with their ranks in an order, the first of an item named twice."""
+    """The candidates in the order of the prompt, with their ranks in an order. A repeated item has its first rank."""
     after = {item_id: rank for rank, item_id in reversed(list(enumerate(ranking or (), 1)))}
     return [
         Move(item, before, after.get(item.item_id), item.item_id == listed.target_item_id)
@@ -89,7 +89,7 @@ def find_moves(listed: ListedTask, ranking: Sequence[str] | None) -> list[Move]:
 
 
 def order_html(moves: Sequence[Move]) -> str:
-    """The candidates as they were; beside them, where an order was read, as they are then, with lines between."""
+    """The candidates before. If there is an order, also the candidates after, with lines between the two."""
     shown = "".join(
         f'<li class="{move.way}"><span class="sid">{html.escape(short_sid(move.item.sid))}</span>{_name(move)}'
         f'<span class="rank">{move.before}</span></li>'
@@ -112,10 +112,10 @@ def order_html(moves: Sequence[Move]) -> str:
 
 
 def _lines(ranked: Sequence[Move], rows: int) -> str:
-    """A picture of lines from the places before to those after, as wide as there is room for.
+    """An SVG picture of lines from the places before to the places after.
 
-    Places are counted, not ranks: an order that names an item twice has one place for it. A picture of its own, since
-    Streamlit takes SVG out of HTML.
+    It counts places, not ranks: an order that names an item twice has one place for it. It is an image because
+    Streamlit removes inline SVG.
     """
     lines = "".join(
         f'<line x1="0" y1="{move.before - 0.5}" x2="1" y2="{place - 0.5}" stroke="{WAYS[move.way]}" '
@@ -129,7 +129,7 @@ def _lines(ranked: Sequence[Move], rows: int) -> str:
 
 
 def table_html(frame: pl.DataFrame) -> str:
-    """A few rows to be read. Figures stand as `str` writes them, what is null as nothing."""
+    """A small table. Cells are written by `str`, null as an empty cell."""
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in frame.columns)
     rows = "".join(
         "<tr>"
@@ -141,7 +141,7 @@ def table_html(frame: pl.DataFrame) -> str:
 
 
 def fields_html(fields: Mapping[str, object]) -> str:
-    """Names with their values below, side by side as far as there is room."""
+    """Names with their values below them, side by side."""
     pairs = "".join(
         f'<div><dt>{html.escape(name)}</dt><dd dir="auto">{html.escape(str(value))}</dd></div>'
         for name, value in fields.items()
@@ -150,7 +150,7 @@ def fields_html(fields: Mapping[str, object]) -> str:
 
 
 def reasoning_html(stretches: Iterable[Stretch], *, checked: bool) -> str:
-    """The stretches of a reasoning; checked: with what the store says of them."""
+    """The stretches of a reasoning. checked: mark unknown IDs, and claims as true or false."""
     parts = [_REASONING_STYLE, '<div class="gr2-reasoning" dir="auto">']
     for stretch in stretches:
         text, kinds, title = stretch.text, [], ""
@@ -170,7 +170,7 @@ def reasoning_html(stretches: Iterable[Stretch], *, checked: bool) -> str:
 
 
 def _name(move: Move) -> str:
-    """A candidate's name, whole on hover; the target has a star."""
+    """A candidate's name, in full on hover. The target has a star."""
     name = html.escape(name_of(move.item))
     sid = html.escape(short_sid(move.item.sid))
     return f'<span class="name" dir="auto" title="{name}, {sid}">{"★ " if move.is_target else ""}{name}</span>'

@@ -1,12 +1,13 @@
-"""The page of traces: a filterable table of them, newest first, and one in full.
+"""The page Traces: a table of traces, newest first, and one of them in full.
 
-It draws; what it draws comes from `curate.review.trace_pages`. The filter, the page and the open trace are in the link.
+This module only draws; `curate.review.trace_pages` reads. The link holds the filter, the page and the open trace.
 """
 
 import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
+from app.browser.pages import draw_title
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.review.trace_pages import Position, TracePage, count_traces, find_traces, load_trace
 from curate.review.trace_text import with_codes
@@ -15,6 +16,8 @@ from store import InputError, Store
 
 PAGE = "before"
 TRACE = "trace"
+# What fits on a small screen. The others can be shown by the table's menu.
+SHOWN = ("created", "accepted", "first failed rule", "target", "template", "teacher", "reasoning")
 
 
 def draw_traces(store: Store) -> None:
@@ -24,60 +27,60 @@ def draw_traces(store: Store) -> None:
     if opened := st.session_state.pop("opened-trace", None):
         st.query_params[TRACE] = opened
     if trace_id := st.query_params.get(TRACE):
-        st.divider()
         view = load_trace(store, trace_id)
-        st.subheader("Trace")
-        st.code(trace_id, language=None)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown("#### Trace", width="content")
+            st.code(trace_id, language=None, width="content")
         draw_heading(view)
         draw_trace(store, view)
 
 
 def draw_table(store: Store, chosen: TraceFilter) -> None:
-    """One page of traces; a click on a row opens it below."""
+    """One page of traces. A click on a row opens its trace below."""
     if st.session_state.get("shown-filter", chosen) != chosen:
         st.query_params.pop(PAGE, None)
         st.session_state["newer-pages"] = []
     st.session_state["shown-filter"] = chosen
     after = read_position(st.query_params.get(PAGE))
     page = find_traces(store, chosen, after=after)
-    if not chosen.reads_texts:
-        st.subheader(f"{count_traces(store, chosen):,} traces")
-    else:
-        st.subheader("Traces found")
+    draw_title(
+        "Traces found" if chosen.reads_texts else f"{count_traces(store, chosen):,} traces",
+        "Newest first. Tick a row to open its trace below. The filter on the left narrows the table.",
+    )
     if page.rows.height:
         draw_rows(page.rows)
     elif not page.unfinished:
-        st.info("No trace fits. Widen the filter, or make traces with gr2 trace.")
+        st.info("No trace matches. Widen or clear the filter, or make traces: `gr2 trace NAME --teacher evidence`.")
     if page.unfinished and page.next is not None:
         st.info(
-            f"Searched back to {page.next.created_at:%Y-%m-%d %H:%M:%S} UTC so far: {page.rows.height} found. "
-            "Older goes on from there."
+            f"Found {page.rows.height} so far, back to {page.next.created_at:%Y-%m-%d %H:%M:%S} UTC. Press Older to "
+            "search on from there."
         )
     draw_turning(page, after)
 
 
 def draw_rows(rows: pl.DataFrame) -> None:
-    """The table; its selection is the open trace."""
+    """The table. Its selection is the open trace."""
+    before, after = (pl.col(name).cast(pl.String).fill_null("–") for name in ("target_rank", "predicted_rank"))
     shown = rows.select(
-        pl.col("created_at").alias("made"),
-        pl.when("accepted").then(pl.lit("✓")).otherwise(pl.lit("")).alias("paper"),
+        pl.col("created_at").alias("created"),
+        pl.when("accepted").then(pl.lit("✓")).otherwise(pl.lit("")).alias("accepted"),
         pl.coalesce(
             "first_failed_rule", pl.when(pl.col("error").is_not_null()).then(pl.lit("answered")), pl.lit("")
-        ).alias("lost at"),
-        pl.col("target_rank").alias("before"),
-        pl.col("predicted_rank").alias("after"),
-        pl.when("copied").then(pl.lit("copied")).otherwise(pl.lit("")).alias("order"),
+        ).alias("first failed rule"),
+        pl.concat_str(before, pl.lit(" → "), after).alias("target"),
         "template",
         pl.concat_str(pl.col("teacher"), pl.col("model"), separator="/").alias("teacher"),
+        pl.coalesce("reasoning", "error", pl.lit("")).map_elements(with_codes, pl.String).alias("reasoning"),
+        pl.when("copied").then(pl.lit("✓")).otherwise(pl.lit("")).alias("order copied"),
         pl.col("temperature"),
         pl.concat_str(pl.col("dataset"), pl.col("split"), separator=" ").alias("dataset"),
         pl.col("sample_index").alias("sample"),
-        pl.coalesce("reasoning", "error", pl.lit("")).map_elements(with_codes, pl.String).alias("reasoning"),
     )
     key = f"traces-{st.query_params.get(PAGE, '')}"
 
     def open_selected() -> None:
-        # Of the rows that were on the screen: traces may have come in since.
+        # The rows that were on the screen: newer traces may have arrived since.
         selected = st.session_state[key].selection.rows
         if selected:
             st.session_state["opened-trace"] = rows["trace_id"][selected[0]]
@@ -89,15 +92,20 @@ def draw_rows(rows: pl.DataFrame) -> None:
         selection_mode="single-row",
         key=key,
         height=320,
+        column_order=SHOWN,
         column_config={
-            "made": st.column_config.DatetimeColumn(format="MM-DD HH:mm:ss", width=110),
-            "paper": st.column_config.TextColumn(width=50, help="accepted under ruleset paper"),
-            "lost at": st.column_config.TextColumn(help="the first rule of ruleset strict that it fails"),
-            "before": st.column_config.NumberColumn(width=55, help="the target's rank among the candidates"),
-            "after": st.column_config.NumberColumn(width=55, help="the target's rank in the answer"),
-            "temperature": st.column_config.NumberColumn(format="%g", width=95),
-            "sample": st.column_config.NumberColumn(width=60),
-            "reasoning": st.column_config.TextColumn(width=600),
+            "created": st.column_config.DatetimeColumn(format="MM-DD HH:mm:ss", width=110, help="UTC"),
+            "accepted": st.column_config.TextColumn(width=70, help="Accepted by ruleset paper."),
+            "first failed rule": st.column_config.TextColumn(
+                width=115, help='First failed rule (ruleset: strict). "answered" means that the request failed.'
+            ),
+            "target": st.column_config.TextColumn(
+                width=60, help="The target's rank in the prompt → its rank in the answer. A dash: it is not there."
+            ),
+            "template": st.column_config.TextColumn(width=125),
+            "teacher": st.column_config.TextColumn(width=145, help="Teacher/model."),
+            "reasoning": st.column_config.TextColumn(width=260),
+            "temperature": st.column_config.NumberColumn(format="%g"),
         },
     )
 
@@ -118,7 +126,7 @@ def draw_turning(page: TracePage, after: Position | None) -> None:
 
 
 def turn(position: str, newer_pages: list[str]) -> None:
-    """Open another page of the table."""
+    """Turn to another page of the table."""
     st.session_state["newer-pages"] = newer_pages
     if position:
         st.query_params[PAGE] = position
@@ -128,7 +136,7 @@ def turn(position: str, newer_pages: list[str]) -> None:
 
 
 def write_position(position: Position) -> str:
-    """A position as a link has it."""
+    """A position, written for a link."""
     return f"{position.created_at.isoformat()}~{position.trace_id}"
 
 
@@ -140,4 +148,4 @@ def read_position(text: str | None) -> Position | None:
     try:
         return Position(read_time(moment), trace_id)
     except ValueError:
-        raise InputError(f"the link says {PAGE}={text!r}, which is no place among traces; leave it out") from None
+        raise InputError(f"the link says {PAGE}={text!r}, which is not a position in the table; remove it") from None

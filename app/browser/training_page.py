@@ -1,7 +1,6 @@
-"""The page of trainings: which there were, their curves beside each other, and how rankers compare.
+"""The page Training: all trainings with their curves, and how rankers compare.
 
-It draws; what it draws comes from `train.browsing` and `curate.evaluation.evaluate`. Names are shown as text, never as
-HTML.
+This module only draws; `train.browsing` and `curate.evaluation` read. Names are shown as text, never as HTML.
 """
 
 import orjson
@@ -9,11 +8,12 @@ import polars as pl
 import streamlit as st
 
 from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, nominal, quantitative
+from app.browser.pages import draw_title, escape_markdown
 from curate.evaluation.results import load_evaluations
 from store import Store
 from train.browsing import load_curves, load_trainings
 
-# What people look at first, where a training has it.
+# The curves to show first, if a training has them.
 FIRST_METRICS = ("reward", "loss", "answers/promotion", "answers/copied", "answers/valid", "entropy")
 SHOWN_CURVES = 4
 BLUE = "#4c78a8"
@@ -21,31 +21,55 @@ GAIN = "conditional_ndcg_at_5_gain"
 SHOWN = {
     "valid_share": "valid",
     "copy_share": "copied",
-    "conditional_recall_at_1": "R@1",
-    "conditional_recall_at_5": "R@5",
-    "conditional_ndcg_at_5": "N@5",
+    "conditional_recall_at_1": "Recall@1",
+    "conditional_recall_at_5": "Recall@5",
+    "conditional_ndcg_at_5": "NDCG@5",
     "conditional_mrr": "MRR",
     "top1_consistency": "top-1 consistency",
 }
-SLICE_METRICS = {"conditional_ndcg_at_5": "N@5", "first_pick_share": "share of first picks"}
+EXPLAINED = {
+    "valid": "Share of answers that are a permutation of the candidates.",
+    "copied": "Share of answers that repeat the order of the prompt.",
+    "top-1 consistency": "How often the first item stays the same when the candidates are shuffled.",
+}
+SLICE_METRICS = {"conditional_ndcg_at_5": "NDCG@5", "first_pick_share": "share of first picks"}
 
 
 def draw_trainings(store: Store) -> None:
     """Draw the page."""
-    st.subheader("Trainings")
+    draw_title("Training", "All trainings with their curves, and the newest evaluation of the rankers.")
     trainings = load_trainings(store)
     if trainings.height == 0:
-        st.info("No training yet. Make a student with gr2 train init and train it with gr2 train sft.")
+        st.info(
+            "There are no trainings yet. Run `gr2 train init SNAPSHOT --name NEW`, then "
+            "`gr2 train sft SNAPSHOT --student NEW`."
+        )
     else:
         draw_curves(store, trainings)
     draw_evaluations(store)
 
 
 def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
-    """A table of trainings; those that are picked have their curves below."""
+    """A table of trainings. The selected ones, or else the newest, have their curves below."""
+    number, time = st.column_config.NumberColumn, st.column_config.DatetimeColumn
     event = st.dataframe(
-        trainings.drop("run_id"), hide_index=True, on_select="rerun", selection_mode="multi-row", key="trainings"
+        trainings.drop("run_id"),
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        key="trainings",
+        height="auto",
+        placeholder="–",
+        column_config={
+            "snapshot": st.column_config.TextColumn(width=230),
+            "last_loss": number("last loss", format="%.4f", width=80),
+            "last_reward": number("last reward", format="%.4f", width=90),
+            "started_at": time("started (UTC)", format="YYYY-MM-DD HH:mm", width=130),
+            "ended_at": time("ended (UTC)", format="YYYY-MM-DD HH:mm", width=130),
+        },
     )
+    if trainings.height > 1:
+        st.caption("Tick trainings to compare their curves. Without a tick, you see the newest.")
     rows = event.selection.rows or [0]
     chosen = trainings[rows]
     curves = load_curves(store, chosen["run_id"].to_list()).join(
@@ -53,7 +77,7 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
     )
     known = curves["metric"].unique().sort().to_list()
     first = [metric for metric in FIRST_METRICS if metric in known] or known
-    metrics = st.multiselect("curves", known, default=first[:SHOWN_CURVES], key="metrics")
+    metrics = st.multiselect("Curves", known, default=first[:SHOWN_CURVES], key="metrics")
     columns = st.columns(2)
     for place, metric in enumerate(metrics):
         with columns[place % 2]:
@@ -61,49 +85,59 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
 
 
 def draw_curve(points: pl.DataFrame, metric: str) -> None:
-    """One figure over the steps of each training that is picked."""
+    """One metric over the steps of the selected trainings."""
+    several = points["label"].n_unique() > 1
     encoding = {
         "x": quantitative("step", title="step", axis={"tickMinStep": 1}),
         "y": quantitative("value", title=None, scale={"zero": False}),
-        "color": nominal("label", title=None, scale=CATEGORIES, legend={"orient": "top"}),
+        "color": nominal("label", title=None, scale=CATEGORIES, legend={"orient": "top"} if several else None),
         "tooltip": [nominal("label"), quantitative("step"), quantitative("value", format=".4g")],
     }
-    mark = {"type": "line", "interpolate": "monotone"}
-    draw_chart(points, {"mark": mark, "encoding": encoding, "title": metric, "height": 300})
+    st.markdown(f"**{escape_markdown(metric)}**")
+    draw_chart(points, {"mark": {"type": "line", "point": True}, "encoding": encoding, "height": 220})
 
 
 def draw_evaluations(store: Store) -> None:
-    """One evaluation, the newest unless another is chosen: all figures are of the same lists, so that they compare."""
-    st.subheader("Evaluations")
+    """One evaluation, by default the newest. All its metrics are over the same lists, so they can be compared."""
+    st.markdown("#### Evaluation")
     with store.reading() as session:
         datasets = [name for (name,) in session.rows("evaluated_datasets")]
     if not datasets:
-        st.info("No evaluation yet. gr2 eval compares rankers on the candidate lists of a dataset.")
+        st.info("There are no evaluations yet. Run `gr2 eval NAME` to compare rankers on the lists of a dataset.")
         return
-    dataset = st.selectbox("dataset", datasets, key="evaluated")
+    left, right = st.columns([1, 2])
+    dataset = left.selectbox("Dataset", datasets, key="evaluated")
     runs = load_evaluations(store, dataset).runs
     started = dict(runs.select("run_id", "started_at").rows())
-    run_id = st.selectbox("evaluation", started, format_func=lambda run: f"{started[run]:%Y-%m-%d %H:%M}, {run}")
+    run_id = right.selectbox("Evaluation", started, format_func=lambda run: f"{started[run]:%Y-%m-%d %H:%M} UTC, {run}")
     done = load_evaluations(store, dataset, run_id)
     figures = done.metrics.pivot("metric", index="ranker", values="value")
     shown = {name: label for name, label in SHOWN.items() if name in figures.columns}
     facts = orjson.loads(done.runs["settings"][0])
     lists: int = done.metrics.filter(metric="conditional_mrr")["n"][0]
     st.text(
-        f"{lists:,} {facts['split']} lists of {facts['pre_ranker']} that hold their target, "
-        f"semantic IDs {facts['sid_version']}"
+        f"{lists:,} lists (split: {facts['split']}) of pre-ranker {facts['pre_ranker']} that hold their target. "
+        f"Semantic IDs: {facts['sid_version']}."
     )
-    st.dataframe(figures.select("ranker", *shown).rename(shown), hide_index=True)
-    draw_gains(done.metrics.filter(metric=GAIN), "N@5 gain over the pre-ranker, 95%")
+    st.dataframe(
+        figures.select("ranker", *shown).rename(shown),
+        hide_index=True,
+        height="content",
+        placeholder="–",
+        column_config={
+            label: st.column_config.NumberColumn(format="%.4f", help=EXPLAINED.get(label)) for label in shown.values()
+        },
+    )
+    draw_gains(done.metrics.filter(metric=GAIN), "gain in NDCG@5 over the pre-ranker, with the 95% interval")
     rankers = figures["ranker"].to_list()
-    other = st.selectbox("gain over", rankers[1:], key="other") if len(rankers) > 2 else None
+    other = st.selectbox("Gain over", rankers[1:], key="other") if len(rankers) > 2 else None
     if other is not None:
-        draw_gains(gains_over(done.differences, other), f"N@5 gain over {other}, 95%")
+        draw_gains(gains_over(done.differences, other), f"gain in NDCG@5 over {other}, with the 95% interval")
     draw_slices(done.slices)
 
 
 def gains_over(differences: pl.DataFrame, other: str) -> pl.DataFrame:
-    """What each ranker gains over one of them; a difference that is stored the other way round is turned."""
+    """Each ranker's gain over one of them. Differences that are stored the other way round change their sign."""
     turned = differences.filter(ranker=other).select(
         ranker="other", value=-pl.col("value"), low=-pl.col("high"), high=-pl.col("low"), n="n"
     )
@@ -119,7 +153,7 @@ def draw_gains(gains: pl.DataFrame, title: str) -> None:
     tooltip = [nominal("ranker"), *(quantitative(column) for column in ("value", "low", "high", "n"))]
     layers = [
         {
-            # A rule's own colour is black on any ground.
+            # Without a colour the rule is black, in dark mode too.
             "mark": {"type": "rule", "strokeWidth": 2, "color": BLUE},
             "encoding": {"y": ranker, "x": quantitative("low", title=title), "x2": {"field": "high"}},
         },
@@ -129,15 +163,17 @@ def draw_gains(gains: pl.DataFrame, title: str) -> None:
         },
         dashed_rule("x", 0),
     ]
-    draw_chart(gains, {"layer": layers, "height": 60 + 36 * gains.height})
+    draw_chart(gains, {"layer": layers, "height": 60 + 32 * gains.height})
 
 
 def draw_slices(slices: pl.DataFrame) -> None:
-    """Where each ranker is good: one figure by one property of the lists."""
+    """A metric of each ranker by one property of the lists."""
     slices = slices.filter(pl.col("metric").is_in(list(SLICE_METRICS)))
     if slices.height == 0:
         return
-    slice_: str = st.selectbox("by", slices["slice"].unique().sort(), format_func=lambda name: name.replace("_", " "))
+    slice_: str = st.selectbox(
+        "Split lists by", slices["slice"].unique().sort(), format_func=lambda name: name.replace("_", " ")
+    )
     rows = slices.filter(slice=slice_)
     buckets = rows["bucket"].unique(maintain_order=True).to_list()
     encoding = {

@@ -31,10 +31,10 @@ CATEGORIES = (Label.GOOD.value, Label.BAD.value, Label.UNSURE.value)
 RULESET = "paper"
 RESAMPLES = 1_000
 ALPHA, FLEISS, COHEN = "Krippendorff's alpha", "Fleiss' kappa", "Cohen's kappa"
-NOBODY = "undefined: no trace that two people labelled"
-ONE_CATEGORY = "undefined: all say the same everywhere, so agreement cannot be told from chance"
-ONE_SIDED = "one side always says the same, so kappa is 0 whatever the other says"
-NOT_JUDGED = "undefined: no label good or bad on a trace that it judged"
+NOBODY = "undefined: no trace was labelled by two people"
+ONE_CATEGORY = "undefined: all labels are the same, so agreement cannot be told from chance"
+ONE_SIDED = "one side always says the same, so kappa is 0"
+NOT_JUDGED = "undefined: no trace with a verdict is labelled good or bad"
 # Where a trace says whether it passes or fails.
 JUDGES = {"rule": ("passed_rules", "failed_rules"), "ruleset": ("accepted_by", "refused_by")}
 

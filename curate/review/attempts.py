@@ -119,17 +119,14 @@ def load_pair(store: Store, first: str, second: str) -> tuple[TraceView, TraceVi
 # Orders
 
 
-def order_text(candidates: Sequence[str], ranking: Sequence[str] | None) -> str:
-    """An order as the candidates' numbers in the input, with how far each was moved.
+def order_text(candidates: Sequence[str], ranking: Sequence[str] | None, target: str) -> str:
+    """An order, best first, as the candidates' numbers in the prompt. ★ marks the target, ? what is no candidate.
 
-    >>> order_text(["a", "b", "c"], ["c", "a", "b"])
-    '3▲2 1▼1 2▼1'
+    >>> order_text(["a", "b", "c"], ["c", "a", "b"], "a")
+    '3, ★1, 2'
     """
     numbers = {item: number for number, item in enumerate(candidates, 1)}
-    return " ".join(
-        f"{numbers[item]}{arrow(numbers[item] - rank)}" if item in numbers else "?"
-        for rank, item in enumerate(ranking or (), 1)
-    )
+    return ", ".join(f"{'★' if item == target else ''}{numbers.get(item, '?')}" for item in ranking or ())
 
 
 def arrow(moved: int) -> str:

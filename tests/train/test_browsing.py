@@ -24,7 +24,7 @@ def draw_page() -> None:
 def test_trainings_and_curves_are_listed_and_drawn(inputs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GR2_STORE", str(inputs.folder))
     page = AppTest.from_function(draw_page, default_timeout=30).run()
-    assert [info.value.split(".")[0] for info in page.info] == ["No training yet", "No evaluation yet"]
+    assert [info.value.split(".")[0] for info in page.info] == ["There are no trainings yet", "There are no evaluations yet"]
     for name in ("one", "two"):
         train_sft(inputs, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, log_steps=1))
     evaluate(inputs, "shop", [EvidenceRanker(), EvidenceRanker("again")], EvalSettings(limit=20, shuffles=0))
@@ -42,7 +42,7 @@ def test_trainings_and_curves_are_listed_and_drawn(inputs: Store, monkeypatch: p
     assert page.dataframe[0].value["name"].to_list() == ["two", "one"]
     assert "loss" in page.multiselect[0].value
     assert page.dataframe[1].value["ranker"].to_list() == ["cooccurrence.v1", "evidence.v1", "again"]
-    assert "20 test lists of cooccurrence.v1" in page.text[0].value
+    assert "20 lists (split: test) of pre-ranker cooccurrence.v1" in page.text[0].value
     page.selectbox(key="other").select("again").run()
     assert not page.exception
 

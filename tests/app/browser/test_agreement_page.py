@@ -17,7 +17,7 @@ def open_agreement(open_page: Callable[..., AppTest], **query: str) -> AppTest:
 
 
 def headings(page: AppTest) -> list[str]:
-    return [markdown.value for markdown in page.markdown if markdown.value.startswith("####")]
+    return [markdown.value for markdown in page.markdown if markdown.value.startswith("#####")]
 
 
 def traces_of(store: Store, chosen: TraceFilter) -> list[str]:
@@ -26,17 +26,17 @@ def traces_of(store: Store, chosen: TraceFilter) -> list[str]:
 
 def test_a_store_without_labels_says_where_to_label(traced: Store, open_page: Callable[..., AppTest]) -> None:
     page = open_agreement(open_page)
-    assert [info.value for info in page.info] == ["Nobody labelled yet: label traces on the page Label."]
+    assert [info.value for info in page.info] == ["There are no labels yet. Make a queue and label traces on the page Label."]
     put_label(traced, traces_of(traced, TraceFilter())[0], "ann", Label.SKIP)
-    assert "Nobody labelled yet" in open_agreement(open_page).info[0].value
+    assert "There are no labels yet" in open_agreement(open_page).info[0].value
 
 
 def test_one_annotator_sees_rules_and_no_agreement(traced: Store, open_page: Callable[..., AppTest]) -> None:
     for trace_id in traces_of(traced, TraceFilter(passes="paper"))[:3]:
         put_label(traced, trace_id, "ann", Label.BAD)
     page = open_agreement(open_page)
-    assert "One annotator only: agreement needs two." in page.info[0].value
-    assert "#### Traces that people disagree on" not in headings(page)
+    assert "Only one person has labelled, and agreement needs two." in page.info[0].value
+    assert "##### Traces that people disagree on" not in headings(page)
     rules, against, annotators = (table.value for table in page.dataframe)
     assert rules[rules["rule"] == "ruleset paper"]["recall"].to_list() == [0.0]
     assert len(against) == 3
@@ -86,10 +86,10 @@ def test_the_filter_and_undo_take_labels_away(traced: Store, open_page: Callable
     assert page.dataframe[2].value["trace_id"].to_list() == [f"/traces?trace={trace_id}"]
     put_label(traced, trace_id, "ben", Label.UNDO)
     page.run()
-    assert "One annotator only" in page.info[0].value
+    assert "Only one person has labelled" in page.info[0].value
     put_label(traced, trace_id, "ann", Label.UNDO)
     page.run()
-    assert "No label on what the filter and the queue leave" in page.info[0].value
+    assert "The filter and the queue leave no labelled trace" in page.info[0].value
 
 
 def test_labels_of_one_queue_are_looked_at_alone(traced: Store, open_page: Callable[..., AppTest]) -> None:

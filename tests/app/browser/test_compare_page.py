@@ -5,7 +5,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
-from app.browser.compare_page import ONE_LIST, TWO_ARMS
+from app.browser.compare_page import ONE_LIST, TWO_CONFIGURATIONS
 from curate.review.attempts import load_attempts
 from curate.review.configurations import list_configurations
 from curate.review.trace_pages import find_traces
@@ -40,6 +40,13 @@ def test_a_link_from_a_trace_shows_all_attempts_on_its_list(open_page: Open, tra
     assert f"/traces?trace={trace_id}" in links
     assert len(links) == len(tried.attempts)
     assert tables[-1]["target"].to_list().count("★") == 1
+    # Each order names every candidate by its number and marks the target.
+    orders = [order for table in tables if "order" in table for order in table["order"]]
+    for order, attempt in zip(orders, tried.attempts, strict=True):
+        numbers = [int(number.removeprefix("★")) for number in order.split(", ")]
+        assert sorted(numbers) == list(range(1, len(tried.listed.task.candidates) + 1))
+        assert attempt.target_rank is not None
+        assert f"★{attempt.target_rank}" in order.split(", ")
     assert trace_id in {attempt.trace_id for attempt in tried.attempts}
     chosen = {box.label: box.value for box in page.selectbox}
     assert trace_id in {attempt.trace_id for attempt in tried.attempts if attempt.name in chosen.values()}
@@ -62,7 +69,7 @@ def test_any_two_attempts_can_be_chosen(open_page: Open, traced: Store) -> None:
     assert {line[:1] for line in page.code[-1].value.split("\n")} >= {"-", "+"}
     page.selectbox[1].set_value(page.selectbox[0].value).run()
     assert {line[:2] for line in page.code[-1].value.split("\n")} == {"  "}
-    assert "They are the same." in [caption.value for caption in page.caption]
+    assert "Both reasonings are the same." in [caption.value for caption in page.caption]
     assert set(page.dataframe[-1].value["moved"]) == {""}
 
 
@@ -87,7 +94,7 @@ def test_a_list_with_one_attempt_has_no_pair(open_page: Open, traced: Store) -> 
             "select list_id from traces group by list_id having count(*) = 1 limit 1"
         ).fetchall()
     page = open_comparison(open_page, list=list_id)
-    assert "A pair needs two attempts" in page.info[0].value
+    assert "fewer than two attempts" in page.info[0].value
 
 
 def test_an_unknown_id_is_a_message_and_another_can_be_entered(open_page: Open, traced: Store) -> None:
@@ -112,23 +119,23 @@ def test_without_a_link_two_configurations_are_compared(open_page: Open, traced:
     assert sum(cells) == 40
     assert better["list"].str.startswith("/compare?list=").all()
     page.selectbox[1].set_value(first).run()
-    assert [info.value for info in page.info] == ["None.", "None."]
+    assert [info.value for info in page.info] == ["There are none.", "There are none."]
     page.segmented_control[0].set_value(ONE_LIST).run()
-    assert "Enter an id" in page.info[0].value
+    assert "Enter an ID" in page.info[0].value
 
 
 def test_one_configuration_cannot_be_compared(open_page: Open, traced: Store) -> None:
     with traced.writing() as session:
         session.connection.execute("delete from traces where teacher <> 'evidence'")
-    assert "two ways to make traces" in open_comparison(open_page).info[0].value
+    assert "gr2 trace NAME" in open_comparison(open_page).info[0].value
 
 
 def test_configurations_without_a_list_in_common(open_page: Open, traced: Store) -> None:
     with traced.writing() as session:
         session.connection.execute("update traces set list_id = teacher")
     page = open_comparison(open_page)
-    assert page.info[0].value == "There is no list that both tried."
-    assert page.segmented_control[0].value == TWO_ARMS
+    assert page.info[0].value == "There is no list that both A and B tried. Choose another pair."
+    assert page.segmented_control[0].value == TWO_CONFIGURATIONS
 
 
 def test_in_a_real_browser_hostile_attempts_do_no_harm(

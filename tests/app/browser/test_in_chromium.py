@@ -20,7 +20,7 @@ def test_a_trace_can_be_found_and_read(server: str, served: Store, open_browser:
     expect(page.get_by_text(f"{fitting.height} traces")).to_be_visible()
     trace_id = fitting["trace_id"][0]
     page.goto(f"{server}/traces?trace={trace_id}")
-    expect(page.get_by_text("Order before and after")).to_be_visible()
+    expect(page.get_by_text("Candidates before and after")).to_be_visible()
     expect(page.get_by_text(trace_id)).to_be_visible()
     page.get_by_text("Prompt as sent").click()
     expect(page.get_by_text("Re-rank the candidates so that").first).to_be_visible()
@@ -63,7 +63,7 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, served: Store
     queue = make_queue(served, QueueSettings("keys", size=20, tags=("odd", "nice")), "ann")
     page = open_browser()
     page.goto(f"{server}/label?queue={queue.queue_id}")
-    page.get_by_label("Your name, as it will stand").fill("ann")
+    page.get_by_label("Your name").fill("ann")
     page.keyboard.press("Enter")
     done = 0
 
@@ -98,7 +98,7 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, served: Store
     while done < 19:
         press("g")
     page.keyboard.press("g")
-    expect(page.get_by_text("Nothing is left for you in this queue.")).to_be_visible()
+    expect(page.get_by_text("You have labelled every trace of this queue")).to_be_visible()
     with served.reading() as session:
         rows = session.connection.execute(
             "select label, tags, note from labels.label_events where annotator = 'ann' order by created_at"
@@ -117,7 +117,7 @@ def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, served: Store,
     link = page.get_by_role("link", name="All attempts on this prompt")
     page.goto(server + str(link.get_attribute("href")))
     expect(page.get_by_text("1 accepted")).to_be_visible()
-    expect(page.get_by_text("Kendall's tau of two orders")).to_be_visible()
+    expect(page.get_by_text("Kendall's tau between orders")).to_be_visible()
 
 
 def test_a_snapshot_is_published_from_the_filter(server: str, served: Store, open_browser: Open) -> None:
@@ -139,7 +139,7 @@ def test_a_key_pressed_twice_labels_one_trace(server: str, served: Store, open_b
     queue = make_queue(served, QueueSettings("double", size=20), "ann")
     page = open_browser()
     page.goto(f"{server}/label?queue={queue.queue_id}")
-    page.get_by_label("Your name, as it will stand").fill("ann")
+    page.get_by_label("Your name").fill("ann")
     page.keyboard.press("Enter")
     look(page, 0)
     for done, gap_ms in enumerate((0, 30, 80, 160), 1):

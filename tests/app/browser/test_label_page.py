@@ -42,13 +42,13 @@ def events(store: Store) -> list[tuple[object, ...]]:
 
 def test_the_name_is_asked_before_anything_else(open_page: Open) -> None:
     page = open_page("label_page", "draw_labels")
-    assert [widget.label for widget in page.text_input] == ["Your name, as it will stand beside your labels"]
+    assert [widget.label for widget in page.text_input] == ["Your name (stored with your labels)"]
     page.text_input[0].set_value(" ")
     page.button[0].click().run()
     assert "cannot be an annotator's name" in page.code[0].value
     page.text_input[0].set_value("ann")
     page.button[0].click().run()
-    assert page.subheader[0].value == "Label queues"
+    assert page.info[0].value.startswith("There are no queues yet.")
 
 
 def test_a_queue_is_made_from_the_filter_and_opens(open_labels: Open, traced: Store) -> None:
@@ -57,9 +57,9 @@ def test_a_queue_is_made_from_the_filter_and_opens(open_labels: Open, traced: St
     page.text_input(key="queue-name").set_value("good ones")
     page.number_input(key="queue-size").set_value(3)
     page.text_input(key="queue-tags").set_value("odd, n_ice")
-    next(button for button in page.button if button.label == "Make the queue").click().run()
+    next(button for button in page.button if button.label == "Make queue").click().run()
     assert not page.exception
-    assert page.text[0].value == "good ones, ann"
+    assert page.text[0].value == "good ones (ann)"
     with traced.reading() as session:
         (row,) = session.connection.execute("select settings, traces from labels.label_queues").fetchall()
     assert row[1] == 3
@@ -88,7 +88,7 @@ def test_labels_tags_notes_and_undo_are_events(open_labels: Open, traced: Store)
         ("ann", "skip", [], None),
     ]
     key_of(page, "Good").click().run()
-    assert "Nothing is left for you" in page.success[0].value
+    assert "You have labelled every trace" in page.success[0].value
     assert key_of(page, "Good").disabled
 
 
@@ -118,7 +118,7 @@ def test_a_label_that_cannot_be_stored_is_told_and_the_trace_stays(
 
     monkeypatch.setattr(label_page, "label_assigned", busy)
     key_of(page, "Good").click().run()
-    assert "Nothing was stored" in page.error[0].value
+    assert "The last label was not stored" in page.error[0].value
     assert "in use by process 1" in page.code[0].value
     monkeypatch.undo()
     monkeypatch.setattr(label_page, "UNSEEN_SECONDS", 0)
@@ -130,9 +130,15 @@ def test_a_label_that_cannot_be_stored_is_told_and_the_trace_stays(
 
 def test_somebody_else_can_claim_first(open_labels: Open) -> None:
     page = open_labels()
-    assert "You are ann." in [text.value for text in page.text]
+    assert "You label as ann." in [text.value for text in page.text]
     page.button(key="somebody-else").click().run()
     assert page.text_input[0].label.startswith("Your name")
+
+
+def test_without_traces_the_page_says_how_to_make_some(open_labels: Open, traced: Store) -> None:
+    with traced.writing() as session:
+        session.connection.execute("delete from traces")
+    assert "gr2 trace NAME" in open_labels().info[0].value
 
 
 def test_an_unknown_queue_is_a_line(open_labels: Open) -> None:

@@ -23,11 +23,11 @@ def test_the_page_draws_figures_charts_and_costs(open_page: Callable[..., AppTes
     page = open_overview(open_page)
     overview = load_overview(traced, TraceFilter())
     metrics = {metric.label: metric.value for metric in page.metric}
-    assert list(metrics) == ["traces", "prompts", "accepted", "copied", "labelled"]
-    assert metrics["traces"] == f"{count_traces(traced, TraceFilter()):,}"
-    assert metrics["prompts"] == f"{overview.prompts:,}"
-    assert metrics["accepted"].endswith("%")
-    assert metrics["labelled"] == "0"
+    assert list(metrics) == ["Traces", "Prompts", "Accepted", "Order copied", "Labelled"]
+    assert metrics["Traces"] == f"{count_traces(traced, TraceFilter()):,}"
+    assert metrics["Prompts"] == f"{overview.prompts:,}"
+    assert metrics["Accepted"].endswith("%")
+    assert metrics["Labelled"] == "0"
     assert len(page.get("vega_lite_chart")) == 6
     usage = page.dataframe[0].value
     assert usage["teacher"].to_list()[-1] == "all"
@@ -47,11 +47,11 @@ def test_teachers_without_any_order_have_no_share_of_copies(open_page: Callable[
 
 def test_nothing_to_see_says_what_to_do(open_page: Callable[..., AppTest], traced: Store) -> None:
     page = open_overview(open_page, prompt_id="nope")
-    assert page.info[0].value == "No trace fits. Widen the filter."
+    assert page.info[0].value == "No trace matches the filter. Widen or clear it."
     with traced.writing() as session:
         session.connection.execute("delete from traces")
     page.run()
-    assert page.info[0].value == "No trace yet. Make some with gr2 trace NAME --teacher evidence."
+    assert "Run `gr2 trace NAME --teacher evidence`" in page.info[0].value
     assert not page.metric
 
 
@@ -83,13 +83,13 @@ def test_a_click_on_a_stage_or_a_cell_links_to_its_traces(
     overview = load_overview(traced, chosen)
     lost = make_funnel(overview).filter(stage="target_first")["lost"].item()
     page.locator(".st-key-overview-funnel path[aria-label*='stage: target_first']").first.click(force=True)
-    link = page.get_by_role("link", name=f"{lost} traces: lost at target_first")
+    link = page.get_by_role("link", name=f"{lost} traces: first failed rule target_first")
     expect(link).to_be_visible(timeout=30_000)
     assert link.get_attribute("href") == "/traces?split=train&teacher=evidence&first_failed_rule=target_first"
     before, after, traces = overview.moves.filter(pl.col("predicted_rank") == 2).row(0)
     page.locator(
-        f".st-key-overview-moves path[aria-label*='rank after: 2; rank before: {before}; traces: {traces};']"
+        f".st-key-overview-moves path[aria-label*='rank in the answer: 2; rank in the prompt: {before}; traces: {traces};']"
     ).click()
-    expect(page.get_by_role("link", name=f"{traces} traces: from {before} to {after}")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("link", name=f"{traces} traces: target from rank {before} to {after}")).to_be_visible(timeout=30_000)
     page.goto(f"{server}{link.get_attribute('href')}")
     expect(page.get_by_text(f"{lost} traces", exact=True)).to_be_visible(timeout=30_000)

@@ -54,8 +54,9 @@ def test_the_newest_snapshot_comes_first_and_a_link_opens_another(open_page: Ope
     page = open_snapshots(open_page)
     assert page.dataframe[0].value["version"].to_list() == [second.version, first.version]
     assert texts(page) == [reference(second)]
-    selection = page.dataframe[1].value
-    assert ("ruleset", "paper") in selection.itertuples(index=False, name=None)
+    assert '<td dir="auto">ruleset</td><td dir="auto">paper</td>' in "".join(
+        element.proto.body for element in page.get("html")
+    )
     page = open_snapshots(open_page, snapshot=reference(first))
     assert texts(page) == [reference(first)]
     assert page.metric[1].value == f"{first.manifest['splits']['train']['rows']:,}"
@@ -80,7 +81,7 @@ def test_files_card_and_code_are_shown_as_text(open_page: Open, versions: list[S
     assert dict(zip(files["file"], files["sha256"], strict=True)) == {
         file: facts["sha256"] for file, facts in versions[1].manifest["files"].items()
     }
-    shown = texts(open_snapshots(open_page, part="Card and loading"))
+    shown = texts(open_snapshots(open_page, part="Load"))
     assert f"load_dataset('{versions[1].path}', 'sft')" in shown[1]
     assert shown[3] == (versions[1].path / "README.md").read_text("utf-8").strip()
 
@@ -89,13 +90,13 @@ def test_verifying_finds_a_flipped_byte(open_page: Open, versions: list[Snapshot
     page = open_snapshots(open_page)
     key = f"verify-{reference(versions[1])}"
     page.button(key=key).click()
-    assert "2 files, all as published" in run(page).success[0].value
+    assert "All 2 files are as published" in run(page).success[0].value
     file = next((versions[1].path / "data").iterdir())
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     page.button(key=key).click()
-    assert "It is not what was published" in run(page).error[0].value
+    assert "The files differ from what was published" in run(page).error[0].value
     assert any("train-00000-of-00001.parquet was changed" in text for text in texts(page))
 
 

@@ -21,9 +21,9 @@ def test_the_page_shows_traces_and_filters(open_page: Open) -> None:
     page = open_traces(open_page)
     assert page.dataframe[0].value.shape[0] == 50
     page.selectbox(key="passes").set_value("paper").run()
-    assert set(page.dataframe[0].value["paper"]) == {"✓"}
+    assert set(page.dataframe[0].value["accepted"]) == {"✓"}
     page.selectbox(key="teacher").set_value("hostile").run()
-    assert "No trace fits" in page.info[0].value
+    assert "No trace matches" in page.info[0].value
     page.button(key="clear-filter").click().run()
     assert page.dataframe[0].value.shape[0] == 50
 
@@ -33,7 +33,7 @@ def test_older_and_newer_turn_pages(open_page: Open) -> None:
     first = page.dataframe[0].value
     page.button(key="older").click().run()
     second = page.dataframe[0].value
-    assert second["made"].max() <= first["made"].min()
+    assert second["created"].max() <= first["created"].min()
     page.button(key="newer").click().run()
     assert page.dataframe[0].value.equals(first)
     page.button(key="older").click().run()

@@ -113,9 +113,9 @@ def test_ranks_leave_out_what_an_order_leaves_out() -> None:
     np.testing.assert_array_equal(ranks, np.array(expected))
 
 
-def test_an_order_reads_as_numbers_with_arrows() -> None:
-    assert order_text(["a", "b", "c"], ["b", "a", "c", "x"]) == "2▲1 1▼1 3 ?"
-    assert order_text(["a"], None) == ""
+def test_an_order_reads_as_numbers_with_the_target_marked() -> None:
+    assert order_text(["a", "b", "c"], ["b", "a", "c", "x"], "a") == "2, ★1, 3, ?"
+    assert order_text(["a"], None, "a") == ""
 
 
 @given(st.lists(st.permutations(range(6)), min_size=2, max_size=5))
