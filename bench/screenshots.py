@@ -13,6 +13,7 @@ import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import urlencode
 
 from browser import chromium, running_app
 from playwright.sync_api import Page, expect, sync_playwright
@@ -25,6 +26,9 @@ from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label
 
+QUERY = """select dataset, split, template, teacher, prompts, attempts, accepted, labelled
+from acceptance_funnel
+order by accepted desc"""
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
@@ -75,7 +79,7 @@ def prepare(store: Store) -> list[Picture]:
         Picture("label", f"label?queue={blind.queue_id}", "Completion as received", 1050),
         Picture("agreement", "agreement", "Rules and rulesets against people", 2000),
         Picture("snapshots", "snapshots", "Lineage", 1100),
-        Picture("sql", "sql?q=from+acceptance_funnel", "docs/reference/data-model.md says more", 1100),
+        Picture("sql", f"sql?{urlencode({'q': QUERY})}", "A download runs the query again", 800),
         Picture("semantic-ids", "semantic-ids", "Use of codes", 1250),
         Picture("training", "training", "gain over", 1850),
     ]
@@ -87,7 +91,8 @@ def take(page: Page, address: str, picture: Picture, path: Path) -> None:
     page.set_viewport_size({"width": width, "height": picture.height})
     page.goto(f"{address}/{picture.path}")
     expect(page.get_by_text(picture.words).first).to_be_visible(timeout=60_000)
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
+    for unfinished in ("stStatusWidget", "stSkeleton"):
+        expect(page.get_by_test_id(unfinished)).to_have_count(0, timeout=60_000)
     page.wait_for_timeout(2_500)
     page.screenshot(path=path)
 

@@ -1,7 +1,7 @@
 """Charts: specifications of Vega-Lite (https://vega.github.io/vega-lite/docs) as plain data, each over one table.
 
-Plain, for building and checking them with Altair at every run of a page took longer than all else that it drew
-(docs/decisions/0014). The tests check each against Vega-Lite's schema instead.
+They are plain data because building and checking charts with Altair took most of the time of a page
+(docs/decisions/0014). The tests check each chart against Vega-Lite's schema instead.
 """
 
 from typing import Any
@@ -12,10 +12,16 @@ import streamlit as st
 Spec = dict[str, Any]
 
 CATEGORIES = {"scheme": "tableau10"}
+# Streamlit's theme moves the first and last label of an axis away from their bars, and leaves wide gaps around legends
+# and below charts.
+_LOOK: Spec = {
+    "config": {"axis": {"labelFlush": False}, "legend": {"offset": 6, "padding": 0}},
+    "padding": {"bottom": 4},
+}
 
 
 def quantitative(field: str, **options: Any) -> Spec:
-    """A channel that shows a column of numbers; options are Vega-Lite's."""
+    """A channel that shows a column of numbers. The options are Vega-Lite's."""
     return {"field": field, "type": "quantitative", **options}
 
 
@@ -25,7 +31,7 @@ def temporal(field: str, **options: Any) -> Spec:
 
 
 def ordinal(field: str, **options: Any) -> Spec:
-    """A channel that shows a column of few values in their order."""
+    """A channel that shows a column of a few ordered values."""
     return {"field": field, "type": "ordinal", **options}
 
 
@@ -35,7 +41,7 @@ def nominal(field: str, **options: Any) -> Spec:
 
 
 def either(value: Any, otherwise: Any, **condition: str) -> Spec:
-    """A channel with one of two values; condition: `test`, an expression, or `param`, what is clicked.
+    """A channel with one of two values. condition: `test`, an expression, or `param`, the name of a selection.
 
     >>> either("white", "black", test="datum.traces > 2")
     {'condition': {'test': 'datum.traces > 2', 'value': 'white'}, 'value': 'black'}
@@ -44,12 +50,12 @@ def either(value: Any, otherwise: Any, **condition: str) -> Spec:
 
 
 def calculate(**columns: str) -> list[Spec]:
-    """A transform that adds columns, each by an expression of Vega's."""
+    """A transform that adds columns, each computed by a Vega expression."""
     return [{"calculate": expression, "as": name} for name, expression in columns.items()]
 
 
 def dashed_rule(channel: str, value: float) -> Spec:
-    """A layer: a dashed line across, at `value` on channel x or y."""
+    """A layer with a dashed line at `value` of channel x or y."""
     return {
         "mark": {"type": "rule", "strokeDash": [4, 4], "color": "gray"},
         "encoding": {channel: {"datum": value, "type": "quantitative"}},
@@ -57,11 +63,11 @@ def dashed_rule(channel: str, value: float) -> Spec:
 
 
 def draw_chart(table: pl.DataFrame, spec: Spec, *, key: str | None = None, fit: bool = True) -> None:
-    """Draw a chart of a table's columns; fit: as wide as there is room."""
-    st.vega_lite_chart(table, spec, key=key, width="stretch" if fit else "content")
+    """Draw a chart of a table's columns. fit: use the full width of the page or column."""
+    st.vega_lite_chart(table, _LOOK | spec, key=key, width="stretch" if fit else "content")
 
 
 def draw_clickable(table: pl.DataFrame, spec: Spec, key: str) -> dict[str, Any] | None:
-    """Draw a chart with a selection of points; returns the fields of the one that is clicked, None where none is."""
-    event: Any = st.vega_lite_chart(table, spec, key=key, on_select="rerun")
+    """Draw a chart with a selection of points. Returns the fields of the clicked point, None if there is none."""
+    event: Any = st.vega_lite_chart(table, _LOOK | spec, key=key, on_select="rerun")
     return next((points[0] for points in event.selection.values() if points), None)

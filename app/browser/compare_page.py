@@ -47,6 +47,7 @@ TITLE_CHARACTERS = 46
 # These columns do not fit on a small screen. The table's menu shows them.
 HIDDEN = ("tokens", "labels")
 CELL = 34
+TITLE = 180
 LABELS = 300
 
 
@@ -140,12 +141,12 @@ def draw_attempts(attempts: list[Attempt], listed: ListedTask) -> None:
                 width=60, help="The target's rank in the prompt → its rank in the answer. A dash: it is not there."
             ),
             "order": text(
-                width=205, help="The candidates, best first, by their position in the prompt. ★ is the target."
+                width=190, help="The candidates, best first, by their position in the prompt. ★ is the target."
             ),
             "ranked first": text(width=200),
             "failed rules": text(width=115, help="The first failed rule of ruleset strict comes first."),
             "template": text(width=125),
-            "teacher": text(width=165, help="Teacher/model."),
+            "teacher": text(width=205, help="Teacher/model."),
             "temperature": text("temp.", width=55),
             "sample": st.column_config.NumberColumn(width=60),
         },
@@ -178,7 +179,7 @@ def draw_orders(tried: ListAttempts) -> None:
     ]
     with st.container(horizontal=True, gap="large"):
         draw_heat_map("Rank of each candidate (★: target)", rows, names, ranks_N_K[1:].T, "rank")
-        draw_heat_map("Kendall's tau between orders", [INPUT, *names], names, taus_N_N[:, 1:], "tau")
+        draw_heat_map("Tau between orders", [INPUT, *names], names, taus_N_N[:, 1:], "tau")
 
 
 def _mean(values: NDArray[np.float64]) -> str:
@@ -228,7 +229,7 @@ def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: N
         "layer": layers,
         "title": {"text": title, "anchor": "start"},
         # Streamlit fits labels and title into this size too.
-        "width": (LABELS if ranks else 60) + CELL * len(columns),
+        "width": max(TITLE, (LABELS if ranks else 60) + CELL * len(columns)),
         "height": 70 + 26 * len(rows),
         "config": {"axis": {"labelOverlap": False, "labelFlush": False, "labelBound": False}},
     }

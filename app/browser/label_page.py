@@ -122,7 +122,9 @@ def draw_queues(store: Store, annotator: str) -> None:
         order = middle.selectbox("Order", list(ORDERS), format_func=lambda order: ORDERS[order], key="queue-order")
         seed = middle.number_input("Seed", 0, None, 0, key="queue-seed")
         overlap = right.number_input("Labels per trace (by different people)", 1, 100, 1, key="queue-overlap")
-        blind = right.toggle("Blind: hide teacher, verdicts and others' labels", True, key="queue-blind")
+        blind = right.toggle(
+            "Blind", True, key="queue-blind", help="Hide the teacher, the verdicts and other people's labels."
+        )
         tags = st.text_input("Tags (comma-separated)", ", ".join(DEFAULT_TAGS), key="queue-tags")
         if st.form_submit_button("Make queue", type="primary"):
             settings = QueueSettings(

@@ -395,7 +395,7 @@ def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
         },
     ]
     st.markdown(f"**{title}**")
-    draw_chart(shares, {"layer": layers, "height": HEIGHT}, key=key)
+    draw_chart(shares, {"layer": layers, "height": 50 + 32 * shares.height}, key=key)
 
 
 def _link(chosen: TraceFilter | None, count: int, what: str) -> None:

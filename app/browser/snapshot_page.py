@@ -119,7 +119,7 @@ def draw_verification(snapshot: Snapshot) -> None:
 
 def draw_manifest(manifest: Mapping[str, Any]) -> None:
     """What was selected, and where it comes from."""
-    for column, section in zip(st.columns(2, gap="medium"), ("selection", "lineage"), strict=True):
+    for column, section in zip(st.columns([2, 3], gap="medium"), ("selection", "lineage"), strict=True):
         with column:
             st.markdown(f"##### {section.capitalize()}")
             facts = [{"field": field, "value": value} for field, value in list_facts(manifest[section])]

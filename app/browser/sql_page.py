@@ -163,7 +163,7 @@ def draw_schema(store: Store) -> None:
         },
         placeholder="",
     )
-    st.caption("Labels are in `labels.label_events`. docs/reference/data-model.md describes all tables.")
+    st.caption("Labels are in labels.label_events. docs/reference/data-model.md describes all tables.")
 
 
 def draw_outcome(store: Store, query: str) -> None:

@@ -36,7 +36,8 @@ _TABLE_STYLE = """<style>
 .gr2-table {width: 100%; border-collapse: collapse; font-size: .9em}
 .gr2-table th {text-align: left; font-weight: 400; opacity: .6}
 .gr2-table th, .gr2-table td {padding: 3px 10px 3px 0; border-bottom: 1px solid rgba(128, 128, 128, .25);
-  max-width: 24em; overflow-wrap: break-word; vertical-align: top}
+  max-width: 24em; overflow-wrap: anywhere; vertical-align: top}
+.gr2-table td:first-child {overflow-wrap: break-word}
 </style>"""
 _FIELDS_STYLE = """<style>
 .gr2-fields dl {display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 0; padding: 0; font-size: .9em}

@@ -27,6 +27,7 @@ SHOWN = {
     "conditional_mrr": "MRR",
     "top1_consistency": "top-1 consistency",
 }
+# The figures that are shares, with what they count.
 EXPLAINED = {
     "valid": "Share of answers that are a permutation of the candidates.",
     "copied": "Share of answers that repeat the order of the prompt.",
@@ -88,7 +89,7 @@ def draw_curve(points: pl.DataFrame, metric: str) -> None:
     """One metric over the steps of the selected trainings."""
     several = points["label"].n_unique() > 1
     encoding = {
-        "x": quantitative("step", title="step", axis={"tickMinStep": 1}),
+        "x": quantitative("step", title="step", axis={"tickMinStep": 1, "tickCount": 8}),
         "y": quantitative("value", title=None, scale={"zero": False}),
         "color": nominal("label", title=None, scale=CATEGORIES, legend={"orient": "top"} if several else None),
         "tooltip": [nominal("label"), quantitative("step"), quantitative("value", format=".4g")],
@@ -125,7 +126,10 @@ def draw_evaluations(store: Store) -> None:
         height="content",
         placeholder="–",
         column_config={
-            label: st.column_config.NumberColumn(format="%.4f", help=EXPLAINED.get(label)) for label in shown.values()
+            label: st.column_config.NumberColumn(
+                format="percent" if label in EXPLAINED else "%.4f", help=EXPLAINED.get(label)
+            )
+            for label in shown.values()
         },
     )
     draw_gains(done.metrics.filter(metric=GAIN), "gain in NDCG@5 over the pre-ranker, with the 95% interval")

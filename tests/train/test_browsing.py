@@ -24,7 +24,10 @@ def draw_page() -> None:
 def test_trainings_and_curves_are_listed_and_drawn(inputs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GR2_STORE", str(inputs.folder))
     page = AppTest.from_function(draw_page, default_timeout=30).run()
-    assert [info.value.split(".")[0] for info in page.info] == ["There are no trainings yet", "There are no evaluations yet"]
+    assert [info.value.split(".")[0] for info in page.info] == [
+        "There are no trainings yet",
+        "There are no evaluations yet",
+    ]
     for name in ("one", "two"):
         train_sft(inputs, "traces", "new", name, SftSettings(max_steps=2, batch_size=4, log_steps=1))
     evaluate(inputs, "shop", [EvidenceRanker(), EvidenceRanker("again")], EvalSettings(limit=20, shuffles=0))

@@ -26,7 +26,9 @@ def traces_of(store: Store, chosen: TraceFilter) -> list[str]:
 
 def test_a_store_without_labels_says_where_to_label(traced: Store, open_page: Callable[..., AppTest]) -> None:
     page = open_agreement(open_page)
-    assert [info.value for info in page.info] == ["There are no labels yet. Make a queue and label traces on the page Label."]
+    assert [info.value for info in page.info] == [
+        "There are no labels yet. Make a queue and label traces on the page Label."
+    ]
     put_label(traced, traces_of(traced, TraceFilter())[0], "ann", Label.SKIP)
     assert "There are no labels yet" in open_agreement(open_page).info[0].value
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from curate.review.labelling import QueueSettings, make_queue
-from curate.review.trace_pages import find_traces
+from curate.review.labelling import DEFAULT_TAGS, QueueSettings, make_queue
+from curate.review.trace_pages import count_traces, find_traces
 from curate.traces.filter import TraceFilter
 from store import Store
 
@@ -32,6 +32,56 @@ def test_the_pages_are_one_click_apart(server: str, open_browser: Open) -> None:
     page.get_by_role("link", name="Semantic IDs").click()
     expect(page.get_by_text("Tree of prefixes")).to_be_visible()
     expect(page.locator("canvas").first).to_be_visible()
+
+
+def test_the_first_screen_of_each_page_begins_with_its_title_and_cuts_nothing(
+    server: str, traced: Store, open_browser: Open
+) -> None:
+    page = open_browser()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(f"{server}/label")
+    page.get_by_label("Your name").fill("ann")
+    page.keyboard.press("Enter")
+    queue = make_queue(traced, QueueSettings("first", size=5), "ann")
+    for path, title in (
+        ("", "Overview"),
+        ("traces", f"{count_traces(traced, TraceFilter())} traces"),
+        ("compare", "Compare"),
+        ("label", "Label"),
+        (f"label?queue={queue.queue_id}", "Label"),
+        ("agreement", "Agreement"),
+        ("snapshots", "Snapshots"),
+        ("sql", "SQL"),
+        ("semantic-ids", "Semantic IDs"),
+        ("training", "Training"),
+    ):
+        page.goto(f"{server}/{path}")
+        heading = page.get_by_role("heading", name=title, exact=True)
+        expect(heading).to_be_visible()
+        box = heading.bounding_box()
+        assert box is not None
+        assert box["y"] < 120
+        # No page scrolls sideways.
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 1280
+
+
+def test_the_keys_are_one_row_that_stays_in_view(server: str, traced: Store, open_browser: Open) -> None:
+    queue = make_queue(traced, QueueSettings("bar", TraceFilter(teacher="evidence"), size=5, blind=False), "ann")
+    page = open_browser()
+    page.set_viewport_size({"width": 1280, "height": 500})
+    page.goto(f"{server}/label?queue={queue.queue_id}")
+    page.get_by_label("Your name").fill("ann")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Completion as received")).to_be_visible()
+    buttons = page.locator(".st-key-label-bar button")
+    # Five keys, the default tags and the note.
+    expect(buttons).to_have_count(6 + len(DEFAULT_TAGS))
+    tops = {round(button.bounding_box()["y"]) for button in buttons.all()}  # type: ignore[index]
+    assert len(tops) == 1
+    page.get_by_text("Completion as received").scroll_into_view_if_needed()
+    expect(page.get_by_text("by you,")).not_to_be_in_viewport()
+    expect(buttons.first).to_be_in_viewport()
+    expect(buttons.last).to_be_in_viewport()
 
 
 @pytest.mark.parametrize("teacher", ["hostile", "megabyte", "broken"])
@@ -117,7 +167,7 @@ def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, served: Store,
     link = page.get_by_role("link", name="All attempts on this prompt")
     page.goto(server + str(link.get_attribute("href")))
     expect(page.get_by_text("1 accepted")).to_be_visible()
-    expect(page.get_by_text("Kendall's tau between orders")).to_be_visible()
+    expect(page.get_by_text("Tau between orders")).to_be_visible()
 
 
 def test_a_snapshot_is_published_from_the_filter(server: str, served: Store, open_browser: Open) -> None:

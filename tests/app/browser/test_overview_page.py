@@ -88,8 +88,11 @@ def test_a_click_on_a_stage_or_a_cell_links_to_its_traces(
     assert link.get_attribute("href") == "/traces?split=train&teacher=evidence&first_failed_rule=target_first"
     before, after, traces = overview.moves.filter(pl.col("predicted_rank") == 2).row(0)
     page.locator(
-        f".st-key-overview-moves path[aria-label*='rank in the answer: 2; rank in the prompt: {before}; traces: {traces};']"
+        f".st-key-overview-moves path[aria-label*='rank in the answer: 2; rank in the prompt: {before};']"
+        f"[aria-label*='traces: {traces};']"
     ).click()
-    expect(page.get_by_role("link", name=f"{traces} traces: target from rank {before} to {after}")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("link", name=f"{traces} traces: target from rank {before} to {after}")).to_be_visible(
+        timeout=30_000
+    )
     page.goto(f"{server}{link.get_attribute('href')}")
     expect(page.get_by_text(f"{lost} traces", exact=True)).to_be_visible(timeout=30_000)
