@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from curate.traces.rulesets import describe_unjudged, unjudged_traces
 from store import Gr2Error, Store
 
 # Streamlit leaves 6 rem empty above a page and 5 beside it.
@@ -14,6 +15,7 @@ _LAYOUT = """<style>
 [data-testid="stMainBlockContainer"] {padding: 4.5rem 2.5rem 3rem}
 [data-testid="stSidebarHeader"] {height: 3rem; padding-bottom: 0; margin-bottom: 0}
 </style>"""
+MISSING_VERDICTS_S = 10
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&=-])")
 
 
@@ -23,7 +25,10 @@ def page(draw: Callable[[Store], None]) -> Callable[[], None]:
     def run() -> None:
         st.html(_LAYOUT)
         try:
-            draw(open_store(os.environ.get("GR2_STORE", "gr2-store")))
+            store = open_store(os.environ.get("GR2_STORE", "gr2-store"))
+            for sentence in missing_verdicts(store):
+                st.warning(escape_markdown(sentence), icon=":material/rule:")
+            draw(store)
         except Gr2Error as error:
             draw_error("This page cannot be shown.", error)
 
@@ -54,6 +59,13 @@ def escape_markdown(text: str) -> str:
     \\*so\\* so
     """
     return _MARKDOWN.sub(r"\\\1", text)
+
+
+@st.cache_data(ttl=MISSING_VERDICTS_S, show_spinner=False, hash_funcs={Store: lambda store: str(store.folder)})
+def missing_verdicts(store: Store) -> list[str]:
+    """What rulesets cannot decide because `gr2 verify` has not run yet, at most MISSING_VERDICTS_S old."""
+    with store.reading() as session:
+        return describe_unjudged(unjudged_traces(session))
 
 
 @st.cache_resource
