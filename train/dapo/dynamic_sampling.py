@@ -1,16 +1,18 @@
-"""GRPO with DAPO's dynamic sampling: a step learns from groups whose rewards differ.
+"""GRPO with DAPO's dynamic sampling: each step learns from groups whose rewards differ.
 
     0 < std(R_1, ..., R_G)    arXiv 2503.14476, section 3.2, equation 11, for graded rewards
 
-A group that falls short of it has no advantage: it costs a rollout, teaches nothing and shrinks the step. TRL trains on
-it all the same (its issue 3708); `DynamicSamplingTrainer` does what TRL does, and then:
+The advantages of a group with equal rewards are all zero: the group costs a rollout, teaches nothing and makes the
+step smaller. TRL trains on such groups anyway (TRL issue 3708). `DynamicSamplingTrainer` runs TRL's rollouts, and then:
 
-1. groups without spread are dropped, and as many fresh prompts are rolled out by TRL's own method, round after round;
-2. those that are left after the last round are masked out, so that the token mean of DAPO's loss is over the others;
-3. what TRL logs stays a picture of the prompts as they came: the first rollouts, before anything was dropped.
+1. It drops groups with equal rewards and rolls out as many fresh prompts with TRL's own method, for several rounds.
+2. It masks out the groups that are still without spread after the last round, so that the token mean of DAPO's loss
+   covers only the informative ones.
+3. It leaves TRL's logs as they are after the first rollouts, so that they describe the prompts before any selection.
 
-DAPO samples without limit, and whole batches; here a limit of rounds bounds the cost of a step, and a round rolls out
-only what is missing. Of rewards it knows no more than their values, of the data no more than its prompts.
+DAPO samples whole batches without a limit. Here the number of rounds bounds the cost of a step, and a round rolls out
+only the missing groups. The trainer knows nothing of the reward functions but their values, and nothing of the data
+but its prompts.
 """
 
 import copy
@@ -31,28 +33,30 @@ from trl.trainer.utils import pad
 
 from store.errors import InputError
 
-# By how much of their size rewards differ that are equal but for the rounding of float32.
+# Rewards that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
 ROUNDING = 1e-6
-# What TRL fills each field up with: prompts on the left, completions on the right. None is the padding token.
+# The values that TRL pads each field with, prompts on the left and completions on the right. None is the padding token.
 PROMPT_PADDING: dict[str, int | None] = {"prompt_ids": None, "prompt_mask": 0}
 COMPLETION_PADDING: dict[str, int | None] = {
     "completion_ids": None,
     "completion_mask": 0,
+    # 0 marks a token that a tool wrote. Padding is not one; completion_mask already keeps it out of the loss.
     "tool_mask": 1,
     "old_per_token_logps": 0,
     "ref_per_token_logps": 0,
     "sampling_per_token_logps": 0,
+    # A ratio multiplies the loss, so the neutral value is 1, not 0.
     "importance_sampling_ratio": 1,
 }
-# One number a row.
+# The only field with one number per row, without a token axis, so it needs no padding.
 ADVANTAGES = "advantages"
 
 
 def rewards_differ(rewards_G: Sequence[float]) -> bool:
-    """Whether rewards tell the completions of a group apart; NaN, which no reward function scored, says nothing.
+    """Whether the rewards of a group differ. NaN means that no reward function scored the completion; it is ignored.
 
-    The range is asked, and not the deviation as TRL does: the mean of equal floats need not be one of them, so that
-    TRL finds a deviation of 6e-8 in eight rewards of .7.
+    This compares minimum and maximum, where TRL computes the standard deviation: the mean of equal floats can differ
+    from them by rounding, and TRL finds a deviation of 6e-8 in eight rewards of 0.7.
     """
     scored = [reward for reward in rewards_G if not math.isnan(reward)]
     return len(scored) > 1 and not math.isclose(min(scored), max(scored), rel_tol=ROUNDING, abs_tol=ROUNDING)
@@ -61,22 +65,24 @@ def rewards_differ(rewards_G: Sequence[float]) -> bool:
 def merge_rows(
     parts: Sequence[Mapping[str, Tensor]], pad_token_id: int, pad_to_multiple_of: int | None = None
 ) -> dict[str, Tensor]:
-    """Rows that TRL padded to several lengths, padded together and no further than their unmasked tokens need.
+    """Concatenate rows that TRL padded to different lengths, and pad them again to the longest unmasked row.
 
-    parts: fields as TRL's GRPOTrainer makes them, (rows, tokens) each, and advantages, (rows,).
+    parts: fields as TRL's GRPOTrainer returns them, each of shape (rows, tokens), and advantages of shape (rows,).
     """
     merged = {ADVANTAGES: torch.cat([part[ADVANTAGES] for part in parts])}
     for side, mask, padding in (
         ("left", "prompt_mask", PROMPT_PADDING),
         ("right", "completion_mask", COMPLETION_PADDING),
     ):
+        # TRL's settings decide which fields exist, for all parts alike: "ref_per_token_logps" only with beta > 0.
         for name in padding.keys() & parts[0].keys():
             rows: list[Tensor] = []
             for part in parts:
-                # A field of no token cannot be computed with: of masked rows one stays. Only the importance ratio of a
-                # whole sequence is narrower than its mask.
+                # The model cannot compute with an empty row, so a fully masked row keeps one token.
                 lengths = part[mask].sum(dim=1).clamp_min(1).tolist()
+                # expand_as: only the importance ratio of a whole sequence is narrower, (rows, 1), than its mask.
                 for row_T, tokens in zip(part[name].expand_as(part[mask]), lengths, strict=True):
+                    # Real tokens stand at the end of a left-padded row and at the start of a right-padded one.
                     rows.append(row_T[-tokens:] if side == "left" else row_T[:tokens])
             value = padding[name]
             merged[name] = pad(
@@ -90,50 +96,57 @@ def merge_rows(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """The completions of one prompt. rows: TRL's fields of them. rewards_G: weighted sums, NaN where none scored."""
+    """The G completions of one prompt.
+
+    rows: TRL's fields, G rows each. rewards_G: the weighted sum of each completion's rewards, NaN if none scored it.
+    """
 
     rows: dict[str, Tensor]
     rewards_G: list[float]
 
     @property
     def is_informative(self) -> bool:
-        """Its rewards differ, and not all of it is masked, as truncated completions may be."""
+        """Whether its rewards differ and at least one token counts. TRL can mask truncated completions entirely."""
         return rewards_differ(self.rewards_G) and bool(self.rows["completion_mask"].any())
 
     def masked(self) -> dict[str, Tensor]:
-        """Its rows, of which no token counts."""
+        """Its rows with a completion mask of zeros, so that no token counts."""
         return {**self.rows, "completion_mask": torch.zeros_like(self.rows["completion_mask"])}
 
 
 class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer, whose steps learn from groups with spread.
+    """TRL's GRPOTrainer with steps that learn only from groups whose rewards differ.
 
-    refill_rounds: how often at most a batch is refilled; 0 is TRL's trainer to the bit. Evaluation never refills.
+    refill_rounds: the maximum number of times that a batch is refilled. 0 gives exactly TRL's trainer. Evaluation is
+    never refilled.
 
-    Fresh prompts come from the training data in a random order that is new for each batch, the same in every process,
-    which takes its share of it, and the same after a checkpoint. Prompts of the batch are passed over, and no row is
-    drawn twice for it; where too few are left, refilling ends. Each round every process rolls out as many groups as the
-    neediest lacks, since TRL's collectives want equal sizes; informative ones that it does not need are dropped.
+    Fresh prompts come from the training data in a random order. The order is new for each batch, the same in every
+    process (each takes its share) and the same after a resume. Prompts of the current batch are skipped, and no row is
+    drawn twice for a batch. Refilling ends when no fresh prompts are left. In each round every process rolls out as
+    many groups as the process that lacks most, because TRL's collectives need equal sizes. Surplus groups are dropped.
 
-    A group without spread after the last round has its completions masked out, from attention, token counts and loss;
-    with beta > 0 its KL term goes too. Losses that average over rows and not over tokens (grpo, sapo, dr_grpo, luspo)
-    count its rows as zeros. A batch without any spread has loss 0 and moves nothing but weight decay and momentum.
+    A group without spread after the last round is masked out of attention, token counts and loss, and with beta > 0
+    out of the KL term. Losses that average over rows and not over tokens (grpo, sapo, dr_grpo, luspo) count its rows as
+    zeros. If no group of a batch has spread, the loss is 0, and only weight decay and momentum move the weights.
 
-    Logged beside TRL's metrics: refill/groups, the share of groups that were replaced; refill/rounds; refill/left, the
-    share without spread after the last round; refill/reward, the mean reward of the completions trained on. What TRL
-    and reward functions log of completions and rewards describes the first rollouts; num_tokens counts all of them.
+    Logs these metrics in addition to TRL's: refill/groups, the share of replaced groups; refill/rounds; refill/left,
+    the share without spread after the last round; refill/reward, the mean reward of the completions trained on. The
+    completions and rewards that TRL and the reward functions log are those of the first rollouts. num_tokens counts
+    all rollouts.
 
-    Raises InputError, where refill_rounds > 0, on a group that would be spread over processes, streamed data, images,
-    and advantages that depend on the rest of the batch (scale_rewards="batch", normalize_then_sum).
+    Raises InputError if refill_rounds is negative. With refill_rounds > 0 it also raises InputError on a group that
+    would be split between processes, on streamed data, on images, and on advantages that depend on the rest of the
+    batch (scale_rewards="batch", normalize_then_sum).
     """
 
-    # TRL's: metrics by mode and name, and rows of the table of completions.
+    # Attributes of TRL's trainer: metrics by mode and name, and the rows of its table of completions.
     _metrics: dict[str, dict[str, list[float]]]
     _logs: dict[str, Any]
 
     def __init__(self, *args: Any, refill_rounds: int = 0, **others: Any) -> None:
         super().__init__(*args, **others)
         self.refill_rounds = refill_rounds
+        # The checks below read attributes that TRL's constructor sets, so they come after it.
         if refill_rounds < 0:
             raise InputError(f"refill_rounds is {refill_rounds}; it must be 0 or more")
         if refill_rounds == 0:
@@ -141,32 +154,38 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         rows = self.args.per_device_train_batch_size * self.args.steps_per_generation
         if rows % self.num_generations:
             raise InputError(
-                f"each process generates {rows} completions at a time, which does not hold whole groups of "
-                f"{self.num_generations}; choose per_device_train_batch_size * steps_per_generation as a multiple of "
+                f"each process generates {rows} completions at a time, which is no multiple of the group size "
+                f"{self.num_generations}; make per_device_train_batch_size * steps_per_generation a multiple of "
                 "num_generations"
             )
         if isinstance(self.train_dataset, datasets.IterableDataset):
-            raise InputError("refilling draws prompts at random, which streamed data does not allow; load it whole")
+            raise InputError(
+                "refilling draws prompts in random order, but the training data is streamed; load it without streaming"
+            )
+        # A group keeps the advantages of its own rollout, so they must not depend on groups that are replaced later.
         if self.scale_rewards == "batch" or self.multi_objective_aggregation != "sum_then_normalize":
             raise InputError(
                 f"scale_rewards={self.scale_rewards!r} with {self.multi_objective_aggregation!r} scales advantages by "
-                "the whole batch, which refilling changes; use 'group' or 'none' with 'sum_then_normalize'"
+                "the whole batch, but refilling changes the batch; use 'group' or 'none' with 'sum_then_normalize'"
             )
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
-        """TRL's rewards, of which it keeps only advantages: (rows of all processes, reward functions)."""
+        """TRL's rewards, of shape (rows of all processes, reward functions), remembered for `_sample_groups`."""
         rewards_B_F: Tensor = super()._calculate_rewards(*args)
+        # TRL returns only the advantages, and a group with NaN rewards cannot be recognised from those.
         self._rewards_B_F = rewards_B_F
         return rewards_B_F
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """What TRL makes of a batch, with groups without spread replaced or masked out; as many rows as TRL's."""
+        """TRL's output for a batch, with groups without spread replaced or masked out. The row count stays TRL's."""
         if self.refill_rounds == 0 or not self.model.training:
             return self._sample(inputs)
         groups = self._sample_groups(inputs)
         kept = [group for group in groups if group.is_informative]
         left = [group for group in groups if not group.is_informative]
         lacking = len(left)
+        # Always called, even if this process lacks nothing: _fresh_prompts and _draw call collectives, which hang
+        # unless every process takes part. _draw returns the same number of prompts everywhere, so all loops end alike.
         fresh = self._fresh_prompts(inputs)
         rounds = 0
         while rounds < self.refill_rounds and (examples := self._draw(fresh, len(left))):
@@ -174,6 +193,7 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             with self._unlogged():
                 groups = self._sample_groups(examples)
             for group in groups:
+                # A process that lacks fewer groups than the neediest one drops its surplus: the row count is fixed.
                 if left and group.is_informative:
                     kept.append(group)
                     left.pop()
@@ -186,23 +206,35 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         counted_B_T = merged["completion_mask"]
         if "tool_mask" in merged:
             counted_B_T = counted_B_T * merged["tool_mask"]
+        # DAPO's loss divides by the tokens of all processes. TRL counted those of its own rollout, so count again.
         merged["num_items_in_batch"] = self.accelerator.gather(counted_B_T.sum()).sum()
         return merged
 
     def _sample(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's own method, which logs and calls collectives: all processes call it with equally many inputs."""
+        """TRL's own method. It logs and calls collectives, so all processes must call it with equally many inputs."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return output
 
     def _sample_groups(self, inputs: list[dict[str, Any]]) -> list[Group]:
-        """TRL's rollouts of this process: a prompt's copies stand side by side in the inputs, and so do its rows."""
+        """Roll out the inputs of this process with TRL and split the rows into groups.
+
+        The copies of a prompt are adjacent in the inputs, and so are their rows in the output.
+
+        Raises InputError on a field of TRL's output that `merge_rows` cannot pad, such as images.
+        """
         output = self._sample(inputs)
+        # A count over the whole batch, which is taken again once the final batch is known.
         del output["num_items_in_batch"]
         if unknown := output.keys() - {ADVANTAGES, *PROMPT_PADDING, *COMPLETION_PADDING}:
-            raise InputError(f"refilling does not know {', '.join(sorted(unknown))}; train with refill_rounds=0")
+            raise InputError(
+                f"refilling cannot merge the fields {', '.join(sorted(unknown))} of TRL's batch; "
+                "train with refill_rounds=0"
+            )
+        # TRL gathers rewards from all processes, but its rows are those of this process alone.
         start = self.accelerator.process_index * len(inputs)
         rewards_B_F = self._rewards_B_F[start : start + len(inputs)]
         rewards_B = (rewards_B_F * self.reward_weights.to(rewards_B_F.device)).nansum(dim=1)
+        # nansum gives 0 for a completion that no function scored, which would look like a reward.
         rewards_B[rewards_B_F.isnan().all(dim=1)] = torch.nan
         return [
             Group({name: values[at : at + self.num_generations] for name, values in output.items()}, rewards_G.tolist())
@@ -212,29 +244,34 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         ]
 
     def _fresh_prompts(self, inputs: list[dict[str, Any]]) -> Iterator[int]:
-        """Rows of the training data whose prompts no process has in its batch, in the order of all processes."""
+        """Row numbers of training prompts that are in no process's batch, in an order that all processes share."""
+        # repr, because a conversational prompt is a list of dicts, which no set can hold.
         prompts = [repr(example["prompt"]) for example in inputs[:: self.num_generations]]
         batch = set(gather_object(prompts))
-        # A count that moves with every batch, is the same in all processes and comes back with a checkpoint.
+        # The token count changes with every batch, is the same in all processes and is restored from a checkpoint.
         random = np.random.default_rng((self.args.seed, self.state.num_input_tokens_seen))
         rows = random.permutation(len(self.train_dataset)).tolist()
         return (row for row in rows if repr(self.train_dataset[row]["prompt"]) not in batch)
 
     def _draw(self, fresh: Iterator[int], lacking: int) -> list[dict[str, Any]]:
-        """Fresh examples, num_generations of each prompt: as many here as in any process, where the neediest decides.
+        """Fresh examples for one round, each prompt num_generations times.
 
-        Empty, in all processes at once, when none lacks a group or fresh prompts have run out.
+        Every process gets the same number of prompts: what the process that lacks most needs. The list is empty, in all
+        processes at once, when no process lacks a group or when the fresh prompts have run out.
         """
+        # _P: one entry per process.
         lacking_P = self.accelerator.gather(torch.tensor([lacking], device=self.accelerator.device))
         rows = list(islice(fresh, int(lacking_P.max()) * self.accelerator.num_processes))
+        # Rounded down: the last few prompts are left over, because shares must have equal sizes.
         share = len(rows) // self.accelerator.num_processes
         start = self.accelerator.process_index * share
         return [self.train_dataset[row] for row in rows[start : start + share] for _ in range(self.num_generations)]
 
     @contextmanager
     def _unlogged(self) -> Iterator[None]:
-        """Forget what TRL logs meanwhile, except for how many tokens it generated."""
+        """Within the context, discard everything that TRL logs except the number of tokens."""
         metrics, logs = self._metrics, self._logs
+        # TRL appends to the lists inside, so only a deep copy keeps the originals as they are.
         self._metrics, self._logs = copy.deepcopy((metrics, logs))
         try:
             yield
@@ -243,8 +280,9 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def _log_refill(self, kept: Sequence[Group], rounds: int, *, replaced: int, left: int) -> None:
-        """Log shares and means over all processes; no mean, which TRL writes as None, where nothing is trained on."""
+        """Log shares and means over all processes. The mean reward is NaN if there is nothing to train on."""
         rewards = [reward for group in kept for reward in group.rewards_G if not math.isnan(reward)]
+        # Sums, not means: processes may have scored different numbers of completions.
         counts = [len(kept) + left, replaced, left, len(rewards), sum(rewards)]
         sums_P = self.accelerator.gather(torch.tensor([counts], dtype=torch.float32, device=self.accelerator.device))
         all_groups, all_replaced, all_left, all_rewards, earned = sums_P.sum(dim=0).tolist()

@@ -1,8 +1,9 @@
-"""What a trainer logs of the answers that it rolls out, beside what they earn.
+"""Metrics of rolled-out answers that a trainer logs beside their rewards.
 
-TRL hands reward functions a `log_metric` and averages what it is told over completions, processes and steps. So a
-reward that has judged its completions anyway tells TRL what it saw, at no second judging and without a hook in the
-trainer. Of several rewards one should be a `LoggedReward`: a second would log the same again.
+TRL passes a `log_metric` to reward functions and averages the logged values over completions, processes and steps. A
+reward function judges its completions anyway, so it can log the details without judging twice and without a hook in
+the trainer. If a run has several rewards, only one of them should be a `LoggedReward`: a second one would log the same
+values again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,16 @@ from typing import Any
 
 from train.dapo.rewards import JudgedCompletion, RewardFunction
 
-# Of all completions; everything else is of valid ones alone, or ranks before and after would be of different answers.
+# These are averaged over all completions. All other metrics cover valid answers only; otherwise rank_before and
+# rank_after would describe different sets of answers.
 SHARES = ("valid", "copied", "truncated")
 
 
 class LoggedReward(RewardFunction):
-    """A reward function that logs the diagnostics of its completions as answers/<name>; what it pays is the same.
+    """A reward function that also logs the diagnostics of its completions as answers/<name>. Rewards do not change.
 
-    answers/valid, copied and truncated are shares of all completions; answers/rank_before, rank_after, promotion, auc
-    and ndcg are means over valid answers, and absent where there is none.
+    answers/valid, copied and truncated are shares of all completions. answers/rank_before, rank_after, promotion, auc
+    and ndcg are means over valid answers, and are absent if there are none.
     """
 
     def judge(
@@ -28,7 +30,7 @@ class LoggedReward(RewardFunction):
         candidates: Sequence[Sequence[str]],
         **columns: Any,
     ) -> list[JudgedCompletion]:
-        """As RewardFunction's; log_metric, if the caller is TRL, is told of each completion."""
+        """Judge like RewardFunction, and log each completion if the caller is TRL and passes log_metric."""
         all_judged = super().judge(completions, candidates=candidates, **columns)
         if log_metric := columns.get("log_metric"):
             for judged in all_judged:

@@ -1,9 +1,11 @@
-"""Muon for a model's matrices and AdamW for the rest, as one optimizer: what lets a student from scratch learn fast.
+"""One optimizer that trains a model's matrices with Muon and everything else with AdamW.
 
-A student learns to compare candidates after about half as many lists as with AdamW alone (docs/log.md).
+A student trained from scratch learns to compare candidates after about half as many lists as with AdamW alone
+(docs/log.md).
 
-Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; PyTorch's implementation, its
-learning rate scaled to AdamW's as in arXiv 2502.16982. Embeddings, norms and biases are AdamW's, as both say.
+Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". The implementation is PyTorch's,
+with its learning rate scaled to AdamW's as in arXiv 2502.16982. AdamW trains embeddings, norms and biases, as both
+sources recommend.
 """
 
 from collections.abc import Callable
@@ -14,10 +16,15 @@ from torch import nn
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """One learning rate serves both parts. Only parameters that want gradients take part; the model has some."""
+    """Muon and AdamW behind the interface of one optimizer, with one learning rate for both.
+
+    model: only its parameters that require gradients are trained, and there must be at least one. weight_decay: applies
+    to the matrices that Muon trains.
+    """
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        # Rows of an embedding are no linear map, and those of the head are often the same.
+        # Muon orthogonalises the update of a linear map. An embedding is a table of rows, and the output head often
+        # shares its weight, so both belong to AdamW. `id`, since comparing tensors with `in` compares their elements.
         rows = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         head = getattr(model, "get_output_embeddings", lambda: None)()
         rows |= {id(head.weight)} if head is not None else set()
@@ -31,14 +38,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
             )
         if others:
             self._parts.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0))
-        # One group each. The groups and the state are this optimizer's, so that schedulers and checkpoints see one.
+        # Each part has one parameter group. Groups and state belong to this optimizer, so that learning rate
+        # schedulers and checkpoints see a single one.
         super().__init__([group for part in self._parts for group in part.param_groups], {})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both parts."""
+        """Update all parameters once. Returns the loss of `closure`, or None without one."""
         loss = closure() if closure is not None else None
         for part, group in zip(self._parts, self.param_groups, strict=True):
-            # Loading a checkpoint makes new groups and a new state.
+            # Loading a checkpoint replaces groups and state of this object, so hand them to the parts at every step.
             part.param_groups, part.state = [group], self.state
             part.step()
         return loss

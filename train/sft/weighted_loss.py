@@ -1,11 +1,11 @@
-"""Supervised fine-tuning on traces: reasoning tokens weigh less than those of the order.
+"""Supervised fine-tuning on traces, with reasoning tokens weighted lower than answer tokens.
 
-    L = -lambda_r sum log P(reasoning tokens) - lambda_o sum log P(order tokens)    arXiv 2602.07774, stage 3
+    L = -lambda_r sum log P(reasoning tokens) - lambda_o sum log P(answer tokens)    arXiv 2602.07774, stage 3
 
-over what the assistant says, divided, as TRL does, by how many such tokens the whole step has. lambda_r < lambda_o is
-the paper's; its values are not published and are ours. TRL's SFTTrainer does the work: ours are a weight for each
-token, which travels beside the labels through packing, and one multiplication in the one forward pass. The order begins
-with the key "recommendations"; a token that stands across that border belongs to the order.
+The sums run over the assistant's tokens, and L is divided by their number in the whole step, as in TRL. The paper asks
+for lambda_r < lambda_o but publishes no values; the defaults are ours. TRL's SFTTrainer does the work. This module adds
+one weight per token, which passes through packing beside the labels, and one multiplication in the forward pass. The
+answer begins at the key "recommendations". A token that crosses this border belongs to the answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from prompts.completion import EXPLANATION, RECOMMENDATIONS, render_completion
 from store.errors import InputError
 from store.settings import check, option
 
+# The label that TRL and PyTorch leave out of the loss.
 IGNORED = -100
 
 
@@ -45,21 +46,22 @@ class SftLoss:
 def encode_traces(
     rows: datasets.Dataset, tokenizer: Any, loss: SftLoss, *, max_tokens: int, reasoning: bool = True
 ) -> datasets.Dataset:
-    """Rows of a snapshot of kind sft as input_ids, labels and weights.
+    """Tokenize the rows of an sft snapshot into the columns input_ids, labels and weights.
 
-    max_tokens: the longest row allowed, prompt and completion. reasoning: False teaches the order alone, with an empty
-    explanation.
+    max_tokens: the maximum length of a row, prompt and completion together. reasoning: False trains on the answer
+    alone, with an empty explanation.
 
-    Raises InputError on no row, a row that is too long, or a chat template that renders a prompt in another way before
-    a completion than alone.
+    Raises InputError if there are no rows, if a row is too long, or if the chat template renders a prompt differently
+    when a completion follows.
     """
     if len(rows) == 0:
-        raise InputError("the split has no rows; publish a snapshot that has some")
+        raise InputError("the split has no rows; publish a snapshot whose split has rows")
     encoded = rows.map(
         lambda batch: _encode(batch, tokenizer, loss, reasoning=reasoning),
         batched=True,
         batch_size=512,
         remove_columns=rows.column_names,
+        # A run encodes its rows once, so files in datasets' cache folder would only pile up.
         load_from_cache_file=False,
         keep_in_memory=True,
     )
@@ -67,8 +69,8 @@ def encode_traces(
     if (longest := max(lengths)) > max_tokens:
         over = sum(length > max_tokens for length in lengths)
         raise InputError(
-            f"{over:,} of {len(lengths):,} rows are longer than {max_tokens:,} tokens, the longest has {longest:,}; "
-            "raise `max_tokens` up to what the model takes, or publish a snapshot with a shorter template"
+            f"{over:,} of {len(lengths):,} rows are longer than {max_tokens:,} tokens, and the longest has "
+            f"{longest:,}; raise `max_tokens`, or publish a snapshot with a shorter template"
         )
     return encoded
 
@@ -80,35 +82,42 @@ def _encode(batch: Mapping[str, Sequence[Any]], tokenizer: Any, loss: SftLoss, *
         answer = completion[0]["content"] if reasoning else _without_reasoning(completion[0]["content"])
         before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+        # The last occurrence: a prompt may quote an answer as an example.
         at = whole.rfind(answer)
         if not whole.startswith(before) or at < 0:
             raise InputError(
-                "the tokenizer's chat template renders a prompt in another way alone than before an answer; training "
-                "would show the model other prompts than it will get"
+                "the tokenizer's chat template renders a prompt differently when an answer follows it, so the model "
+                "would be trained on other prompts than it is given later; use a tokenizer with another chat template"
             )
+        # The last occurrence again: the reasoning may mention the key. Without the key everything is reasoning.
         key = answer.rfind(f'"{RECOMMENDATIONS}"')
         texts.append(whole)
         starts.append(len(before))
         borders.append(at + (key if key >= 0 else len(answer)))
+    # The chat template has written the special tokens already.
     tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     for ids, offsets, start, border in zip(tokens["input_ids"], tokens["offset_mapping"], starts, borders, strict=True):
-        said = [first >= start for first, _ in offsets]
+        is_completion_T = [first >= start for first, _ in offsets]
         columns["input_ids"].append(ids)
-        columns["labels"].append([token if is_said else IGNORED for token, is_said in zip(ids, said, strict=True)])
+        columns["labels"].append(
+            [token if is_completion else IGNORED for token, is_completion in zip(ids, is_completion_T, strict=True)]
+        )
         columns["weights"].append(
             [
-                0.0 if not is_said else loss.answer_weight if end > border else loss.reasoning_weight
-                for (_, end), is_said in zip(offsets, said, strict=True)
+                # `end > border` and not `first >= border`: a token across the border belongs to the answer.
+                0.0 if not is_completion else loss.answer_weight if end > border else loss.reasoning_weight
+                for (_, end), is_completion in zip(offsets, is_completion_T, strict=True)
             ]
         )
     return dict(columns)
 
 
 def _without_reasoning(completion: str) -> str:
-    """The same order with an empty explanation."""
+    """The same answer with an empty explanation."""
     try:
         answer = orjson.loads(completion)
     except orjson.JSONDecodeError:
+        # A completion in another format has no separable explanation and is trained on as it is.
         return completion
     if isinstance(answer, dict) and {EXPLANATION, RECOMMENDATIONS} <= answer.keys():
         return render_completion("", answer[RECOMMENDATIONS])
@@ -117,14 +126,16 @@ def _without_reasoning(completion: str) -> str:
 
 @dataclass
 class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """Pads, or lays side by side, weights as TRL does labels."""
+    """TRL's collator for examples that also carry weights. It pads or concatenates weights exactly as labels."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """What TRL's collator gives, and weights of the shape of the labels."""
+        """The batch of TRL's collator with a field weights of the same shape as labels."""
         batch: dict[str, Any] = super().torch_call(examples)
         rows = [torch.tensor(example["weights"]) for example in examples]
         if self.padding_free:
+            # TRL concatenates all examples to one long row here.
             rows = [torch.cat(rows)]
+        # Padding keeps weight 0.
         batch["weights"] = torch.zeros(batch["labels"].shape)
         for row, weights_T in enumerate(rows):
             batch["weights"][row, : len(weights_T)] = weights_T
@@ -132,11 +143,13 @@ class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
 
 
 class EpochSampler(LengthGroupedSampler):
-    """Rows of similar length together, in an order that hangs on seed and epoch alone.
+    """A length-grouping sampler whose order depends only on seed and epoch.
 
-    So a resumed training goes on in the order of its epoch, and all processes share it; transformers' own sampler draws
-    from the global generator, which a checkpoint brings back too late. epoch: asked at the beginning of each one, since
-    accelerate's `set_epoch` does not reach a sampler whose batches are both skipped and shared between processes.
+    A resumed training therefore continues in the order of its epoch, and all processes have the same order.
+    transformers' own sampler draws from the global generator, which a checkpoint restores too late.
+
+    epoch: a function that is called when an epoch begins, because accelerate's `set_epoch` does not reach a sampler
+    whose batches are both skipped and shared between processes.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
@@ -145,26 +158,29 @@ class EpochSampler(LengthGroupedSampler):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        drawn = np.random.default_rng((self._seed, self._epoch())).integers(2**63)
-        self.generator = torch.Generator().manual_seed(int(drawn))
+        # NumPy mixes the pair into one seed; seed + epoch would repeat the orders of the neighbouring seed.
+        epoch_seed = np.random.default_rng((self._seed, self._epoch())).integers(2**63)
+        self.generator = torch.Generator().manual_seed(int(epoch_seed))
         rows: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
         return rows
 
 
 class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer over what `encode_traces` gives; with weights of 1 its loss is TRL's own."""
+    """TRL's SFTTrainer for datasets from `encode_traces`. If all weights are 1, its loss equals TRL's."""
 
     def __init__(
         self, model: Any, args: SFTConfig, train_dataset: datasets.Dataset, *, processing_class: Any, **others: Any
     ) -> None:
+        # The rows are tokenized already, and TRL's preparation would drop the weights when it packs.
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         if args.packing:
             assert args.max_length is not None
+            # Packing is part of the preparation that is skipped above. pack_dataset packs the weights with the ids.
             train_dataset = pack_dataset(
                 train_dataset, args.max_length, args.packing_strategy, {"keep_in_memory": True}
             )
         super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **others)
-        # TRL takes no collator of others when it packs, so ours replaces the one that it made.
+        # TRL accepts no custom collator when it packs, so this replaces the one that it created.
         self.data_collator = WeightedCollator(
             pad_token_id=processing_class.pad_token_id,
             padding_free=self.padding_free,
@@ -173,49 +189,54 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
+        # The Trainer removes every column that is not listed here.
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, "weights"]))  # type: ignore[has-type]
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        # The state, which a checkpoint brings back, counts epochs in fractions, from None on.
+        # state.epoch is restored from a checkpoint. It is a fraction, and None before the first step.
         seed = self.args.data_seed or self.args.seed
         return EpochSampler(sampler.batch_size, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **others: Any) -> Any:
-        """TRL's loss, of log-probabilities that were multiplied by their tokens' weights."""
+        """TRL's loss with every log-probability multiplied by the weight of its token."""
         weights_B_T: Tensor = inputs.pop("weights")
 
         def weighted(**kwargs: Any) -> Any:
             start = _first_scored(kwargs["labels"])
             with _hidden_states_from(self.accelerator.unwrap_model(model), start):
                 outputs = model(**{**kwargs, "labels": kwargs["labels"][:, start:]})
-            # The log-probability at one place is of the token at the next.
+            # The log-probability at position t belongs to token t + 1, so the weights shift by one.
             outputs.log_probs = outputs.log_probs * weights_B_T[:, start + 1 :]
             return outputs
 
+        # TRL calls its model and reads log_probs from the output; a wrapped call changes them before it does.
         return super().compute_loss(weighted, inputs, *args, **others)
 
 
 def _first_scored(labels_B_T: Tensor) -> int:
-    """The place before the first token that any row of a batch learns.
+    """The position before the first token that any row of a batch is trained on.
 
-    Where there is no Triton, TRL's head projects every position, of which prompts are most: leaving them out makes a
-    step of a tiny student a quarter shorter. On a GPU it leaves them out itself, and looking would wait for the GPU.
+    Without Triton, TRL's head projects every position, and most positions are prompts. Leaving them out makes a step of
+    a tiny student a quarter shorter. On a GPU the result is 0: TRL leaves prompts out itself there, and reading the
+    labels would wait for the GPU.
     """
     if labels_B_T.device.type == "cuda":
         return 0
-    learned_T = (labels_B_T != IGNORED).any(dim=0)
-    return max(int(learned_T.int().argmax()) - 1, 0)
+    is_scored_T = (labels_B_T != IGNORED).any(dim=0)
+    # One position earlier, because position t predicts token t + 1. argmax finds the first True of an integer tensor.
+    return max(int(is_scored_T.int().argmax()) - 1, 0)
 
 
 @contextmanager
 def _hidden_states_from(model: Any, start: int) -> Iterator[None]:
-    """Within it, the backbone gives its last hidden states from a place on."""
+    """Within the context, the backbone returns its last hidden states from position `start` on."""
     if start == 0:
         yield
         return
+    # LoRA wraps the causal model once more, and its base_model is not the backbone.
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
 
     def shorten(_: Any, __: Any, outputs: Any) -> Any:

@@ -490,7 +490,7 @@ def test_settings_that_refilling_cannot_keep_are_a_clear_error(
 
 def test_streams_and_images_are_a_clear_error(tmp_path: Path) -> None:
     stream = examples([True] * 8).to_iterable_dataset()
-    with pytest.raises(InputError, match="streamed data"):
+    with pytest.raises(InputError, match="the training data is streamed"):
         DynamicSamplingTrainer(
             make_model(), reward, config(tmp_path), train_dataset=stream, processing_class=make_tokenizer(),
             refill_rounds=1,
@@ -587,7 +587,8 @@ def test_no_prompt_is_drawn_twice_by_any_process(name: str, processes: tuple[Pat
 @pytest.mark.slow
 def test_a_group_in_two_processes_is_a_clear_error(processes: tuple[Path, list[dict[str, Any]]]) -> None:
     for found in processes[1]:
-        assert "each process generates 2 completions at a time, which does not hold whole groups of 4" in found["error"]
+        expected = "each process generates 2 completions at a time, which is no multiple of the group size 4"
+        assert expected in found["error"]
 
 
 if __name__ == "__main__":

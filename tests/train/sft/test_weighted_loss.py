@@ -120,10 +120,10 @@ def test_what_cannot_be_trained_on_is_a_clear_error_before_any_step(student: tup
     _, tokenizer = student
     with pytest.raises(InputError, match="has no rows"):
         encode_traces(rows.select([]), tokenizer, SftLoss(), max_tokens=512)
-    with pytest.raises(InputError, match=r"24 of 24 rows are longer than 20 tokens, the longest has \d+"):
+    with pytest.raises(InputError, match=r"24 of 24 rows are longer than 20 tokens, and the longest has \d+"):
         encode_traces(rows, tokenizer, SftLoss(), max_tokens=20)
     with pytest.raises(InputError, match="`reasoning_weight` is -1"):
         SftLoss(-1)
     tokenizer.chat_template = "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with pytest.raises(InputError, match="renders a prompt in another way"):
+    with pytest.raises(InputError, match="renders a prompt differently when an answer follows it"):
         encode_traces(rows, tokenizer, SftLoss(), max_tokens=512)
