@@ -1,15 +1,14 @@
-"""All items of a catalogue, ranked for a user by a language model: constrained beam search over their semantic IDs.
+"""Full ranking: a language model ranks all items of a catalogue by constrained beam search over their semantic IDs.
 
-The model reads what a user bought, as in the mid-training task next_item, and what it would write next is searched for
-among valid IDs alone. An ID's score is the model's own log-probability of its codes, one after the other and over the
-whole vocabulary, after the begin token: what no item has is left out, and nothing is renormalised, so that scores also
-say how much the model believes in IDs that there are. As many beams as there are IDs make the search exhaustive.
+The model reads a user's history, as in the mid-training task next_item, and the search considers valid IDs only. The
+score of an ID is the sum of the model's log-probabilities of its codes after the begin token, each over the whole
+vocabulary. Probability that falls on invalid IDs is not redistributed, so scores also tell how much the model believes
+in existing IDs. With as many beams as IDs the search is exhaustive.
 
-Beams stand side by side behind their user's prompt, and a mask shows each its own codes alone: the prompt is kept once,
-not once a beam, and nothing is copied from step to step, which makes a small model five times as fast.
+All beams of a user follow the same prompt in one row, and a mask shows each beam only its own codes. The prompt is
+cached once, not once per beam, and no cache is copied between steps, which makes a small model five times as fast.
 
-The same beams are an evaluation, in which no item is left out, and candidates for re-ranking: what
-`gr2 candidates` reads.
+The beams serve two purposes: an evaluation over all items, and candidates for re-ranking, which `gr2 candidates` reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from train.ranking.sid_trie import SidTrie
 from train.students.vocabulary import Vocabulary, find_vocabulary
 
 KS = (5, 10)
+# The LIMIT of a query needs a number.
 NO_LIMIT = 2**62
 
 OnProgress = Callable[[str], None]
@@ -45,9 +45,10 @@ DEFAULTS = FullRankingSettings()
 
 
 class RankedIds(NamedTuple):
-    """The best IDs of N users, best first. nodes_N_K: which of the trie's IDs, in ascending order of their codes.
+    """The K best IDs of each of N users, best first.
 
-    log_probs_N_K: minus infinity, beside a node that means nothing, where there are fewer IDs than beams.
+    nodes_N_K: the number of each ID among the trie's IDs, which are sorted by their codes. log_probs_N_K: the score of
+    each ID. It is minus infinity where there are fewer IDs than beams, and the node there has no meaning.
     """
 
     nodes_N_K: NDArray[np.int64]
@@ -55,9 +56,10 @@ class RankedIds(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """targets: user, user_id, position, target_item_id; `user` numbers them, since one user may have several.
+    """Proposed items for each target interaction.
 
-    items: user, item_id, score, best first for each; none of the user's history.
+    targets: columns user, user_id, position, target_item_id. `user` numbers the rows, because a user may have several
+    targets. items: columns user, item_id, score, best first for each user, without items of the user's history.
     """
 
     targets: pl.DataFrame
@@ -76,13 +78,14 @@ def rank_items(
     batch_size: int = 32,
     on_progress: OnProgress = lambda _: None,
 ) -> RankedIds:
-    """The IDs that a model finds likeliest after each history, a text such as `sequence_text` writes.
+    """The IDs that a model finds most likely after each history.
 
-    beams: how many prefixes are kept at each level, and IDs returned. batch_size: users at a time, of about the same
-    length.
+    histories: texts as `sequence_text` writes them. beams: the number of prefixes kept at each level and of IDs
+    returned. batch_size: users per batch; a batch holds histories of similar length.
 
-    Raises InputError on a history longer than what the model reads, and on a model that cannot read beams side by side.
+    Raises InputError if a history is longer than the model's context, or if the model's attention is not supported.
     """
+    # The last code is only predicted, never read, so the beams add levels - 1 tokens to the prompt.
     most_tokens = _most_tokens(model) - (trie.levels - 1)
     model.eval()
     nodes_N_K = np.zeros((len(histories), beams), np.int64)
@@ -91,10 +94,14 @@ def rank_items(
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         prompts = [histories[place] + BEGIN for place in places]
-        read = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False)
-        if (tokens := read["input_ids"].shape[1]) > most_tokens:
-            raise InputError(f"a history has {tokens:,} tokens; the model reads {most_tokens:,}: shorten it")
-        nodes_B_K, scores_B_K = _search(model, vocabulary.code_ids_L_C, trie, read, beams)
+        # Padding on the left, so that the last token of every prompt is in the last column.
+        inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False)
+        if (tokens := inputs["input_ids"].shape[1]) > most_tokens:
+            raise InputError(
+                f"a history has {tokens:,} tokens, but the model reads at most {most_tokens:,}; shorten it"
+            )
+        nodes_B_K, scores_B_K = _search(model, vocabulary.code_ids_L_C, trie, inputs, beams)
+        # Fewer IDs than beams leave the filler of minus infinity in the last columns.
         nodes_N_K[places, : nodes_B_K.shape[1]] = nodes_B_K.numpy()
         log_probs_N_K[places, : nodes_B_K.shape[1]] = scores_B_K.numpy()
         on_progress(f"{start + len(places):,} of {len(order):,} users")
@@ -111,11 +118,11 @@ def propose_items(
     split: str,
     on_progress: OnProgress = lambda _: None,
 ) -> Proposals:
-    """What a model proposes to the users of a split as their next item, after everything that they bought before it.
+    """Propose the next item for each target of a split, given the user's whole history before the target.
 
-    Items that share an ID share its score, and come in the order of their names.
+    Items that share an ID share its score and are sorted by item_id.
 
-    Raises InputError where the store lacks what is needed, or the tokenizer has no such semantic IDs.
+    Raises InputError if the store has no such dataset, semantic IDs or targets, or if the tokenizer lacks their tokens.
     """
     with store.reading() as session:
         find_dataset(session, dataset)
@@ -125,7 +132,11 @@ def propose_items(
         limit = NO_LIMIT if settings.limit is None else settings.limit
         targets = session.frame("next_item_targets", dataset=dataset, split=split, limit=limit).with_row_index("user")
     if targets.height == 0:
-        raise InputError(f"no user of {dataset!r} has a {split} interaction with something before it")
+        raise InputError(
+            f"no user of {dataset!r} has a {split} interaction after another one, so there is nothing to rank; "
+            "choose another split"
+        )
+    # _I: items, _L: levels of their IDs.
     codes_I_L = np.array(codes["codes"].to_list(), np.int64)
     codebook_size = int(orjson.loads(sid_settings)["codebook_size"])
     shown = {item_id: ShownItem(item_id, render_sid(item_codes)) for item_id, item_codes in codes.rows()}
@@ -137,9 +148,9 @@ def propose_items(
         [sequence_text([shown[item] for item in history]) for history in targets["history"]],
         beams=settings.beams,
         batch_size=settings.batch_size,
-        on_progress=lambda done: on_progress(f"{split}: {done}"),
+        on_progress=lambda message: on_progress(f"{split}: {message}"),
     )
-    # The trie numbers IDs in ascending order, as np.unique does.
+    # np.unique sorts IDs in the same order as the trie, so its inverse maps each item to a node.
     node_I = np.unique(codes_I_L, axis=0, return_inverse=True)[1]
     items = (
         pl.DataFrame(
@@ -149,6 +160,7 @@ def propose_items(
                 "score": ranked.log_probs_N_K.ravel(),
             }
         )
+        # Minus infinity marks filler, whose node has no meaning.
         .filter(pl.col("score").is_finite())
         .join(pl.DataFrame({"item_id": codes["item_id"], "node": node_I}), on="node")
         .join(targets.select("user", item_id="history").explode("item_id"), on=["user", "item_id"], how="anti")
@@ -168,18 +180,19 @@ def evaluate_full_ranking(
     split: str = "test",
     on_progress: OnProgress = lambda _: None,
 ) -> list[Metric]:
-    """Recall and NDCG at 5 and 10 among all items but those of the history, with bootstrap intervals over targets.
+    """Recall and NDCG at 5 and 10 over all items outside the history, with bootstrap intervals over targets.
 
-    A target that no beam found is a miss. Raises InputError as `propose_items` says.
+    A target that is in no beam counts as a miss. Raises InputError under the same conditions as `propose_items`.
     """
     proposed = propose_items(store, dataset, model, tokenizer, settings, split=split, on_progress=on_progress)
-    found = (
+    target_ranks = (
         proposed.items.with_columns(rank=pl.int_range(1, pl.len() + 1).over("user"))
         .join(proposed.targets, left_on=["user", "item_id"], right_on=["user", "target_item_id"])
         .select("user", "rank")
     )
-    ranks_N = proposed.targets.join(found, on="user", how="left")["rank"].fill_null(0).to_numpy()
-    # The mean reciprocal rank would depend on how many beams there were.
+    # score_ranks reads rank 0 as a miss. A left join keeps the targets that no beam proposed.
+    ranks_N = proposed.targets.join(target_ranks, on="user", how="left")["rank"].fill_null(0).to_numpy()
+    # The mean reciprocal rank would depend on the number of beams.
     return [metric for metric in score_ranks(ranks_N, KS) if metric.name != "mrr"]
 
 
@@ -194,14 +207,14 @@ def write_scores(
     splits: Sequence[str] = ("valid", "test"),
     on_progress: OnProgress = lambda _: None,
 ) -> Path:
-    """What is proposed, as Parquet that `gr2 candidates` reads: user_id, item_id, position, score.
+    """Write the proposed items as a Parquet file for `gr2 candidates`: user_id, item_id, position, score.
 
-    position: which of the user's interactions is the target. Training positions are left out unless `splits` names
-    them: mid-training read the very purchases that they are about, so that scores there leak the target, and lists made
-    of them are far better than any new user's. gr2's own pre-ranker is cross-fitted; one language model for all users
-    cannot be.
+    position: the index of the target among the user's interactions. splits: the default omits training positions.
+    Mid-training has read those very interactions, so scores at training positions leak the target, and candidate lists
+    from them are far better than a new user's would be. gr2's own pre-ranker avoids this by cross-fitting, which a
+    single language model for all users cannot do.
 
-    Raises InputError as `propose_items` says.
+    Raises InputError under the same conditions as `propose_items`.
     """
     scores = []
     for split in splits:
@@ -215,29 +228,38 @@ def write_scores(
 
 
 def _search(model: Any, code_ids_L_C: Tensor, trie: SidTrie, read: Any, beams: int) -> tuple[Tensor, Tensor]:
-    """Nodes of the last level (B, K), best first, and their log-probabilities; K is `beams` or less."""
+    """Nodes of the last level (B, K), best first, and their log-probabilities. K is at most `beams`.
+
+    read: the tokenizer's input_ids and attention_mask of B prompts, padded on the left.
+    """
+    # _Q: tokens read in this step (first the prompt, then one per beam). _T: all tokens so far. _K: beams.
     ids_B_Q, mask_B_T = read["input_ids"], read["attention_mask"].bool()
     users, width, cache = len(ids_B_Q), 1, None
     nodes_B_K = torch.zeros(users, width, dtype=torch.int64)
     scores_B_K = torch.zeros(users, width)
-    # Which of the T tokens so far each of the Q that are read now may see: at first what is before it, then of each
-    # beam what its parent saw, and itself.
+    # Which of the T tokens each of the Q tokens may attend to. In the prompt: all before it. In a beam: all that its
+    # parent attends to, and itself.
     sees_B_Q_T = mask_B_T[:, None] & torch.ones(mask_B_T.shape[1], mask_B_T.shape[1], dtype=torch.bool).tril()
     for level, code_ids_C in enumerate(code_ids_L_C):
         out = model(
             input_ids=ids_B_Q.to(model.device),
             attention_mask=_bias(sees_B_Q_T, model),
+            # A token's column is not its position: padding precedes the prompt, and sibling beams stand side by side.
             position_ids=(sees_B_Q_T.sum(dim=2) - 1).clamp(min=0).to(model.device),
             past_key_values=cache,
             use_cache=True,
+            # Of the prompt only the last token predicts a code; afterwards every beam does.
             logits_to_keep=width,
         )
         cache = out.past_key_values
+        # float32, because sums of log-probabilities in bfloat16 would create ties.
         logits_B_K_V = out.logits.float()
+        # Normalised over the whole vocabulary V, not over the C codes of the level (see the module docstring).
         log_probs_B_K_C = (logits_B_K_V[..., code_ids_C] - logits_B_K_V.logsumexp(dim=2, keepdim=True)).cpu()
         nodes_B_K, scores_B_K, parents_B_K, codes_B_K = _extend(
             trie, level, nodes_B_K, scores_B_K[..., None] + log_probs_B_K_C, beams
         )
+        # A new beam inherits its parent's row of the mask. Cached keys never move, so nothing else is reordered.
         sees_B_K_T = sees_B_Q_T[:, -width:].gather(1, parents_B_K[..., None].expand(-1, -1, sees_B_Q_T.shape[2]))
         width = nodes_B_K.shape[1]
         sees_B_Q_T = torch.cat([sees_B_K_T, torch.eye(width, dtype=torch.bool).expand(users, -1, -1)], dim=2)
@@ -248,37 +270,46 @@ def _search(model: Any, code_ids_L_C: Tensor, trie: SidTrie, read: Any, beams: i
 def _extend(
     trie: SidTrie, level: int, nodes_B_K: Tensor, scores_B_K_C: Tensor, beams: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best ways on from K nodes of each of B users: nodes, scores, which of the K each is from, and by which code.
+    """The best children of the K nodes of each of B users: nodes, scores, index of the parent among the K, and code.
 
-    scores_B_K_C: of each code after each node, whether there is a way or not. Where there are too few ways, scores of
-    minus infinity fill up.
+    scores_B_K_C: the score of every code after every node, also of codes that lead nowhere. If there are fewer children
+    than beams, entries with a score of minus infinity fill the rest.
     """
+    # _R: users times nodes, _W: nodes times codes of one user.
     rows, codes = trie.children(level, nodes_B_K.flatten())
     scores_R_C = scores_B_K_C.flatten(0, 1)
     allowed_R_C = torch.full_like(scores_R_C, -torch.inf)
     allowed_R_C[rows, codes] = scores_R_C[rows, codes]
+    # All children of a user compete with each other, whatever their parents.
     allowed_B_W = allowed_R_C.reshape(len(nodes_B_K), -1)
+    # More beams than the trie has nodes at the next level could only hold filler.
     best_B_K, places_B_K = allowed_B_W.topk(min(beams, allowed_B_W.shape[1], len(trie.codes[level])), dim=1)
     parents_B_K, codes_B_K = places_B_K // trie.codebook_size, places_B_K % trie.codebook_size
-    is_way_B_K = best_B_K > -torch.inf
+    # trie.step() raises on a code that leads nowhere, so filler keeps node 0, whose children then also score -inf.
+    is_child_B_K = best_B_K > -torch.inf
     next_B_K = torch.zeros_like(places_B_K)
-    next_B_K[is_way_B_K] = trie.step(level, nodes_B_K.gather(1, parents_B_K)[is_way_B_K], codes_B_K[is_way_B_K])
+    next_B_K[is_child_B_K] = trie.step(level, nodes_B_K.gather(1, parents_B_K)[is_child_B_K], codes_B_K[is_child_B_K])
     return next_B_K, best_B_K, parents_B_K, codes_B_K
 
 
 def _bias(sees_B_Q_T: Tensor, model: Any) -> Tensor:
-    """What attention adds, the same for all heads: 0 where a token is seen, the lowest number where it is not."""
+    """The additive attention mask (B, 1, Q, T) for all heads: 0 where attention is allowed, else the lowest float."""
+    # Not -inf: a padding token attends to nothing, and a softmax over -inf alone is NaN.
     bias = torch.zeros(sees_B_Q_T.shape, dtype=model.dtype)
     return bias.masked_fill_(~sees_B_Q_T, torch.finfo(model.dtype).min)[:, None].to(model.device)
 
 
 def _most_tokens(model: Any) -> int:
-    """Up to which a mask is all that decides what a token sees. Raises InputError where that is never so."""
+    """The number of tokens up to which the mask alone decides what a token attends to.
+
+    Raises InputError if the model's attention does not follow a four-dimensional mask.
+    """
     kinds = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or model.config._attn_implementation not in ("sdpa", "eager"):
         raise InputError(
-            f"{type(model).__name__} with {', '.join(sorted(kinds)) or model.config._attn_implementation} cannot read "
-            "beams side by side; load a model of plain attention, with sdpa"
+            f"{type(model).__name__} with {', '.join(sorted(kinds)) or model.config._attn_implementation} does not "
+            "support the mask of this beam search; load a model with full or sliding attention, with sdpa or eager"
         )
+    # Beyond its window, sliding attention would hide tokens that the mask shows.
     limits = (getattr(model.config, name, None) for name in ("max_position_embeddings", "sliding_window"))
     return min((limit for limit in limits if limit), default=2**31)

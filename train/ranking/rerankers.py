@@ -1,8 +1,8 @@
-"""Students as rankers: what a language model makes of candidate lists, by generating or by its first token alone.
+"""Students as rankers of candidate lists, by generating a completion or by the logits of the first answer token.
 
-A completion is read by the one parser; what is no permutation is not valid, and the evaluation counts it. FIRST
-(arXiv 2406.15657) writes nothing: candidates are ordered by the logits of the first token of an answer, so that one
-prefill gives a valid order, without reasoning.
+Completions go through the same parser as everywhere. One that is not a permutation is invalid, and the evaluation
+counts it. FIRST (arXiv 2406.15657) generates nothing: it sorts candidates by the logits of the first token of the
+answer, so a single prefill gives a valid ranking, without reasoning.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +23,13 @@ from train.students.student import best_device, load_student
 
 BATCH = 64
 DEFAULTS = StudentSettings()
-# An answer up to where its order begins, without reasoning.
+# The beginning of an answer with an empty explanation, up to the first candidate.
 DIRECT = render_completion("", [])[: -len("]}")]
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A model that is asked: its name, itself, its tokenizer, and the prompt that it was trained on."""
+    """A loaded model with its name, its tokenizer, and the prompt template that it was trained on."""
 
     name: str
     model: Any
@@ -37,20 +37,25 @@ class Student:
     template: Template
 
     def prompt(self, task: RerankTask) -> str:
-        """The task as the student reads it, up to where it begins to write."""
+        """The task in the student's chat format, up to the point where the student begins to write."""
         messages = list(self.template.render(task))
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text
 
     def read(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and attention mask (B, T), padded on the left."""
+        # The chat template has written the special tokens. Generation continues at the right end, so pad on the left.
         tokens = self.tokenizer(
             list(texts), add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         )
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def batches(self, tasks: Sequence[RerankTask], ending: str = "") -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Places of tasks of about the same length, and what the model reads of them."""
+        """Batches of tasks with prompts of similar length: their indices in `tasks`, and the model's inputs.
+
+        ending: text to append to each prompt, as the beginning of the answer.
+        """
+        # Similar lengths need little padding. The indices let callers restore the order.
         texts = [self.prompt(task) + ending for task in tasks]
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for start in range(0, len(order), BATCH):
@@ -59,12 +64,12 @@ class Student:
 
 
 def open_student(store: Store, reference: str, template: str | None = None) -> Student:
-    """A student of the store by name, or a model by path or hub name, with the prompt that it was trained on.
+    """Load a student of the store by name, or a model by path or hub name, with its prompt template.
 
-    template: another prompt, which the student's name then tells; needed where the store does not know the one that it
-    was trained on.
+    template: replaces the template that the student was trained on, and appears in the student's name. It is required
+    if the store does not know a single template for the model.
 
-    Raises InputError on an unknown model, where no template can be told, and on one that shows the target.
+    Raises InputError on an unknown model, if no template can be determined, or on a template that shows the target.
     """
     place = find_student(store, reference)
     name = reference if template is None else f"{reference}@{template}"
@@ -73,16 +78,20 @@ def open_student(store: Store, reference: str, template: str | None = None) -> S
         if len(known) != 1:
             raise InputError(f"student {reference!r} was trained on {len(known)} templates; name one with `template`")
         (template,) = known
-    shown = load_template(template)
-    if shown.strategy == "targeted":
-        raise InputError(f"template {template} shows the target; a student is asked by one that does not")
+    prompt_template = load_template(template)
+    if prompt_template.strategy == "targeted":
+        raise InputError(f"template {template} shows the target to the student; choose one that does not")
     model, tokenizer = load_student(place)
-    return Student(name, model.to(best_device()), tokenizer, shown)
+    return Student(name, model.to(best_device()), tokenizer, prompt_template)
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratingRanker:
-    """Writes a completion for each task, greedily. reasoning: False begins the answer with an empty explanation."""
+    """Generates a completion for each task by greedy decoding.
+
+    reasoning: False starts the answer with an empty explanation, so that only the ranking is generated. max_tokens: the
+    maximum length of a completion.
+    """
 
     student: Student
     reasoning: bool = True
@@ -90,12 +99,12 @@ class GeneratingRanker:
 
     @property
     def name(self) -> str:
-        """Of the student, and whether it reasons."""
+        """The student's name, with a suffix if it does not reason."""
         return self.student.name + ("" if self.reasoning else " without reasoning")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its orders depend on."""
+        """The settings that its rankings depend on."""
         return {
             "template": self.student.template.name,
             "reasoning": self.reasoning,
@@ -103,8 +112,9 @@ class GeneratingRanker:
         }
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
-        """The orders that it writes."""
+        """One ranking per task. A completion that is not a permutation of the candidates is marked invalid."""
         beginning = "" if self.reasoning else DIRECT
+        # The parser needs the whole answer, so the part that the student did not write is put in front again.
         return [
             read_ranking(beginning + text, task)
             for task, text in zip(tasks, self.complete(tasks, beginning), strict=True)
@@ -112,15 +122,17 @@ class GeneratingRanker:
 
     @torch.inference_mode()
     def complete(self, tasks: Sequence[RerankTask], beginning: str = "") -> list[str]:
-        """What the student writes after the prompt and `beginning`."""
+        """The texts that the student generates after the prompt and `beginning`, one per task."""
         student = self.student
         texts = [""] * len(tasks)
         student.model.eval()
-        for places, read in student.batches(tasks, beginning):
-            written = student.model.generate(
-                **read, do_sample=False, max_new_tokens=self.max_tokens, pad_token_id=student.tokenizer.pad_token_id
+        for places, inputs in student.batches(tasks, beginning):
+            output_B_T = student.model.generate(
+                **inputs, do_sample=False, max_new_tokens=self.max_tokens, pad_token_id=student.tokenizer.pad_token_id
             )
-            answers = student.tokenizer.batch_decode(written[:, read["input_ids"].shape[1] :], skip_special_tokens=True)
+            # generate() repeats the prompt, which ends in the same column of every row.
+            completions_B_T = output_B_T[:, inputs["input_ids"].shape[1] :]
+            answers = student.tokenizer.batch_decode(completions_B_T, skip_special_tokens=True)
             for place, answer in zip(places, answers, strict=True):
                 texts[place] = answer
         return texts
@@ -128,9 +140,9 @@ class GeneratingRanker:
 
 @dataclass(frozen=True, slots=True)
 class FirstTokenRanker:
-    """Orders candidates by the logits of their numbers where the order begins.
+    """Sorts candidates by the logits of their numbers at the first position of the ranking.
 
-    Raises InputError where the template's answers are not numbers, or a number is not one token.
+    Raises InputError if the template's answers are not numbers. `rank` raises it if a number is not a single token.
     """
 
     student: Student
@@ -138,40 +150,45 @@ class FirstTokenRanker:
     def __post_init__(self) -> None:
         if self.student.template.answer != NUMBERS:
             raise InputError(
-                f"the first token ranks candidates by their numbers, and {self.student.template.name} answers with "
+                f"mode first-token ranks candidates by their numbers, but {self.student.template.name} answers with "
                 "semantic IDs; use a template with `answer: numbers`"
             )
 
     @property
     def name(self) -> str:
-        """Of the student, and that it writes nothing."""
+        """The student's name with the suffix "first token"."""
         return f"{self.student.name} first token"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its orders depend on."""
+        """The settings that its rankings depend on."""
         return {"template": self.student.template.name}
 
     @torch.inference_mode()
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
-        """Always permutations."""
+        """One ranking per task, which is always a permutation of the candidates."""
         student = self.student
         student.model.eval()
         most = max((len(task.candidates) for task in tasks), default=0)
         ids_K = [self._number_token(number) for number in range(1, most + 1)]
         ranked: list[Ranked | None] = [None] * len(tasks)
-        for places, read in student.batches(tasks, DIRECT):
-            logits_B_K = student.model(**read, logits_to_keep=1).logits[:, -1, ids_K]
+        for places, inputs in student.batches(tasks, DIRECT):
+            # Padding is on the left, so the last position is the end of every prompt.
+            logits_B_K = student.model(**inputs, logits_to_keep=1).logits[:, -1, ids_K]
             for place, logits_K in zip(places, logits_B_K, strict=True):
                 candidates = tasks[place].candidates
+                # A shorter list has no use for the higher numbers. Stable: ties keep the pre-ranker's order.
                 best_first = logits_K[: len(candidates)].argsort(descending=True, stable=True).tolist()
                 ranked[place] = Ranked([candidates[index].item.item_id for index in best_first])
-        return [found for found in ranked if found is not None]
+        return [ranking for ranking in ranked if ranking is not None]
 
     def _number_token(self, number: int) -> int:
         ids = self.student.tokenizer.encode(str(number), add_special_tokens=False)
         if len(ids) != 1:
-            raise InputError(f"{number} is {len(ids)} tokens for {self.student.name}; ranking by one token needs one")
+            raise InputError(
+                f"the tokenizer of {self.student.name} splits {number} into {len(ids)} tokens, but mode first-token "
+                "needs one token per number; use another mode"
+            )
         return int(ids[0])
 
 
@@ -183,7 +200,11 @@ def student_rankers(
     template: str | None = DEFAULTS.template,
     max_tokens: int = DEFAULTS.max_tokens,
 ) -> list[Ranker]:
-    """A student as one ranker for each of the modes in which it may answer. Raises what `open_student` does."""
+    """One ranker per mode, all over the same loaded student.
+
+    modes: any of `train.ranking.settings.MODES`. Raises InputError on an unknown mode, and under the same conditions as
+    `open_student`.
+    """
     StudentSettings(tuple(modes), max_tokens, template)
     student = open_student(store, reference, template)
     rankers: dict[str, Callable[[], Ranker]] = {

@@ -1,6 +1,6 @@
-"""Embeddings from any Hugging Face encoder or decoder, local or from the hub, on a GPU where there is one.
+"""Embeddings from any Hugging Face encoder or decoder, local or from the hub, on a GPU if there is one.
 
-It pools the last hidden states; prompts that some models want before a text are the caller's to put there.
+It pools the last hidden states. If a model needs an instruction in front of each text, the caller adds it.
 """
 
 import re
@@ -21,10 +21,11 @@ Pooling = Literal["mean", "last", "cls"]
 class HfEmbedder:
     """Unit vectors from the last hidden states of a model.
 
-    pooling: the mean over tokens, which encoders are mostly trained for; the last token, for decoders; or the first.
-    batch_size: texts at once; they are sorted by length, so that little is padded. max_tokens: what is left of a text.
+    path: a folder or a name on the hub. pooling: "mean" over all tokens, which most encoders are trained for; "last",
+    the last token, for decoders; or "cls", the first token. batch_size: texts per batch. max_tokens: longer texts are
+    truncated.
 
-    Raises InputError where transformers cannot load the model.
+    Raises InputError on an unknown pooling, or if transformers cannot load the model.
     """
 
     def __init__(self, path: str, pooling: str = "mean", *, batch_size: int = 64, max_tokens: int = 512) -> None:
@@ -36,7 +37,7 @@ class HfEmbedder:
         except (OSError, ValueError) as error:
             raise InputError(f"transformers cannot load {path!r}: {error}") from error
         if self._tokenizer.pad_token is None:
-            # Any token serves: padding is masked.
+            # Any token will do, because padding is masked.
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = model.eval().to(self._device)
@@ -47,8 +48,9 @@ class HfEmbedder:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors (N, D)."""
+        """Unit vectors (N, D), float32, one per text."""
         vectors_N_D = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        # Batches of texts with similar lengths need little padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
@@ -66,9 +68,10 @@ class HfEmbedder:
 
 
 def _pool(states_B_T_D: Tensor, mask_B_T: Tensor, pooling: str) -> Tensor:
-    """One vector a text (B, D); padding stands on the right."""
+    """One vector (B, D) per text, from states that are padded on the right."""
     if pooling == "mean":
         weights_B_T = mask_B_T / mask_B_T.sum(dim=1, keepdim=True).clamp_min(1)
         return (states_B_T_D * weights_B_T[..., None]).sum(dim=1)
+    # With padding on the right, the last real token is at the number of tokens minus one.
     last_B = (mask_B_T.sum(dim=1) - 1).clamp_min(0) if pooling == "last" else torch.zeros_like(mask_B_T[:, 0])
     return states_B_T_D[torch.arange(len(last_B), device=last_B.device), last_B]

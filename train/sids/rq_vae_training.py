@@ -1,6 +1,6 @@
-"""Training the RQ-VAE on items' vectors: every means of the GR2 paper for unique and balanced IDs is a switch here.
+"""Training of the RQ-VAE on item vectors, with a setting for each technique of the GR2 paper for unique, balanced IDs.
 
-Owns epochs, seeds and progress; formulas are in `rq_vae`. It knows vectors and pairs of rows, neither items nor texts.
+Owns epochs, seeds and progress; the formulas are in `rq_vae`. It knows vectors and pairs of rows, not items or texts.
 """
 
 import json
@@ -31,10 +31,12 @@ from train.sids.rq_vae import (
 )
 from train.sids.settings import RqVaeSettings
 
+# Rows per forward pass outside training, which bounds memory for millions of items.
 CHUNK = 16_384
 K_MEANS_ROUNDS = 20
 MODEL_FILE = "quantizer.safetensors"
 PROGRESS_S = 2.0
+# The minimum number of steps per epoch, which makes batches smaller on a small catalogue, down to LEAST_BATCH.
 STEPS = 8
 LEAST_BATCH = 32
 
@@ -50,13 +52,20 @@ class RqVaeQuantizer(RqVaeSettings):
         return asdict(self)
 
     def fit(self, vectors_N_D: NDArray[np.float32], pairs_P_2: NDArray[np.int64], on_progress: OnProgress) -> Fit:
-        """Train; the same vectors, pairs and seed on one machine give the same codes.
+        """Train an RQ-VAE. The same vectors, pairs and seed give the same codes on the same machine.
 
-        Raises InputError where the contrastive term is on and there is no pair, or where the loss is not finite.
+        vectors_N_D: one vector per item. pairs_P_2: row numbers of items that users interacted with consecutively.
+        on_progress: receives a line about an epoch every few seconds.
+
+        Raises InputError if the contrastive term is on without any pairs, or if the loss is not finite.
         """
         if self.contrastive_weight and len(pairs_P_2) == 0:
-            raise InputError("the contrastive term needs items that users took one after the other; there are none")
+            raise InputError(
+                "contrastive_weight needs pairs of items that users interacted with consecutively, and there are none; "
+                "set it to 0"
+            )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # nn.Linear draws from the global generator, so its state is set here and restored afterwards.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             model = RqVae(
@@ -64,7 +73,7 @@ class RqVaeQuantizer(RqVaeSettings):
             ).to(device)
         vectors = torch.from_numpy(vectors_N_D).to(device)
         model.mean_D.copy_(vectors.mean(dim=0))
-        # One scale for all dimensions: which of them say more is the embedder's word.
+        # One scale for all dimensions, so that their relative importance stays as the embedder made it.
         model.scale.copy_((vectors - model.mean_D).square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
         fitted = FittedRqVae(model, self)
         if self.kmeans_init:
@@ -84,7 +93,7 @@ class RqVaeQuantizer(RqVaeSettings):
 
 
 class FittedRqVae:
-    """A trained RQ-VAE as what maps vectors to latents and back."""
+    """A trained RQ-VAE, which maps vectors to latents and back."""
 
     def __init__(self, model: RqVae, settings: RqVaeQuantizer) -> None:
         self.model = model
@@ -92,28 +101,29 @@ class FittedRqVae:
 
     @property
     def codebooks(self) -> Sequence[NDArray[np.float32]]:
-        """F arrays (C, d)."""
+        """F arrays of shape (C, d)."""
         return list(self.model.codebooks_F_C_d.detach().cpu().numpy())
 
     def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Latents (N, d)."""
+        """The latents (N, d) of vectors (N, D)."""
         return self._in_chunks(self.model.encode, vectors_N_D, self.settings.latent)
 
     def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors (N, D)."""
+        """The vectors (N, D) of latents (N, d)."""
         return self._in_chunks(self.model.decode, latents_N_d, len(self.model.mean_D))
 
     def save(self, folder: Path) -> None:
-        """One safetensors file with the settings in its header."""
+        """Write one safetensors file into the folder, with the settings in its header."""
         settings = {"settings": json.dumps(self.settings.settings(), sort_keys=True)}
         safetensors.torch.save_file(self.model.state_dict(), folder / MODEL_FILE, metadata=settings)
 
     @classmethod
     def load(cls, folder: Path) -> "FittedRqVae":
-        """What `save` wrote."""
+        """Load the model that `save` wrote into the folder."""
         with safetensors.safe_open(folder / MODEL_FILE, "pt") as file:
             stored = json.loads(file.metadata()["settings"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # A file of another release may have settings that this one does not know.
         known = {field.name for field in fields(RqVaeQuantizer)}
         settings = RqVaeQuantizer(
             **{name: value for name, value in stored.items() if name in known} | {"hidden": tuple(stored["hidden"])}
@@ -134,7 +144,7 @@ class FittedRqVae:
 
 
 class _Training:
-    """One run over epochs."""
+    """One training run: model, optimizer and random state."""
 
     def __init__(
         self,
@@ -155,14 +165,16 @@ class _Training:
             if settings.reset_after
             else None
         )
+        # Moving averages write the codebooks themselves; an optimizer would fight them, and decay their weights.
         codebooks.requires_grad_(self.ema is None)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=1e-4)
 
     def run(self, on_epoch: Callable[[int, float], None]) -> None:
-        """All epochs, each over every item once; `on_epoch` hears number and loss of one now and then."""
-        told = time.monotonic()
+        """Train for all epochs, each over every item once. `on_epoch` gets number and loss of an epoch now and then."""
+        last_report = time.monotonic()
         for epoch in range(1, self.settings.epochs + 1):
+            # Summed on the device: reading each loss would wait for the GPU at every step.
             losses = torch.zeros((), device=self.vectors.device)
             order_N = torch.randperm(len(self.vectors), generator=self.random)
             batches = torch.split(order_N, self._batch_size())
@@ -171,12 +183,15 @@ class _Training:
             loss = float(losses) / len(batches)
             if not np.isfinite(loss):
                 raise InputError(f"the loss of epoch {epoch} is {loss}; lower the learning rate")
-            if time.monotonic() - told >= PROGRESS_S or epoch == self.settings.epochs:
-                told = time.monotonic()
+            if time.monotonic() - last_report >= PROGRESS_S or epoch == self.settings.epochs:
+                last_report = time.monotonic()
                 on_epoch(epoch, loss)
 
     def _batch_size(self) -> int:
-        """As set, or what gives STEPS steps an epoch: 200 steps in all would leave the IDs of 600 items collapsed."""
+        """The batch size of the settings, or less on a small catalogue, so that an epoch has about STEPS steps.
+
+        With one step per epoch, 200 epochs would leave the IDs of 600 items collapsed.
+        """
         return min(self.settings.batch_size, max(LEAST_BATCH, len(self.vectors) // STEPS))
 
     def _step(self, batch_B: Tensor) -> Tensor:
@@ -185,6 +200,7 @@ class _Training:
         latents_B_d = model.encode(vectors_B_D)
         quantization = model.quantize(latents_B_d)
         decoded_B_D = model.decode(quantization.straight_through(latents_B_d))
+        # In units of the data's scale, so that the weights of the other terms mean the same for every embedder.
         loss = squared_error(decoded_B_D, vectors_B_D) / model.scale.square()
         loss = loss + settings.commitment_weight * commitment_loss(quantization)
         if self.ema is None:
@@ -200,21 +216,26 @@ class _Training:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(model.codebooks_F_C_d.data, quantization)
+        # After the update, which would otherwise overwrite the codes that were moved.
         if self.dead is not None:
             self.dead.reset(model.codebooks_F_C_d.data, quantization, self.ema)
         return loss.detach()
 
     def _contrast(self) -> Tensor:
-        """InfoNCE of a batch of pairs, of what their codes stand for."""
-        drawn = torch.randint(len(self.pairs), (min(self.settings.batch_size, len(self.pairs)),), generator=self.random)
-        items_P_2 = self.pairs[drawn.to(self.pairs.device)]
+        """InfoNCE of a random batch of pairs, computed on their quantized latents."""
+        count = min(self.settings.batch_size, len(self.pairs))
+        rows_P = torch.randint(len(self.pairs), (count,), generator=self.random)
+        items_P_2 = self.pairs[rows_P.to(self.pairs.device)]
         latents = self.model.encode(self.vectors[items_P_2.flatten()])
         ends = self.model.quantize(latents).straight_through(latents).reshape(len(items_P_2), 2, -1)
         return info_nce(ends[:, 0], ends[:, 1], items_P_2, self.settings.temperature)
 
 
 def _init_by_k_means(model: RqVae, latents_N_d: NDArray[np.float32], seed: int) -> None:
-    """Codebooks at the clusters of the residuals; codes beyond the clusters stay far from everything."""
+    """Set the codebooks to k-means clusters of the residuals, level by level.
+
+    If there are fewer clusters than codes, the remaining codes keep their random vectors.
+    """
     residuals_N_d = latents_N_d.copy()
     for level, codebook_C_d in enumerate(model.codebooks_F_C_d.data):
         codes_N, clusters_C_d = fit_k_means(residuals_N_d, len(codebook_C_d), seed + level, rounds=K_MEANS_ROUNDS)

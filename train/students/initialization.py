@@ -1,4 +1,4 @@
-"""Students from scratch for a snapshot: pieces of text from its own texts, tokens for its semantic IDs."""
+"""New students for a snapshot: the vocabulary is learned from its texts, plus tokens for its semantic IDs."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from train.runs import open_snapshot, sid_sizes, student_folder
 from train.snapshots import load_snapshot
 from train.students.student import StudentSummary, init_student
 
-# More teach a tokenizer nothing new.
+# Rows per split. More rows do not change the learned vocabulary.
 MOST_ROWS = 5_000
 
 
 def init_from_snapshot(store: Store, reference: str, name: str, size: str, *, seed: int = 0) -> StudentSummary:
-    """Make a student called `name` for a snapshot of any kind.
+    """Create an untrained student called `name` for a snapshot of any kind.
 
-    Raises InputError on an unknown snapshot or size, and where there is a student of that name.
+    Raises InputError on an unknown snapshot or size, or if a student of that name exists.
     """
     snapshot = open_snapshot(store, reference)
     rows = load_snapshot(snapshot.path, kind=snapshot.manifest["kind"])
@@ -31,5 +31,6 @@ def _texts(rows: datasets.Dataset) -> Iterator[str]:
         if "text" in row:
             yield row["text"]
         else:
+            # Rows for sft have prompt and completion, those for dapo only a prompt.
             for message in (*row["prompt"], *row.get("completion", ())):
                 yield message["content"]

@@ -1,7 +1,7 @@
-"""Students: small models from scratch, for datasets and machines of any size, and any other that transformers loads.
+"""Students: small models made from scratch, and any causal language model that transformers loads.
 
-Owns the architecture (Qwen3's, as the GR2 paper's student has), sizes, tokenizer and chat format of a new student. It
-learns its pieces of text from rendered prompts and completions; where these come from it does not know.
+Owns the architecture (Qwen3, as in the GR2 paper), the sizes, the tokenizer and the chat format of a new student. The
+tokenizer is learned from rendered prompts and completions; this module does not know where those come from.
 """
 
 import re
@@ -25,8 +25,8 @@ START = "<|im_start|>"
 END = "<|im_end|>"
 MAX_TOKENS = 4096
 
-# ChatML. What the assistant says, its end included, is marked, so that trainers find the tokens to learn; and the
-# prompt with the generation prompt is a prefix of the whole, so that they need no second tokenization.
+# ChatML. The `generation` block marks the assistant's text, its end token included, so that trainers find the tokens to
+# train on. A prompt with the generation prompt is a prefix of the whole conversation, so nothing is tokenized twice.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -40,19 +40,19 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 
-# A letter and a count (a7), which short prompts are made of; words with the blank before them, numbers by at most two
-# digits, signs, line ends with the indent after them, blanks. Any other number looks the same after a blank, a word or
-# a sign, so that it can be copied.
+# In this order: a letter with a count (a7), which compact prompts consist of; words with the space before them; numbers
+# in groups of at most two digits; punctuation; line ends with the indent that follows; spaces. Digits never include a
+# space, so a number has the same tokens wherever it stands, and the student can copy it.
 _PIECE = r" ?[a-z]\p{N}{1,2}(?![\p{L}\p{N}])| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|[\r\n]+ *|\s+(?!\S)|\s+"
-# Learned as one piece each, whatever the texts.
+# Each of these becomes one token, whatever the texts are.
 _ALWAYS = ["system", "user", "assistant", *(f"{number:02}" for number in range(100))]
-# Tokens of the vocabulary, which are no text: semantic IDs, chat marks and thinking marks.
+# Special tokens, which are not text to learn from: semantic IDs, chat markers and thinking markers.
 _TOKEN = re.compile(r"<\|\w+\|>|<s_[a-z]_\d+>|</?think>")
 
 
 @dataclass(frozen=True, slots=True)
 class StudentSize:
-    """What a size means: widths, layers and heads of the model; text_tokens: pieces of text learned at most."""
+    """The dimensions of a student. text_tokens: the maximum size of the learned vocabulary, without semantic IDs."""
 
     hidden: int
     layers: int
@@ -71,7 +71,10 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class StudentSummary:
-    """A new student. parameters: tied ones count once. text_tokens, sid_tokens: in its vocabulary."""
+    """A new student.
+
+    parameters: their number, with tied ones counted once. text_tokens, sid_tokens: the parts of its vocabulary.
+    """
 
     folder: Path
     size: str
@@ -84,25 +87,25 @@ class StudentSummary:
 def init_student(
     texts: Iterable[str], sid_levels: int, codebook_size: int, size: str, folder: Path, *, seed: int = 0
 ) -> StudentSummary:
-    """Make a student that has learned nothing yet: random weights, and a tokenizer fitted to the texts.
+    """Create an untrained student: random weights, and a tokenizer that is fitted to the texts.
 
-    texts: prompts and completions such as it will see. size: one of SIZES. folder: new or empty; transformers loads
-    the student from it. The same arguments give the same bytes.
+    texts: prompts and completions like those in training. size: one of SIZES. folder: must be missing or empty;
+    transformers can load the student from it. The same arguments give the same bytes.
 
-    Raises InputError on an unknown size, no text, or a folder that holds something.
+    Raises InputError on an unknown size, if there are no texts, or if the folder is not empty.
     """
     started = time.perf_counter()
     if size not in SIZES:
         raise InputError(f"`size` is {size!r}; it must be one of {', '.join(SIZES)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and not empty; give the new student another folder")
+        raise InputError(f"{folder} exists and is not empty; choose another folder for the new student")
     shape = SIZES[size]
     tokenizer = _train_tokenizer(texts, shape.text_tokens)
     text_tokens = len(tokenizer)
     vocabulary = add_tokens(tokenizer, sid_levels, codebook_size)
     model = _random_model(shape, tokenizer, seed)
     with temporary_folder(folder.absolute().parent) as temporary:
-        # A folder inside, because a temporary folder is its owner's alone to read.
+        # A subfolder, because a temporary folder itself is readable only by its owner.
         staged = temporary / "student"
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
@@ -112,15 +115,16 @@ def init_student(
         size=size,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         text_tokens=text_tokens,
+        # Plus the begin and the end token.
         sid_tokens=vocabulary.code_ids_L_C.numel() + 2,
         seconds=time.perf_counter() - started,
     )
 
 
 def load_student(path: Path | str) -> tuple[Any, Any]:
-    """Model and tokenizer of any causal language model, from a folder or the hub, in the precision it was saved in.
+    """Load model and tokenizer of any causal language model from a folder or the hub, in the precision of its weights.
 
-    A tokenizer without padding token pads with the end token. Raises InputError where transformers cannot load them.
+    A tokenizer without a padding token pads with its end token. Raises InputError if transformers cannot load them.
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
@@ -128,25 +132,26 @@ def load_student(path: Path | str) -> tuple[Any, Any]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"transformers cannot load a causal language model from {str(path)!r}: {error}") from error
     if not tokenizer.encode("a", add_special_tokens=False):
-        # Where there is no tokenizer, transformers makes up an empty one.
+        # transformers creates an empty tokenizer if the folder has none.
         raise InputError(f"there is no tokenizer with the model in {str(path)!r}; save it into the same folder")
     if tokenizer.pad_token is None:
-        # Padding is masked, so that any token serves.
+        # Any token will do, because padding is masked.
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
 def best_device() -> str:
-    """Where a model answers fastest: a GPU where there is one."""
+    """The name of the fastest device for PyTorch: "cuda" if there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
-    """Byte-level BPE that writes every text back as it was."""
+    """Train a byte-level BPE tokenizer, which decodes every text to exactly what it was."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
+            # The split above replaces ByteLevel's own, and a prefix space would not survive decoding.
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -154,6 +159,7 @@ def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=text_tokens,
         special_tokens=[PAD, START, END],
+        # All 256 bytes, so that a text unlike the training texts can be encoded too.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -170,21 +176,24 @@ def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
 
 
 def _passages(texts: Iterable[str]) -> Iterator[str]:
-    """What stands between tokens in the texts; after each text come the pieces that are to be learned in any case.
+    """The passages between special tokens of each text, each text followed by the pieces of _ALWAYS.
 
-    Raises InputError where there is no text.
+    Raises InputError if there are no texts.
     """
+    # `texts` may be a generator, so its emptiness shows only when it has been read.
     is_empty = True
     for text in texts:
         is_empty = False
         yield from _TOKEN.split(text)
+        # Once per text, which makes them frequent enough for BPE to merge each into one token.
         yield from _ALWAYS
     if is_empty:
-        raise InputError("there is no text to learn a vocabulary from; a student needs prompts and completions")
+        raise InputError("there is no text to learn a vocabulary from; pass prompts and completions")
 
 
 def _random_model(shape: StudentSize, tokenizer: Any, seed: int) -> Any:
     config = Qwen3Config(
+        # Rounded up to the next multiple.
         vocab_size=-(-len(tokenizer) // ROWS_MULTIPLE) * ROWS_MULTIPLE,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -193,11 +202,13 @@ def _random_model(shape: StudentSize, tokenizer: Any, seed: int) -> Any:
         num_key_value_heads=shape.heads,
         head_dim=shape.head_dim,
         max_position_embeddings=MAX_TOKENS,
+        # In a model this small, a separate head would hold a large part of all parameters.
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # The caller's random state stays as it is.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)

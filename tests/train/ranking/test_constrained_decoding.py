@@ -101,5 +101,5 @@ def test_a_random_model_can_only_write_valid_ids() -> None:
 
 
 def test_tokens_of_another_shape_are_a_clear_error() -> None:
-    with pytest.raises(ValueError, match=r"\(3, 6\) is wanted"):
+    with pytest.raises(ValueError, match=r"it must be \(3, 6\)"):
         SidLogitsProcessor(SidTrie.build(np.array(sorted(IDS)), CODES), BEGIN, END, CODE_IDS[:2])

@@ -104,5 +104,5 @@ def test_what_cannot_be_ranked_is_a_clear_error(inputs: Store, student: tuple[An
     with pytest.raises(InputError, match="has no token <s_a_8>"):
         evaluate_full_ranking(inputs, "shop", model, tokenizer)
     trie = SidTrie.build(IDS, 8)
-    with pytest.raises(InputError, match=r"a history has [\d,]+ tokens; the model reads"):
+    with pytest.raises(InputError, match=r"a history has [\d,]+ tokens, but the model reads"):
         rank_items(model, tokenizer, find_vocabulary(tokenizer, 2, 8), trie, [render_sid([1, 2]) * 2000])

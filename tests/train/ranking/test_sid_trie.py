@@ -52,7 +52,7 @@ def test_codes_out_of_range_never_lead_anywhere() -> None:
     ("codes", "message"),
     [
         (np.zeros((0, 4), int), "at least one"),
-        (np.array([[0, 5]]), "codes go from 0 to 5"),
+        (np.array([[0, 5]]), "codes range from 0 to 5"),
         (np.array([[-1]]), "from -1"),
     ],
 )

@@ -182,7 +182,7 @@ def test_trl_trains_on_the_answer_alone(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_is_left_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for taken in (folder, tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(InputError, match="there already and not empty"):
+        with pytest.raises(InputError, match="exists and is not empty"):
             init_student(TEXTS, LEVELS, CODES, "tiny", taken)
     (tmp_path / "empty").mkdir()
     init_student(TEXTS[:1], 1, 2, "tiny", tmp_path / "empty")

@@ -248,5 +248,5 @@ def test_a_tokenizer_that_would_change_ids_is_refused() -> None:
     special = byte_level()
     special.add_tokens(["<s_a_0>"], special_tokens=True)
     for tokenizer in (blanks, special):
-        with pytest.raises(InputError, match="does not read semantic IDs token by token"):
+        with pytest.raises(InputError, match="does not encode and decode semantic IDs without loss"):
             add_tokens(tokenizer, LEVELS, CODES)
