@@ -1,8 +1,8 @@
-"""Trainings as runs of the store: what was asked for, the curves, where the model is, and how a killed one goes on.
+"""Trainings as runs of the store: their settings, curves and models, and how to resume one that was killed.
 
-A training has a name; `models/students/<name>/` holds `run.json`, checkpoints while it runs, and at the end the model,
-as transformers and safetensors write it. Rows of `runs` and `run_metrics` tell the rest. Of losses and trainers it
-knows nothing.
+A training has a name. `models/students/<name>/` holds `run.json`, the checkpoints while it runs, and at the end the
+model in the format of transformers and safetensors. The tables `runs` and `run_metrics` hold status and curves. This
+module knows nothing of losses and trainers.
 """
 
 import math
@@ -45,7 +45,7 @@ OnProgress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """What came of a training. figures: the last value of each metric that was logged."""
+    """The result of a training. figures: the last logged value of each metric. seconds: wall time of this process."""
 
     run_id: str
     folder: Path
@@ -55,24 +55,26 @@ class TrainingSummary:
 
 
 def student_folder(store: Store, name: str) -> Path:
-    """Where the student of this name is, or will be. Raises InputError on what is no plain file name."""
+    """The folder of the student of this name, whether it exists or not. Raises InputError on an unusable name."""
     if not name or name != Path(name).name or name.startswith("."):
         raise InputError(f"{name!r} cannot name a student: use a plain file name")
     return store.models / "students" / name
 
 
 def find_student(store: Store, reference: str) -> str:
-    """The folder of a trained or new student of the store by name, or what was given: a path, or a name on the hub.
+    """Resolve a model reference: the folder of a student of the store, else the reference itself.
 
-    Raises InputError where a student of that name is not finished, or where a plain name is neither a student nor a
-    folder: asking the hub for it would cost a minute of retries where there is no network.
+    reference: the name of a trained or new student, a path, or a name on the hub.
+
+    Raises InputError if the training of that student is not finished, or if a plain name is neither a student nor a
+    folder. The hub is not searched for plain names: without a network that would take a minute of retries.
     """
     if reference != Path(reference).name:
         return reference
     folder = store.models / "students" / reference
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"the training of student {reference!r} is not finished; go on with it by `resume`")
+            raise InputError(f"the training of student {reference!r} is not finished; continue it with `resume`")
         return str(folder)
     if not Path(reference).is_dir():
         raise InputError(
@@ -83,16 +85,16 @@ def find_student(store: Store, reference: str) -> str:
 
 
 def trained_on(place: str) -> dict[str, Any]:
-    """What the training of a student in this folder recorded; empty where the model is none of the store's."""
+    """The settings that the training of the student in this folder recorded, or {} if there is no record."""
     file = Path(place) / RUN_FILE
     settings: dict[str, Any] = orjson.loads(file.read_bytes())["settings"] if file.is_file() else {}
     return settings
 
 
 def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> str | None:
-    """The version of a dataset's semantic IDs that students learned; None where none of them learned any of it.
+    """The version of a dataset's semantic IDs that students were trained on, or None if none was trained on any.
 
-    Raises InputError where they learned different ones.
+    Raises InputError if they were trained on different versions.
     """
     learned = {
         reference: trained["sid_versions"]
@@ -101,40 +103,40 @@ def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> s
     }
     versions = {version for versions in learned.values() for version in versions}
     if len(versions) > 1:
-        told = "; ".join(f"{reference} on {', '.join(versions)}" for reference, versions in learned.items())
-        raise InputError(f"students were trained on different semantic IDs: {told}; choose one with `sid_version`")
+        details = "; ".join(f"{reference} on {', '.join(versions)}" for reference, versions in learned.items())
+        raise InputError(f"students were trained on different semantic IDs: {details}; choose one by `sid_version`")
     return next(iter(versions), None)
 
 
 def open_snapshot(store: Store, reference: str) -> Snapshot:
-    """A snapshot by NAME, NAME@VERSION or folder. Raises InputError where there is none."""
+    """A snapshot by NAME, NAME@VERSION or folder. Raises InputError if there is none."""
     folder = Path(reference)
-    # A folder of ours may be called as a snapshot is.
+    # The manifest decides, because any folder may have the same name as a snapshot.
     if (folder / "manifest.json").is_file():
         return Snapshot(folder.absolute(), read_manifest(folder.absolute()))
     return find_snapshot(store, reference)
 
 
 def sid_sizes(snapshot: Snapshot) -> tuple[int, int]:
-    """Levels and codebook size of the semantic IDs in a snapshot. Raises InputError where they are several."""
+    """Levels and codebook size of a snapshot's semantic IDs. Raises InputError if it has IDs of several sizes."""
     sizes = {(sids["levels"], sids["codebook_size"]) for sids in snapshot.manifest["lineage"]["semantic_ids"]}
     if len(sizes) != 1:
         raise InputError(
-            f"{snapshot.path} holds semantic IDs of {len(sizes)} sizes; publish one of a single template and a "
-            "single version of IDs"
+            f"{snapshot.path} holds semantic IDs of {len(sizes)} sizes; publish a snapshot with `template` and traces "
+            "of a single version of semantic IDs"
         )
     return sizes.pop()
 
 
 def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The run id of a training that did not end, and the settings that it began with.
+    """The run id and the settings of an unfinished training.
 
-    Raises InputError where there is none, it is of another kind, it is finished, or it ran in another number of
-    processes, in which the same steps would be of other rows.
+    Raises InputError if there is none of this name, or if it is of another kind, finished, or was started with another
+    number of processes: the same steps would then cover other rows.
     """
     folder = student_folder(store, name)
     if not (folder / RUN_FILE).is_file():
-        raise InputError(f"there is no training called {name!r} to go on with; leave `resume` out")
+        raise InputError(f"there is no training called {name!r} to resume; leave `resume` out")
     known = orjson.loads((folder / RUN_FILE).read_bytes())
     if known["kind"] != kind:
         raise InputError(f"{name!r} is a training of kind {known['kind']}, not {kind}")
@@ -143,8 +145,8 @@ def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, An
     settings = renamed(known["settings"])
     if settings["processes"] != process_count():
         raise InputError(
-            f"the training of {name!r} began in {settings['processes']} processes, not {process_count()}; go on with "
-            "it in as many (accelerate launch --num_processes)"
+            f"the training of {name!r} was started with {settings['processes']} processes, not {process_count()}; "
+            f"resume it with accelerate launch --num_processes {settings['processes']}"
         )
     return known["run_id"], settings
 
@@ -153,16 +155,18 @@ def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, An
 def open_run(
     store: Store, kind: str, name: str, snapshot: Snapshot, settings: dict[str, Any], *, resume: bool
 ) -> Iterator["TrainingRun"]:
-    """A training for the length of the block: its name is claimed, its row says how it goes and how it ended.
+    """Open a training for the length of the block. It claims the name and records status and outcome in `runs`.
 
-    resume: the training of that name goes on, with what it recorded in place of settings. A new one that fails before
-    its first checkpoint leaves its name free and its row as failed; one that was interrupted or killed can go on.
+    resume: continues the training of that name with its recorded settings instead of `settings`. A new training that
+    fails before its first checkpoint frees its name and leaves a failed run. One that was interrupted or killed can be
+    resumed.
 
-    Raises InputError where there is a student of that name, or another process trains it at this moment.
+    Raises InputError if there is a student of that name already, or if another process is training it.
     """
     folder = student_folder(store, name)
+    # One process claims the name for all, since the others would find it taken.
     with store.claim(f"training-{name}", f"training {name!r}") if is_main_process() else nullcontext():
-        # Only now: whoever held the name may have finished meanwhile.
+        # Checked only under the claim, because its previous holder may have finished the training meanwhile.
         run_id, facts = load_training(store, kind, name) if resume else _begin(kind, name, folder, snapshot, settings)
         run = TrainingRun(store, run_id, folder)
         try:
@@ -171,9 +175,10 @@ def open_run(
             yield run
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            # A busy store must not hide why the training ended.
+            # A busy store must not hide the error that ended the training.
             with suppress(StoreBusyError):
                 run.end("interrupted" if interrupted else "failed")
+            # Without a checkpoint there is nothing to resume, and the folder would only block the name.
             if is_main_process() and not (resume or interrupted or run.can_go_on()):
                 shutil.rmtree(folder)
             raise
@@ -183,10 +188,11 @@ def open_run(
 def _begin(
     kind: str, name: str, folder: Path, snapshot: Snapshot, settings: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """Make the folder of a new training; returns its run id and all that is recorded of it."""
+    """Create the folder of a new training. Returns its run id and the settings to record."""
+    # The other processes may come here after the main process has created the folder.
     if folder.exists() and is_main_process():
         raise InputError(
-            f"there is a student called {name!r} already; choose another `name`, or go on with it by `resume`"
+            f"there is a student called {name!r} already; choose another `name`, or continue it with `resume`"
         )
     run_id = f"train-{kind}-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     lineage = snapshot.manifest["lineage"]
@@ -196,14 +202,14 @@ def _begin(
         "dataset": lineage["dataset"],
         "sid_versions": [sids["sid_version"] for sids in lineage["semantic_ids"]],
         "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
-        # What a resumption opens: this very version, though a newer one may be published meanwhile.
+        # `resume` opens this exact version, even if a newer one has been published meanwhile.
         "reference": str(snapshot.path),
         "code_commit": code_commit(),
         "libraries": {library: version(library) for library in LIBRARIES},
         "processes": process_count(),
     }
     if is_main_process():
-        # A folder without its file could neither be begun nor gone on with, so they come together.
+        # A folder without its run file could neither be started nor resumed, so both appear in one rename.
         with temporary_folder(folder.parent) as temporary:
             staged = temporary / name
             (staged / CHECKPOINTS).mkdir(parents=True)
@@ -213,9 +219,9 @@ def _begin(
 
 
 class TrainingRun:
-    """One training, as `open_run` opens it: its row, its folder, its curves.
+    """One training as `open_run` opens it: its row in `runs`, its folder and its curves.
 
-    Only the process of rank 0 writes; the others share the folder.
+    Only the process of rank 0 writes. The others use the same folder.
     """
 
     def __init__(self, store: Store, run_id: str, folder: Path) -> None:
@@ -228,7 +234,7 @@ class TrainingRun:
         self._flushed = time.monotonic()
 
     def record(self, kind: str, snapshot: Snapshot, facts: dict[str, Any]) -> None:
-        """Put the run's row if it is missing, mark it as running, and take its curves back to the last checkpoint."""
+        """Insert the run's row if it is missing, mark it as running, and cut its curves off at the last checkpoint."""
         row = {
             "run_id": self.run_id,
             "kind": f"train-{kind}",
@@ -240,26 +246,28 @@ class TrainingRun:
         checkpoint = last_checkpoint(self.checkpoints)
         step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
         if checkpoint:
-            # What was logged but not in the store yet when the process died.
+            # The checkpoint may have log entries that had not reached the store when the process died.
             state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             self._waiting = [row for entry in state.log_history for row in metric_rows(entry["step"], entry)]
         with self.store.writing() as session:
             session.put("runs", pl.DataFrame([row]))
+            # put() leaves an existing row as it is, so the status of a resumed run needs its own statement.
             session.execute("resume_run", run_id=self.run_id)
+            # Steps after the checkpoint are trained again and would otherwise appear twice.
             session.execute("delete_run_metrics_after", run_id=self.run_id, step=step)
 
     def can_go_on(self) -> bool:
-        """Whether there is a checkpoint, of any phase, or a model already."""
+        """Whether there is a finished model, or a checkpoint of any phase to resume from."""
         return (self.folder / "config.json").is_file() or any(self.checkpoints.rglob(TRAINER_STATE_NAME))
 
     def keep(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of step, metric, value for the store, which gets a few seconds' worth at a time."""
+        """Queue rows of step, metric, value for the store. They are written every FLUSH_S seconds, not one by one."""
         self._waiting += rows
         if time.monotonic() - self._flushed >= FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait; where the store is busy they wait on, since figures are not worth a training."""
+        """Write the queued rows. If the store is busy they stay queued, because metrics must not stop a training."""
         if is_main_process() and self._waiting:
             with suppress(StoreBusyError):
                 with self.store.writing() as session:
@@ -268,7 +276,7 @@ class TrainingRun:
         self._flushed = time.monotonic()
 
     def end(self, status: str) -> None:
-        """Write the rest and close the run's row. Raises StoreBusyError where the store stays busy."""
+        """Write the queued rows and set the run's final status. Raises StoreBusyError if the store stays busy."""
         if is_main_process():
             with self.store.writing() as session:
                 self._put_waiting(session)
@@ -278,30 +286,32 @@ class TrainingRun:
         rows = [{"run_id": self.run_id, **row} for row in self._waiting]
         schema = {"run_id": pl.String, "step": pl.Int32, "metric": pl.String, "value": pl.Float64}
         frame = pl.DataFrame(rows, schema=schema)
+        # A trainer may log a metric twice at one step, at its end for example; the later value counts.
         session.put("run_metrics", frame.unique(["step", "metric"], keep="last", maintain_order=True))
 
     def carry_out(self, trainer: Any, tokenizer: Any, *, resume: bool) -> TrainingSummary:
-        """Train to the end, from the last checkpoint where there is one to go on from, and save what came of it."""
-        # Figures go where `StoreCallback` says, not onto the terminal as well.
+        """Train to the end and save the model. resume: start from the last checkpoint, if there is one."""
+        # `StoreCallback` reports the metrics, so the trainer's own printing would repeat them.
         trainer.remove_callback(PrinterCallback)
         with warnings.catch_warnings():
-            # TRL and peft ask transformers by an old name.
+            # TRL and peft use a deprecated name of transformers.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             trainer.train(resume_from_checkpoint=last_checkpoint(self.checkpoints) if resume else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
+            # A student is always a plain model, which loads without peft.
             model = model.merge_and_unload()
         history = trainer.state.log_history
         figures = {row["metric"]: row["value"] for entry in history for row in metric_rows(entry["step"], entry)}
         return self.finish(model, tokenizer, trainer.state.global_step, figures)
 
     def finish(self, model: Any, tokenizer: Any, steps: int, figures: dict[str, float]) -> TrainingSummary:
-        """Save the model beside its run and drop the checkpoints. figures: the last of each."""
+        """Save the model into the run's folder and delete the checkpoints. figures: the last value of each metric."""
         if is_main_process():
             with temporary_folder(self.folder) as temporary:
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
-                # What says that the student is there comes last.
+                # config.json marks a finished student, so it is moved last.
                 for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
                     file.replace(self.folder / file.name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -309,7 +319,10 @@ class TrainingRun:
 
 
 class StoreCallback(TrainerCallback):
-    """Gives a run what a trainer logs, and tells one line of it."""
+    """Passes the metrics that a trainer logs to a run, and reports some of them in a progress line.
+
+    shown: the metrics of the progress line, in order.
+    """
 
     def __init__(self, run: TrainingRun, shown: tuple[str, ...], on_progress: OnProgress) -> None:
         self._run = run
@@ -317,32 +330,33 @@ class StoreCallback(TrainerCallback):
         self._on_progress = on_progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
-        """Keep the figures and tell those that are shown."""
+        """Queue the metrics and report the progress line."""
         if not state.is_world_process_zero or not logs:
             return
         rows = metric_rows(state.global_step, logs)
         self._run.keep(rows)
         values = {row["metric"]: row["value"] for row in rows}
-        told = ", ".join(f"{name} {values[name]:.4g}" for name in self._shown if name in values)
-        if told:
-            self._on_progress(f"step {state.global_step:,} of {state.max_steps:,}: {told}")
+        line = ", ".join(f"{name} {values[name]:.4g}" for name in self._shown if name in values)
+        if line:
+            self._on_progress(f"step {state.global_step:,} of {state.max_steps:,}: {line}")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """With a checkpoint everything before it is in the store."""
+        """Write the queued metrics, so that the store holds everything up to the checkpoint."""
         if state.is_world_process_zero:
             self._run.flush()
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in a folder that was written to its end; None where there is none."""
-    # The trainer's state is what a checkpoint gets last.
+    """The newest complete checkpoint in a folder, or None if there is none."""
+    # The trainer's state is the last file of a checkpoint, so a checkpoint without it is incomplete.
     states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    # Compared as numbers: as text, checkpoint-900 would come after checkpoint-1000.
     newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
     return None if newest is None else str(newest.parent)
 
 
 def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of step, metric, value of one entry of a trainer's log; what is no finite number is left out."""
+    """Rows of step, metric, value for one entry of a trainer's log. Values that are not finite numbers are left out."""
     return [
         {"step": step, "metric": name, "value": float(value)}
         for name, value in logs.items()
@@ -351,16 +365,17 @@ def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_main_process() -> bool:
-    """Whether this process, of those that `accelerate launch` started, is the one that writes."""
+    """Whether this is the one process that writes, among those that `accelerate launch` started."""
+    # Read from the environment, because this is needed before torch.distributed is initialized.
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def process_count() -> int:
-    """How many processes `accelerate launch` started; 1 without it."""
+    """The number of processes that `accelerate launch` started, or 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device_arguments() -> dict[str, Any]:
-    """What trainers are told of this machine: bfloat16 on a GPU, plain floats on a CPU."""
+    """The trainer arguments for this machine: bfloat16 on a GPU, float32 on a CPU."""
     on_gpu = torch.cuda.is_available()
     return {"bf16": on_gpu, "use_cpu": not on_gpu, "activation_checkpointing": on_gpu}

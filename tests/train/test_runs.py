@@ -119,7 +119,7 @@ def test_a_training_goes_on_in_as_many_processes_as_it_began_in(inputs: Store, m
     with pytest.raises(KeyboardInterrupt):
         train_sft(inputs, "traces", "new", "x", FEW, on_progress=stop_at(2))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="'x' began in 1 processes, not 2"):
+    with pytest.raises(InputError, match="'x' was started with 1 processes, not 2"):
         load_training(inputs, "sft", "x")
 
 

@@ -87,7 +87,7 @@ def test_a_killed_training_goes_on_at_its_last_checkpoint_in_the_same_order(inpu
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with pytest.raises(InputError, match="is not finished; go on with it by `resume`"):
+    with pytest.raises(InputError, match="is not finished; continue it with `resume`"):
         find_student(inputs, "killed")
     subprocess.run([*command, "--name", "killed", "--resume"], check=True, stdout=subprocess.DEVNULL)
     settings = SftSettings(max_steps=12, batch_size=4, save_steps=3, log_steps=1)
@@ -172,7 +172,7 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Stor
         SftSettings(gradient_accumulation_steps=0)
     with pytest.raises(InputError, match="`log_steps` is 0"):
         SftSettings(log_steps=0)
-    with pytest.raises(InputError, match="no training called 'x' to go on with"):
+    with pytest.raises(InputError, match="no training called 'x' to resume"):
         train_sft(inputs, "", "", "x", FEW, resume=True)
     with pytest.raises(InputError, match="there is a student called 'new' already"):
         train_sft(inputs, "traces", "new", "new", FEW)
