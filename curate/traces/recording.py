@@ -1,7 +1,7 @@
-"""From journal records to traces and verdicts in the store, exactly once.
+"""The path from journal records to traces and verdicts in the store, exactly once per record.
 
-A record is judged when it arrives (the sampler) or when the journal of a dead run is read again (`recover`); both end
-in `commit_traces`, one transaction that writes the rows and advances the journal's offset.
+A record is judged when it arrives (by the sampler) or when the journal of a dead run is read again (`recover`). Both
+end in `commit_traces`, a single transaction that writes the rows and advances the journal's offset.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from store.journals import is_live, read_journal
 
 RECOVERY_BATCH = 2_000
 
+# Given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
 TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "trace_id": pl.String,
     "prompt_id": pl.String,
@@ -54,20 +55,24 @@ VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 @dataclass(frozen=True, slots=True)
 class JudgedTrace:
-    """One attempt: its row in `traces`, and its verdicts (none where the request failed)."""
+    """One attempt: its row in `traces`, and its verdicts. A failed request has no verdicts."""
 
     row: dict[str, Any]
     verdicts: list[Verdict]
 
     def accepted(self, rules: Sequence[str]) -> bool:
-        """Whether it passes every named rule."""
+        """Whether the trace has a completion and passes all of the named rules."""
         passed = {verdict.rule for verdict in self.verdicts if verdict.passed}
+        # The completion is checked too, because an empty ruleset must not accept a failed request.
         return self.row["completion"] is not None and passed.issuperset(rules)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was taken over from the journal of a run that died; `unknown`: sent, outcome unknown, to be asked again."""
+    """The result of recovering the journal of a dead run.
+
+    traces: newly stored traces. unknown: requests that were sent without a recorded answer; they are sent again.
+    """
 
     run_id: str
     traces: int
@@ -75,7 +80,8 @@ class Recovery:
 
 
 def judge_record(record: dict[str, Any], listed: ListedTask) -> JudgedTrace:
-    """Parse and judge one "received" record against the list that it answers."""
+    """Parse a "received" record of the journal and judge it against its candidate list."""
+    # get(), because journals of earlier releases lack some columns.
     row = {name: record.get(name) for name in TRACE_SCHEMA}
     row["created_at"] = datetime.fromisoformat(record["created_at"])
     if row["completion"] is None:
@@ -88,21 +94,24 @@ def judge_record(record: dict[str, Any], listed: ListedTask) -> JudgedTrace:
 
 
 def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer:
-    """What the rules look at: a parsed completion beside the list that it answers."""
+    """The input of the rules: a completion, parsed, together with its task and target."""
     return Answer(listed.task, listed.target_item_id, finish_reason, parse_completion(completion, listed.task))
 
 
 def commit_traces(store: Store, run_id: str, judged: Sequence[JudgedTrace], committed_offset: int) -> Put:
-    """Store judged records and the offset up to which the journal is committed, in one transaction.
+    """Store judged records and the journal's new committed offset in one transaction.
 
-    Of several records of one trace, an answer counts before a failed attempt.
+    If a trace has several records, an answer wins over a failed attempt.
     """
+    # Answers sort last, and the last entry of a key wins in a dict.
     by_id = {trace.row["trace_id"]: trace for trace in sorted(judged, key=lambda trace: trace.row["error"] is None)}
     judged = list(by_id.values())
     traces = pl.DataFrame([trace.row for trace in judged], schema=TRACE_SCHEMA)
     verdicts = verdict_frame(
         [(trace.row["trace_id"], trace.row["created_at"], verdict) for trace in judged for verdict in trace.verdicts]
     )
+    # One transaction, and in this order: failed attempts make room for answers, the outcomes of the batch exist before
+    # the traces that refer to them, and the offset moves only if all rows are written.
     with store.writing() as session:
         session.insert("delete_failed_traces", traces)
         session.insert("find_new_traces", traces)
@@ -116,18 +125,19 @@ def commit_traces(store: Store, run_id: str, judged: Sequence[JudgedTrace], comm
 
 
 def verdict_frame(verdicts: Sequence[tuple[str, datetime, Verdict]]) -> pl.DataFrame:
-    """Rows of table `verdicts` from a trace's id, its created_at, and a verdict."""
+    """Rows of the table `verdicts` for triples of trace id, the trace's created_at, and verdict."""
     rows = [(trace_id, *verdict, created_at) for trace_id, created_at, verdict in verdicts]
     return pl.DataFrame(rows, schema=VERDICT_SCHEMA, orient="row")
 
 
 def recover(store: Store) -> list[Recovery]:
-    """Commit what dead runs left in their journals; runs that are alive commit their own."""
+    """Commit the records that dead runs left in their journals. Live runs are skipped; they commit their own."""
     with store.reading() as session:
         runs = session.rows("sampling_runs")
     recoveries = []
     for run_id, ended, committed_offset in runs:
         path = store.journals / f"{run_id}.jsonl"
+        # A run that ended may still have a tail to commit, if its last commit failed. Its lock shows whether it lives.
         if path.exists() and (not ended or path.stat().st_size > committed_offset) and not is_live(path):
             recoveries.append(_recover_run(store, run_id, committed_offset))
     return recoveries
@@ -138,7 +148,7 @@ def _recover_run(store: Store, run_id: str, committed_offset: int) -> Recovery:
     waiting: set[str] = set()
     records: list[dict[str, Any]] = []
     end = committed_offset
-    # From the start: what was sent before the last batch may wait for an answer still.
+    # Read from the start: a request from before the committed offset may have its answer after it, or none at all.
     for record, line_end in read_journal(store.journals / f"{run_id}.jsonl"):
         end = max(end, line_end)
         if record.get("event") == "sent":
@@ -148,10 +158,12 @@ def _recover_run(store: Store, run_id: str, committed_offset: int) -> Recovery:
             if line_end > committed_offset:
                 records.append(record)
         if len(records) == RECOVERY_BATCH:
+            # In batches with an offset each, so that a recovery that is killed too continues where it stopped.
             traces += commit_traces(store, run_id, _judge_records(store, records), end).inserted
             records = []
     traces += commit_traces(store, run_id, _judge_records(store, records), end).inserted
     with store.writing() as session:
+        # Runs that recorded their own end keep their status.
         session.execute("end_run", run_id=run_id, status="killed")
     return Recovery(run_id, traces, len(waiting))
 
@@ -163,9 +175,10 @@ def _judge_records(store: Store, records: Sequence[dict[str, Any]]) -> list[Judg
 
 
 def load_tasks_of_prompts(session: Session, prompt_ids: Sequence[str]) -> dict[str, ListedTask]:
-    """The tasks that prompts were made of, by prompt id."""
+    """The tasks of prompts, by prompt id."""
     prompts = session.frame("prompts_by_id", prompt_ids=list(set(prompt_ids)))
     tasks: dict[str, ListedTask] = {}
+    # Prompts over different versions of semantic IDs show the same list in different words.
     for (dataset, sid_version), group in prompts.group_by("dataset", "sid_version"):
         listed = load_tasks(session, str(dataset), str(sid_version), group["list_id"].to_list())
         tasks |= {prompt: listed[list_id] for prompt, list_id in group.select("prompt_id", "list_id").iter_rows()}

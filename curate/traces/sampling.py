@@ -1,9 +1,9 @@
-"""Drawing traces from a teacher: bounded workers, a journal, and batches committed into the store.
+"""Sampling of traces from a teacher: a bounded number of workers, a journal, and batches committed to the store.
 
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
-answer is paid for that is not wanted. Every attempt is kept. Generation never waits for the database: a response goes
-to the journal when it arrives, and a background task commits batches. What a killed run leaves behind, the next one
-takes over (`curate.traces.recording`).
+superfluous answer is paid for. Every attempt is kept. Generation never waits for the database: a response goes to the
+journal when it arrives, and a background task commits batches. The next run recovers what a killed run left in its
+journal (`curate.traces.recording`).
 """
 
 import asyncio
@@ -26,16 +26,20 @@ from store import Store
 from store.journals import JournalWriter
 from store.values import storable_text, utc_now
 
+# A batch is committed when either of these is reached.
 COMMIT_SECONDS = 3.0
 COMMIT_TRACES = 2_000
+# Workers pause above this, so that a busy store cannot let a fast teacher fill the memory.
 MAX_PENDING_TRACES = 20_000
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. Counts are of this run; `prompts` is how many wanted samples when it began.
+    """The progress of a run. All counts are of this run alone.
 
-    cost_usd is None until a teacher tells a cost.
+    lists: candidate lists of the plan. prompts: prompts that needed samples when the run began, of which `done` are
+    finished. stored: traces committed to the store. cost_usd: None until the teacher reports a cost. recovered: earlier
+    runs whose journals were committed first.
     """
 
     run_id: str
@@ -57,11 +61,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return time.perf_counter() - self.started
 
     def count(self, judged: JudgedTrace, *, accepted: bool) -> None:
-        """Take one attempt into the counts."""
+        """Add one attempt to the counts."""
         row = judged.row
         self.attempts += 1
         self.failed += row["error"] is not None
@@ -81,23 +85,27 @@ def sample(
     concurrency: int = REQUESTS.concurrency,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """Ask `teacher` for all samples that the store lacks, `concurrency` at a time; returns the final counts.
+    """Draw all samples that the store lacks from `teacher`, and return the final counts.
 
-    `on_progress` is called a few times a second. On SIGINT or SIGTERM no new request goes out and those under way are
-    awaited; a second signal leaves them. Either way what arrived is stored and the same call goes on later.
+    concurrency: the number of requests at a time. on_progress: called several times per second. After SIGINT or SIGTERM
+    no new request is sent, and running ones are awaited. A second signal cancels them. In both cases all answers that
+    arrived are stored, and the same call continues later.
 
-    Raises InputError where the store is not ready, or another process samples the same; TeacherError where the
-    teacher cannot work at all.
+    Raises InputError if the store is not ready or another process runs the same sampling, and TeacherError if the
+    teacher cannot answer any request.
     """
     requests = RequestSettings(concurrency)
+    # Before planning, so that recovered answers are not requested again.
     recovered = recover(store)
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
+        # Only under the claim: the process that held it before may have answered some of these prompts.
         lists = find_open_lists(store, plan)
         run_id = f"trace-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         chosen = int(lists["chosen_lists"][0]) if lists.height else 0
         progress = Progress(run_id, chosen, lists.height, recovered=recovered)
         if lists.height == 0:
+            # Without work there is no run to record.
             asyncio.run(teacher.close())
             return progress
         _start_run(store, plan, run_id)
@@ -132,13 +140,14 @@ def _start_run(store: Store, plan: Plan, run_id: str) -> None:
         "ended_at": None,
     }
     template = {"template": plan.template.name, "sha256": plan.template.sha256, "text": plan.template.text}
+    # Together and before the first request: a committed trace must find its run and its template.
     with store.writing() as session:
         session.put("runs", pl.DataFrame([row], schema_overrides={"ended_at": pl.Datetime("us")}))
         session.put("templates", pl.DataFrame([template]))
 
 
 class _Run:
-    """The workers of one run and what they share."""
+    """The workers of one run and their shared state."""
 
     def __init__(
         self, store: Store, teacher: Teacher, plan: Plan, progress: Progress, on_progress: Callable[[Progress], None]
@@ -154,22 +163,24 @@ class _Run:
         self.workers: list[asyncio.Task[None]] = []
 
     async def run(self, lists: pl.DataFrame, concurrency: int) -> str:
-        """Work until nothing is left or a signal comes; returns the run's status."""
+        """Sample until all prompts are finished or a signal arrives. Returns the run's status for the store."""
         source = self._prompts(lists)
+        # Only one worker at a time may advance an async generator.
         lock = asyncio.Lock()
         background = [asyncio.create_task(self._commit_regularly()), asyncio.create_task(self._report())]
         self.workers = [asyncio.create_task(self._work(source, lock)) for _ in range(concurrency)]
         try:
             with self._signals():
-                # The first failure ends the run; a worker cancelled by a second signal is no failure.
-                done, _ = await asyncio.wait([*self.workers, *background], return_when=asyncio.FIRST_EXCEPTION)
-                for task in done:
+                # The first failure ends the run. A worker that a second signal cancelled has not failed.
+                finished, _ = await asyncio.wait([*self.workers, *background], return_when=asyncio.FIRST_EXCEPTION)
+                for task in finished:
                     if not task.cancelled() and (error := task.exception()):
                         raise error
         finally:
             for worker in self.workers:
                 worker.cancel()
-            # The background ends by itself once no worker is left; cancelled, it would leave a write under way.
+            # Background tasks end by themselves once no worker is left. Cancelling them would not stop the thread that
+            # is writing, and the commit below would run beside it.
             await asyncio.gather(*self.workers, *background, return_exceptions=True)
             try:
                 await self._commit()
@@ -181,7 +192,7 @@ class _Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first signal stops new requests, the second leaves those under way."""
+        """Within the context, the first signal stops new requests, and the second cancels the running ones."""
 
         def stop() -> None:
             if self.progress.stopping:
@@ -199,7 +210,7 @@ class _Run:
                 loop.remove_signal_handler(number)
 
     async def _prompts(self, lists: pl.DataFrame) -> AsyncIterator[OpenPrompt]:
-        """All open prompts, one batch rendered ahead in a thread."""
+        """All open prompts, in batches: while one is sampled, a thread renders the next."""
         batches = open_prompts(self.store, self.plan, lists)
         ahead = asyncio.create_task(asyncio.to_thread(next, batches, None))
         while (batch := await ahead) is not None:
@@ -221,6 +232,7 @@ class _Run:
             if accepted >= self.plan.settings.num_accepted or self.progress.stopping:
                 break
             request = prompt.request(self.plan, index)
+            # Before the request goes out, so that after a crash the journal tells which requests may have been billed.
             self.journal.append({"event": "sent", "trace_id": request.trace_id})
             self.progress.in_flight += 1
             try:
@@ -233,24 +245,25 @@ class _Run:
             passed = judged.accepted(self.plan.ruleset.rules)
             accepted += passed
             self.progress.count(judged, accepted=passed)
-            # A teacher that never waits would otherwise keep the loop from committing and reporting.
+            # An offline teacher never awaits anything, and would keep the event loop from committing and reporting.
             await asyncio.sleep(0)
             if len(self.pending) >= MAX_PENDING_TRACES:
                 async with self.room:
                     await self.room.wait_for(lambda: len(self.pending) < MAX_PENDING_TRACES)
         else:
+            # No attempt is left, so the prompt is finished, whether enough answers were accepted or not.
             self.progress.done += 1
             return
         self.progress.done += accepted >= self.plan.settings.num_accepted
 
     async def _ask(self, prompt: OpenPrompt, request: TeacherRequest) -> dict[str, Any]:
-        """Draw one completion; returns the journal's record, with `error` where the request failed."""
+        """Draw one completion and return its journal record. Its `error` is None unless the request failed."""
         started = time.perf_counter()
         completion, error = Completion("", ""), None
         try:
             completion = await self.teacher.complete(request)
-        except RequestFailedError as failed:
-            error = str(failed) or "the request failed"
+        except RequestFailedError as failure:
+            error = str(failure) or "the request failed"
         return {
             "event": "received",
             "trace_id": request.trace_id,
@@ -277,13 +290,15 @@ class _Run:
         while True:
             until = time.perf_counter() + COMMIT_SECONDS
             while time.perf_counter() < until and len(self.pending) < COMMIT_TRACES:
+                # run() commits the rest. Short naps, because one long sleep would delay the end of every run.
                 if all(worker.done() for worker in self.workers):
                     return
                 await asyncio.sleep(0.05)
             await self._commit()
 
     async def _commit(self) -> None:
-        """Commit all pending traces. Whatever lies before the offset taken here is in this batch or committed."""
+        """Commit all pending traces and advance the journal's offset behind them."""
+        # Taken together, without an await between: every record before this offset is in this batch or committed.
         batch, end = self.pending, self.journal.end
         if not batch:
             return
@@ -291,7 +306,7 @@ class _Run:
         try:
             put = await asyncio.to_thread(commit_traces, self.store, self.progress.run_id, batch, end)
         except BaseException:
-            # A later batch must not advance the offset over this one.
+            # A later batch must not advance the offset past this one, so put it back in front.
             self.pending = batch + self.pending
             raise
         self.progress.stored += put.inserted

@@ -1,4 +1,4 @@
-"""The candidate lists that rankers learn from and are judged on: those that hold their target."""
+"""Candidate lists that contain their target, on which rankers are trained and evaluated."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,15 @@ from curate.traces.tasks import ListedTask, load_tasks
 from store import Store
 
 BATCH_LISTS = 2_000
+# The LIMIT of a query needs a number.
 NO_LIMIT = 2**62
 
 
 class TargetLists(NamedTuple):
-    """Lists that hold their target, in the order of their ids.
+    """Candidate lists that contain their target, ordered by list id.
 
-    facts: list_id, target_rank, history_length (up to 20) and target_popularity of each. misses: how many lists among
-    them do not hold their target.
+    facts: one row per list with list_id, target_rank, history_length (at most 20) and target_popularity. listed: the
+    tasks in the same order. misses: the number of lists in the same range that do not contain their target.
     """
 
     facts: pl.DataFrame
@@ -26,8 +27,9 @@ class TargetLists(NamedTuple):
 def load_target_lists(
     store: Store, dataset: str, sid_version: str, pre_ranker: str, split: str, *, limit: int | None = None
 ) -> TargetLists:
-    """The lists of a split until `limit` of them hold their target, which makes them a random sample of all lists:
-    their ids are hashes.
+    """The lists of a split, in the order of their ids, until `limit` of them contain their target.
+
+    List ids are hashes, so this is a random sample of all lists. limit: None means all lists of the split.
     """
     with store.reading() as session:
         lists = session.frame(
@@ -39,6 +41,7 @@ def load_target_lists(
         )
     facts = lists.filter(pl.col("target_rank").is_not_null())
     listed: list[ListedTask] = []
+    # A short read per batch, so that a writer never waits for all of them.
     for batch in facts["list_id"].to_frame().iter_slices(BATCH_LISTS):
         list_ids = batch["list_id"].to_list()
         with store.reading() as session:

@@ -1,4 +1,4 @@
-"""From stored candidate lists to the tasks that prompts show and rules judge against."""
+"""Loads stored candidate lists as the tasks that prompts show and that rules judge against."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,10 @@ from store.records import Evidence, Link
 
 @dataclass(frozen=True, slots=True)
 class ListedTask:
-    """A task with its evidence, and the answer that no teacher sees.
+    """A task with its evidence and its target.
 
-    task: holds no target. target_item_id: what the user took next.
+    task: does not contain the target, so that no teacher sees it. target_item_id: the item of the user's next
+    interaction.
     """
 
     list_id: str
@@ -22,13 +23,16 @@ class ListedTask:
 
 
 def load_tasks(session: Session, dataset: str, sid_version: str, list_ids: Sequence[str]) -> dict[str, ListedTask]:
-    """The tasks of candidate lists by list id, with the last 20 items of each history; unknown ids are left out."""
+    """The tasks of candidate lists, by list id, with the last 20 items of each history. Unknown ids are left out."""
     lists = session.frame("task_lists", list_ids=list(list_ids))
-    wanted = sorted({item for column in ("history", "item_ids") for items in lists[column] for item in items})
+    # Lists share many items, so each item is loaded once.
+    item_ids_of_lists = sorted(
+        {item for column in ("history", "item_ids") for items in lists[column] for item in items}
+    )
     items = {
         item_id: ShownItem(item_id, sid, title, tuple(categories), brand)
         for item_id, sid, title, categories, brand in session.rows(
-            "task_items", dataset=dataset, sid_version=sid_version, item_ids=wanted
+            "task_items", dataset=dataset, sid_version=sid_version, item_ids=item_ids_of_lists
         )
     }
     evidence: dict[str, list[Evidence]] = {}
@@ -52,6 +56,7 @@ def load_tasks(session: Session, dataset: str, sid_version: str, list_ids: Seque
             RerankTask(
                 history=tuple(items[item] for item in history),
                 candidates=tuple(
+                    # A list without stored evidence still has the pre-ranker's scores.
                     Candidate(items[item], facts)
                     for item, facts in zip(
                         item_ids, evidence.get(list_id) or [Evidence(score) for score in scores], strict=True
@@ -67,9 +72,13 @@ def load_tasks(session: Session, dataset: str, sid_version: str, list_ids: Seque
 def render_list(
     template: Template, listed: ListedTask, *, knowledge_priming: bool
 ) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
-    """What a template shows of a list, and the chat messages that show it."""
+    """The part of a list's task that a template shows, and the chat messages that show it.
+
+    knowledge_priming: whether the messages include the template's paragraph on how people shop.
+    """
     task = listed.task
     if template.strategy == "targeted":
+        # The only place where a target enters a task. The target is always one of the candidates here.
         target = next(c.item for c in task.candidates if c.item.item_id == listed.target_item_id)
         task = replace(task, target=target)
     return render_task(template, task, knowledge_priming=knowledge_priming)
@@ -78,7 +87,8 @@ def render_list(
 def render_task(
     template: Template, task: RerankTask, *, knowledge_priming: bool
 ) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
-    """What a template shows of a task, and the chat messages that show it."""
+    """The part of a task that a template shows, and the chat messages that show it."""
     if not template.shows_evidence:
+        # Removed from the task too: the evidence teacher reads the task, and must know no more than the prompt says.
         task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
     return task, template.render(task, knowledge_priming=knowledge_priming)

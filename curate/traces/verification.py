@@ -1,6 +1,6 @@
-"""Running rules again over stored completions: pure, free of any teacher, and batch by batch.
+"""Runs the rules over stored completions again, in batches and without a teacher.
 
-Verdicts are kept by rule and version: a rule that changed adds its new verdicts, one that did not adds none.
+Verdicts are kept per rule and version. A rule with a new version adds its new verdicts; an unchanged rule adds none.
 """
 
 from collections import Counter
@@ -19,7 +19,11 @@ BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 (times of the store are UTC wit
 
 @dataclass(slots=True)
 class VerifySummary:
-    """What a run of the rules found: `passed` and `failed` count traces by rule, `reasons` by rule and reason."""
+    """The result of a run over stored completions.
+
+    traces: judged traces. new_verdicts: verdicts that the store did not have. passed, failed: traces by rule. reasons:
+    failed traces by rule and reason.
+    """
 
     traces: int = 0
     new_verdicts: int = 0
@@ -29,7 +33,7 @@ class VerifySummary:
 
 
 def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> VerifySummary:
-    """Judge every stored completion of a dataset by the named rules and store verdicts that are not there yet.
+    """Judge all stored completions of a dataset by the named rules, and store the missing verdicts.
 
     Raises InputError on an unknown dataset or rule.
     """
@@ -37,6 +41,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
     with store.reading() as session:
         find_dataset(session, dataset)
     summary = VerifySummary()
+    # Pages by (created_at, id) and not by OFFSET: traces that a run adds meanwhile shift no page.
     after_time, after_id = BEGINNING, ""
     while True:
         with store.reading() as session:
@@ -46,6 +51,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
             tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, *_ in traces])
         if not traces:
             return summary
+        # Judging happens between the transactions, so that the store is locked only to read and to write.
         first_time = traces[0][1]
         after_id, after_time = traces[-1][:2]
         verdicts = [
@@ -60,6 +66,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> Ver
                 summary.reasons[verdict.rule, verdict.reason] += 1
         with store.writing() as session:
             new_verdicts = session.put("verdicts", verdict_frame(verdicts)).inserted
+            # An outcome sums up all rules of a trace, so it is made again from every current verdict, old and new.
             if new_verdicts or any(unjudged for *_, unjudged in traces):
                 current = session.frame(
                     "verdicts_of_batch",

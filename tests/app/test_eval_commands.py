@@ -110,7 +110,7 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
         (["shop", "--limit", "0"], "--limit is 0"),
         (["shop", "--shuffles", "1"], "--shuffles is 1"),
         (["shop", "--pre-ranker", "x"], "no pre-ranker is called 'x'"),
-        (["shop", "--rankers", "endpoint", "--model", "m", "--base-url", "nowhere"], "is no address"),
+        (["shop", "--rankers", "endpoint", "--model", "m", "--base-url", "nowhere"], "is not a valid address"),
         (["shop", "--rankers", "endpoint", "--model", "m", "--base-url", "http://127.0.0.1:9/v1"], "cannot reach"),
         (["shop", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--template", "x"], "there is no template"),
     ],

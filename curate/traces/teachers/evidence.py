@@ -1,11 +1,11 @@
-"""A teacher without a model: ranks by the evidence that the prompt shows and says why, with citations.
+"""A teacher without a language model: it ranks by the evidence in the prompt and explains the ranking with citations.
 
-It is a statistical teacher, for work offline, for tests and as a baseline, and claims to be no more: it knows nothing
-but the task, and says nothing that the task does not bear out. Where the template shows no evidence it sees none
-either, and keeps to the pre-ranker's order and the categories and brands on show.
+It is a statistical teacher for offline work, for tests and as a baseline. It knows nothing but the task, and states
+nothing that the task does not support. If the template shows no evidence, the teacher has none either: it then keeps
+the pre-ranker's order and refers to the categories and brands that are shown.
 
-Source: ours. The weights are rounded from a softmax fit on the valid lists of Beauty; Gumbel noise draws rankings from
-the Plackett-Luce model of the scores, so at temperature 1 the teacher samples in proportion to exp(score).
+Source: ours. The weights are rounded from a softmax fit on the valid lists of Beauty. Gumbel noise draws rankings from
+the Plackett-Luce model of the scores, so at temperature 1 the first place is drawn in proportion to exp(score).
 """
 
 import math
@@ -19,21 +19,21 @@ from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.errors import InputError
 from store.records import Evidence
 
-# Where no evidence is shown, one place in the pre-ranker's order is worth as much as this difference in score.
+# Without evidence, the score falls by this much per place in the pre-ranker's order.
 PLACE = 0.3
-# Keeps the logarithm of a score of zero finite, below that of any candidate with a co-purchase.
+# Keeps the logarithm of a zero score finite, and below that of any candidate with a co-purchase.
 LEAST_SCORE = 1e-9
 
 
 FULL = "evidence.v1"
-# One sentence: what a small student has to write costs it most of its time.
+# One sentence, because a small student spends most of its time on generating the reasoning.
 BRIEF = "evidence_brief.v1"
 
 
 class EvidenceTeacher:
-    """Answers offline, at once and free of charge; the same request always gets the same answer.
+    """Answers offline, immediately and without cost. The same request always gets the same answer.
 
-    model: FULL or BRIEF, how much is said; the order is the same. Raises InputError on any other.
+    model: FULL or BRIEF, the length of the explanation. The ranking is the same. Raises InputError on other models.
     """
 
     name = "evidence"
@@ -44,7 +44,10 @@ class EvidenceTeacher:
         self.model = model
 
     async def complete(self, request: TeacherRequest) -> Completion:
-        """Rank and explain. At temperature 0 the seed plays no part. Raises RequestFailedError without candidates."""
+        """Rank the candidates and explain the ranking. The seed matters only at temperatures above 0.
+
+        Raises RequestFailedError if the task has no candidates.
+        """
         task = request.task
         if not task.candidates:
             raise RequestFailedError("the prompt shows no candidates")
@@ -52,18 +55,20 @@ class EvidenceTeacher:
         if self.model == BRIEF:
             reasoning = explain_briefly(task, ranked[0])
         else:
+            # The seed also varies the wording, so that repeated samples of a prompt are not identical.
             reasoning = explain_ranking(task, ranked, wording=request.seed if request.temperature > 0 else 0)
         text = render_completion(reasoning, [candidate.item.sid for candidate in ranked])
         return Completion(text, "stop", cost_usd=0.0)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this teacher holds no connections."""
 
 
 def evidence_score(evidence: Evidence, last_item_id: str | None) -> float:
-    """How well a candidate fits: log of the pre-ranker's score, its purchases after the last item, brand and category.
+    """How well a candidate fits: the log of its pre-ranker score, purchases after the last item, brand and category.
 
-    A logarithm, so the scale of the pre-ranker's scores does not matter.
+    The scale of the pre-ranker's scores does not matter, because in a logarithm it only adds a constant.
+    last_item_id: None if the history is empty.
     """
     after_last = next((link.after for link in evidence.links if link.item_id == last_item_id), 0)
     return (
@@ -75,26 +80,30 @@ def evidence_score(evidence: Evidence, last_item_id: str | None) -> float:
 
 
 def rank_candidates(task: RerankTask, temperature: float, seed: int) -> list[Candidate]:
-    """The candidates, best first, the target before all others where the task names one.
+    """The candidates, best first. If the task names a target, it comes before all others.
 
-    temperature 0 is deterministic, and ties stay in the pre-ranker's order; above it, Gumbel noise is added.
+    At temperature 0 the ranking is deterministic, and ties keep the pre-ranker's order. Above 0, Gumbel noise is added.
     """
+    # _K: one entry per candidate.
     scores_K = _scores(task)
     if temperature > 0:
         rng = random.Random(seed)
-        # The logarithm of an exponential variable is Gumbel noise, negated; the variable is 0 once in 2**53 draws.
+        # The negative log of an exponential variable is Gumbel noise. The variable itself is 0 once in 2**53 draws.
         scores_K = [score - temperature * math.log(rng.expovariate(1.0) or 1e-16) for score in scores_K]
     target_id = task.target.item_id if task.target is not None else None
+    # False sorts before True, so the target comes first. sorted() is stable, so ties keep their order.
     order = sorted(range(len(scores_K)), key=lambda k: (task.candidates[k].item.item_id != target_id, -scores_K[k]))
     return [task.candidates[k] for k in order]
 
 
 def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int) -> str:
-    """Two to four sentences: pattern of the history, counted claim, match of the first candidate, maybe the second.
+    """An explanation in two to four sentences.
 
-    `wording` chooses among equivalent words; any number will do.
+    It names a pattern of the history, a counted claim about the first candidate, a match in category or brand, and
+    sometimes a claim about the second candidate. wording: any integer; it selects one of several equivalent wordings.
     """
     first = ranked[0]
+    # Two independent choices out of one number.
     style, tells_second = wording % 3, wording // 3 % 2
     claim = _claim(first, task.history)
     match = _match(first, task.history)
@@ -111,7 +120,7 @@ def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int)
 
 
 def explain_briefly(task: RerankTask, first: Candidate) -> str:
-    """What says most for the candidate that is ranked first, in one sentence."""
+    """The strongest argument for the first candidate, in one sentence."""
     if claim := _claim(first, task.history):
         return f"{claim}."
     if match := _match(first, task.history):
@@ -127,19 +136,20 @@ def _without_link(task: RerankTask, candidate: Candidate) -> str:
 
 
 def _scores(task: RerankTask) -> list[float]:
-    shown = [candidate.evidence for candidate in task.candidates if candidate.evidence is not None]
-    if len(shown) < len(task.candidates):
+    evidence_K = [candidate.evidence for candidate in task.candidates if candidate.evidence is not None]
+    # Scores with and without evidence are not comparable, so all candidates must have it.
+    if len(evidence_K) < len(task.candidates):
         return [-PLACE * place for place in range(len(task.candidates))]
     last_item_id = task.history[-1].item_id if task.history else None
-    return [evidence_score(evidence, last_item_id) for evidence in shown]
+    return [evidence_score(evidence, last_item_id) for evidence in evidence_K]
 
 
 def _pattern(history: Sequence[ShownItem], style: int) -> str:
-    """What most of the history has in common: the most frequent category, two levels deep where there are two."""
+    """One sentence about the most frequent category of the history, two levels deep if possible."""
     if not history:
         return "The history is empty."
     for depth in (2, 1):
-        # Newest first: of equally frequent categories the counter gives the one it met first.
+        # Newest first, because the counter returns the first one seen among equally frequent categories.
         paths = [item.categories[:depth] for item in reversed(history) if len(item.categories) >= depth]
         if not paths:
             continue
@@ -156,9 +166,10 @@ def _pattern(history: Sequence[ShownItem], style: int) -> str:
 
 
 def _claim(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
-    """The candidate's strongest counted link, in the words that the rule `grounded` reads; None where it has none."""
+    """The candidate's strongest co-purchase in the words that the rule `grounded` parses, or None without any."""
     if candidate.evidence is None:
         return None
+    # A citation must name an item that the prompt shows.
     sids = {item.item_id: item.sid for item in history}
     links = [link for link in candidate.evidence.links if link.item_id in sids]
     after = max(links, key=lambda link: link.after, default=None)
@@ -171,7 +182,7 @@ def _claim(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
 
 
 def _match(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
-    """Which category and brand the candidate shares with the history, as a predicate; None where it shares neither."""
+    """The category and brand that the candidate shares with the history, as a predicate, or None for neither."""
     item, evidence = candidate.item, candidate.evidence
     if evidence is not None and evidence.shared_category:
         path, in_path = evidence.shared_category, evidence.shared_category_items
@@ -187,7 +198,7 @@ def _match(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
 
 
 def _shared_category(item: ShownItem, history: Sequence[ShownItem]) -> tuple[tuple[str, ...], int]:
-    """The longest category path that the item shares with any of the history, and how many of the history are in it."""
+    """The longest category path that the item shares with the history, and the number of history items in it."""
     for depth in range(len(item.categories), 0, -1):
         path = item.categories[:depth]
         count = sum(other.categories[:depth] == path for other in history)

@@ -246,7 +246,7 @@ def test_a_web_page_from_the_first_request_on_means_a_wrong_url() -> None:
         (400, {"code": "model_not_found"}, "has no model 'm'"),
         (402, {}, "has no credit left"),
         (429, {"code": "insufficient_quota"}, "has no credit left"),
-        (400, {"param": "temperature"}, "takes no such temperature"),
+        (400, {"param": "temperature"}, "does not accept this temperature"),
     ],
 )
 def test_what_would_reject_every_request_stops_the_run_at_once(status: int, fields: dict[str, Any], says: str) -> None:
@@ -287,7 +287,7 @@ def test_the_key_may_come_from_another_variable(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "localhost", "ftp://host/v1", "http://", "http://host:port/v1"])
 def test_a_base_url_that_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(TeacherError, match="is no address"):
+    with pytest.raises(TeacherError, match="is not a valid address"):
         teacher_for(url)
 
 
