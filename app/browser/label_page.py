@@ -48,12 +48,13 @@ ORDERS = {
 }
 # A key pressed this soon after a trace was drawn was meant for the trace before.
 UNSEEN_SECONDS = 0.3
-# The bar of keys stays below the navigation while the page scrolls. Ten keys and tags fit in one row of 1,200 px.
+# The bar of keys stays below the navigation while the page scrolls. The default tags fit beside the keys at 1280 px. To
+# cover what scrolls below it, the bar needs the theme's background, which every element around it hands down.
 BAR = "label-bar"
 BAR_STYLE = f"""<style>
 [data-testid="stLayoutWrapper"]:has(> .st-key-{BAR}) {{position: sticky; top: 3.75rem; z-index: 90}}
-.st-key-{BAR} {{background: light-dark(#fff, #0e1117); padding: .4rem 0;
-  border-bottom: 1px solid rgba(128, 128, 128, .25)}}
+[data-testid="stApp"] :has(.st-key-{BAR}), .st-key-{BAR} {{background-color: inherit}}
+.st-key-{BAR} {{padding: .4rem 0; border-bottom: 1px solid rgba(128, 128, 128, .25)}}
 .st-key-{BAR} button {{padding: .2rem .5rem; min-height: 2.1rem}}
 .st-key-{BAR} button p {{font-size: .875rem}}
 </style>"""

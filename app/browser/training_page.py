@@ -159,7 +159,11 @@ def draw_gains(gains: pl.DataFrame, title: str) -> None:
         {
             # Without a colour the rule is black, in dark mode too.
             "mark": {"type": "rule", "strokeWidth": 2, "color": BLUE},
-            "encoding": {"y": ranker, "x": quantitative("low", title=title), "x2": {"field": "high"}},
+            "encoding": {
+                "y": ranker,
+                "x": quantitative("low", title=title, axis={"tickCount": 10}),
+                "x2": {"field": "high"},
+            },
         },
         {
             "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1, "color": BLUE},
