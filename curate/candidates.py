@@ -1,10 +1,10 @@
 """The pre-ranker, its candidate lists, and the evidence that links each candidate to its history.
 
-The embedded pre-ranker is windowed item co-occurrence: an item is scored by how often it was bought near the items of
-the history, faded by distance and age and normalised by both popularities. All of it is SQL, in
-`store/sql/candidates.sql`, in a scratch database and batch by batch, so that memory does not grow with the number of
-lists; the store is only read at the start and written at the end. Training lists are cross-fitted: their users' fold is
-left out of what is counted.
+The built-in pre-ranker is windowed item co-occurrence: an item's score is the number of its purchases near the items of
+the history, weighted by distance and age and normalised by both popularities. The computation is SQL
+(`store/sql/candidates.sql`) in a scratch database and in batches, so that memory does not grow with the number of
+lists. The store is only read at the start and written at the end. Train lists are cross-fitted: the counts for a list
+leave out the fold of its user.
 """
 
 import time
@@ -47,7 +47,7 @@ class PreRankerSettings:
 
 
 class Source(NamedTuple):
-    """Lists of one split (and fold), and the splits whose interactions their evidence is counted in."""
+    """The lists of one split and fold (None for all), with the splits whose interactions count as their evidence."""
 
     split: str
     fold: int | None
@@ -57,13 +57,13 @@ class Source(NamedTuple):
 SOURCES = (
     *(Source("train", fold, ("train",)) for fold in range(FOLDS)),
     Source("valid", None, ("train",)),
-    # A test list comes after its user's valid interaction, so that may be counted.
+    # A test target comes after its user's valid interaction, so counting the latter leaks nothing.
     Source("test", None, ("train", "valid")),
 )
 
 
 class SplitCount(NamedTuple):
-    """Lists of one split: all, those that hold their target, those that were new to the store."""
+    """Counts for one split: all lists, those that contain their target, and those that are new in the store."""
 
     split: str
     lists: int
@@ -73,7 +73,7 @@ class SplitCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CandidateSummary:
-    """What was made. full: metrics over all lists. conditional: over those that hold their target."""
+    """The candidate lists that were made. full: metrics over all lists. conditional: over those with their target."""
 
     dataset: str
     pre_ranker: str
@@ -84,21 +84,22 @@ class CandidateSummary:
 
 
 def make_candidates(store: Store, dataset: str) -> CandidateSummary:
-    """Make and store the lists of all splits with the embedded pre-ranker; the same again changes nothing.
+    """Make and store the lists of all splits with the built-in pre-ranker. A second call changes nothing.
 
-    Raises InputError where there is no such dataset.
+    Raises InputError on an unknown dataset, or if no list can be made.
     """
     return _make(store, dataset, PRE_RANKER, None)
 
 
 def import_candidates(store: Store, dataset: str, scores: Path, pre_ranker: str | None = None) -> CandidateSummary:
-    """Make and store lists from somebody else's scores: Parquet with user_id, item_id, score.
+    """Make and store lists from the scores of another model: a Parquet file with user_id, item_id, score.
 
-    A column `position` says which of the user's interactions is the target (0 is the first); without it, a column
-    `split` says whether the valid or the test one is meant, and without that, it is test. Scores may be of any kind: if
-    one is 0 or less, all are taken for logits and stored as exp(score - best of the list).
+    The optional column `position` is the index of the target among the user's interactions (0 is the first). Without
+    it, the optional column `split` selects the user's valid or test interaction; the default is test. Scores may have
+    any scale: if one of them is 0 or less, all are treated as logits and stored as exp(score - best of the list).
+    pre_ranker: the name of these lists; None means the name of the file.
 
-    Raises InputError on a file that does not fit, or where lists of the same name hold other candidates.
+    Raises InputError on a file that does not fit, or if the store has lists of this name with other candidates.
     """
     return _make(store, dataset, pre_ranker or scores.stem, scores)
 
@@ -117,7 +118,7 @@ def _make(store: Store, dataset: str, pre_ranker: str, scores: Path | None) -> C
 
 
 def _load(store: Store, scratch: Session, dataset: str) -> None:
-    """Copy the dataset into the scratch database; the store is free again afterwards."""
+    """Copy the dataset into the scratch database, so that the store is not locked during the computation."""
     with store.reading() as session:
         find_dataset(session, dataset)
         catalogue = session.frame("catalogue_of", dataset=dataset)
@@ -146,6 +147,7 @@ def _make_source(
         right_power=settings.right_power,
     )
     scratch.execute("create_neighbours", neighbours=settings.neighbours)
+    # Rounded up.
     batches = -(-lists // BATCH_LISTS)
     for batch in range(batches):
         scratch.execute("create_batch", split=source.split, fold=source.fold, batches=batches, batch=batch)
@@ -167,7 +169,7 @@ def _make_source(
 
 
 def _load_scores(scratch: Session, path: Path) -> None:
-    """Read a Parquet file of scores and find the list that each row is for."""
+    """Read a Parquet file of scores and match its rows to lists."""
     if not path.is_file():
         raise InputError(f"{path} is not a file; `scores` must be Parquet with user_id, item_id, score")
     try:
@@ -192,6 +194,7 @@ def _load_scores(scratch: Session, path: Path) -> None:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet of scores: {error}") from error
     scratch.insert("create_imported", rows)
+    # The query returns at most one row.
     for row, user_id, item_id, problem in scratch.rows("first_bad_score"):
         raise InputError(f"{path}: row {row} (user {user_id!r}, item {item_id!r}): {problem}")
 
@@ -199,14 +202,17 @@ def _load_scores(scratch: Session, path: Path) -> None:
 def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, started: float) -> CandidateSummary:
     counts = scratch.rows("list_counts")
     if not counts:
-        raise InputError(f"no list could be made of {dataset!r}: no user has two interactions")
+        raise InputError(
+            f"no list could be made for {dataset!r}, because no user has two interactions; ingest a log with histories"
+        )
+    # Compared and written in one transaction, so that no other process can store lists of this name in between.
     with store.writing() as session:
         known = dict(session.rows("known_lists", dataset=dataset, pre_ranker=pre_ranker))
         different = session.insert("different_lists", scratch.reader("made_lists")) if known else 0
         if different:
             raise InputError(
-                f"{different:,} lists of pre-ranker {pre_ranker!r} are there with other candidates; "
-                "give these another name with `pre_ranker`"
+                f"the store has {different:,} lists of pre-ranker {pre_ranker!r} with other candidates; "
+                "choose another name with `pre_ranker`"
             )
         session.insert("put_candidate_lists", scratch.reader("made_lists"))
         session.insert("put_evidence", scratch.reader("made_evidence"))

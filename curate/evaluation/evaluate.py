@@ -1,10 +1,10 @@
-"""The evaluation of rankers: the same lists for all, what each makes of them, and how sure the figures are.
+"""Evaluates rankers on the same candidate lists, with confidence intervals.
 
-A re-ranker only orders what it is given, so its figures are conditional, over the lists that hold their target (prefix
-`conditional_`); end to end all lists count, and a target outside the candidates is a miss. No ranker sees a target.
-Every figure and every order is a row of the store, one run for each evaluation.
+A re-ranker can only sort the candidates that it gets. Conditional metrics (prefix `conditional_`) therefore cover only
+lists that contain their target. End-to-end metrics cover all lists, and a target outside the candidates is a miss. No
+ranker sees a target. All metrics and rankings are rows of the store, one run per evaluation.
 
-Source: the conditional protocol is the paper's (arXiv 2602.07774); intervals, shuffles and slices are ours.
+Source: the conditional protocol is the paper's (arXiv 2602.07774). Intervals, shuffles and slices are ours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ from store.values import utc_now
 
 
 class _Outcome(NamedTuple):
-    """What one ranker made of all lists; bias is None where nothing was shuffled."""
+    """The rankings of one ranker for all lists. bias: None without shuffled lists."""
 
     ranker: str
     ranked: list[Ranked]
@@ -46,10 +46,11 @@ def evaluate(
     *,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluations:
-    """Have the pre-ranker and all `rankers` order the same lists; store every order and all figures as one new run.
+    """Evaluate the pre-ranker and all `rankers` on the same lists, and store rankings and metrics as one new run.
 
-    The pre-ranker always takes part, since gains are gains over it. An error of a ranker ends the evaluation, and
-    nothing is stored. Raises InputError where the store lacks what is needed, or two rankers have one name.
+    The pre-ranker always takes part, because gains are measured against it. If a ranker raises an error, the evaluation
+    ends and nothing is stored. Raises InputError if the dataset has no lists to evaluate, or if two rankers have the
+    same name.
     """
     started = utc_now()
     with store.reading() as session:
@@ -58,12 +59,15 @@ def evaluate(
     settings = replace(settings, sid_version=sid_version, pre_ranker=pre_ranker)
     everyone: list[Ranker] = [PreRanker(pre_ranker), *rankers]
     names = [ranker.name for ranker in everyone]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"two rankers are called {twice[0]!r}; leave one out")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two rankers are called {repeated[0]!r}; leave one out")
     on_progress(f"reading {settings.split} lists")
     lists = load_target_lists(store, dataset, sid_version, pre_ranker, settings.split, limit=settings.limit)
     if not lists.listed:
-        raise InputError(f"no {settings.split} list of {dataset!r} by {pre_ranker} holds its target")
+        raise InputError(
+            f"no {settings.split} list of {dataset!r} by {pre_ranker} contains its target, so there is nothing to "
+            "evaluate; choose another split or pre-ranker"
+        )
     outcomes = _ask_all(everyone, lists, settings, on_progress)
     facts = {
         **asdict(settings),
@@ -79,16 +83,16 @@ def evaluate(
 def _ask_all(
     rankers: Sequence[Ranker], lists: TargetLists, settings: EvalSettings, on_progress: Callable[[str], None]
 ) -> list[_Outcome]:
-    """One call a ranker, for the lists and their shuffles, so that it can batch and overlap them."""
+    """Run all rankers. Each gets its lists and their shuffles in one call, so that it can batch and overlap them."""
     tasks = [listed.task for listed in lists.listed]
     shuffled = shuffle_candidates(tasks, settings.shuffles, settings.seed)
-    asked: list[RerankTask] = [*tasks, *shuffled]
+    all_tasks: list[RerankTask] = [*tasks, *shuffled]
     outcomes = []
     for ranker in rankers:
         ranked = []
-        for task, given in zip(asked, ranker.rank(asked), strict=True):
-            ranked.append(checked(task, given))
-            on_progress(f"{ranker.name}: {len(ranked):,} of {len(asked):,} lists, each shuffle counted as one")
+        for task, ranking in zip(all_tasks, ranker.rank(all_tasks), strict=True):
+            ranked.append(checked(task, ranking))
+            on_progress(f"{ranker.name}: {len(ranked):,} of {len(all_tasks):,} lists, each shuffle counted as one")
         orders = [order.item_ids for order in ranked[len(tasks) :]]
         bias = measure_position_bias(shuffled, orders, settings.shuffles) if shuffled else None
         outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias))
@@ -98,7 +102,8 @@ def _ask_all(
 def _put(
     store: Store, run: dict[str, Any], settings: EvalSettings, lists: TargetLists, outcomes: Sequence[_Outcome]
 ) -> None:
-    """Measure everything and store it in one transaction."""
+    """Compute all metrics and store them in one transaction."""
+    # _B: lists, _R: rankers. checked() has completed every ranking, so each contains the target.
     ranks_B_R = np.array(
         [
             [order.item_ids.index(listed.target_item_id) + 1 for order in orders]
@@ -126,7 +131,7 @@ def _put(
 
 
 def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iterator[tuple[str, Metric]]:
-    """(ranker, metric): how often it answers, copies, and lets itself be moved by the order that it is shown."""
+    """(ranker, metric): the shares of valid and of copied answers, and how much the input order moves the ranking."""
     for ranker, ranked, bias in outcomes:
         copied = [
             order.valid and order.item_ids == given_order(listed.task)
@@ -140,7 +145,7 @@ def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iter
 
 
 def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:
-    """(ranker, slice, bucket, metric): at which place of the shuffled input its first picks stood."""
+    """(ranker, slice, bucket, metric): the share of first picks that stood at each position of the shuffled input."""
     for ranker, _, bias in outcomes:
         if bias is not None:
             for place, shares_B in enumerate(bias.first_picks_B_P.T, 1):
@@ -148,7 +153,7 @@ def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str,
 
 
 def _buckets(facts: pl.DataFrame) -> pl.DataFrame:
-    """What figures are broken down by: a bucket's name for each list, a column for each slice."""
+    """The buckets that metrics are broken down by: one row per list, one column of bucket names per slice."""
     length = pl.col("history_length")
     return facts.select(
         history_length=pl.when(length <= 2)

@@ -1,8 +1,8 @@
-"""Position bias: how much a ranker's order depends on the order that it is shown.
+"""Position bias: how much a ranker's output depends on the order of its input.
 
-The same candidates are shown several times, shuffled by a seed. A ranker that looks at the candidates alone answers
-the same each time; one that copies what it is shown answers at random. Source: Kendall 1938 for tau; the report (arXiv
-2606.31984) describes training that is gamed by position. What is measured here is ours.
+The ranker gets the same candidates several times, shuffled with a seed. If it looks at the candidates alone, it gives
+the same ranking each time. If it copies its input, its rankings are random. Source: Kendall 1938 for tau. A report
+(arXiv 2606.31984) describes training that is gamed by position. The measures here are ours.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from prompts.tasks import RerankTask
 
 
 class PositionBias(NamedTuple):
-    """What shuffling did to each of B lists.
+    """The effect of shuffling on each of B lists.
 
-    tau_B: Kendall's tau between the orders of two shuffles, over all pairs of them: 1 where the order never moves,
-    about 0 where it follows the shuffle. top1_consistent_B: whether all shuffles got the same first item.
-    first_picks_B_P: share of shuffles whose first item was shown at position P.
+    tau_B: the mean of Kendall's tau over all pairs of shuffles: 1 if the ranking never changes, about 0 if it follows
+    the input. top1_consistent_B: whether all shuffles led to the same first item. first_picks_B_P: the share of
+    shuffles whose first item stood at input position P.
     """
 
     tau_B: NDArray[np.float64]
@@ -29,7 +29,7 @@ class PositionBias(NamedTuple):
 
 
 def shuffle_candidates(tasks: Sequence[RerankTask], shuffles: int, seed: int) -> list[RerankTask]:
-    """Each task `shuffles` times with its candidates shuffled, all of one task one after the other."""
+    """Each task `shuffles` times with its candidates shuffled. The copies of a task are adjacent."""
     rng = np.random.default_rng(seed)
     return [
         replace(task, candidates=tuple(task.candidates[k] for k in rng.permutation(len(task.candidates))))
@@ -41,7 +41,10 @@ def shuffle_candidates(tasks: Sequence[RerankTask], shuffles: int, seed: int) ->
 def measure_position_bias(
     shuffled: Sequence[RerankTask], orders: Sequence[Sequence[str]], shuffles: int
 ) -> PositionBias:
-    """How the orders of shuffled tasks moved. Both are as `shuffle_candidates` gives them, two shuffles at least."""
+    """Measure how much the rankings of shuffled tasks differ.
+
+    shuffled: the tasks of `shuffle_candidates`. orders: the ranked item ids of each. shuffles: at least 2.
+    """
     taus, consistent = [], []
     lists = len(shuffled) // shuffles
     first_picks_B_P = np.zeros((lists, max((len(task.candidates) for task in shuffled), default=0)))
@@ -51,16 +54,17 @@ def measure_position_bias(
         taus.append(mean_kendall_tau(np.array([[place[item] for item in places[0]] for place in places])))
         consistent.append(len({order[0] for order in orders[block]}) == 1)
         for task, order in zip(shuffled[block], orders[block], strict=True):
-            shown = next(k for k, candidate in enumerate(task.candidates) if candidate.item.item_id == order[0])
-            first_picks_B_P[index, shown] += 1 / shuffles
+            position = next(k for k, candidate in enumerate(task.candidates) if candidate.item.item_id == order[0])
+            first_picks_B_P[index, position] += 1 / shuffles
     return PositionBias(np.array(taus), np.array(consistent), first_picks_B_P)
 
 
 def mean_kendall_tau(ranks_N_K: NDArray[np.int64]) -> float:
-    """The mean of Kendall's tau over all pairs of N rankings of the same K items; 1 for a single item.
+    """The mean of Kendall's tau over all pairs of N rankings of the same K items. It is 1 for a single item.
 
-    For two items a ranking is +1 or -1, and tau is the mean over pairs of items of the product of two rankings' signs.
-    The square of the signs' sum over all rankings is N and twice the sum of these products.
+    A ranking gives each pair of items a sign, +1 or -1. The tau of two rankings is the mean over pairs of items of the
+    product of their signs. The squared sum of a pair's N signs equals N plus twice the sum of these products, which
+    gives the mean over all pairs of rankings without a loop over them.
 
     >>> mean_kendall_tau(np.array([[0, 1, 2], [2, 1, 0]]))
     -1.0
@@ -70,5 +74,6 @@ def mean_kendall_tau(ranks_N_K: NDArray[np.int64]) -> float:
     if len(left) == 0:
         return 1.0
     signs_N_P = np.sign(ranks_N_K[:, left] - ranks_N_K[:, right])
+    # _P: pairs of items.
     squares_P = signs_N_P.sum(axis=0) ** 2
     return float((squares_P.mean() - rankings) / (rankings * (rankings - 1)))

@@ -1,6 +1,7 @@
-"""Rankers beside each other on the same lists: their metrics, gains over the pre-ranker and over each other.
+"""Compares rankers on the same lists: their metrics, and their gains over the pre-ranker and over each other.
 
-Everything follows from the target's rank in each order, and is paired: a resample takes the same lists for all rankers.
+All metrics follow from the target's rank in each ranking. They are paired: a resample takes the same lists for all
+rankers.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from curate.evaluation.metrics import Bootstrap, Metric
 
 CONDITIONAL = "conditional_"
-"""Prefix of metrics over only those lists that hold their target."""
+"""Prefix of metrics that cover only lists that contain their target."""
 
 KS = (1, 3, 5)
 GAIN_K = 5
@@ -22,8 +23,10 @@ GAIN_K = 5
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """rankers: R names, the pre-ranker first. ranks_B_R: the target's rank, 1 = best, in lists that hold it. misses:
-    how many lists besides do not. seed: of resamples.
+    """R rankers on the same B lists.
+
+    rankers: their names, the pre-ranker first. ranks_B_R: the target's rank (1 is the best) in the lists that contain
+    it. misses: the number of further lists that do not. seed: seed of the resamples.
     """
 
     rankers: tuple[str, ...]
@@ -32,7 +35,8 @@ class Comparison:
     seed: int
 
     def metrics(self) -> Iterator[tuple[str, Metric]]:
-        """(ranker, metric): end to end, where a list that does not hold its target is a miss, and conditional."""
+        """(ranker, metric): end-to-end metrics, where a list without its target is a miss, and conditional ones."""
+        # A miss has rank 0 for every ranker, since none can rank an item that it does not get.
         misses_R = np.zeros((self.misses, len(self.rankers)), self.ranks_B_R.dtype)
         end_to_end = Bootstrap(np.concatenate([self.ranks_B_R, misses_R]), seed=self.seed)
         for column, ranker in enumerate(self.rankers):
@@ -40,13 +44,13 @@ class Comparison:
         yield from self._conditional(self.ranks_B_R)
 
     def differences(self) -> Iterator[tuple[str, str, Metric]]:
-        """(ranker, other, gain of the ranker over the other) for any two."""
+        """(ranker, other, gain of the ranker over the other) for all pairs of rankers."""
         lists = Bootstrap(self.ranks_B_R, seed=self.seed)
         for other, column in combinations(range(len(self.rankers)), 2):
             yield self.rankers[column], self.rankers[other], _prefixed(lists.ndcg_gain(column, other, GAIN_K))
 
     def slices(self, buckets: pl.DataFrame) -> Iterator[tuple[str, str, str, Metric]]:
-        """(ranker, slice, bucket, metric), conditional. buckets: a row for each list, a column for each slice."""
+        """(ranker, slice, bucket, metric), conditional. buckets: one row per list, one column per slice."""
         for labels in buckets.iter_columns():
             for bucket in labels.unique().drop_nulls():
                 inside_B = (labels == bucket).fill_null(False).to_numpy()
@@ -54,7 +58,7 @@ class Comparison:
                     yield ranker, labels.name, bucket, metric
 
     def _conditional(self, ranks_B_R: NDArray[np.int64]) -> Iterator[tuple[str, Metric]]:
-        """Scores of all rankers, and gains of all but the first over the first."""
+        """The metrics of all rankers, and the gains of all others over the first one."""
         lists = Bootstrap(ranks_B_R, seed=self.seed)
         for column, ranker in enumerate(self.rankers):
             yield from ((ranker, _prefixed(metric)) for metric in lists.score(column, KS))

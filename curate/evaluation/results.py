@@ -1,4 +1,4 @@
-"""Evaluations as rows of the store: written as one run each, and read back."""
+"""Writes evaluations as rows of the store, one run each, and reads them back."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -28,20 +28,26 @@ class Evaluations(NamedTuple):
 
 
 def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
-    """One evaluation of a dataset's rankers, or all, the newest first. Raises InputError on an unknown dataset."""
-    wanted: dict[str, Any] = {"dataset": dataset, "run_id": run_id}
+    """The evaluations of a dataset, newest first. run_id: only this run, or None for all.
+
+    Raises InputError on an unknown dataset.
+    """
+    key: dict[str, Any] = {"dataset": dataset, "run_id": run_id}
     with store.reading() as session:
         find_dataset(session, dataset)
         return Evaluations(
-            session.frame("evaluation_runs", **wanted),
-            session.frame("evaluation_metrics", **wanted),
-            session.frame("evaluation_differences", **wanted),
-            session.frame("evaluation_slices", **wanted),
+            session.frame("evaluation_runs", **key),
+            session.frame("evaluation_metrics", **key),
+            session.frame("evaluation_differences", **key),
+            session.frame("evaluation_slices", **key),
         )
 
 
 def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional: RankerMetrics) -> None:
-    """Store metrics over all lists and over those that hold their target; figures that are there already add no run."""
+    """Store metrics of rankers as a run, unless the store has the same values already.
+
+    full: metrics over all lists. conditional: metrics over the lists that contain their target.
+    """
     run = run_row(dataset, utc_now(), {})
     metrics = [
         (split, ranker, metric._replace(name=prefix + metric.name))
@@ -72,7 +78,11 @@ def run_row(dataset: str, started: datetime, settings: dict[str, Any]) -> dict[s
 def metric_rows(
     shared: dict[str, str], keys: Sequence[str], figures: Iterable[tuple[*tuple[str, ...], Metric]]
 ) -> list[dict[str, Any]]:
-    """Rows of a table. shared: columns that are the same in all; figures: the values of the keys, and the metric."""
+    """Rows of a table of metrics.
+
+    shared: columns with the same value in all rows. keys: names of the columns that differ. figures: tuples of the
+    values of `keys` and the metric.
+    """
     return [
         {
             **shared,

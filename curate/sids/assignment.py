@@ -1,4 +1,4 @@
-"""Semantic IDs for a dataset's items: text -> vectors -> codes -> IDs that nobody shares -> a version in the store."""
+"""Assigns semantic IDs to a dataset's items: texts -> vectors -> codes -> unique IDs -> a version in the store."""
 
 import time
 from collections.abc import Sequence
@@ -32,12 +32,13 @@ def assign_semantic_ids(
     accept_shared: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> SidSummary:
-    """Give each item of `dataset` an ID; the same settings again change nothing.
+    """Assign an ID to each item of `dataset` and store them as a version. The same settings again change nothing.
 
-    copurchase_weight: length of the part of an item's vector that tells what it is bought with; the text's part has
-    length 1. accept_shared: mark the version fit for training though fewer than 99% of its IDs are distinct.
+    quantizer: None means residual k-means. embedder: None means the defaults of EmbedderSettings. copurchase_weight:
+    the length of the co-purchase part of an item's vector; the text part has length 1. accept_shared: mark the version
+    as fit for training even if fewer than 99% of its IDs are distinct.
 
-    Raises InputError where there is no such dataset, or no way to give its items IDs.
+    Raises InputError on an unknown dataset, or if its items cannot be embedded or outnumber the IDs.
     """
     quantizer, embedder = quantizer or ResidualKMeans(), embedder or EmbedderSettings()
     started = time.perf_counter()
@@ -89,14 +90,15 @@ def assign_semantic_ids(
 
 
 def load_pairs(session: Session, dataset: str, items: Sequence[Item]) -> NDArray[np.int64]:
-    """Rows (P, 2) of items that a user took one after the other, training interactions only."""
+    """Pairs (P, 2) of row numbers of items that a user interacted with consecutively, in train interactions only."""
     rows = {item.item_id: row for row, item in enumerate(items)}
     pairs = [(rows[left], rows[right]) for left, right in session.rows("co_interacted_pairs", dataset=dataset)]
+    # The shape is (0, 2) without pairs.
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def _accept(store: Store, known: SidSummary) -> SidSummary:
-    """The same version, fit for training by its user's word."""
+    """Mark a stored version as fit for training, because its user accepts shared IDs."""
     with store.writing() as session:
         session.execute("accept_sid_version", **known.version._asdict())
     return replace(known, fit_for_training=True)

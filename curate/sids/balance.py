@@ -1,8 +1,8 @@
-"""Assignment of points to clusters of bounded size, at the least total cost: Bertsekas' auction.
+"""Assigns points to clusters of bounded size at minimum total cost, with Bertsekas' auction algorithm.
 
-Points bid for clusters; a full cluster raises its price and lets its lowest bidder go. With every bid raised by at
-least epsilon, the total cost ends within N * epsilon of the optimum (Bertsekas and Castañón 1989, "The auction
-algorithm for the transportation problem"). All bids of a round are one array operation.
+Points bid for clusters. A full cluster raises its price and drops its lowest bidder. If every bid exceeds the last by
+at least epsilon, the total cost is within N * epsilon of the optimum (Bertsekas and Castañón 1989, "The auction
+algorithm for the transportation problem"). All bids of a round are computed in one array operation.
 """
 
 import numpy as np
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 
 def assign_balanced(costs_N_C: NDArray[np.floating], capacity: int, *, tolerance: float = 0.02) -> NDArray[np.int64]:
-    """For each of N points one of C clusters, none with more than `capacity` points.
+    """Assign each of N points to one of C clusters, with at most `capacity` points per cluster.
 
-    tolerance: epsilon as a share of the mean distance between a point's cheapest and mean cost; smaller is nearer to
-    the optimum and slower. Raises ValueError where N > C * capacity.
+    costs_N_C: the cost of each point in each cluster. tolerance: epsilon relative to the mean difference between a
+    point's mean and lowest cost; a smaller value is closer to the optimum, but slower. Returns cluster numbers (N,).
+
+    Raises ValueError if N > C * capacity.
     """
     points, clusters = costs_N_C.shape
     if points > clusters * capacity:
@@ -30,8 +32,10 @@ def assign_balanced(costs_N_C: NDArray[np.floating], capacity: int, *, tolerance
         best = values.argmax(axis=1)
         rows = np.arange(len(free))
         best_value = values[rows, best]
+        # Hides the best, so that the maximum below is the second best.
         values[rows, best] = -np.inf
-        # What the point would still pay for its best cluster before the second best is as good.
+        # The price at which the second best cluster becomes as good as the best, plus epsilon, so that prices always
+        # rise and the auction ends.
         bid_N[free] = price_C[best] + best_value - values.max(axis=1) + epsilon
         cluster_N[free] = best
         touched = np.unique(best)
@@ -40,6 +44,7 @@ def assign_balanced(costs_N_C: NDArray[np.floating], capacity: int, *, tolerance
         sorted_clusters = cluster_N[order]
         starts = np.searchsorted(sorted_clusters, touched)
         rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        # Within a cluster the highest bids stay. The lowest bid that stays is the new price.
         full = order[rank == capacity - 1]
         price_C[cluster_N[full]] = bid_N[full]
         free = order[rank >= capacity]

@@ -1,4 +1,4 @@
-"""What the page of semantic IDs shows: the tree of prefixes, how codes are used, the largest collisions."""
+"""Data for the page of semantic IDs: the tree of prefixes, the use of codes, the largest collisions."""
 
 import polars as pl
 
@@ -7,16 +7,17 @@ from store import Store
 
 COLLISIONS = 20
 FOUND = 20
-# Narrower nodes could not be seen.
+# Nodes with a smaller share of the width would be invisible.
 NARROWEST = 1 / 1500
 
 
 def load_prefix_tree(store: Store, version: SidVersion, levels: int, inside: int | None = None) -> pl.DataFrame:
-    """Prefixes of up to `levels` codes as bars side by side, each under its parent.
+    """The prefixes of up to `levels` codes as adjacent bars, each below its parent.
 
-    Columns: level, prefix (57.7.23), start and end (in items, as if all stood in a row), items, category (the most
-    common one), category_share, group: the first part of the category in which the catalogue differs. Of one level,
-    prefixes of a category stand together, the largest first. inside: only what begins with this code.
+    Columns: level, prefix (such as 57.7.23), start and end (of the bar, in items), items, category (the most common
+    one), category_share, and group (the first part of the category path in which the catalogue differs). Below a
+    parent, prefixes of one group are adjacent, the largest first. inside: only prefixes that begin with this code, or
+    None for all.
     """
     with store.reading() as session:
         nodes = session.frame("prefix_nodes", **version._asdict(), levels=levels)
@@ -28,6 +29,7 @@ def load_prefix_tree(store: Store, version: SidVersion, levels: int, inside: int
     for level in range(1, levels + 1):
         row = nodes.filter(level=level).with_columns(parent=pl.col("prefix").list.head(level - 1).list.join("."))
         if placed:
+            # A child starts where its parent starts, after its earlier siblings.
             above = placed[-1].select(parent="prefix", parent_start="start")
             row = row.join(above, on="parent", how="inner")
         else:
@@ -43,7 +45,7 @@ def load_prefix_tree(store: Store, version: SidVersion, levels: int, inside: int
 
 
 def _group(category: pl.Series) -> pl.Series:
-    """The first part of the paths in which they differ."""
+    """The first part of each path at the depth where the paths begin to differ."""
     parts = category.str.split(" > ")
     for depth in range(8):
         part = parts.list.get(depth, null_on_oob=True)
@@ -53,7 +55,7 @@ def _group(category: pl.Series) -> pl.Series:
 
 
 def load_code_usage(store: Store, version: SidVersion, levels: int) -> pl.DataFrame:
-    """level, rank (1 is the most used code of the level), code, items."""
+    """The use of each code, with columns level, rank (1 is the most used code of its level), code, items."""
     with store.reading() as session:
         counts = session.frame("code_counts", **version._asdict(), levels=levels)
     return counts.with_columns(rank=pl.int_range(1, pl.len() + 1).over("level")).select(
@@ -62,14 +64,14 @@ def load_code_usage(store: Store, version: SidVersion, levels: int) -> pl.DataFr
 
 
 def load_collisions(store: Store, version: SidVersion, levels: int) -> pl.DataFrame:
-    """Prefixes of `levels` codes that most items share: prefix, items, distinct_ids, such_as (titles)."""
+    """The prefixes of `levels` codes with the most items. Columns: prefix, items, distinct_ids, such_as (titles)."""
     with store.reading() as session:
-        found = session.frame("largest_prefixes", **version._asdict(), levels=levels, limit=COLLISIONS)
-    return found.with_columns(pl.col("prefix").cast(pl.List(pl.String)).list.join("."))
+        prefixes = session.frame("largest_prefixes", **version._asdict(), levels=levels, limit=COLLISIONS)
+    return prefixes.with_columns(pl.col("prefix").cast(pl.List(pl.String)).list.join("."))
 
 
 def find_items(store: Store, version: SidVersion, text: str) -> list[tuple[str, str | None]]:
-    """Identifiers and titles of items with this identifier, or with this text in their title."""
+    """The ids and titles of items with this id, or with this text in their title. At most FOUND items."""
     with store.reading() as session:
         return [
             (str(item_id), title)

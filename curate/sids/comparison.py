@@ -1,4 +1,4 @@
-"""Two versions of semantic IDs beside each other: their measures, and how far they group the same items together."""
+"""Compares two versions of semantic IDs: their measures, and how much their groupings of items agree."""
 
 import numpy as np
 import polars as pl
@@ -10,17 +10,18 @@ from store import InputError, Session, Store
 
 
 def compare_versions(store: Store, left: str, right: str) -> pl.DataFrame:
-    """Rows of measure, level, and a column for each of the two, named as it is found; then how alike they are.
+    """A table of measure, level and one column per version, followed by rows on their agreement.
 
-    prefix_agreement: the adjusted Rand index of their prefixes over the items that both have, 1 where they group alike
-    and about 0 where they have nothing to do with each other. same_id: the share of those items whose ID is the same.
+    left, right: as `find_version` takes them. items_in_both: the number of items that both versions have.
+    prefix_agreement: the adjusted Rand index of their prefixes over those items, 1 for the same grouping and about 0
+    for unrelated ones. same_id: the share of those items that have the same ID in both.
 
-    Raises InputError where a name fits no version, or both name the same one.
+    Raises InputError if a name fits no version, or if both name the same one.
     """
     with store.reading() as session:
         versions = [find_version(session, left), find_version(session, right)]
         if versions[0] == versions[1]:
-            raise InputError(f"{left!r} and {right!r} both name {versions[0]}; name two versions")
+            raise InputError(f"{left!r} and {right!r} both name {versions[0]}; choose two different versions")
         figures = [_figures(session, version) for version in versions]
         codes = [load_codes(session, version) for version in versions]
     columns = [str(version) for version in versions]
@@ -37,8 +38,9 @@ def compare_versions(store: Store, left: str, right: str) -> pl.DataFrame:
             for level, pair in enumerate(zip(*prefixes, strict=False), 1)
         ]
         rows.append(("same_id", None, sum(codes[0][item] == codes[1][item] for item in both) / len(both)))
-    alike = pl.DataFrame([(*row, row[2]) for row in rows], schema=dict(table.schema), orient="row")
-    return pl.concat([table, alike])
+    # Agreement is symmetric, so both columns get the same value.
+    agreement = pl.DataFrame([(*row, row[2]) for row in rows], schema=dict(table.schema), orient="row")
+    return pl.concat([table, agreement])
 
 
 def _figures(session: Session, version: SidVersion) -> pl.DataFrame:
@@ -48,7 +50,7 @@ def _figures(session: Session, version: SidVersion) -> pl.DataFrame:
 
 
 def figure_table(summary: SidSummary) -> pl.DataFrame:
-    """measure, level, value of a version, whole IDs first, then level by level."""
+    """The measures of a version with columns measure, level, value: those of whole IDs first, then by level."""
     whole = [
         ("items", None, float(summary.items)),
         ("distinct_ids", None, float(summary.distinct_ids)),

@@ -1,4 +1,4 @@
-"""Why an item has its semantic ID: for each prefix, who else is there and what they have in common."""
+"""Explains an item's semantic ID: for each prefix, the items that share it and what they have in common."""
 
 import math
 from collections import Counter
@@ -19,9 +19,9 @@ _WORD = r"\w{3,}"
 class PrefixStep:
     """One prefix of an item's ID. Level 0 is the whole catalogue.
 
-    items: how many have the prefix. category, brand: the most common one with its share of those items, None where
-    nothing is known. words: those of titles that are most typical of the prefix, each with the share of its titles.
-    examples: titles of items that have this prefix and, where there are any, not the next longer one.
+    items: the number of items with the prefix. category, brand: the most common one with its share of those items, or
+    None if none is known. words: the most typical title words of the prefix, each with its share of the titles.
+    examples: titles of items with this prefix, preferably without the next longer one.
     """
 
     level: int
@@ -35,7 +35,7 @@ class PrefixStep:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An item, its ID, and the steps to it."""
+    """An item, its ID, and one step per prefix, from the catalogue to the whole ID."""
 
     version: SidVersion
     item: Item
@@ -44,11 +44,11 @@ class Explanation:
 
 
 def explain_item(store: Store, item_id: str, version: str | None = None) -> Explanation:
-    """The path of an item from the catalogue to its ID.
+    """Describe the path of an item from the catalogue to its ID.
 
-    version: as `find_version` takes it; None where one dataset alone has the item, and its newest version is meant.
+    version: as `find_version` takes it. None means the newest version of the only dataset that has the item.
 
-    Raises InputError on an unknown item or version, and where several datasets have the item and none was named.
+    Raises InputError on an unknown item or version, or if several datasets have the item and version is None.
     """
     with store.reading() as session:
         datasets = [name for (name,) in session.rows("data_sets_of_item", item_id=item_id)]
@@ -56,11 +56,11 @@ def explain_item(store: Store, item_id: str, version: str | None = None) -> Expl
             raise InputError(f'no item {item_id!r} has a semantic ID; gr2 sql "from items" lists items')
         if version is None and len(datasets) > 1:
             raise InputError(f"item {item_id!r} is in {', '.join(datasets)}; choose one with `version`")
-        found = find_version(session, version or datasets[0])
-        items = {item.item_id: item for item in load_items(session, found.dataset)}
-        codes_by_item = load_codes(session, found)
+        sid_version = find_version(session, version or datasets[0])
+        items = {item.item_id: item for item in load_items(session, sid_version.dataset)}
+        codes_by_item = load_codes(session, sid_version)
     if item_id not in codes_by_item:
-        raise InputError(f"{found} has no item {item_id!r}; it is in {', '.join(datasets)}")
+        raise InputError(f"{sid_version} has no item {item_id!r}; the item is in {', '.join(datasets)}")
     codes = codes_by_item[item_id]
     words_in_catalogue = _title_words(list(items.values()))
     steps = []
@@ -69,6 +69,7 @@ def explain_item(store: Store, item_id: str, version: str | None = None) -> Expl
         inside = [item for item in inside if codes_by_item[item][:level] == codes[:level]]
         deeper = codes[: level + 1]
         others = [item for item in inside if item != item_id]
+        # Items that part ways at the next level show best what that level separates.
         apart = [item for item in others if codes_by_item[item][: level + 1] != deeper]
         steps.append(
             _step(
@@ -79,7 +80,7 @@ def explain_item(store: Store, item_id: str, version: str | None = None) -> Expl
                 words_in_catalogue,
             )
         )
-    return Explanation(found, items[item_id], codes, steps)
+    return Explanation(sid_version, items[item_id], codes, steps)
 
 
 def _step(
@@ -97,20 +98,20 @@ def _step(
 
 
 def _most_common(values: Sequence[str]) -> tuple[str, float] | None:
-    """The most common value that is not empty, and its share of all."""
+    """The most common nonempty value with its share of all values, or None if all are empty."""
     counts = Counter(value for value in values if value)
     return next(((value, count / len(values)) for value, count in counts.most_common(1)), None)
 
 
 def _title_words(items: Sequence[Item]) -> dict[str, float]:
-    """Share of titles that have a word."""
+    """The share of titles that contain each word."""
     titles = pl.Series([(item.title or "").lower() for item in items], dtype=pl.String)
     counts = titles.str.extract_all(_WORD).list.unique().explode().drop_nulls().value_counts(name="titles")
     return {word: count / len(items) for word, count in counts.iter_rows()}
 
 
 def typical_words(inside: dict[str, float], everywhere: dict[str, float]) -> list[tuple[str, float]]:
-    """The words with the largest share * log(share / share in the catalogue), with their shares, at least a quarter.
+    """The words with the largest share * log(share / share in the catalogue), with their shares of at least 0.25.
 
     >>> typical_words({"soap": 1.0, "and": 0.5}, {"soap": 0.1, "and": 0.5})
     [('soap', 1.0)]

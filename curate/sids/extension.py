@@ -1,4 +1,4 @@
-"""IDs for items that come after training: without training anew, and never somebody else's."""
+"""Assigns IDs to items that are added after training, without a new fit and without changing or reusing an ID."""
 
 import shutil
 import time
@@ -41,23 +41,30 @@ def extend_semantic_ids(
     accept_shared: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> SidSummary:
-    """Take over the IDs that items have in another version, and give the items that are new in `dataset` IDs.
+    """Copy the IDs of another version's items, and assign IDs to the items that are new in `dataset`.
 
-    Nothing is trained, and nobody's ID is taken, not even that of an item that is gone. base: a version of another
-    dataset , as `find_version` takes it. The measures also tell drift: new_items, gone_items, changed_texts; new_error
-    over base_error, the mean reconstruction error of new items over that of the base's; new_share_unknown, new items
-    whose text the embedder can say nothing of; new_perplexity of their first codes.
+    Nothing is trained, and no ID is reused, not even that of an item that no longer exists. base: a version of another
+    dataset, as `find_version` takes it. accept_shared: mark the version as fit for training even if fewer than 99% of
+    its IDs are distinct.
 
-    Raises InputError where there is no such dataset or version, or where all IDs are taken.
+    The measures include drift: new_items, gone_items and changed_texts; base_error and new_error, the mean
+    reconstruction error of old and of new items; new_share_unknown, the share of new items whose text the embedder
+    cannot represent; new_perplexity, the perplexity of their first codes.
+
+    Raises InputError on an unknown dataset or version, or if all IDs are taken.
     """
     started = time.perf_counter()
     with store.reading() as session:
         find_dataset(session, dataset)
         source = find_version(session, base)
         if source.dataset == dataset:
-            raise InputError(f"{base!r} is a version of {dataset!r} itself; every item of a dataset has an ID in it")
+            raise InputError(
+                f"{base!r} is a version of {dataset!r} itself, in which every item has an ID; choose a version of "
+                "another dataset"
+            )
         items = load_items(session, dataset)
         before = {item.item_id: item.text for item in load_items(session, source.dataset)}
+        # A model or a trace may know the ID of an item that is gone, so such IDs stay taken for ever.
         stored, codes_by_item = load_settings(session, source), load_codes(session, source)
         taken = set(codes_by_item.values()) | _codes_of_ancestors(session, stored)
     settings = {**stored, "extends": str(source)}
@@ -68,7 +75,9 @@ def extend_semantic_ids(
         return known
     folder = model_folder(store, source)
     if not folder.is_dir():
-        raise InputError(f"{folder} is gone, which {source} was made with; make the IDs again with gr2 sids {dataset}")
+        raise InputError(
+            f"the quantizer of {source} is missing from {folder}; make new IDs with gr2 sids {dataset} instead"
+        )
     quantizer = load_quantizer(stored["method"], folder)
     spec = {name: stored["embedder"][name] for name in ("kind", "model", "dimensions", "pooling")}
     opened = (
@@ -77,7 +86,8 @@ def extend_semantic_ids(
         else open_embedder(EmbedderSettings(**spec), store.embeddings, [])
     )
     texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
-    # Of new items only the text is known; what is measured of the others beside them is told from their texts too.
+    # New items have no co-purchases yet. The vectors of old items come from their texts too, so that drift is measured
+    # on like terms.
     vectors_N_D = Copurchases.load(folder).join(texts_N_T)
     latents_N_d = quantizer.encode(vectors_N_D)
     is_new_N = np.array([item.item_id not in codes_by_item for item in items])
@@ -124,7 +134,7 @@ def _drift(
     quantizer: FittedQuantizer,
     codebook_size: int,
 ) -> list[Measure]:
-    """How well the quantizer, which never saw the new items, fits them."""
+    """Measures of how well the quantizer fits the new items, which it was not fitted on."""
     errors_N = reconstruction_errors(vectors_N_D, quantizer.decode(sum_codes(codes_N_F, quantizer.codebooks)))
     drift = [Measure("new_items", None, int(is_new_N.sum()))]
     if not is_new_N.all():
@@ -139,7 +149,7 @@ def _drift(
 
 
 def _codes_of_ancestors(session: Session, settings: dict[str, Any]) -> set[tuple[int, ...]]:
-    """IDs of every version that this one goes back to: items that are gone keep theirs."""
+    """The IDs of all versions that this one extends, directly or indirectly, including those of deleted items."""
     codes: set[tuple[int, ...]] = set()
     while "extends" in settings:
         ancestor = find_version(session, settings["extends"])

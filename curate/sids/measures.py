@@ -1,4 +1,4 @@
-"""What semantic IDs are worth: pure functions over codes, vectors and categories.
+"""Quality measures of semantic IDs: pure functions over codes, vectors and categories.
 
 The level of a measure counts codes from the left: level 2 looks at the first two codes of an ID.
 """
@@ -14,11 +14,12 @@ from store.records import Item
 
 NEIGHBOURS = 10
 QUERIES = 1_000
+# Queries at a time, which bounds the matrix of distances to all items.
 CHUNK = 50
 
 
 class Measure(NamedTuple):
-    """One figure of a version; level None where it is about whole IDs."""
+    """One value of a version. level: None if it is about whole IDs."""
 
     measure: str
     level: int | None
@@ -34,12 +35,12 @@ def measure_ids(
     *,
     seed: int = 0,
 ) -> list[Measure]:
-    """Everything that a version's report says.
+    """All measures of a version's report, for each level.
 
-    distinct_prefixes, largest_prefix and shared: how many prefixes there are, the most items under one, and the share
-    of items that are not alone under theirs. codes_used and perplexity of one level's codes. category_purity and
-    category_purity_chance: see `prefix_purity`. neighbour_recall: see `neighbour_recall`. unexplained: the share of the
-    vectors' variance that the fitted levels up to this one leave, after decoding.
+    distinct_prefixes: the number of prefixes. largest_prefix: the most items that share one. shared: the share of items
+    that share their prefix. codes_used, perplexity: of the codes of this level alone. category_purity,
+    category_purity_chance: see `prefix_purity`. neighbour_recall: see there. reconstruction_error: the share of the
+    vectors' variance that the fitted levels up to this one do not explain; fitted levels only.
     """
     measures = []
     fitted = len(quantizer.codebooks)
@@ -47,6 +48,7 @@ def measure_ids(
     prefix_L_N = prefix_numbers(ids_N_L)
     kept_L = neighbour_recall(prefix_L_N, vectors_N_D, seed=seed)
     category_N = np.unique([" > ".join(item.categories) for item in items], return_inverse=True)[1]
+    # The same categories on random items: the purity that small prefixes reach by chance.
     shuffled_N = np.random.default_rng(seed).permutation(category_N)
     for level, prefix_N in enumerate(prefix_L_N, 1):
         counts = np.bincount(prefix_N)
@@ -67,7 +69,7 @@ def measure_ids(
 
 
 def perplexity(codes_N: NDArray[np.integer], codebook_size: int) -> float:
-    """exp of the entropy of the codes' shares: how many codes are in use, were they used alike; 1 to codebook_size.
+    """exp of the entropy of the codes' shares, from 1 to codebook_size: the number of codes if all were used equally.
 
     >>> perplexity(np.array([0, 0, 1, 1]), 4)
     2.0
@@ -78,20 +80,21 @@ def perplexity(codes_N: NDArray[np.integer], codebook_size: int) -> float:
 
 
 def prefix_numbers(ids_N_L: NDArray[np.integer]) -> list[NDArray[np.int64]]:
-    """For each level, a number of each item's prefix: equal numbers, equal prefixes."""
+    """For each level, an array (N,) of prefix numbers. Two items have equal numbers if they have equal prefixes."""
     numbers = []
     prefix_N = np.zeros(len(ids_N_L), np.int64)
     for level in range(ids_N_L.shape[1]):
+        # Codes are below 65,536, and renumbering at each level keeps the product within 64 bits.
         prefix_N = np.unique(prefix_N * 65_536 + ids_N_L[:, level], return_inverse=True)[1]
         numbers.append(prefix_N)
     return numbers
 
 
 def prefix_purity(prefix_N: NDArray[np.int64], category_N: NDArray[np.int64]) -> float:
-    """Share of items that have the most common category of their prefix, over items that share their prefix.
+    """The share of items that have the most common category of their prefix, over items that share a prefix.
 
-    An item alone is pure by itself and says nothing; NaN where all are alone. What is left to chance is the same with
-    the categories shuffled.
+    A prefix with a single item is pure by definition and does not count. Returns NaN if there are no other prefixes.
+    For the value that chance would give, pass shuffled categories.
 
     >>> prefix_purity(np.array([0, 0, 0, 1]), np.array([7, 7, 8, 9]))
     0.6666666666666666
@@ -107,29 +110,31 @@ def prefix_purity(prefix_N: NDArray[np.int64], category_N: NDArray[np.int64]) ->
 def neighbour_recall(
     prefix_L_N: Sequence[NDArray[np.int64]], vectors_N_D: NDArray[np.float32], *, seed: int = 0
 ) -> list[float]:
-    """For each level, the share of an item's true nearest NEIGHBOURS, by Euclidean distance, that have its prefix.
+    """For each level, the share of an item's NEIGHBOURS nearest items, by Euclidean distance, that share its prefix.
 
-    Over all items, or over QUERIES drawn ones where there are more. NaN where there is one item.
+    The mean covers all items, or a random sample of QUERIES items if there are more. NaN if there is only one item.
     """
     count = len(vectors_N_D)
-    wanted = min(NEIGHBOURS, count - 1)
-    if wanted == 0:
+    neighbours = min(NEIGHBOURS, count - 1)
+    if neighbours == 0:
         return [float("nan")] * len(prefix_L_N)
     queries = np.sort(np.random.default_rng(seed).choice(count, min(QUERIES, count), replace=False))
     same = np.zeros(len(prefix_L_N))
     for start in range(0, len(queries), CHUNK):
         rows = queries[start : start + CHUNK]
         distances = squared_distances(vectors_N_D[rows], vectors_N_D)
+        # An item is not its own neighbour.
         distances[np.arange(len(rows)), rows] = np.inf
-        nearest = np.argpartition(distances, wanted - 1, axis=1)[:, :wanted]
+        # The order among the nearest does not matter, so a partition is enough.
+        nearest = np.argpartition(distances, neighbours - 1, axis=1)[:, :neighbours]
         same += [(prefix_N[nearest] == prefix_N[rows, None]).sum() for prefix_N in prefix_L_N]
-    return [float(found) / (len(queries) * wanted) for found in same]
+    return [float(matches) / (len(queries) * neighbours) for matches in same]
 
 
 def reconstruction_error(
     codes_N_F: NDArray[np.int64], vectors_N_D: NDArray[np.float32], quantizer: FittedQuantizer
 ) -> list[float]:
-    """After each fitted level, sum |vector - decoded|^2 / sum |vector - mean|^2; 0 where all vectors are alike."""
+    """After each fitted level, sum |vector - decoded|^2 / sum |vector - mean|^2. It is 0 if all vectors are equal."""
     variance = float(((vectors_N_D - vectors_N_D.mean(axis=0)) ** 2).sum())
     if variance < 1e-9 * len(vectors_N_D):
         return [0.0] * codes_N_F.shape[1]
@@ -141,6 +146,6 @@ def reconstruction_error(
 
 
 def reconstruction_errors(vectors_N_D: NDArray[np.float32], decoded_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """|vector - decoded|^2 of each item (N,)."""
+    """|vector - decoded|^2 for each item, shape (N,)."""
     errors_N: NDArray[np.float32] = ((vectors_N_D - decoded_N_D) ** 2).sum(axis=1)
     return errors_N

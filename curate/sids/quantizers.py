@@ -1,8 +1,11 @@
-"""Vectors as codes, level by level on what the levels before left over (residual quantization).
+"""Residual quantization: turns vectors into codes, where each level quantizes the residual of the previous levels.
 
-Owns what every method shares, the nearest codes of a vector, and the method that needs no torch: residual k-means, with
-k-means++ as the GR2 paper's first means, and balanced clusters as a switch (LETTER, arXiv 2405.07314, constrains its
-k-means in the same way). It knows neither items nor texts; codes that make an ID unique are `unique_codes`' affair.
+Owns the interface of all methods, the nearest codes of a vector, and the method that needs no torch: residual k-means
+with k-means++ initialization as in the GR2 paper, and balanced clusters as an option (LETTER, arXiv 2405.07314,
+constrains its k-means in the same way). It knows neither items nor texts. `unique_codes` adds the codes that make IDs
+unique.
+
+Axes: N items, D dimensions of a vector, d dimensions of a latent, F fitted levels, C codes of a level, P pairs.
 """
 
 import warnings
@@ -28,61 +31,62 @@ OnProgress = Callable[[str], None]
 
 
 class FittedQuantizer(Protocol):
-    """Maps vectors of D dimensions to latents of d, in which codebooks stand, and back.
+    """Maps vectors of D dimensions to latents of d dimensions and back. Codebooks are sets of latents.
 
-    codebooks: one array (C_l, d) for each fitted level; a level has fewer than C codes where there was less to tell
-    apart.
+    codebooks: one array (C_l, d) per fitted level. A level has fewer than C codes if it was fitted to fewer distinct
+    vectors.
     """
 
     @property
     def codebooks(self) -> Sequence[NDArray[np.float32]]:
-        """See above."""
+        """One array (C_l, d) per fitted level."""
 
     def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Latents (N, d)."""
+        """The latents (N, d) of vectors."""
 
     def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors (N, D) as the latents tell them."""
+        """The vectors (N, D) that the latents stand for."""
 
     def save(self, folder: Path) -> None:
-        """Write what `load` of the same method reads."""
+        """Write the files that `load` of the same method reads."""
 
 
 class Fit(NamedTuple):
-    """A fitted quantizer, and the codes (N, F) that its training vectors got."""
+    """A fitted quantizer and the codes (N, F) of its training vectors."""
 
     quantizer: FittedQuantizer
     codes_N_F: NDArray[np.int64]
 
 
 class Quantizer(Protocol):
-    """Settings that can be fitted: `levels` codes of `codebook_size`, the last `random_levels` of them drawn."""
+    """Settings of a method that can be fitted: IDs of `levels` codes, of which the last `random_levels` are drawn."""
 
     method: ClassVar[str]
 
     @property
     def levels(self) -> int:
-        """Codes of an ID."""
+        """The number of codes of an ID."""
 
     @property
     def codebook_size(self) -> int:
-        """Codes of a level."""
+        """The number of codes of a level."""
 
     @property
     def random_levels(self) -> int:
-        """Last levels that are drawn from unused codes."""
+        """The number of last levels, whose codes are drawn from the unused ones and not fitted."""
 
     @property
     def seed(self) -> int:
-        """Of every random choice."""
+        """The seed of all random choices."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides what `fit` gives, as JSON can hold it."""
+        """Everything that determines the result of `fit`, in types that JSON can hold."""
 
     def fit(self, vectors_N_D: NDArray[np.float32], pairs_P_2: NDArray[np.int64], on_progress: OnProgress) -> Fit:
-        """Codebooks for the vectors, which are finite and at least one.
+        """Fit codebooks to the vectors, of which there must be at least one. All must be finite.
 
-        pairs_P_2: rows of vectors whose items were taken one after the other; a method may do without them.
+        pairs_P_2: row numbers of items that users interacted with consecutively. A method may ignore them.
+        on_progress: receives a line about each step.
         """
 
 
@@ -97,7 +101,7 @@ class ResidualKMeans(ResidualKMeansSettings):
         return asdict(self)
 
     def fit(self, vectors_N_D: NDArray[np.float32], pairs_P_2: NDArray[np.int64], on_progress: OnProgress) -> Fit:  # noqa: ARG002
-        """Codebooks in the space of the vectors themselves; the pairs are not looked at."""
+        """Fit codebooks in the space of the vectors themselves. The pairs are ignored."""
         residuals_N_D = vectors_N_D.astype(np.float32, copy=True)
         fitted = self.levels - self.random_levels
         codes_N_F = np.zeros((len(vectors_N_D), fitted), np.int64)
@@ -105,6 +109,7 @@ class ResidualKMeans(ResidualKMeansSettings):
         cluster = _balanced_k_means if self.balanced else fit_k_means
         for level in range(fitted):
             codes_N_F[:, level], codebook_C_D = cluster(residuals_N_D, self.codebook_size, self.seed + level)
+            # The next level quantizes what this one leaves.
             residuals_N_D -= codebook_C_D[codes_N_F[:, level]]
             codebooks.append(codebook_C_D)
             on_progress(f"level {level + 1} of {fitted}: {len(codebook_C_D)} codes")
@@ -113,33 +118,34 @@ class ResidualKMeans(ResidualKMeansSettings):
 
 @dataclass(frozen=True, slots=True)
 class ResidualCodebooks:
-    """What residual k-means leaves: codebooks in the space of the vectors."""
+    """The result of residual k-means: codebooks in the space of the vectors, so latents are the vectors."""
 
     codebooks: tuple[NDArray[np.float32], ...]
 
     def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors."""
+        """The vectors themselves."""
         return vectors_N_D
 
     def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The latents."""
+        """The latents themselves."""
         return latents_N_d
 
     def save(self, folder: Path) -> None:
-        """One safetensors file."""
-        # safetensors writes memory as it lies, whatever its strides say.
+        """Write one safetensors file into the folder."""
+        # safetensors writes raw memory and ignores strides.
         arrays = {f"codebook_{level}": np.ascontiguousarray(codes) for level, codes in enumerate(self.codebooks)}
         safetensors.numpy.save_file(arrays, folder / CODEBOOKS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "ResidualCodebooks":
-        """What `save` wrote."""
+        """Read the codebooks that `save` wrote."""
         arrays = safetensors.numpy.load_file(folder / CODEBOOKS_FILE)
         return cls(tuple(arrays[f"codebook_{level}"] for level in range(len(arrays))))
 
 
 def squared_distances(left_N_D: NDArray[np.float32], right_C_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, C) of |left - right|^2, not below zero."""
+    """The squared distances |left - right|^2, shape (N, C), never negative."""
+    # |l|^2 + |r|^2 - 2 l r needs no array (N, C, D), but rounding can make it slightly negative.
     lengths_C = np.einsum("cd,cd->c", right_C_D, right_C_D)
     lengths_N = np.einsum("nd,nd->n", left_N_D, left_N_D)
     distances_N_C: NDArray[np.float32] = lengths_N[:, None] + lengths_C - 2 * (left_N_D @ right_C_D.T)
@@ -147,12 +153,12 @@ def squared_distances(left_N_D: NDArray[np.float32], right_C_D: NDArray[np.float
 
 
 def nearest_codes(latents_N_d: NDArray[np.float32], codebooks: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
-    """At each level the code nearest to the residual: (N, F); the first of several that are equally near."""
+    """The code nearest to the residual at each level, shape (N, F). Ties go to the lower code."""
     codes_N_F = np.zeros((len(latents_N_d), len(codebooks)), np.int64)
     for start in range(0, len(latents_N_d), CHUNK):
         residual_B_d = latents_N_d[start : start + CHUNK].astype(np.float32, copy=True)
         for level, codebook_C_d in enumerate(codebooks):
-            # |r|^2 is the same for every code of a row.
+            # The |r|^2 of a distance is left out, because it is the same for all codes of a row.
             scores_B_C = np.einsum("cd,cd->c", codebook_C_d, codebook_C_d) - 2 * (residual_B_d @ codebook_C_d.T)
             codes_B = scores_B_C.argmin(axis=1)
             codes_N_F[start : start + CHUNK, level] = codes_B
@@ -161,7 +167,7 @@ def nearest_codes(latents_N_d: NDArray[np.float32], codebooks: Sequence[NDArray[
 
 
 def sum_codes(codes_N_F: NDArray[np.int64], codebooks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The latents (N, d) that codes stand for; a code that its codebook has no vector for adds nothing."""
+    """The latents (N, d) that codes stand for. A code without a vector in its codebook adds nothing."""
     latents_N_d = np.zeros((len(codes_N_F), codebooks[0].shape[1]), np.float32)
     for level, codebook_C_d in enumerate(codebooks):
         known_N = codes_N_F[:, level] < len(codebook_C_d)
@@ -172,10 +178,13 @@ def sum_codes(codes_N_F: NDArray[np.int64], codebooks: Sequence[NDArray[np.float
 def fit_k_means(
     vectors_N_D: NDArray[np.float32], codes: int, seed: int, *, rounds: int = 50
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Codes (N,) and codebook by k-means++ and Lloyd; no more clusters than there are different vectors."""
+    """Codes (N,) and codebook by k-means++ and Lloyd, with at most as many clusters as distinct vectors.
+
+    codes: the maximum number of clusters. rounds: the maximum number of iterations.
+    """
     clusters = min(codes, _different(vectors_N_D, codes))
     with warnings.catch_warnings():
-        # Vectors that differ by rounding alone give fewer clusters than were asked for, which is right.
+        # scikit-learn warns if vectors that differ only by rounding form fewer clusters than requested. That is fine.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(clusters, init="k-means++", n_init=1, max_iter=rounds, random_state=seed).fit(vectors_N_D)
     return model.labels_.astype(np.int64), model.cluster_centers_.astype(np.float32)
@@ -184,7 +193,7 @@ def fit_k_means(
 def _balanced_k_means(
     vectors_N_D: NDArray[np.float32], codes: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """k-means whose clusters hold at most ceil(N / clusters) vectors each."""
+    """k-means with at most ceil(N / clusters) vectors per cluster."""
     clusters = min(codes, _different(vectors_N_D, codes))
     codebook_C_D, _ = kmeans_plusplus(vectors_N_D, clusters, random_state=seed)
     capacity = -(-len(vectors_N_D) // clusters)
@@ -195,6 +204,7 @@ def _balanced_k_means(
         sums_C_D = np.zeros_like(codebook_C_D)
         np.add.at(sums_C_D, codes_N, vectors_N_D)
         counts_C = np.bincount(codes_N, minlength=clusters)
+        # An empty cluster keeps its centre.
         codebook_C_D = np.where(counts_C[:, None], sums_C_D / np.maximum(counts_C, 1)[:, None], codebook_C_D)
         if (codes_N == before_N).all():
             break
@@ -202,6 +212,6 @@ def _balanced_k_means(
 
 
 def _different(vectors_N_D: NDArray[np.float32], enough: int) -> int:
-    """How many different vectors there are; stops counting where the first rows have `enough`."""
+    """The number of distinct vectors, or at least `enough`: counting ends if the first rows have that many."""
     first = len(np.unique(vectors_N_D[: 4 * enough], axis=0))
     return first if first >= enough else len(np.unique(vectors_N_D, axis=0))

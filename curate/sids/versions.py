@@ -1,4 +1,4 @@
-"""Versions of semantic IDs in the store: their names, their rows, and the fitted quantizers kept beside them."""
+"""Versions of semantic IDs in the store: their names, their rows, and the fitted quantizers stored with them."""
 
 import hashlib
 import time
@@ -19,11 +19,12 @@ from store.records import Item
 from store.temporary import temporary_folder
 from store.values import utc_now
 
+# Versions with a smaller share of distinct IDs are rejected for training.
 UNIQUENESS_BAR = 0.99
 
 
 class SidVersion(NamedTuple):
-    """Which IDs of which dataset; written `dataset@version`."""
+    """A version of a dataset's semantic IDs, written `dataset@version`."""
 
     dataset: str
     sid_version: str
@@ -34,7 +35,11 @@ class SidVersion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SidSummary:
-    """A stored version; uniqueness = distinct IDs / items. settings: what made it, extended versions' included."""
+    """A stored version.
+
+    settings: the settings that it was made with. uniqueness: distinct IDs / items. already_there: whether it was in the
+    store before this call. seconds: the time that this call took.
+    """
 
     version: SidVersion
     settings: dict[str, Any]
@@ -47,20 +52,21 @@ class SidSummary:
     seconds: float
 
     def figure(self, measure: str, level: int | None = None) -> float | None:
-        """One measure; None where it was not taken."""
+        """The value of one measure, or None if the version does not have it."""
         return next((row.value for row in self.measures if (row.measure, row.level) == (measure, level)), None)
 
 
 def name_version(dataset: str, settings: dict[str, Any]) -> SidVersion:
-    """The name of what settings make: method, sizes and a hash of all."""
+    """The name of the version that the settings lead to: method, sizes and a hash of all settings."""
     digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return SidVersion(dataset, f"{settings['method']}-{settings['levels']}x{settings['codebook_size']}-{digest[:6]}")
 
 
 def find_version(session: Session, text: str) -> SidVersion:
-    """The version that `dataset@version`, a dataset (its newest fit for training) or a version names.
+    """Find a version by `dataset@version`, by dataset, or by version.
 
-    The beginning of a version's name will do. Raises InputError where none or several fit; it names those there are.
+    A dataset alone means its newest version that is fit for training, or else its newest. The beginning of a version's
+    name is enough. Raises InputError, with the known versions, if none or several match.
     """
     dataset, _, name = text.partition("@")
     versions = [
@@ -70,31 +76,32 @@ def find_version(session: Session, text: str) -> SidVersion:
     named = [version for version, _ in versions if version.dataset == dataset and version.sid_version.startswith(name)]
     if not name and named:
         return next((version for version, fit in versions if version.dataset == dataset and fit), named[0])
-    found = named if name else [version for version, _ in versions if version.sid_version.startswith(text)]
-    exact = [version for version in found if text in {str(version), version.sid_version}]
-    found = exact or found
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(map(str, found or [version for version, _ in versions]))
+    matches = named if name else [version for version, _ in versions if version.sid_version.startswith(text)]
+    # A full name may also be the beginning of a longer one.
+    exact = [version for version in matches if text in {str(version), version.sid_version}]
+    matches = exact or matches
+    if len(matches) == 1:
+        return matches[0]
+    names = ", ".join(map(str, matches or [version for version, _ in versions]))
     raise InputError(
-        f"{text!r} names {'several versions' if found else 'no version'} of semantic IDs; there are: "
+        f"{text!r} names {'several versions' if matches else 'no version'} of semantic IDs; there are: "
         f"{names or 'none yet (gr2 sids NAME makes one)'}"
     )
 
 
 def list_versions(store: Store) -> pl.DataFrame:
-    """All versions, newest first."""
+    """A table of all versions, newest first."""
     with store.reading() as session:
         return session.frame("sid_version_list")
 
 
 def model_folder(store: Store, version: SidVersion) -> Path:
-    """Where the fitted quantizer of a version is kept."""
+    """The folder of a version's fitted quantizer."""
     return store.models / "sids" / version.dataset / version.sid_version
 
 
 def load_items(session: Session, dataset: str) -> list[Item]:
-    """The catalogue, by item_id."""
+    """The items of a dataset, ordered by item_id."""
     return [
         Item(item_id, title, tuple(categories), brand, description)
         for item_id, title, categories, brand, description in session.rows("items_of", dataset=dataset)
@@ -102,12 +109,12 @@ def load_items(session: Session, dataset: str) -> list[Item]:
 
 
 def load_codes(session: Session, version: SidVersion) -> dict[str, tuple[int, ...]]:
-    """Codes by item_id."""
+    """The codes of a version's IDs, by item_id."""
     return {item_id: tuple(codes) for item_id, codes in session.rows("codes_of", **version._asdict())}
 
 
 def load_settings(session: Session, version: SidVersion) -> dict[str, Any]:
-    """What made a version, which is there."""
+    """The settings of a version, which must exist."""
     settings: dict[str, Any] = orjson.loads(session.rows("sid_version", **version._asdict())[0][0])
     return settings
 
@@ -115,11 +122,11 @@ def load_settings(session: Session, version: SidVersion) -> dict[str, Any]:
 def load_summary(
     session: Session, version: SidVersion, started: float | None = None, *, already_there: bool = True
 ) -> SidSummary | None:
-    """A stored version; None where there is none. started: when the work for it began, by perf_counter."""
-    found = session.frame("sid_version", **version._asdict())
-    if found.height == 0:
+    """Load a stored version, or None if there is none. started: start of the work, by time.perf_counter()."""
+    rows = session.frame("sid_version", **version._asdict())
+    if rows.height == 0:
         return None
-    row = found.row(0, named=True)
+    row = rows.row(0, named=True)
     return SidSummary(
         version=version,
         settings=orjson.loads(row.pop("settings")),
@@ -142,8 +149,12 @@ def put_version(
     accept_shared: bool,
     started: float,
 ) -> SidSummary:
-    """Keep the model, then the rows: where the rows are, the model is."""
+    """Store a version: its model as files, its IDs and measures as rows.
+
+    save_model: writes the model into a folder. Returns the stored version, even if another process stored it first.
+    """
     target = model_folder(store, version)
+    # Files first: a crash in between may leave a model without rows, but never rows without their model.
     with temporary_folder(store.models) as temporary:
         save_model(temporary)
         target.mkdir(parents=True, exist_ok=True)
@@ -175,7 +186,7 @@ def put_version(
     ).with_columns(key)
     with store.writing() as session:
         inserted = session.put("sid_versions", pl.DataFrame([row])).inserted
-        # Whoever was first has stored all three.
+        # If another process was first, it has stored the IDs and measures too.
         if inserted:
             session.insert("append_semantic_ids", ids)
             session.insert("append_sid_measures", figures)

@@ -1,10 +1,10 @@
-"""LambdaMART over the evidence: gradient-boosted trees that read what links each candidate to the history.
+"""LambdaMART over the evidence: gradient-boosted trees on features that link each candidate to the history.
 
-The bar for every re-ranker that reasons: it sees the same facts and needs seconds. It learns from cross-fitted train
-lists, so that the scores and counts that it trusts mean the same on test lists, and stops by valid lists. LightGBM is
-imported when it is asked for.
+This is the baseline for every re-ranker that reasons: it uses the same facts and trains in seconds. It is trained on
+cross-fitted train lists, so that scores and counts mean the same on test lists, and stopped early on valid lists.
+LightGBM is imported only when it is used.
 
-Source: Burges 2010, "From RankNet to LambdaRank to LambdaMART"; the features are ours.
+Source: Burges 2010, "From RankNet to LambdaRank to LambdaMART". The features are ours.
 """
 
 import math
@@ -25,7 +25,7 @@ from store.installation import missing_package
 from store.records import Evidence, Link
 
 RECENT = ("last", "second_last", "third_last")
-# So many take 2 GB of memory; Beauty has 20,191 that hold their target.
+# This many lists take 2 GB of memory. Beauty has 20,191 lists that contain their target.
 MAX_LISTS = 100_000
 NO_LINK = Link("", 0, 0)
 
@@ -50,16 +50,17 @@ class LambdaMartSettings:
 
 @dataclass(frozen=True, slots=True)
 class LambdaMartRanker:
-    """A trained model. booster: LightGBM's own object."""
+    """A trained model. booster: LightGBM's Booster."""
 
     booster: Any
     settings: dict[str, Any]
     name: str = "lambdamart"
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The highest prediction first; ties stay in the input order."""
+        """The candidates of each task by descending prediction. Ties keep the input order."""
         if not tasks:
             return
+        # One call for all tasks; the flat predictions are split by list below.
         scores = self.booster.predict(_features(tasks, popularity=self.settings["popularity"]), num_threads=1)
         end = 0
         for task in tasks:
@@ -77,9 +78,9 @@ def train_lambdamart(
     *,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> LambdaMartRanker:
-    """Train on the lists of a dataset that hold their target; the same lists and settings give the same model.
+    """Train on the lists of a dataset that contain their target. The same lists and settings give the same model.
 
-    Raises InputError where LightGBM cannot be used, or where the train or the valid split has no such list.
+    Raises InputError if LightGBM cannot be used, or if the train or the valid split has no such list.
     """
     lightgbm = import_lightgbm()
     settings = settings or LambdaMartSettings()
@@ -89,13 +90,15 @@ def train_lambdamart(
         lists = load_target_lists(store, dataset, sid_version, pre_ranker, split, limit=MAX_LISTS).listed
         if not lists:
             raise InputError(
-                f"lambdamart learns from lists that hold their target; no {split} list of {dataset!r} does"
+                f"lambdamart is trained on lists that contain their target, but no {split} list of {dataset!r} does; "
+                "leave it out"
             )
         data[split] = lightgbm.Dataset(
             _features([listed.task for listed in lists], popularity=settings.popularity),
             _labels(lists),
             group=[len(listed.task.candidates) for listed in lists],
             feature_name=feature_names(popularity=settings.popularity),
+            # The valid split is binned like the train split.
             reference=data.get("train"),
         )
     on_progress("lambdamart: training")
@@ -110,7 +113,7 @@ def train_lambdamart(
         "seed": settings.seed,
         "deterministic": True,
         "force_row_wise": True,
-        # Threads wait for each other in every split: on busy cores two are four times as slow as one.
+        # Threads wait for each other at every split of a tree. On busy cores two threads are four times as slow as one.
         "num_threads": 1,
         "verbosity": -1,
     }
@@ -125,7 +128,7 @@ def train_lambdamart(
 
 
 def import_lightgbm() -> Any:
-    """The library. Raises InputError, saying what to install, where it or what it needs is missing."""
+    """Import LightGBM. Raises InputError, with the package to install, if it or one of its libraries is missing."""
     try:
         import lightgbm  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -138,7 +141,7 @@ def import_lightgbm() -> Any:
 
 
 def feature_names(*, popularity: bool = False) -> list[str]:
-    """Names of the columns of `candidate_features`."""
+    """The names of the columns of `candidate_features`. RECENT items have two columns each."""
     return [
         "position",
         "log_score",
@@ -158,14 +161,17 @@ def feature_names(*, popularity: bool = False) -> list[str]:
 
 
 def candidate_features(task: RerankTask, *, popularity: bool = False) -> list[list[float]]:
-    """One row of features for each candidate. position: 0 is the first of the input; counts are as in Evidence.
+    """One row of features per candidate, in the task's order and in the columns of `feature_names`.
 
-    log_score_to_best, last_weight_to_best: less, and as a share of, the best of the list. Without evidence all is 0.
+    position: 0 is the first candidate of the input. log_score_to_best: the difference to the best of the list.
+    last_weight_to_best: the share of the best of the list. Counts are those of Evidence. A candidate without evidence
+    has counts of 0.
     """
     facts_K = [candidate.evidence or Evidence(0.0) for candidate in task.candidates]
     log_scores_K = [math.log(max(facts.score, 0.0) + LEAST_SCORE) for facts in facts_K]
     best_score = max(log_scores_K, default=0.0)
     best_weight = max((facts.last_weight for facts in facts_K), default=0.0) or 1.0
+    # Newest first, padded with an id that no item has, so that every task has the same columns.
     newest = [item.item_id for item in task.history[: -len(RECENT) - 1 : -1]]
     newest += [""] * (len(RECENT) - len(newest))
     rows = []
@@ -194,12 +200,12 @@ def candidate_features(task: RerankTask, *, popularity: bool = False) -> list[li
 
 
 def _features(tasks: Sequence[RerankTask], *, popularity: bool) -> NDArray[np.float32]:
-    """Rows of all tasks under each other; made task by task, since lists of Python numbers take five times as much."""
+    """The rows of all tasks, concatenated. Each task becomes an array first: lists take five times the memory."""
     return np.concatenate([np.array(candidate_features(task, popularity=popularity), np.float32) for task in tasks])
 
 
 def _labels(lists: Sequence[ListedTask]) -> NDArray[np.int8]:
-    """1 for the target, 0 for the others."""
+    """1 for the target and 0 for the other candidates, in the order of `_features`."""
     return np.array(
         [candidate.item.item_id == listed.target_item_id for listed in lists for candidate in listed.task.candidates],
         np.int8,

@@ -1,4 +1,4 @@
-"""The oracle of a simulated dataset: the order of candidates that no ranker can beat on average."""
+"""The oracle of a simulated dataset: the Bayes-optimal ranking, an upper bound for any re-ranker."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +23,10 @@ KS = (1, 3, 5)
 
 @dataclass(frozen=True, slots=True)
 class OracleRanker:
-    """The order that no ranker can beat on average, for the lists of a simulated dataset.
+    """Returns the Bayes-optimal ranking of each list of a simulated dataset.
 
-    orders: by what a task shows, its history and the set of its candidates: a task does not say which list it is.
+    orders: the ranking by history and set of candidates. A task does not contain the id of its list, and these two
+    identify it, also when its candidates are shuffled.
     """
 
     orders: Mapping[tuple[tuple[str, ...], frozenset[str]], Sequence[str]]
@@ -33,37 +34,40 @@ class OracleRanker:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The simulator's order; not valid for a list that it has not ordered."""
+        """The simulator's ranking of each task. It is empty, and thus invalid, for a list without a stored one."""
         for task in tasks:
-            shown = tuple(item.item_id for item in task.history), frozenset(given_order(task))
-            yield Ranked(self.orders.get(shown, ()))
+            key = tuple(item.item_id for item in task.history), frozenset(given_order(task))
+            yield Ranked(self.orders.get(key, ()))
 
 
 def load_oracle(store: Store, dataset: str, pre_ranker: str, split: str) -> OracleRanker:
-    """The optimal orders that the store holds. Raises InputError where it holds none."""
+    """Load the stored oracle rankings of a split. Raises InputError if there are none."""
     with store.reading() as session:
         rows = session.rows("oracle_orders", dataset=dataset, pre_ranker=pre_ranker, split=split)
     if not rows:
         raise InputError(
-            f"the best order of {split} lists of {dataset!r} is not known; gr2 candidates stores it for simulated data"
+            f"there are no oracle rankings for the {split} lists of {dataset!r}; gr2 candidates stores them for "
+            "simulated datasets"
         )
     return OracleRanker({(tuple(history), frozenset(item_ids)): item_ids for history, item_ids in rows})
 
 
 def put_oracle(store: Store, dataset: str, pre_ranker: str) -> RankerMetrics:
-    """Order the candidates of every list that holds its target as the simulator knows best, store the orders and their
-    metrics, and return these by (split, ranker).
+    """Store the oracle's ranking of every list that contains its target, with the metrics of these rankings.
 
-    The same again changes nothing; a dataset that was not simulated has no oracle and gives {}.
+    Returns the metrics by (split, ranker), or {} for a dataset that was not simulated. A second call changes nothing.
+
+    Raises InputError if the dataset was simulated by another version of gr2.
     """
     with store.reading() as session:
-        found = find_dataset(session, dataset)
-        if found["source"] != SOURCE:
+        facts = find_dataset(session, dataset)
+        if facts["source"] != SOURCE:
             return {}
         lists = session.frame("lists_with_target", dataset=dataset, pre_ranker=pre_ranker)
     if lists.height == 0:
         return {}
-    simulator = Simulator(SimulatorSettings(**orjson.loads(found["settings"])["simulator"]))
+    # The settings include the seed, so this is the simulator that drew the interactions.
+    simulator = Simulator(SimulatorSettings(**orjson.loads(facts["settings"])["simulator"]))
     with store.reading() as session:
         _check_catalogue(session, dataset, simulator)
     orders, probabilities = simulator.oracle_rankings(lists["history"].to_list(), lists["item_ids"].to_list())
@@ -83,7 +87,7 @@ def put_oracle(store: Store, dataset: str, pre_ranker: str) -> RankerMetrics:
 
 
 def _check_catalogue(session: Session, dataset: str, simulator: Simulator) -> None:
-    """Raises InputError where this gr2 simulates another catalogue than the one that made the dataset."""
+    """Raise InputError if the simulator of this version of gr2 makes another catalogue than the dataset has."""
     stored = {item_id: title for item_id, title, *_ in session.rows("items_of", dataset=dataset)}
     if stored != {item.item_id: item.title for item in simulator.items()}:
-        raise InputError(f"{dataset!r} was simulated by another version of gr2: simulate it again under another name")
+        raise InputError(f"{dataset!r} was simulated by another version of gr2; simulate it again under another name")

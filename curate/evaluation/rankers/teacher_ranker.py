@@ -1,7 +1,7 @@
-"""Any teacher as a ranker, a language model behind an endpoint above all: one question a list, at temperature 0.
+"""Uses any teacher as a ranker, such as a language model behind an endpoint: one request per list, at temperature 0.
 
-What the teacher is shown is a template's, and what it says is read by the parser of traces. An answer that is no order
-of the candidates, or does not come, is not valid. Nothing of an answer is kept but the order.
+A template renders the prompts, and the parser of traces reads the answers. A failed request, or an answer that is not a
+permutation of the candidates, is invalid. Only the ranking of an answer is kept.
 """
 
 import asyncio
@@ -19,16 +19,18 @@ from store import InputError
 
 
 class TeacherRanker:
-    """Asks a teacher, `concurrency` lists at a time; it can be used once, since it closes the teacher.
+    """A ranker that sends `concurrency` lists at a time to a teacher.
 
-    Raises InputError where the template shows the target.
+    It can be used once, because it closes the teacher at the end.
+
+    Raises InputError if the template shows the target.
     """
 
     def __init__(
         self, teacher: Teacher, template: Template, *, concurrency: int = REQUESTS.concurrency, max_tokens: int = 1024
     ) -> None:
         if template.strategy == "targeted":
-            raise InputError(f"template {template.name} shows the target; an evaluation needs one that does not")
+            raise InputError(f"template {template.name} shows the target to the ranker; choose one that does not")
         self.name = f"{teacher.model}@{template.name}"
         self.settings: dict[str, Any] = {
             "teacher": teacher.name,
@@ -42,10 +44,11 @@ class TeacherRanker:
         self._concurrency = RequestSettings(concurrency).concurrency
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """Each order when it is its turn; later lists are asked about meanwhile.
+        """The rankings in the order of the tasks. Requests for later tasks run while the caller handles earlier ones.
 
-        Raises TeacherError where the teacher cannot answer any request.
+        Raises TeacherError if the teacher cannot answer any request.
         """
+        # A runner keeps one event loop, and with it the running requests, alive between two results.
         with asyncio.Runner() as runner:
             answers = runner.run(self._begin(tasks))
             try:
@@ -61,18 +64,18 @@ class TeacherRanker:
     async def _end(self, answers: Sequence[asyncio.Task[Ranked]]) -> None:
         for answer in answers:
             answer.cancel()
-        # Collected, or asyncio would report each failure that nobody looked at.
+        # Without this, asyncio would print a warning for each failure whose result nobody read.
         await asyncio.gather(*answers, return_exceptions=True)
         await self._teacher.close()
 
     async def _ask(self, task: RerankTask, room: asyncio.Semaphore) -> Ranked:
         async with room:
-            shown, messages = render_task(self._template, task, knowledge_priming=True)
+            shown_task, messages = render_task(self._template, task, knowledge_priming=True)
             request = TeacherRequest(
                 trace_id="",
                 messages=messages,
-                task=shown,
-                response_schema=completion_schema(shown.candidates, self._template.answer),
+                task=shown_task,
+                response_schema=completion_schema(shown_task.candidates, self._template.answer),
                 sample_index=0,
                 temperature=0.0,
                 max_tokens=self.settings["max_tokens"],
@@ -82,7 +85,7 @@ class TeacherRanker:
                 completion = await self._teacher.complete(request)
             except RequestFailedError:
                 return Ranked((), valid=False)
-        return read_ranking(completion.text, shown)
+        return read_ranking(completion.text, shown_task)
 
 
 async def _wait_for(answer: asyncio.Task[Ranked]) -> Ranked:

@@ -42,7 +42,7 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
     ]
     lambdamart, oracle = selection.left_out
     assert "lambdamart is left out: lambdamart needs lightgbm" in lambdamart
-    assert "oracle is left out: the best order of test lists of 'shop' is not known" in oracle
+    assert "oracle is left out: there are no oracle rankings for the test lists of 'shop'" in oracle
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_default_rankers_that_cannot_be_had_are_left_out_with_their_reason(
     [
         (["best"], "test", "no ranker is called 'best'; there are: pre-ranker, evidence, scorecard, lambdamart"),
         (["endpoint"], "test", "needs `model`"),
-        (["oracle"], "test", "the best order of test lists of 'shop' is not known"),
+        (["oracle"], "test", "there are no oracle rankings for the test lists of 'shop'"),
         (["scorecard"], "train", "only `split` valid or test can judge it"),
         (["lambdamart"], "valid", "only `split` test can judge it"),
     ],
