@@ -103,6 +103,8 @@ def add_ruleset(store: Store, name: str, rules: Sequence[str], description: str 
     """
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a ruleset: use 1 to 100 letters, digits, '.', '-' and '_'")
+    if name in VALUES["ruleset"]:
+        raise InputError(f"{name!r} is what gr2 0.1 called {VALUES['ruleset'][name]!r}; choose another name")
     if len(description) > MOST_DESCRIPTION:
         raise InputError(f"the description has {len(description):,} characters; at most {MOST_DESCRIPTION} are allowed")
     rules = check_rule_names(rules)

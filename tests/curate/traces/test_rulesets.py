@@ -86,6 +86,7 @@ def test_the_same_rules_again_add_no_version(store: Store) -> None:
         ("a b", ["parsed"], "'a b' cannot name a ruleset"),
         ("", ["parsed"], "'' cannot name a ruleset"),
         ("a@1", ["parsed"], "'a@1' cannot name a ruleset"),
+        ("all", ["parsed"], "'all' is what gr2 0.1 called 'answered'"),
         ("mine", ["nice"], "no rule is called 'nice'"),
         ("mine", ["parsed", "cites", "parsed"], "name parsed more than once"),
     ],
