@@ -1,0 +1,163 @@
+"""Registries: the parts of gr2 that can be exchanged, each found by name or as `module:object`.
+
+A name is one of gr2's own, or that of an entry point of an installed package. A name is looked up when it is used, and
+nothing is imported before. The store keeps names as they were given, so that a run, a verdict or a snapshot leads back
+to the same object. Registries know nothing of the objects but which attributes they must have.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from store.errors import InputError
+
+T = TypeVar("T")
+
+# Names go into tables, file names and pages; these characters are safe in all of them.
+NAME = re.compile(r"[\w.-]{1,100}|(?=.{1,100}$)[\w.]+:[\w.]+")
+
+
+class Registry(Generic[T]):
+    """Objects of one kind by name, such as the rules.
+
+    kind: what messages call one of them. group: of entry points. builtin: gr2's own, each the object itself or
+    "module:object". shape: a class whose public attributes an object must have; None for a callable.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, T | str], shape: type | None = None) -> None:
+        self.kind = kind
+        self.group = group
+        self.builtin = dict(builtin)
+        self._shape = shape
+        self._loaded: dict[str, T] = {}
+
+    def names(self) -> list[str]:
+        """gr2's own, then those of entry points. Objects named as `module:object` are in no list."""
+        return [*self.builtin, *sorted(entry_points(group=self.group).names - self.builtin.keys())]
+
+    def find(self, name: str) -> T:
+        """The object of that name, or at `module:object`.
+
+        Raises InputError where there is none, where its module cannot be imported, and where it lacks an attribute.
+        """
+        found = self._loaded.get(name, self.builtin.get(name))
+        if found is None or isinstance(found, str):
+            loaded = self._load(name, found or self._locate(name))
+            self._check(name, loaded)
+            found = self._loaded[name] = cast("T", loaded)
+        return found
+
+    def _locate(self, name: str) -> str:
+        """Where an object is that is not gr2's own."""
+        if NAME.fullmatch(name):
+            if ":" in name:
+                # Scripts have the folder of their interpreter on the path, not the one that they are run in. It comes
+                # last, so that nothing in it hides a module of somebody else's.
+                if (here := str(Path.cwd())) not in sys.path:
+                    sys.path.append(here)
+                return name
+            targets = {f"{point.module}:{point.attr}" for point in entry_points(group=self.group, name=name)}
+            if len(targets) > 1:
+                raise InputError(
+                    f"installed packages have several {self.kind}s called {name!r}; choose one of "
+                    f"{', '.join(sorted(targets))}"
+                )
+            if targets:
+                return targets.pop()
+        raise InputError(
+            f"no {self.kind} is called {name!r}; there are: {', '.join(self.names())}. One of your own is named "
+            "module:object, such as my_package.my_module:my_object"
+        )
+
+    def _load(self, name: str, target: str) -> Any:
+        module, _, path = target.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+                raise InputError(
+                    f"{self.kind} {name!r}: there is no module {error.name}; Python looked in {', '.join(sys.path)}"
+                ) from error
+            hint = "; pip install -e '.[train]' in gr2's folder brings it" if name in self.builtin else ""
+            raise InputError(f"{self.kind} {name!r} needs the module {error.name}, which is missing{hint}") from error
+        except Exception as error:  # whatever somebody's module raises
+            raise InputError(
+                f"{self.kind} {name!r}: module {module} cannot be imported: {_describe_error(error)}"
+            ) from error
+        for attribute in path.split(".") if path else ():
+            if not hasattr(found, attribute):
+                raise InputError(f"{self.kind} {name!r}: module {module} ({_file_of(module)}) has no {path}")
+            found = getattr(found, attribute)
+        return found
+
+    def _check(self, name: str, found: object) -> None:
+        if self._shape is not None:
+            require_attributes(f"{name!r}", found, self.kind, self._shape)
+        elif not callable(found):
+            raise InputError(f"{name!r} is not a {self.kind}: it is {_describe(found)}, which cannot be called")
+
+
+class Factories(Registry[Callable[..., T]]):
+    """Callables by name that make objects of one kind, such as teachers.
+
+    A factory is a class or a function. It is called with those arguments that its signature names. made: a class whose
+    public attributes an object that was made must have.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str], made: type) -> None:
+        super().__init__(kind, group, builtin)
+        self._made = made
+
+    def make(self, name: str, context: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> T:
+        """Call the factory of that name.
+
+        context: what it may ask for. options: what somebody has set, and what it must therefore take; None is not set.
+
+        Raises InputError where it does not take an option or needs an argument that is not there, and where what it
+        makes lacks an attribute.
+        """
+        factory = self.find(name)
+        given = {option: value for option, value in (options or {}).items() if value is not None}
+        wanted = inspect.signature(factory).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
+        for option in given:
+            if option not in wanted and not takes_all:
+                own = [argument for argument in wanted if argument not in context]
+                raise InputError(f"{self.kind} {name!r} takes no {option}; it takes {', '.join(own) or 'no options'}")
+        arguments = {argument: value for argument, value in context.items() if argument in wanted} | given
+        for argument, parameter in wanted.items():
+            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if argument not in arguments and parameter.default is parameter.empty and not variadic:
+                raise InputError(f"{self.kind} {name!r} needs {argument}, and none is given")
+        made = factory(**arguments)
+        require_attributes(f"what {name!r} makes", made, self.kind, self._made)
+        return made
+
+
+def require_attributes(what: str, found: object, kind: str, shape: type) -> None:
+    """Raises InputError where an object lacks a public attribute of a class; what: the object in the message."""
+    public = dict.fromkeys(name for name in (*vars(shape), *inspect.get_annotations(shape)) if not name.startswith("_"))
+    missing = [name for name in public if not hasattr(found, name)]
+    if missing:
+        raise InputError(f"{what} is not a {kind}: {_describe(found)} lacks {', '.join(missing)}")
+
+
+def _describe(found: object) -> str:
+    return f"the class {found.__qualname__}" if isinstance(found, type) else f"an object of {type(found).__qualname__}"
+
+
+def _describe_error(error: Exception) -> str:
+    """What a module raised and where; a SyntaxError says that itself."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if isinstance(error, SyntaxError) else f" ({place.filename}:{place.lineno})"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _file_of(module: str) -> str:
+    return str(getattr(sys.modules[module], "__file__", None) or "built in")
