@@ -55,18 +55,23 @@ def trace(
 
 def verify(
     name: Name,
-    rules: Annotated[str | None, typer.Option(help="Rules to judge by, comma-separated. Default: all.")] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            help="Rules to judge by, comma-separated, by name or as module:object. Default: gr2's own, and those that "
+            "rulesets name."
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Judge all stored completions again, without any teacher.
 
     Example: gr2 verify beauty --rules grounded,no_leak
     """
-    from curate.traces.rules import RULE_NAMES
     from curate.traces.verification import verify as verify_traces
 
     opened = open_store(store)
-    print_verify(verify_traces(opened, name, rules.split(",") if rules else RULE_NAMES))
+    print_verify(verify_traces(opened, name, rules.split(",") if rules else None))
     say_unjudged(opened, dataset=name)
 
 

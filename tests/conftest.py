@@ -3,8 +3,9 @@
 import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,30 @@ def prepare_folder(build_once: BuildOnce) -> PrepareFolder:
 def prepare(prepare_folder: PrepareFolder, tmp_path: Path) -> Prepare:
     """The same, but it returns a store of one's own: a copy."""
     return lambda base, fill: Store(shutil.copytree(prepare_folder(base, fill), tmp_path / "store"))
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """Writes a module of a user's, such as "their_pkg.rules", into the folder that one is in; forgotten afterwards.
+
+    Registries remember what they found: each test wants names of its own.
+    """
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def write(name: str, source: str) -> Path:
+        file = folder.joinpath(*name.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+        return file
+
+    yield write
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from typing import Any
 import streamlit as st
 
 from curate.review.trace_pages import load_choices
-from curate.traces.filter import ANSWERED, LABELS, NOT_JUDGED, TraceFilter
-from curate.traces.rules import RULE_NAMES
+from curate.traces.filter import ANSWERED, LABELS, TraceFilter
 from store import Store
 
 MOST_CANDIDATES = 20
@@ -38,7 +37,7 @@ def choose_filter(store: Store) -> TraceFilter:
             _text("pattern", "Regular expression")
             _select("rule", "Failed rule", choices["rule"])
             _select("reason", "Reason of failure", choices["reason"])
-            _select("first_failed_rule", "First failed rule", (ANSWERED, *RULE_NAMES, NOT_JUDGED))
+            _select("first_failed_rule", "First failed rule", (ANSWERED, *(choices["first_failed_rule"] or ())))
             _select("copied", "Order copied", ("yes", "no"))
             _select("target_rank", "Target's rank in the prompt (0: absent)", ranks)
             _select("predicted_rank", "Target's rank in the answer (0: absent)", ranks)

@@ -130,8 +130,10 @@ def measure_rules(labels: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     """
     said = labels.filter(pl.col("label").is_in([Label.GOOD.value, Label.BAD.value]))
     rulesets = pl.concat([labels["accepted_by"], labels["refused_by"]]).explode().drop_nulls().unique().sort()
+    judged = pl.concat([labels["passed_rules"], labels["failed_rules"]]).explode().drop_nulls().unique().sort()
+    rules = dict.fromkeys((*RULE_NAMES, *judged))
     rows = [
-        *(_measure_rule(said, "rule", name, seed) for name in RULE_NAMES),
+        *(_measure_rule(said, "rule", name, seed) for name in rules),
         *(_measure_rule(said, "ruleset", name, seed) for name in rulesets),
     ]
     return pl.DataFrame(rows, schema=RULE_COLUMNS)

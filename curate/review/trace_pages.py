@@ -123,7 +123,7 @@ def _last(rows: pl.DataFrame) -> Position:
 
 
 def load_choices(store: Store) -> dict[str, list[Any]]:
-    """The values to filter by, by field of TraceFilter; rules are those that any trace failed."""
+    """The values to filter by, by field of TraceFilter; rules are those that any trace failed, or was lost at."""
     with store.reading() as session:
         return session.frame("browse_choices").row(0, named=True)
 

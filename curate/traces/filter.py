@@ -102,7 +102,6 @@ class TraceFilter:
 _NUMBERS = ("temperature", "min_pass_rate", "max_pass_rate")
 _RANKS = ("target_rank", "predicted_rank")
 _TIMES = ("since", "until")
-_CHOICES = {"label": LABELS, "rule": RULE_NAMES, "first_failed_rule": (ANSWERED, *RULE_NAMES, NOT_JUDGED)}
 
 
 def _to_text(value: Any) -> str:
@@ -124,8 +123,8 @@ def _from_text(name: str, text: str) -> Any:
             return read_time(text)
     except (KeyError, ValueError):
         raise InputError(f"the filter says {name}={text!r}, which means nothing; correct it or leave it out") from None
-    if name in _CHOICES and text not in _CHOICES[name]:
-        raise InputError(f"the filter says {name}={text!r}; it must be one of {', '.join(_CHOICES[name])}")
+    if name == "label" and text not in LABELS:
+        raise InputError(f"the filter says {name}={text!r}; it must be one of {', '.join(LABELS)}")
     return text
 
 
@@ -140,10 +139,20 @@ def read_time(text: str) -> datetime:
 
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:
-    """Raises InputError on a ruleset that is not known and a pattern that is no regular expression."""
+    """Raises InputError on a ruleset or rule that is not known and a pattern that is no regular expression.
+
+    A rule is known where it is gr2's own, where it judged a trace, or where a ruleset names it. It is not looked for in
+    the code: a link must not have modules imported.
+    """
     for ruleset in (chosen.passes, chosen.fails):
         if ruleset is not None:
             find_ruleset(session, ruleset)
+    for name, rule in (("rule", chosen.rule), ("first_failed_rule", chosen.first_failed_rule)):
+        known = (ANSWERED, *RULE_NAMES, NOT_JUDGED)
+        if rule is not None and rule not in known:
+            known = (*known, *(other for (other,) in session.rows("rules_of_store") if other not in known))
+            if rule not in known:
+                raise InputError(f"the filter says {name}={rule!r}; it must be one of {', '.join(known)}")
     if chosen.pattern is not None:
         try:
             session.rows("check_pattern", pattern=chosen.pattern)

@@ -14,6 +14,7 @@ import polars as pl
 
 from curate.datasets.catalogue import find_dataset
 from curate.datasets.sources import choose_sources
+from curate.traces.rules import RULE_NAMES, check_rule_names
 from curate.traces.rulesets import Ruleset, describe_unjudged, find_ruleset, unjudged_traces
 from curate.traces.settings import SamplingSettings
 from curate.traces.tasks import ListedTask, load_tasks, render_list
@@ -41,6 +42,11 @@ class Plan:
     ruleset: Ruleset
     teacher: str
     model: str
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What judges the traces: gr2's own rules, and those that only the ruleset names."""
+        return tuple(dict.fromkeys((*RULE_NAMES, *self.ruleset.rules)))
 
     @property
     def claim(self) -> str:
@@ -109,6 +115,7 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
         find_dataset(session, settings.dataset)
         sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
         ruleset = find_ruleset(session, settings.ruleset)
+        check_rule_names(ruleset.rules)
         _check_verdicts(session, settings.dataset, ruleset)
     return Plan(settings, template, sid_version, pre_ranker, ruleset, teacher.name, teacher.model)
 

@@ -5,16 +5,17 @@ end in `commit_traces`, a single transaction that writes the rows and advances t
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 
-from curate.traces.rules import Answer, Verdict, judge
+from curate.traces.rules import RULE_NAMES, RULES, Answer, Verdict, judge
 from curate.traces.tasks import ListedTask, load_tasks
 from prompts.completion import ParsedCompletion, parse_completion
-from store import Put, Session, Store
+from store import InputError, Put, Session, Store
 from store.journals import is_live, read_journal
 
 RECOVERY_BATCH = 2_000
@@ -79,8 +80,8 @@ class Recovery:
     unknown: int
 
 
-def judge_record(record: dict[str, Any], listed: ListedTask) -> JudgedTrace:
-    """Parse a "received" record of the journal and judge it against its candidate list."""
+def judge_record(record: dict[str, Any], listed: ListedTask, rules: Sequence[str]) -> JudgedTrace:
+    """Parse a "received" record of the journal and judge it by the named rules against its candidate list."""
     # get(), because journals of earlier releases lack some columns.
     row = {name: record.get(name) for name in TRACE_SCHEMA}
     row["created_at"] = datetime.fromisoformat(record["created_at"])
@@ -90,7 +91,7 @@ def judge_record(record: dict[str, Any], listed: ListedTask) -> JudgedTrace:
     if isinstance(answer.parsed, ParsedCompletion):
         row["reasoning"] = answer.parsed.reasoning
         row["ranking"] = list(answer.parsed.ranking)
-    return JudgedTrace(row, judge(answer))
+    return JudgedTrace(row, judge(answer, rules))
 
 
 def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer:
@@ -135,15 +136,28 @@ def recover(store: Store) -> list[Recovery]:
     with store.reading() as session:
         runs = session.rows("sampling_runs")
     recoveries = []
-    for run_id, ended, committed_offset in runs:
+    for run_id, ended, committed_offset, rules in runs:
         path = store.journals / f"{run_id}.jsonl"
         # A run that ended may still have a tail to commit, if its last commit failed. Its lock shows whether it lives.
         if path.exists() and (not ended or path.stat().st_size > committed_offset) and not is_live(path):
-            recoveries.append(_recover_run(store, run_id, committed_offset))
+            recoveries.append(_recover_run(store, run_id, committed_offset, _findable([*RULE_NAMES, *(rules or ())])))
     return recoveries
 
 
-def _recover_run(store: Store, run_id: str, committed_offset: int) -> Recovery:
+def _findable(rules: Sequence[str]) -> tuple[str, ...]:
+    """Those of a dead run's rules that can be found here: a package that is gone must not keep its traces away.
+
+    What the others would have said, `gr2 verify` adds once they are back.
+    """
+    found = []
+    for rule in dict.fromkeys(rules):
+        with suppress(InputError):
+            RULES.find(rule)
+            found.append(rule)
+    return tuple(found)
+
+
+def _recover_run(store: Store, run_id: str, committed_offset: int, rules: Sequence[str]) -> Recovery:
     traces = 0
     waiting: set[str] = set()
     records: list[dict[str, Any]] = []
@@ -159,19 +173,19 @@ def _recover_run(store: Store, run_id: str, committed_offset: int) -> Recovery:
                 records.append(record)
         if len(records) == RECOVERY_BATCH:
             # In batches with an offset each, so that a recovery that is killed too continues where it stopped.
-            traces += commit_traces(store, run_id, _judge_records(store, records), end).inserted
+            traces += commit_traces(store, run_id, _judge_records(store, records, rules), end).inserted
             records = []
-    traces += commit_traces(store, run_id, _judge_records(store, records), end).inserted
+    traces += commit_traces(store, run_id, _judge_records(store, records, rules), end).inserted
     with store.writing() as session:
         # Runs that recorded their own end keep their status.
         session.execute("end_run", run_id=run_id, status="killed")
     return Recovery(run_id, traces, len(waiting))
 
 
-def _judge_records(store: Store, records: Sequence[dict[str, Any]]) -> list[JudgedTrace]:
+def _judge_records(store: Store, records: Sequence[dict[str, Any]], rules: Sequence[str]) -> list[JudgedTrace]:
     with store.reading() as session:
         listed = load_tasks_of_prompts(session, [record["prompt_id"] for record in records])
-    return [judge_record(record, listed[record["prompt_id"]]) for record in records]
+    return [judge_record(record, listed[record["prompt_id"]], rules) for record in records]
 
 
 def load_tasks_of_prompts(session: Session, prompt_ids: Sequence[str]) -> dict[str, ListedTask]:

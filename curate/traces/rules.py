@@ -1,8 +1,8 @@
 """Rules that a trace passes or fails: pure functions of a completion and what its prompt was made of.
 
-Each has a name and a version; both are kept with every verdict, so that rules can change and be run again over stored
-completions. Rulesets, named lists of rules, are the view `rulesets` of the store. A completion that
-cannot be parsed is judged by `parsed` alone: what is not judged is not passed.
+Each is found in `RULES` by a name and has a version; both are kept with every verdict, so that rules can change and be
+run again over stored completions. Rulesets, named lists of rules, are the view `rulesets` of the store. A completion
+that cannot be parsed is judged by `parsed` alone: what is not judged is not passed.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from prompts.completion import ParsedCompletion, ParseFailure
 from prompts.semantic_ids import find_sids
 from prompts.tasks import RerankTask
-from store import InputError
+from store.registry import Registry
 
 
 class Reason(StrEnum):
@@ -59,9 +59,11 @@ class Failure(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A named, versioned check of a parsed completion. `check` returns None where the trace passes."""
+    """A check of a parsed completion. It returns None where the trace passes.
 
-    name: str
+    version: another one whenever the check changes, so that old and new verdicts are told apart.
+    """
+
     version: int
     check: Callable[[Answer, ParsedCompletion], Failure | None]
 
@@ -86,6 +88,11 @@ _LEAK = re.compile(
 
 # Each leak has one of these words; most reasonings have none, and looking for them is ten times as fast.
 _LEAK_WORDS = ("ground", "correct", "true", "expected", "answer", "target", "label", "next", " know", "told", "given")
+
+
+def _parsed(_: Answer, __: ParsedCompletion) -> Failure | None:
+    """Passes: no rule sees what cannot be parsed (`judge`)."""
+    return None
 
 
 def _not_truncated(answer: Answer, _: ParsedCompletion) -> Failure | None:
@@ -202,30 +209,32 @@ def count_pair(task: RerankTask, claim: Claim) -> int:
 
 
 PARSED = "parsed"
-PARSED_VERSION = 1
 
-RULES: dict[str, Rule] = {
-    rule.name: rule
-    for rule in (
-        Rule("not_truncated", 1, _not_truncated),
-        Rule("known_sids", 2, _known_sids),
-        Rule("permutation", 2, _permutation),
-        Rule("target_first", 2, _target_first),
-        Rule("cites", 1, _cites),
-        Rule("grounded", 1, _grounded),
-        Rule("no_leak", 1, _no_leak),
-        Rule("not_copied", 2, _not_copied),
-    )
-}
-RULE_NAMES = (PARSED, *RULES)
+RULES: Registry[Rule] = Registry(
+    "rule",
+    "gr2.rules",
+    {
+        PARSED: Rule(1, _parsed),
+        "not_truncated": Rule(1, _not_truncated),
+        "known_sids": Rule(2, _known_sids),
+        "permutation": Rule(2, _permutation),
+        "target_first": Rule(2, _target_first),
+        "cites": Rule(1, _cites),
+        "grounded": Rule(1, _grounded),
+        "no_leak": Rule(1, _no_leak),
+        "not_copied": Rule(2, _not_copied),
+    },
+    Rule,
+)
+# gr2's own, which judge every trace; others judge it where its ruleset or `gr2 verify --rules` names them.
+RULE_NAMES = tuple(RULES.builtin)
 
 
 def check_rule_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The names as given. Raises InputError on one that is unknown."""
+    """The names as given. Raises InputError on one that leads to no rule."""
     names = tuple(names)
     for name in names:
-        if name not in RULE_NAMES:
-            raise InputError(f"no rule is called {name!r}; known are {', '.join(RULE_NAMES)}")
+        RULES.find(name)
     return names
 
 
@@ -233,13 +242,11 @@ def judge(answer: Answer, rules: Iterable[str] = RULE_NAMES) -> list[Verdict]:
     """The verdicts of the named rules, in their order; of what cannot be parsed, that of `parsed` alone."""
     parsed = answer.parsed
     if isinstance(parsed, ParseFailure):
-        return [Verdict(PARSED, PARSED_VERSION, False, parsed.reason, parsed.detail)] if PARSED in rules else []
+        version = RULES.find(PARSED).version
+        return [Verdict(PARSED, version, False, parsed.reason, parsed.detail)] if PARSED in rules else []
     verdicts = []
     for name in rules:
-        if name == PARSED:
-            verdicts.append(Verdict(PARSED, PARSED_VERSION, True, None, None))
-        else:
-            rule = RULES[name]
-            failure = rule.check(answer, parsed)
-            verdicts.append(Verdict(name, rule.version, failure is None, *(failure or (None, None))))
+        rule = RULES.find(name)
+        failure = rule.check(answer, parsed)
+        verdicts.append(Verdict(name, rule.version, failure is None, *(failure or (None, None))))
     return verdicts

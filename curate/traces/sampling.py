@@ -240,7 +240,7 @@ class _Run:
             finally:
                 self.progress.in_flight -= 1
             self.journal.append(record)
-            judged = judge_record(record, prompt.listed)
+            judged = judge_record(record, prompt.listed, self.plan.rules)
             self.pending.append(judged)
             passed = judged.accepted(self.plan.ruleset.rules)
             accepted += passed

@@ -32,14 +32,18 @@ class VerifySummary:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def verify(store: Store, dataset: str, rules: Sequence[str] = RULE_NAMES) -> VerifySummary:
+def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> VerifySummary:
     """Judge all stored completions of a dataset by the named rules, and store the missing verdicts.
+
+    rules: None means gr2's own and those that the store's rulesets name.
 
     Raises InputError on an unknown dataset or rule.
     """
-    rules = check_rule_names(rules)
     with store.reading() as session:
         find_dataset(session, dataset)
+        if rules is None:
+            rules = [*RULE_NAMES, *(rule for (rule,) in session.rows("rules_of_rulesets"))]
+    rules = check_rule_names(dict.fromkeys(rules))
     summary = VerifySummary()
     # Pages by (created_at, id) and not by OFFSET: traces that a run adds meanwhile shift no page.
     after_time, after_id = BEGINNING, ""

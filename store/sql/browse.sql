@@ -44,6 +44,11 @@ from (
     from traces
 ),
     (select list_sort(list(distinct rule)) as rule from (select unnest(failed_rules) as rule from outcomes)),
+    (
+        select list_sort(list(distinct first_failed_rule)) as first_failed_rule
+        from judged_outcomes
+        where first_failed_rule is not null
+    ),
     (select list_sort(list(distinct reason)) as reason from (select unnest(reasons) as reason from outcomes)),
     (select list_sort(list(distinct annotator)) as annotator from labels_current),
     (select list_sort(list(name)) as ruleset from rulesets_current)

@@ -41,3 +41,6 @@ join missing using (outcome)
 where $dataset::varchar is null or dataset = $dataset
 group by dataset, ruleset, version, rule
 order by dataset, ruleset, rule
+
+-- name: rules_of_rulesets
+select distinct unnest(rules) as rule from rulesets_current order by rule

@@ -46,10 +46,16 @@ where coalesce(accepted, 0) < $num_accepted and len(coalesce(answered, [])) < $m
 order by list_id
 
 -- name: sampling_runs
--- Every sampling run: whether it ended, and how much of its journal is committed.
-select run_id, ended_at is not null as ended, coalesce(committed_offset, 0) as committed_offset
+-- Every sampling run: whether it ended, how much of its journal is committed, and the rules of its ruleset, NULL where
+-- it kept no version of one.
+select
+    run_id,
+    ended_at is not null as ended,
+    coalesce(committed_offset, 0) as committed_offset,
+    rules
 from runs
 left join journals using (run_id)
+left join rulesets on name = settings ->> 'ruleset' and version = (settings ->> 'ruleset_version')::integer
 where kind = 'trace'
 order by started_at, run_id
 

@@ -100,3 +100,13 @@ created_at <= $before_time and (created_at, trace_id) < ($before_time, $before_i
 -- name: check_pattern
 -- An error where the pattern is no regular expression.
 select regexp_matches('', $pattern, 'i')
+
+-- name: rules_of_store
+-- Every rule that judged a trace or that a ruleset names.
+select distinct rule
+from (
+    select unnest(passed_rules || failed_rules) as rule from outcomes
+    union all
+    select unnest(rules) from rulesets_current
+)
+order by rule

@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -7,6 +7,8 @@ import pytest
 
 from store import InputError
 from store.registry import Factories, Registry
+
+WriteModule = Callable[[str, str], Path]
 
 
 class Greeter(Protocol):
@@ -33,16 +35,6 @@ class Mute:
 
 
 BUILTIN = English("builtin")
-
-
-@pytest.fixture(autouse=True)
-def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A path that may be changed, and no module of this test afterwards."""
-    before = set(sys.modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -87,10 +79,9 @@ def test_a_name_of_ones_own_is_the_object_itself(greeters: Registry[Greeter]) ->
 
 
 def test_nothing_is_imported_before_it_is_asked_for(
-    greeters: Registry[Greeter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    greeters: Registry[Greeter], write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "gr2_lazy.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(write_module("gr2_lazy", SOURCE).parent)
     assert greeters.names() == ["plain", "lazy"]
     assert "gr2_lazy" not in sys.modules
     assert greeters.find("lazy").greet() == "deep"
@@ -98,13 +89,11 @@ def test_nothing_is_imported_before_it_is_asked_for(
 
 
 def test_an_object_is_found_by_its_module_in_the_folder_where_one_is(
-    greeters: Registry[Greeter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    greeters: Registry[Greeter], write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "gr2_here").mkdir()
-    (tmp_path / "gr2_here" / "parts.py").write_text(SOURCE)
+    write_module("gr2_here.parts", SOURCE)
     # It must not hide the json of everybody.
-    (tmp_path / "json.py").write_text("raise RuntimeError")
-    monkeypatch.chdir(tmp_path)
+    write_module("json", "raise RuntimeError")
     assert greeters.find("gr2_here.parts:made.deep").greet() == "deep"
     monkeypatch.delitem(sys.modules, "json")
     import json  # noqa: PLC0415
@@ -113,13 +102,13 @@ def test_an_object_is_found_by_its_module_in_the_folder_where_one_is(
 
 
 def test_an_installed_package_adds_names_by_its_entry_points(
-    greeters: Registry[Greeter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    greeters: Registry[Greeter], write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "gr2_installed.py").write_text(SOURCE)
-    install(tmp_path, "gr2_installed", "[gr2test.greeters]\nfriendly = gr2_installed:made.deep\nplain = nothing:x\n")
+    folder = write_module("gr2_installed", SOURCE).parent
+    install(folder, "gr2_installed", "[gr2test.greeters]\nfriendly = gr2_installed:made.deep\nplain = nothing:x\n")
     with pytest.raises(InputError, match="no greeter is called 'friendly'"):
         greeters.find("friendly")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(folder)
     assert greeters.names() == ["plain", "lazy", "friendly"]
     assert "gr2_installed" not in sys.modules
     assert greeters.find("friendly").greet() == "deep"
@@ -156,22 +145,18 @@ def test_two_packages_with_one_name_are_an_error(
     ],
 )
 def test_what_cannot_be_found_says_why(
-    greeters: Registry[Greeter], name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    greeters: Registry[Greeter], name: str, message: str, write_module: WriteModule
 ) -> None:
-    (tmp_path / "gr2_parts.py").write_text(SOURCE)
-    (tmp_path / "gr2_lacks.py").write_text("import gr2_nowhere")
-    (tmp_path / "gr2_raises.py").write_text("\nraise ValueError('odd')")
-    (tmp_path / "gr2_broken.py").write_text("def (")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message.replace("{folder}", str(tmp_path))):
+    folder = write_module("gr2_parts", SOURCE).parent
+    write_module("gr2_lacks", "import gr2_nowhere")
+    write_module("gr2_raises", "\nraise ValueError('odd')")
+    write_module("gr2_broken", "def (")
+    with pytest.raises(InputError, match=message.replace("{folder}", str(folder))):
         greeters.find(name)
 
 
-def test_a_factory_is_called_with_what_it_asks_for(
-    makers: Factories[Greeter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gr2_parts.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
+def test_a_factory_is_called_with_what_it_asks_for(makers: Factories[Greeter], write_module: WriteModule) -> None:
+    write_module("gr2_parts", SOURCE)
     context: dict[str, Any] = {"name": "ann", "store": "unused"}
     assert makers.make("gr2_parts:Greeter", {}).greet() == "you"
     assert makers.make("gr2_parts:Greeter", context).greet() == "ann"
@@ -194,10 +179,8 @@ def test_a_factory_that_cannot_be_called_says_why(
     name: str,
     options: dict[str, Any],
     message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    write_module: WriteModule,
 ) -> None:
-    (tmp_path / "gr2_parts.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
+    write_module("gr2_parts", SOURCE)
     with pytest.raises(InputError, match=message):
         makers.make(f"gr2_parts:{name}", {"name": "ann"}, options)

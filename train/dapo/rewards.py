@@ -164,8 +164,8 @@ def judge_completion(
     if isinstance(parsed, ParseFailure):
         return JudgedCompletion(answer, (), False, False, rank_before, None, (), tokens)
     ranking = tuple(dict.fromkeys(parsed.ranking))
-    valid = RULES["permutation"].check(answer, parsed) is None
-    copied = RULES["not_copied"].check(answer, parsed) is not None
+    valid = RULES.find("permutation").check(answer, parsed) is None
+    copied = RULES.find("not_copied").check(answer, parsed) is not None
     gain_of = {target: 1.0} if gains is None else dict(zip(candidates, gains, strict=True))
     gains_K = tuple(gain_of.get(sid, 0.0) for sid in ranking) if valid else ()
     return JudgedCompletion(answer, ranking, valid, copied, rank_before, _rank(ranking, target), gains_K, tokens)

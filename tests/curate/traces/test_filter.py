@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.traces.filter import LABELS, TraceFilter
-from store import InputError
+from curate.traces.filter import LABELS, TraceFilter, check_filter
+from store import InputError, Store
 
 texts = st.none() | st.text(min_size=1)
 numbers = st.none() | st.floats(0, 1)
@@ -42,14 +42,26 @@ def test_other_parameters_of_a_link_are_left_alone() -> None:
         {"predicted_rank": "first"},
         {"since": "yesterday"},
         {"label": "nice"},
-        {"rule": "nice"},
-        {"first_failed_rule": "sea"},
     ],
 )
 def test_a_link_without_meaning_is_a_clear_error(query: dict[str, str]) -> None:
     ((name, value),) = query.items()
     with pytest.raises(InputError, match=f"the filter says {name}='{value}'"):
         TraceFilter.from_query(query)
+
+
+@pytest.mark.parametrize("name", ["rule", "first_failed_rule"])
+def test_a_rule_that_the_store_does_not_know_is_a_clear_error(name: str, store: Store) -> None:
+    for rule, known in (("parsed", True), ("answered", True), ("nice", False), ("os:getcwd", False)):
+        chosen = TraceFilter.from_query({name: rule})
+        with store.reading() as session:
+            if known:
+                check_filter(session, chosen)
+                continue
+            with pytest.raises(
+                InputError, match=f"the filter says {name}='{rule}'; it must be one of answered, parsed"
+            ):
+                check_filter(session, chosen)
 
 
 def test_only_what_is_asked_is_a_condition() -> None:

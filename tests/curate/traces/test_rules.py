@@ -140,7 +140,7 @@ def test_ordinary_words_are_no_leaks(text: str) -> None:
 
 
 def test_an_unknown_rule_is_a_clear_error() -> None:
-    with pytest.raises(InputError, match="known are parsed"):
+    with pytest.raises(InputError, match="no rule is called 'nice'; there are: parsed"):
         check_rule_names(["parsed", "nice"])
 
 

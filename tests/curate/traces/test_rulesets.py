@@ -52,7 +52,7 @@ def even_length(monkeypatch: pytest.MonkeyPatch) -> str:
     def check(_: Answer, parsed: ParsedCompletion) -> Failure | None:
         return Failure("odd_length") if len(parsed.reasoning) % 2 else None
 
-    monkeypatch.setitem(rules.RULES, "even_length", Rule("even_length", 1, check))
+    monkeypatch.setitem(rules.RULES.builtin, "even_length", Rule(1, check))
     monkeypatch.setattr(rules, "RULE_NAMES", (*rules.RULE_NAMES, "even_length"))
     return "even_length"
 

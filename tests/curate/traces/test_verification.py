@@ -51,8 +51,8 @@ def test_a_new_version_of_a_rule_adds_verdicts_and_counts_from_then_on(
 ) -> None:
     accepted = fetch(traced, "select count(*) from accepted_traces('paper')")
     assert accepted != [(0,)]
-    stricter = rules.Rule("permutation", 99, lambda *_: rules.Failure("never"))
-    monkeypatch.setitem(rules.RULES, "permutation", stricter)
+    stricter = rules.Rule(99, lambda *_: rules.Failure("never"))
+    monkeypatch.setitem(rules.RULES.builtin, "permutation", stricter)
     summary = verify(traced, "shop", ["permutation"])
     assert summary.new_verdicts == 80
     assert summary.reasons == {("permutation", "never"): 80}
