@@ -2,15 +2,17 @@
 
 Known are named columns under many names (JSON lines, CSV, TSV, Parquet; Amazon's dumps of 2014 and 2023 and MovieLens'
 CSV are such files) and a few layouts without a header: MovieLens 100K and 1M, and Amazon's ratings-only CSV of 2014.
-Rows come out as Arrow tables in chunks, with the line that each is from.
+Rows come out as Arrow tables in chunks, with the line that each is from. Other files are read by formats of one's own
+(`FORMATS`), which only say what stands in which column.
 """
 
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -24,9 +26,8 @@ from curate.datasets.files import (
     read_parquet_rows,
     shorten,
 )
-from store import InputError
+from store.registry import Registry
 
-FORMATS = ("auto", "generic", "amazon-2014", "amazon-2023", "movielens")
 CHUNK_ROWS = 50_000
 
 ITEM_SCHEMA = pa.schema(
@@ -84,6 +85,25 @@ _GENRES = (
 _LATEST = datetime(2200, 1, 1)  # noqa: DTZ001
 
 
+Rows = Iterator[tuple[int, dict[str, Any]]]
+"""The line of each row, from 1, and its values by the names of ITEM_SCHEMA or INTERACTION_SCHEMA.
+
+Absent values are absent or None. Values are as the file has them: texts, numbers, times, lists; they are converted and
+checked afterwards.
+"""
+
+
+class Format(NamedTuple):
+    """How files are read: one function for items, one for interactions.
+
+    Each gets the path of a file that is there and raises InputError, as by `curate.datasets.files.fail`, on a line that
+    it cannot read and on a file that is not of its format.
+    """
+
+    items: Callable[[Path], Rows]
+    interactions: Callable[[Path], Rows]
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """A file without a header: its delimiter, encoding, and which field is what."""
@@ -111,7 +131,7 @@ def read_items(path: Path, format: str = "auto") -> Iterator[pa.Table]:  # noqa:
 
     Raises InputError with file and line on whatever does not fit.
     """
-    rows = _rows(path, format, ITEM_NAMES, _ITEM_LAYOUTS, ("item_id",))
+    rows = _open(path, FORMATS.find(format).items)
     converters: dict[str, Callable[[Any], Any]] = {
         "item_id": _identifier,
         "title": _text,
@@ -127,7 +147,7 @@ def read_interactions(path: Path, format: str = "auto") -> Iterator[pa.Table]:  
 
     Raises InputError with file and line on whatever does not fit.
     """
-    rows = _rows(path, format, INTERACTION_NAMES, _INTERACTION_LAYOUTS, ("user_id", "item_id"))
+    rows = _open(path, FORMATS.find(format).interactions)
     converters: dict[str, Callable[[Any], Any]] = {
         "user_id": _identifier,
         "item_id": _identifier,
@@ -138,16 +158,20 @@ def read_interactions(path: Path, format: str = "auto") -> Iterator[pa.Table]:  
     return _chunks(path, _with_time(path, rows), INTERACTION_SCHEMA, converters)
 
 
+def _open(path: Path, read: Callable[[Path], Rows]) -> Rows:
+    """The rows of a file. Raises InputError where it is not there, is empty or a folder."""
+    is_parquet(path)
+    return read(path)
+
+
 def _rows(
     path: Path,
     format: str,  # noqa: A002
     names: Mapping[str, Sequence[str]],
     layouts: Sequence[_Layout],
     required: Sequence[str],
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Rows:
     """Rows by our column names, with their lines; absent columns are absent."""
-    if format not in FORMATS:
-        raise InputError(f"`format` is {format!r}; it must be one of {', '.join(FORMATS)}")
     if is_parquet(path):
         return _named_rows(path, read_parquet_rows(path), names, required)
     start = first_line(path, "latin-1").lstrip("\ufeffï»¿")
@@ -169,16 +193,38 @@ def _rows(
         path,
         1,
         f"the first line names no column that is known, such as {', '.join(required)}, and fits no format without a "
-        f"header: {shorten(start)}; give the `format`, one of {', '.join(FORMATS[1:])}, or add a header",
+        f"header: {shorten(start)}; give the `format`, one of {', '.join(FORMATS.names()[1:])}, or add a header",
     )
+
+
+def _built_in(format: str) -> Format:  # noqa: A002
+    """gr2's own formats differ in what they take a file without a header for."""
+    return Format(
+        partial(_rows, format=format, names=ITEM_NAMES, layouts=_ITEM_LAYOUTS, required=("item_id",)),
+        partial(
+            _rows,
+            format=format,
+            names=INTERACTION_NAMES,
+            layouts=_INTERACTION_LAYOUTS,
+            required=("user_id", "item_id"),
+        ),
+    )
+
+
+FORMATS: Registry[Format] = Registry(
+    "format",
+    "gr2.formats",
+    {name: _built_in(name) for name in ("auto", "generic", "amazon-2014", "amazon-2023", "movielens")},
+    Format,
+)
 
 
 def _named_rows(
     path: Path,
-    rows: Iterator[tuple[int, dict[str, Any]]],
+    rows: Rows,
     names: Mapping[str, Sequence[str]],
     required: Sequence[str],
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Rows:
     """Rows of objects, whose keys may differ from row to row."""
     ours: dict[str, tuple[str, int] | None] = {}
     for number, row in rows:
@@ -199,9 +245,7 @@ def _named_rows(
         yield number, found
 
 
-def _headed_rows(
-    path: Path, delimiter: str, names: Mapping[str, Sequence[str]], required: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _headed_rows(path: Path, delimiter: str, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> Rows:
     """Rows under a header."""
     rows = read_delimited_rows(path, delimiter)
     _, header = next(rows)
@@ -218,7 +262,7 @@ def _headed_rows(
         fail(path, 1, "nothing follows the header")
 
 
-def _laid_out_rows(path: Path, layout: _Layout) -> Iterator[tuple[int, dict[str, Any]]]:
+def _laid_out_rows(path: Path, layout: _Layout) -> Rows:
     for number, fields in read_delimited_rows(path, layout.delimiter, layout.encoding):
         row: dict[str, Any] = {column: fields[index] for column, index in layout.columns.items()}
         if layout.fields == 24:
@@ -232,7 +276,7 @@ def _is_literal(line: str) -> bool:
     return line.lstrip("{ ").startswith("'")
 
 
-def _literal_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _literal_rows(path: Path) -> Rows:
     for number, line in read_lines(path):
         try:
             row = ast.literal_eval(line)
@@ -243,9 +287,9 @@ def _literal_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _with_time(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _with_time(path: Path, rows: Rows) -> Rows:
     for number, row in rows:
-        if "timestamp" not in row and "position" not in row:
+        if row.get("timestamp") is None and row.get("position") is None:
             fail(
                 path, number, "neither timestamp nor position; one of them must tell the order of a user's interactions"
             )
@@ -254,7 +298,7 @@ def _with_time(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterat
 
 def _chunks(
     path: Path,
-    rows: Iterator[tuple[int, dict[str, Any]]],
+    rows: Rows,
     schema: pa.Schema,
     converters: Mapping[str, Callable[[Any], Any]],
 ) -> Iterator[pa.Table]:
@@ -270,6 +314,8 @@ def _chunks(
             )
 
     for number, row in rows:
+        if unknown := row.keys() - converters.keys():
+            fail(path, number, f"the format gives columns {sorted(unknown)}; known are {', '.join(converters)}")
         for column, convert in converters.items():
             try:
                 columns[column].append(convert(row.get(column)))

@@ -1,4 +1,5 @@
 import contextlib
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,44 @@ def test_bad_interactions_are_clear_errors(tmp_path: Path, text: str, message: s
 def test_an_unknown_format_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="amazon-2014"):
         items(tmp_path / "f", "{}", "excel")
+
+
+OWN_FORMAT = """
+from curate.datasets.formats import Format
+
+def rows(path):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        yield number, dict(part.split("=") for part in line.split())
+
+FORMAT = Format(rows, rows)
+"""
+
+
+def test_a_format_of_ones_own_says_what_stands_where(tmp_path: Path, write_module: Callable[[str, str], Path]) -> None:
+    write_module("own_format", OWN_FORMAT)
+    (row,) = interactions(tmp_path / "f", "user_id=U1 item_id=B1 timestamp=1400000000\n", "own_format:FORMAT")
+    assert {name: row[name] for name in ("user_id", "item_id", "line")} == {"user_id": "U1", "item_id": "B1", "line": 1}
+    assert row["timestamp"] == MOMENT
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("user_id=U1 timestamp=1", "f:2: item_id is None: it must be text"),
+        ("user_id=U1 item_id=B1", "f:2: neither timestamp nor position"),
+        ("user_id=U1 item_id=B1 timestamp=soon", "f:2: timestamp is 'soon'"),
+        (
+            "user_id=U1 item_id=B1 timestamp=1 colour=red",
+            r"f:2: the format gives columns \['colour'\]; known are user_id",
+        ),
+    ],
+)
+def test_what_a_format_of_ones_own_gives_is_checked(
+    line: str, message: str, tmp_path: Path, write_module: Callable[[str, str], Path]
+) -> None:
+    write_module("own_format", OWN_FORMAT)
+    with pytest.raises(InputError, match=message):
+        interactions(tmp_path / "f", f"user_id=U1 item_id=B1 timestamp=1\n{line}\n", "own_format:FORMAT")
 
 
 def test_a_damaged_parquet_file_is_a_clear_error(tmp_path: Path) -> None:
