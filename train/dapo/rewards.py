@@ -38,6 +38,7 @@ from curate.traces.rules import PARSED, RULES, Answer, judge
 from prompts.completion import ParseFailure, parse_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store import InputError
+from store.registry import Registry
 
 INVALID = -1.0
 CHAIN = (PARSED, "not_truncated", "known_sids", "permutation", "cites")
@@ -245,15 +246,19 @@ def _overlong(judged: JudgedCompletion, settings: RewardSettings) -> float:
     return overlong_punishment(judged.tokens, settings.max_tokens, settings.cache_tokens)
 
 
-REWARDS: dict[str, Reward] = {
-    "unconditional": _unconditional,
-    "conditional": _conditional,
-    "format_gated": partial(_format_gated, JudgedCompletion.promotion),
-    "auc": partial(_format_gated, JudgedCompletion.auc),
-    "ndcg": partial(_format_gated, JudgedCompletion.ndcg),
-    "chain": _chain,
-    "overlong": _overlong,
-}
+REWARDS: Registry[Reward] = Registry(
+    "reward",
+    "gr2.rewards",
+    {
+        "unconditional": _unconditional,
+        "conditional": _conditional,
+        "format_gated": partial(_format_gated, JudgedCompletion.promotion),
+        "auc": partial(_format_gated, JudgedCompletion.auc),
+        "ndcg": partial(_format_gated, JudgedCompletion.ndcg),
+        "chain": _chain,
+        "overlong": _overlong,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -272,8 +277,7 @@ class RewardFunction:
     settings: RewardSettings = RewardSettings()
 
     def __post_init__(self) -> None:
-        if self.name not in REWARDS:
-            raise InputError(f"no reward is called {self.name!r}; known are {', '.join(REWARDS)}")
+        REWARDS.find(self.name)
 
     @property
     def __name__(self) -> str:
@@ -286,7 +290,7 @@ class RewardFunction:
         **columns: Any,
     ) -> list[float]:
         """One reward a completion; a completion is a text, or chat messages of which the last one counts."""
-        reward = REWARDS[self.name]
+        reward = REWARDS.find(self.name)
         return [reward(judged, self.settings) for judged in self.judge(completions, **columns)]
 
     def judge(

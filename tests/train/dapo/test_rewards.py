@@ -181,7 +181,7 @@ def test_leaving_candidates_out_never_earns_more(order: list[str], target: str, 
 
 @given(text=st.text(max_size=100), target=st.sampled_from([*SIDS, FOREIGN, None]))
 def test_no_text_raises_or_leaves_the_bounds(text: str, target: str | None) -> None:
-    for name in REWARDS:
+    for name in REWARDS.builtin:
         assert -1 <= earn(name, text, target) <= 1.2
 
 
@@ -347,7 +347,15 @@ def test_a_list_without_the_target_pays_for_the_format_at_most(target: str | Non
         assert earn(name, "", target) == INVALID
 
 
-@pytest.mark.parametrize("name", REWARDS)
+def test_a_reward_of_ones_own_is_called_and_pickled_by_its_name(write_module: Callable[[str, str], Path]) -> None:
+    write_module("own_reward", "def first(judged, settings):\n    return 1.0 if judged.rank_after == 1 else 0.0\n")
+    reward = pickle.loads(pickle.dumps(RewardFunction("own_reward:first")))
+    texts = [write(moved(SIDS[2], rank)) for rank in (1, 2)]
+    assert reward(["", ""], texts, candidates=[SIDS] * 2, target=[SIDS[2]] * 2) == [1.0, 0.0]
+    assert reward.__name__ == "own_reward:first"
+
+
+@pytest.mark.parametrize("name", REWARDS.builtin)
 def test_trl_can_call_pickle_and_name_a_reward(name: str) -> None:
     reward = pickle.loads(pickle.dumps(RewardFunction(name, RewardSettings(format_weight=0.1))))
     text = write(moved(SIDS[2], 1))
@@ -364,7 +372,7 @@ def test_trl_can_call_pickle_and_name_a_reward(name: str) -> None:
     assert reward(completions=messages, **columns) == texts
     assert [type(value) for value in texts] == [float, float]
     assert reward.__name__ == name
-    pickle.dumps(REWARDS[name])
+    pickle.dumps(REWARDS.find(name))
 
 
 def test_settings_weigh_the_format() -> None:
@@ -374,7 +382,7 @@ def test_settings_weigh_the_format() -> None:
 
 
 def test_mistakes_are_clear_errors() -> None:
-    with pytest.raises(InputError, match="known are plain, paper"):
+    with pytest.raises(InputError, match="no reward is called 'nice'; there are: unconditional, conditional"):
         RewardFunction("nice")
     with pytest.raises(InputError, match="format_weight is -1"):
         RewardSettings(format_weight=-1)

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -167,6 +169,14 @@ def test_a_snapshot_with_pass_rates_can_be_trained_on(inputs: Store) -> None:
     publish(inputs, "tried", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
     settings = DapoSettings(**FEW, min_pass_rate=0.1, max_pass_rate=0.9)
     assert train_dapo(inputs, "tried", "new", "rl", settings).steps == 2
+
+
+def test_a_reward_of_ones_own_trains_a_student(inputs: Store, write_module: Callable[[str, str], Path]) -> None:
+    write_module(
+        "own_training", "def places(judged, settings):\n    return float(len(judged.answer.task.candidates))\n"
+    )
+    settings = DapoSettings(**{**FEW, "steps": 1, "overlong_weight": 0.0}, reward="own_training:places")
+    assert train_dapo(inputs, "prompts", "new", "rl", settings).figures["reward"] == 10.0
 
 
 def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Store) -> None:
