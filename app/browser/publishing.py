@@ -30,16 +30,21 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
     name = fields[0].text_input("Name", placeholder=dataset, key="snapshot-name", max_chars=100) or dataset
     kind: str = fields[2].selectbox(
         "Kind",
-        ["sft", *(kind for kind in KINDS if kind != "sft")],
-        help="\n\n".join(f"{kind.name}: {kind.about}" for kind in KINDS.values()),
+        KINDS.names(),
+        help="\n\n".join(f"{name}: {KINDS.find(name).about}" for name in KINDS.builtin),
         key="snapshot-kind",
     )
+    try:
+        made_of_traces = KINDS.find(kind).filters is None
+    except Gr2Error as error:
+        draw_error("This kind cannot be used.", error)
+        return
     passes = chosen.passes if chosen.passes in options.rulesets else DEFAULT_RULESET
     ruleset: str = fields[3].selectbox(
         "Ruleset",
         options.rulesets,
         index=options.rulesets.index(passes),
-        disabled=kind != "sft",
+        disabled=not made_of_traces,
         help="Only traces that the ruleset accepts are published, out of those that the filter selects.",
         key=f"snapshot-ruleset-{passes}",
     )
@@ -47,7 +52,7 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
     draw_chosen(chosen)
     try:
         # A kind that is not made of traces keeps the default ruleset, so its version does not depend on the choice.
-        used = ruleset if kind == "sft" else DEFAULT_RULESET
+        used = ruleset if made_of_traces else DEFAULT_RULESET
         settings = SnapshotSettings(dataset, ruleset=used, kind=kind, splits=tuple(splits), traces=chosen)
         seen = find_preview(store, settings)
         if seen is not None:

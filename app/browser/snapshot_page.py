@@ -261,7 +261,7 @@ def draw_diff(store: Store, reference: str, references: list[str]) -> None:
     figures = st.columns(4)
     for figure, (change, keys) in zip(figures, changes_of(changes).items(), strict=False):
         figure.metric(f"Rows {change}", f"{len(keys):,}")
-    table = change_table(changes, KINDS[find_snapshot(store, reference).manifest["kind"]].key)
+    table = change_table(changes, KINDS.find(find_snapshot(store, reference).manifest["kind"]).key)
     if table.height == 0:
         st.info("Both hold the same rows with the same values.")
         return

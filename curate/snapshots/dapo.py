@@ -95,9 +95,9 @@ def _row(row: dict[str, Any], listed: ListedTask, template: Template) -> dict[st
 
 
 DAPO = Kind(
-    "dapo",
     "list_id",
     SCHEMA,
     "Re-ranking prompts with their candidates and targets, for reinforcement learning.",
     select,
+    filters=("dataset", "split", "template", "teacher"),
 )

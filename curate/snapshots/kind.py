@@ -9,26 +9,27 @@ import polars as pl
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, InputError, Session
 from store.former_names import renamed
+from store.registry import Registry
 from store.settings import option
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 SplitRow = tuple[str, dict[str, Any]]
 DEFAULT_RULESET = "paper"
-# What a filter of traces may ask of kinds that are not made of traces.
-FILTERS = {"dapo": ("dataset", "split", "template", "teacher"), "midtrain": ("dataset", "split")}
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSettings:
     """A selection. splits: of the candidate lists; test must not be published.
 
-    ruleset: of sft alone. template: of dapo the prompt; of sft only traces of it, None for all. teacher: only traces of
-    this kind of teacher, None for all. sid_version and pre_ranker: of what is not made of traces; None means the
-    newest, and the only one. text_dir: of midtrain, general text, None for none. traces: which traces of those, of
-    sft alone; what the settings have a name for moves out of it, so that one selection has one manifest.
+    kind: a name in KINDS. ruleset: of kinds made of traces. template: of dapo the prompt; of sft only traces of it,
+    None for all. teacher: only traces of this kind of teacher, None for all. sid_version and pre_ranker: of what is not
+    made of traces; None means the newest, and the only one. text_dir: of midtrain, general text, None for none. traces:
+    which traces of those, of kinds made of traces; what the settings have a name for moves out of it, so that one
+    selection has one manifest.
 
-    Raises InputError where the filter contradicts the rest, or asks of a kind what only traces have.
+    Raises InputError on an unknown kind, and where the filter contradicts the rest or asks of a kind what only traces
+    have.
     """
 
     dataset: str
@@ -63,7 +64,8 @@ class SnapshotSettings:
 
     def __post_init__(self) -> None:
         asked = self.traces.parameters
-        if foreign := sorted(asked.keys() - FILTERS.get(self.kind, asked)):
+        kind = KINDS.find(self.kind)
+        if kind.filters is not None and (foreign := sorted(asked.keys() - kind.filters)):
             raise InputError(
                 f"a snapshot of kind {self.kind} is not made of traces, so the filter cannot ask for "
                 f"{', '.join(foreign)}; leave that out, or publish kind sft"
@@ -92,7 +94,7 @@ class SnapshotSettings:
     @property
     def rulesets(self) -> tuple[str, ...]:
         """Names of the rulesets that decide what the selection holds; pass rates are those under the default one."""
-        if self.kind == "midtrain":
+        if not KINDS.find(self.kind).rulesets:
             return ()
         references = [DEFAULT_RULESET, self.ruleset, self.traces.passes, self.traces.fails]
         references += ["strict"] if self.traces.first_failed_rule else []
@@ -177,11 +179,25 @@ class Kind:
     """A kind of snapshot.
 
     key: the column that tells rows apart. about: one sentence for the card. select: raises InputError where the
-    settings name what is not there.
+    settings name what is not there. filters: the fields of a filter of traces that it understands; None for a kind that
+    is made of traces, which understands all. rulesets: whether one decides what it holds, if only by pass rates.
     """
 
-    name: str
     key: str
     schema: Schema
     about: str
     select: Callable[[Session, SnapshotSettings], Selection]
+    filters: tuple[str, ...] | None = None
+    rulesets: bool = True
+
+
+KINDS: Registry[Kind] = Registry(
+    "kind of snapshot",
+    "gr2.snapshot_kinds",
+    {
+        "sft": "curate.snapshots.sft:SFT",
+        "dapo": "curate.snapshots.dapo:DAPO",
+        "midtrain": "curate.snapshots.midtrain:MIDTRAIN",
+    },
+    Kind,
+)

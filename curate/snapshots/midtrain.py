@@ -127,9 +127,10 @@ def _read_folder(folder: Path) -> list[tuple[str, str]]:
 
 
 MIDTRAIN = Kind(
-    "midtrain",
     "row_id",
     SCHEMA,
     "Texts for mid-training: purchases in sequence, personas, captions, general text.",
     select,
+    filters=("dataset", "split"),
+    rulesets=False,
 )

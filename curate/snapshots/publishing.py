@@ -14,7 +14,7 @@ import polars as pl
 from curate.datasets.catalogue import find_dataset
 from curate.datasets.provenance import code_commit, library_versions
 from curate.sids.versions import SidVersion, load_settings
-from curate.snapshots import Counts, Kind, Selection, SnapshotSettings, find_kind
+from curate.snapshots import KINDS, Counts, Kind, Selection, SnapshotSettings
 from curate.snapshots.kind import SplitRow
 from curate.traces.rulesets import find_ruleset, pin_rulesets, versions_in_force
 from store import Gr2Error, InputError, Session, SnapshotError, Store
@@ -70,7 +70,7 @@ def preview(store: Store, settings: SnapshotSettings) -> Preview:
     """
     with store.reading() as session:
         _pin(session, settings)
-        selected = find_kind(settings.kind).select(session, settings)
+        selected = KINDS.find(settings.kind).select(session, settings)
         refusal = _refusal(session, settings, selected)
         contents = None if refusal else selected.load(PREVIEW_ROWS)
     return Preview(selected.counts, str(refusal) if refusal else None, contents.render() if contents else [])
@@ -141,7 +141,7 @@ def load_lineage(store: Store, snapshot: Snapshot) -> Lineage:
     """What the manifest does not say of where a snapshot stands. Raises SnapshotError where its rows cannot be read."""
     name, version = snapshot.manifest["name"], snapshot.version
     traces: list[str] = []
-    if find_kind(snapshot.manifest["kind"]).key == "trace_id":
+    if KINDS.find(snapshot.manifest["kind"]).key == "trace_id":
         files = [snapshot.path / file for file in snapshot.manifest["files"] if file.endswith(".parquet")]
         try:
             traces = pl.read_parquet(files, columns=["trace_id"])["trace_id"].to_list()
@@ -175,7 +175,7 @@ def diff(older: Snapshot, newer: Snapshot) -> SnapshotDiff:
     kinds = {snapshot.manifest["kind"] for snapshot in (older, newer)}
     if len(kinds) > 1:
         raise InputError(f"snapshots of kinds {' and '.join(sorted(kinds))} have no rows in common to compare")
-    key = find_kind(kinds.pop()).key
+    key = KINDS.find(kinds.pop()).key
 
     def rows(snapshot: Snapshot) -> dict[str, bytes]:
         verify_snapshot(snapshot.path)
@@ -220,7 +220,7 @@ def _write(
     remade: Snapshot | None = None,
 ) -> Snapshot:
     """Select, check and write. remade: the snapshot that is made again; what its manifest says of its making stays."""
-    kind = find_kind(settings.kind)
+    kind = KINDS.find(settings.kind)
     with store.reading() as session:
         versions = _pin(session, settings, remade.manifest["selection"] if remade else None)
         dataset = find_dataset(session, settings.dataset)
@@ -288,11 +288,13 @@ def _read_card(snapshot: Snapshot) -> str:
 
 def _card(name: str, kind: Kind, settings: SnapshotSettings, splits: dict[str, pl.DataFrame]) -> str:
     """A dataset card whose YAML makes `datasets.load_dataset(folder)` find the splits."""
+    # `load_dataset` takes no colon in the name of a configuration.
+    config_name = settings.kind.rpartition(":")[2]
     files = "\n".join(f"      - split: {split}\n        path: data/{split}-*.parquet" for split in splits)
     counts = "\n".join(f"| {split} | {frame.height:,} |" for split, frame in splits.items())
     return f"""---
 configs:
-  - config_name: {settings.kind}
+  - config_name: {config_name}
     default: true
     data_files:
 {files}

@@ -161,6 +161,4 @@ def _find_leaks(texts: Sequence[tuple[str, str]], rows: int) -> SnapshotError | 
     )
 
 
-SFT = Kind(
-    "sft", "trace_id", SCHEMA, "Reasoning traces for re-ranking; `prompt` and `completion` are chat messages.", select
-)
+SFT = Kind("trace_id", SCHEMA, "Reasoning traces for re-ranking; `prompt` and `completion` are chat messages.", select)

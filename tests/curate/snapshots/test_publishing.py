@@ -231,8 +231,44 @@ def test_names_that_are_no_file_names_are_refused(traced: Store, name: str) -> N
 def test_what_is_not_there_is_a_clear_error(traced: Store) -> None:
     with pytest.raises(InputError, match="gr2 snapshot list"):
         find_snapshot(traced, "nope")
-    with pytest.raises(InputError, match="`kind` is 'dpo'; it must be one of midtrain, sft, dapo"):
+    with pytest.raises(InputError, match="no kind of snapshot is called 'dpo'; there are: sft, dapo, midtrain"):
         publish(traced, "x", SnapshotSettings("shop", kind="dpo"))
+
+
+OWN_KIND = """
+import polars as pl
+from curate.snapshots.kind import Contents, Counts, Kind, Selection
+
+def select(session, settings):
+    users = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits)
+    rows = [(row["split"], {"user_id": row["user_id"], "items": len(row["item_ids"])}) for row in users.to_dicts()]
+    return Selection(
+        Counts(users.group_by("split").agg(rows=pl.len()), users=users.height),
+        targets={(row["user_id"], row["last_position"]) for row in users.to_dicts()},
+        refusal=None,
+        load=lambda limit: Contents(render=lambda: rows[:limit], sid_versions=()),
+    )
+
+LENGTHS = Kind("user_id", {"user_id": pl.String, "items": pl.Int32}, "Lengths.", select, filters=("dataset",))
+"""
+
+
+def test_a_kind_of_ones_own_is_published_rebuilt_and_loaded(
+    shop: Store, write_module: Callable[[str, str], Path]
+) -> None:
+    write_module("own_kind", OWN_KIND)
+    settings = SnapshotSettings("shop", kind="own_kind:LENGTHS", splits=("train",))
+    snapshot = publish(shop, "lengths", settings)
+    assert snapshot.manifest["kind"] == "own_kind:LENGTHS"
+    assert rebuild(shop, snapshot)
+    assert diff(snapshot, snapshot).changed == []
+    assert datasets.load_dataset(str(snapshot.path), "LENGTHS")["train"].column_names == ["user_id", "items"]
+    with pytest.raises(
+        InputError, match="kind own_kind:LENGTHS is not made of traces, so the filter cannot ask for text"
+    ):
+        SnapshotSettings("shop", kind="own_kind:LENGTHS", traces=TraceFilter(text="x"))
+    with pytest.raises(SnapshotError, match="the selection holds test targets"):
+        publish(shop, "lengths", replace(settings, splits=("test",)))
 
 
 def published_rows(store: Store, settings: SnapshotSettings) -> dict[str, list[dict[str, Any]]]:
