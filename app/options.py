@@ -71,6 +71,30 @@ def show(value: Any) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
 
 
+def read_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """What somebody gave as KEY=VALUE, each value read as JSON, or as text where it is none.
+
+    >>> read_pairs("--teacher-option", ["top_k=20", "region=eu"])
+    {'top_k': 20, 'region': 'eu'}
+
+    Raises InputError on a pair without a key.
+    """
+    import orjson
+
+    from store import InputError
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise InputError(f"{flag} is {pair!r}; it must be KEY=VALUE")
+        try:
+            found[key] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            found[key] = value
+    return found
+
+
 def prepare_training(what: str) -> None:
     """Before the first import of what needs torch: keep its libraries from drawing bars of their own between our lines.
 

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands import Given, OptionsOf, add_command
-from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
+from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, read_pairs, say
 from app.ruleset_commands import say_unjudged
 from curate.traces.settings import RequestSettings, SamplingSettings
 from curate.traces.teachers.settings import OpenAISettings
 
 if TYPE_CHECKING:
     from curate.traces.sampling import Progress
-    from curate.traces.teachers.protocol import Teacher
     from curate.traces.verification import VerifySummary
-    from store import Store
 
 
 def register(cli: typer.Typer) -> None:
@@ -32,10 +30,18 @@ def trace(
     teacher: Annotated[
         str,
         typer.Option(
-            help="Teacher: evidence or scorecard (both offline), openai (any OpenAI-compatible endpoint). With "
-            "--model evidence_brief.v1, evidence writes one sentence."
+            help="Teacher: evidence or scorecard (both offline), openai (any OpenAI-compatible endpoint), or your own "
+            "as module:object. With --model evidence_brief.v1, evidence writes one sentence."
         ),
     ] = "evidence",
+    teacher_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What else the teacher takes; the value is JSON or text. Repeat it for several.",
+            metavar="KEY=VALUE",
+            rich_help_panel="Endpoint",
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Ask a teacher for reasoning traces. Run it again to resume, or with more attempts to top up.
@@ -43,10 +49,19 @@ def trace(
     Example: gr2 trace beauty --teacher openai --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-32B --limit 1000
     """
     from curate.traces.sampling import sample
+    from curate.traces.teachers.selection import make_teacher
 
     settings = SamplingSettings(dataset=name, **sampling)
     opened = open_store(store)
-    asked = _make_teacher(opened, settings, teacher, endpoint)
+    asked = make_teacher(
+        teacher,
+        {**endpoint, **read_pairs("--teacher-option", teacher_option or ())},
+        store=opened,
+        dataset=name,
+        sid_version=settings.sid_version,
+        pre_ranker=settings.pre_ranker,
+        on_progress=say,
+    )
     with _progress() as view:
         done = sample(opened, asked, settings, **requests, on_progress=view.update)
     print_trace(done)
@@ -89,31 +104,6 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
         else:
             say(f"{table.title}: none yet; {table.next_step}\n")
     say_unjudged(opened)
-
-
-def _make_teacher(store: "Store", settings: SamplingSettings, name: str, endpoint: Given) -> "Teacher":
-    from store import InputError
-
-    if name == "evidence":
-        from curate.traces.teachers.evidence import FULL, EvidenceTeacher
-
-        return EvidenceTeacher(endpoint.get("model", FULL))
-    if name == "scorecard":
-        from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
-
-        card = fit_scorecard(store, settings.dataset, settings.sid_version, settings.pre_ranker)
-        say(f"scorecard fitted on {card.lists:,} train lists")
-        return ScorecardTeacher(card)
-    if name == "openai":
-        from curate.traces.teachers.openai_compatible import OpenAITeacher
-
-        if "model" not in endpoint:
-            raise InputError("teacher openai needs `model`, the name under which the endpoint serves it")
-        return OpenAITeacher(OpenAISettings(**endpoint))
-    raise InputError(
-        f"no teacher is called {name!r}; there are evidence, scorecard and openai (vLLM: start vllm serve, then "
-        "--teacher openai --base-url http://127.0.0.1:8000/v1)"
-    )
 
 
 def _progress() -> "AbstractContextManager[ProgressView]":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from store.errors import InputError
+from store.installation import missing_package
 
 T = TypeVar("T")
 
@@ -84,8 +85,9 @@ class Registry(Generic[T]):
                 raise InputError(
                     f"{self.kind} {name!r}: there is no module {error.name}; Python looked in {', '.join(sys.path)}"
                 ) from error
-            hint = "; pip install -e '.[train]' in gr2's folder brings it" if name in self.builtin else ""
-            raise InputError(f"{self.kind} {name!r} needs the module {error.name}, which is missing{hint}") from error
+            if name in self.builtin:
+                raise missing_package(f"{self.kind} {name}", error.name, "train") from error
+            raise InputError(f"{self.kind} {name!r} needs {error.name}, which is not installed") from error
         except Exception as error:  # whatever somebody's module raises
             raise InputError(
                 f"{self.kind} {name!r}: module {module} cannot be imported: {_describe_error(error)}"
@@ -114,6 +116,10 @@ class Factories(Registry[Callable[..., T]]):
         super().__init__(kind, group, builtin)
         self._made = made
 
+    def arguments(self, name: str) -> tuple[str, ...]:
+        """The names that the factory gives its arguments. Raises what `find` raises."""
+        return tuple(inspect.signature(self.find(name)).parameters)
+
     def make(self, name: str, context: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> T:
         """Call the factory of that name.
 
@@ -128,13 +134,13 @@ class Factories(Registry[Callable[..., T]]):
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
         for option in given:
             if option not in wanted and not takes_all:
-                own = [argument for argument in wanted if argument not in context]
-                raise InputError(f"{self.kind} {name!r} takes no {option}; it takes {', '.join(own) or 'no options'}")
+                own = ", ".join(f"`{argument}`" for argument in wanted if argument not in context)
+                raise InputError(f"{self.kind} {name!r} takes no `{option}`; it takes {own or 'no options'}")
         arguments = {argument: value for argument, value in context.items() if argument in wanted} | given
         for argument, parameter in wanted.items():
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if argument not in arguments and parameter.default is parameter.empty and not variadic:
-                raise InputError(f"{self.kind} {name!r} needs {argument}, and none is given")
+                raise InputError(f"{self.kind} {name!r} needs `{argument}`, which is not given")
         made = factory(**arguments)
         require_attributes(f"what {name!r} makes", made, self.kind, self._made)
         return made

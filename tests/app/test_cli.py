@@ -76,7 +76,7 @@ def test_ingest_from_files_to_a_store_that_it_makes(tmp_path: Path, ok: Ok) -> N
         (["status"], "there is no store in"),
         (["trace", "nope", "--store", "{shop}"], "no dataset is called 'nope'; there are: shop"),
         (["trace", "shop", "--store", "{shop}", "--teacher", "oracle"], "no teacher is called 'oracle'"),
-        (["trace", "shop", "--store", "{shop}", "--teacher", "openai"], "needs --model"),
+        (["trace", "shop", "--store", "{shop}", "--teacher", "openai"], "teacher 'openai' needs"),
         (["verify", "shop", "--store", "{shop}", "--rules", "nice"], "no rule is called 'nice'"),
         (["sids", "nope", "--store", "{shop}"], "no dataset is called 'nope'; there are: shop"),
         (["candidates", "nope", "--store", "{shop}"], "no dataset is called 'nope'; there are: shop"),

@@ -139,7 +139,7 @@ def test_two_packages_with_one_name_are_an_error(
         ("gr2_parts:made.absent", "has no made.absent"),
         ("gr2_parts:mute", "'gr2_parts:mute' is not a greeter: an object of Mute lacks greet"),
         ("gr2_parts:number", "an object of int lacks greet, language"),
-        ("gr2_lacks:x", "greeter 'gr2_lacks:x' needs the module gr2_nowhere, which is missing$"),
+        ("gr2_lacks:x", "greeter 'gr2_lacks:x' needs gr2_nowhere, which is not installed$"),
         ("gr2_raises:x", r"module gr2_raises cannot be imported: ValueError: odd \({folder}/gr2_raises.py:2\)"),
         ("gr2_broken:x", r"module gr2_broken cannot be imported: SyntaxError: .*\(gr2_broken.py, line 1\)"),
     ],
@@ -167,9 +167,9 @@ def test_a_factory_is_called_with_what_it_asks_for(makers: Factories[Greeter], w
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("needs_much", {}, "greeter 'gr2_parts:needs_much' needs much, and none is given"),
-        ("needs_much", {"loud": True}, "'gr2_parts:needs_much' takes no loud; it takes much"),
-        ("Mute", {"loud": True}, "'gr2_parts:Mute' takes no loud; it takes no options"),
+        ("needs_much", {}, "greeter 'gr2_parts:needs_much' needs `much`, which is not given"),
+        ("needs_much", {"loud": True}, "'gr2_parts:needs_much' takes no `loud`; it takes `much`"),
+        ("Mute", {"loud": True}, "'gr2_parts:Mute' takes no `loud`; it takes no options"),
         ("Mute", {}, "what 'gr2_parts:Mute' makes is not a greeter: an object of Mute lacks greet"),
         ("mute", {}, "'gr2_parts:mute' is not a greeter: it is an object of Mute, which cannot be called"),
     ],

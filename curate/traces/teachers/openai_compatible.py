@@ -30,7 +30,7 @@ import openai
 
 from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
 from curate.traces.teachers.settings import OpenAISettings
-from store.errors import TeacherError
+from store.errors import InputError, TeacherError
 
 OPENAI_URL = "https://api.openai.com/v1"
 CONNECT_TIMEOUT_S = 10.0
@@ -260,6 +260,27 @@ class OpenAITeacher:
             text = text.replace(self._key, "[key]")
         text = " ".join(re.sub(r"<[^>]*>", " ", text).split())
         return text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH] + "..."
+
+
+def make_openai_teacher(
+    model: str,
+    base_url: str | None = None,
+    price_per_million_prompt_tokens: float | None = None,
+    price_per_million_completion_tokens: float | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+) -> OpenAITeacher:
+    """A teacher with those settings that a user chooses. Raises what OpenAITeacher raises."""
+    if not isinstance(extra_body or {}, Mapping):
+        raise InputError(f"`extra_body` is {extra_body!r}; it must be a JSON object")
+    return OpenAITeacher(
+        OpenAISettings(
+            model=model,
+            base_url=base_url,
+            price_per_million_prompt_tokens=price_per_million_prompt_tokens,
+            price_per_million_completion_tokens=price_per_million_completion_tokens,
+            extra_body=extra_body or {},
+        )
+    )
 
 
 def simpler_dialect(dialect: Dialect, complaint: str) -> Dialect | None:

@@ -11,7 +11,7 @@ Source: McFadden 1974, "Conditional logit analysis of qualitative choice behavio
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +90,19 @@ class ScorecardTeacher:
 
     async def close(self) -> None:
         """Do nothing: this teacher holds no connections."""
+
+
+def make_scorecard_teacher(
+    store: Store,
+    dataset: str,
+    sid_version: str | None = None,
+    pre_ranker: str | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> ScorecardTeacher:
+    """A teacher whose scorecard is fitted to the dataset. Raises what `fit_scorecard` raises."""
+    card = fit_scorecard(store, dataset, sid_version, pre_ranker)
+    on_progress(f"scorecard fitted on {card.lists:,} train lists")
+    return ScorecardTeacher(card)
 
 
 def fit_scorecard(

@@ -1,0 +1,44 @@
+"""Teachers by name, each made ready for a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from curate.traces.teachers.protocol import Teacher
+from store import Store
+from store.registry import Factories
+
+TEACHERS: Factories[Teacher] = Factories(
+    "teacher",
+    "gr2.teachers",
+    {
+        "evidence": "curate.traces.teachers.evidence:EvidenceTeacher",
+        "scorecard": "curate.traces.teachers.scorecard:make_scorecard_teacher",
+        "openai": "curate.traces.teachers.openai_compatible:make_openai_teacher",
+    },
+    Teacher,
+)
+
+
+def make_teacher(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    store: Store,
+    dataset: str,
+    sid_version: str | None = None,
+    pre_ranker: str | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Teacher:
+    """The teacher of that name, or at `module:object`; its factory may ask for any of these arguments by name.
+
+    options: what only some teachers take, such as `model`; None is not set. Raises InputError where there is no such
+    teacher, where it does not take an option, and where it needs one that is not set.
+    """
+    context = {
+        "store": store,
+        "dataset": dataset,
+        "sid_version": sid_version,
+        "pre_ranker": pre_ranker,
+        "on_progress": on_progress,
+    }
+    return TEACHERS.make(name, context, options)
