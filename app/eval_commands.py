@@ -54,8 +54,8 @@ def eval_(
     rankers: Annotated[
         str | None,
         typer.Option(
-            help="Rankers, comma-separated: evidence, scorecard, lambdamart, endpoint, oracle (simulated data only). "
-            "Default: all that are available. The pre-ranker always takes part."
+            help="Rankers, comma-separated: evidence, scorecard, lambdamart, endpoint, oracle (simulated data only), "
+            "or your own as module:object. Default: all that are available. The pre-ranker always takes part."
         ),
     ] = None,
     student: Annotated[
@@ -91,11 +91,12 @@ def eval_(
     opened = open_store(store)
     if settings.sid_version is None:
         settings = replace(settings, sid_version=_sids_of_students(opened, name, student or ()))
-    teacher = _open_endpoint(endpoint, endpoint_template, RequestSettings(**requests)) if "model" in endpoint else None
     names = rankers.split(",") if rankers is not None else None
     with status_line() as on_progress:
         students = [ranker for each in student or () for ranker in _open_student(opened, each, asking)]
-        selection = select_rankers(opened, name, names, settings, teacher, on_progress=on_progress)
+        selection = select_rankers(
+            opened, name, names, settings, endpoint, template=endpoint_template, **requests, on_progress=on_progress
+        )
         done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
     print_evaluation(done, selection.left_out, slices=slices)
 
@@ -114,15 +115,6 @@ def _open_student(store: "Store", reference: str, asking: StudentSettings) -> li
     from train.ranking.rerankers import student_rankers
 
     return student_rankers(store, reference, asking.modes, template=asking.template, max_tokens=asking.max_tokens)
-
-
-def _open_endpoint(endpoint: Given, template: str, requests: RequestSettings) -> "Ranker":
-    from curate.evaluation.rankers.teacher_ranker import TeacherRanker
-    from curate.traces.teachers.openai_compatible import OpenAITeacher
-    from prompts.templates import load_template
-
-    teacher = OpenAITeacher(OpenAISettings(**endpoint))
-    return TeacherRanker(teacher, load_template(template), concurrency=requests.concurrency)
 
 
 def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bool) -> None:

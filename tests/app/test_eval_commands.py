@@ -100,9 +100,9 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
         (["nope"], "no dataset is called 'nope'; there are: shop"),
         (
             ["shop", "--rankers", "best"],
-            "no ranker is called 'best'; there are: pre-ranker, evidence, scorecard, lambdamart",
+            "no ranker is called 'best'; there are: evidence, scorecard, lambdamart, endpoint, oracle",
         ),
-        (["shop", "--rankers", "endpoint"], "needs --model"),
+        (["shop", "--rankers", "endpoint"], "ranker 'endpoint' needs"),
         (["shop", "--rankers", "oracle"], "is not known; gr2 candidates stores it for simulated data"),
         (["shop", "--rankers", "lambdamart", "--split", "train"], "only --split test can judge it"),
         (["shop", "--rankers", "evidence,evidence"], "two rankers are called 'evidence.v1'"),

@@ -69,6 +69,21 @@ class LambdaMartRanker:
             yield Ranked([task.candidates[k].item.item_id for k in order])
 
 
+def train_lambdamart_ranker(
+    store: Store,
+    dataset: str,
+    sid_version: str,
+    pre_ranker: str,
+    split: str,
+    *,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> LambdaMartRanker:
+    """A ranker for lists of `split`. Raises InputError on lists that it has learned from, and as `train_lambdamart`."""
+    if split != "test":
+        raise InputError("lambdamart learns from train and valid lists, so only `split` test can judge it")
+    return train_lambdamart(store, dataset, sid_version, pre_ranker, on_progress=on_progress)
+
+
 def train_lambdamart(
     store: Store,
     dataset: str,

@@ -8,8 +8,9 @@ import numpy as np
 
 from curate.evaluation.rankers.protocol import Ranked, given_order
 from curate.traces.teachers.evidence import rank_candidates
-from curate.traces.teachers.scorecard import Scorecard, ScorecardTeacher
+from curate.traces.teachers.scorecard import Scorecard, ScorecardTeacher, fit_scorecard
 from prompts.tasks import RerankTask
+from store import InputError, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,10 @@ class ScorecardRanker:
         for task in tasks:
             order = np.argsort(-self.card.scores(task), kind="stable")
             yield Ranked([task.candidates[k].item.item_id for k in order])
+
+
+def fit_scorecard_ranker(store: Store, dataset: str, sid_version: str, pre_ranker: str, split: str) -> ScorecardRanker:
+    """A ranker that judges lists of `split`. Raises InputError on train lists, which its scorecard has learned from."""
+    if split == "train":
+        raise InputError("a scorecard is fitted to train lists, so only `split` valid or test can judge it")
+    return ScorecardRanker(fit_scorecard(store, dataset, sid_version, pre_ranker))

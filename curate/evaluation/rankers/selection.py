@@ -1,20 +1,31 @@
 """Rankers by name, each made ready for an evaluation."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from curate.datasets.catalogue import find_dataset
 from curate.datasets.simulation import SOURCE as SIMULATED
 from curate.datasets.sources import choose_sources
-from curate.evaluation.rankers.lambdamart import train_lambdamart
-from curate.evaluation.rankers.offline import EvidenceRanker, ScorecardRanker
-from curate.evaluation.rankers.oracle import load_oracle
 from curate.evaluation.rankers.protocol import Ranker
 from curate.evaluation.settings import EvalSettings
-from curate.traces.teachers.scorecard import fit_scorecard
+from curate.traces.settings import REQUESTS
 from store import InputError, Store
+from store.registry import Factories
 
-NAMES = ("pre-ranker", "evidence", "scorecard", "lambdamart", "endpoint", "oracle")
+RANKERS: Factories[Ranker] = Factories(
+    "ranker",
+    "gr2.rankers",
+    {
+        "evidence": "curate.evaluation.rankers.offline:EvidenceRanker",
+        "scorecard": "curate.evaluation.rankers.offline:fit_scorecard_ranker",
+        "lambdamart": "curate.evaluation.rankers.lambdamart:train_lambdamart_ranker",
+        "endpoint": "curate.evaluation.rankers.teacher_ranker:make_endpoint_ranker",
+        "oracle": "curate.evaluation.rankers.oracle:load_oracle",
+    },
+    Ranker,
+)
+# Takes part in every evaluation, and may be named.
+PRE_RANKER = "pre-ranker"
 
 
 class Selection(NamedTuple):
@@ -29,51 +40,60 @@ def select_rankers(
     dataset: str,
     names: Sequence[str] | None,
     settings: EvalSettings,
-    endpoint: Ranker | None = None,
+    options: Mapping[str, Any] | None = None,
     *,
+    template: str = "rerank_evidence.v1",
+    concurrency: int = REQUESTS.concurrency,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Selection:
-    """The rankers of these names for an evaluation with these settings; LambdaMART is trained first.
+    """The rankers of these names, or at `module:object`, for an evaluation with these settings; some are trained first.
 
-    None means the endpoint, where there is one, and what can be had of evidence, scorecard, lambdamart and, on
-    simulated data, the oracle.
+    names: None means what can be had of evidence, scorecard, lambdamart and, on simulated data, the oracle, and the
+    endpoint where options are set. options: model and base_url, for the rankers that take them; None is not set.
+    template and concurrency: for rankers that ask a model. A factory may ask for any of these arguments by name, and
+    for sid_version, pre_ranker, split and seed.
 
-    Raises InputError on a name that is not in NAMES, and where what is named cannot be had.
+    Raises InputError on a name that leads to no ranker, where what is named cannot be had, and where no ranker takes an
+    option that is set.
     """
-    for name in names or ():
-        if name not in NAMES:
-            raise InputError(f"no ranker is called {name!r}; there are: {', '.join(NAMES)}")
-    if endpoint is not None and names is not None and "endpoint" not in names:
-        raise InputError("a model is given, but endpoint is not among the rankers; add it to `rankers`")
     with store.reading() as session:
         simulated = find_dataset(session, dataset)["source"] == SIMULATED
         sid_version, pre_ranker = choose_sources(session, dataset, settings.sid_version, settings.pre_ranker)
+    given = {option: value for option, value in (options or {}).items() if value is not None}
+    context = {
+        "store": store,
+        "dataset": dataset,
+        "sid_version": sid_version,
+        "pre_ranker": pre_ranker,
+        "split": settings.split,
+        "seed": settings.seed,
+        "template": template,
+        "concurrency": concurrency,
+        "on_progress": on_progress,
+    }
 
     def make(name: str) -> Ranker:
-        if name == "evidence":
-            return EvidenceRanker()
-        if name == "scorecard":
-            if settings.split == "train":
-                raise InputError("a scorecard is fitted to train lists, so only `split` valid or test can judge it")
-            return ScorecardRanker(fit_scorecard(store, dataset, sid_version, pre_ranker))
-        if name == "lambdamart":
-            if settings.split != "test":
-                raise InputError("lambdamart learns from train and valid lists, so only `split` test can judge it")
-            return train_lambdamart(store, dataset, sid_version, pre_ranker, on_progress=on_progress)
-        if name == "oracle":
-            return load_oracle(store, dataset, pre_ranker, settings.split)
-        if endpoint is None:
-            raise InputError("the ranker endpoint needs `model`, the name under which the endpoint serves it")
-        return endpoint
+        taken = RANKERS.arguments(name)
+        return RANKERS.make(name, context, {option: given[option] for option in given.keys() & taken})
 
     if names is not None:
-        return Selection([make(name) for name in names if name != "pre-ranker"], [])
+        names = [name for name in names if name != PRE_RANKER]
+        _check_taken(names, given)
+        return Selection([make(name) for name in names], [])
     selection = Selection([], [])
     for name in ("evidence", "scorecard", "lambdamart", *(["oracle"] if simulated else [])):
         try:
             selection.rankers.append(make(name))
         except InputError as error:
             selection.left_out.append(f"{name} is left out: {error}")
-    if endpoint is not None:
-        selection.rankers.append(endpoint)
+    if given:
+        selection.rankers.append(make("endpoint"))
     return selection
+
+
+def _check_taken(names: Sequence[str], given: Mapping[str, Any]) -> None:
+    taken = {argument for name in names for argument in RANKERS.arguments(name)}
+    if unused := sorted(given.keys() - taken):
+        raise InputError(
+            f"`{unused[0]}` is given, but none of the rankers {', '.join(names)} takes it; add endpoint to `rankers`"
+        )

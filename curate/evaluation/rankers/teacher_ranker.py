@@ -11,10 +11,12 @@ from typing import Any
 from curate.evaluation.rankers.protocol import Ranked, read_ranking
 from curate.traces.settings import REQUESTS, RequestSettings
 from curate.traces.tasks import render_task
+from curate.traces.teachers.openai_compatible import OpenAITeacher
 from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.settings import OpenAISettings
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
-from prompts.templates import Template
+from prompts.templates import Template, load_template
 from store import InputError
 
 
@@ -90,3 +92,9 @@ class TeacherRanker:
 
 async def _wait_for(answer: asyncio.Task[Ranked]) -> Ranked:
     return await answer
+
+
+def make_endpoint_ranker(model: str, template: str, concurrency: int, base_url: str | None = None) -> TeacherRanker:
+    """The model of an OpenAI-compatible endpoint. Raises what OpenAITeacher and TeacherRanker raise."""
+    teacher = OpenAITeacher(OpenAISettings(model=model, base_url=base_url))
+    return TeacherRanker(teacher, load_template(template), concurrency=concurrency)
