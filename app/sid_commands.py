@@ -98,7 +98,8 @@ def make(
     """
     from curate.sids.assignment import assign_semantic_ids
     from curate.sids.extension import extend_semantic_ids
-    from train.sids.methods import load_quantizer, make_quantizer, open_embedder
+    from curate.sids.methods import open_embedder
+    from train.sids.methods import load_quantizer, make_quantizer
 
     opened = open_store(store)
     by_url = partial(open_embedder, base_url=base_url)

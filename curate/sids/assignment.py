@@ -45,7 +45,7 @@ def assign_semantic_ids(
     with store.reading() as session:
         find_dataset(session, dataset)
         items = load_items(session, dataset)
-    opened = open_embedder(embedder, store.embeddings, [item.text for item in items])
+    opened = open_embedder(embedder, store.embeddings, [item.text for item in items], None)
     settings = {
         "method": quantizer.method,
         **quantizer.settings(),

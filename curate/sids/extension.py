@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from curate.datasets.catalogue import find_dataset
 from curate.sids.embedding.copurchases import Copurchases
-from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids, perplexity, reconstruction_errors
 from curate.sids.methods import LoadQuantizer, OpenEmbedder, load_quantizer, open_embedder
@@ -80,11 +79,7 @@ def extend_semantic_ids(
         )
     quantizer = load_quantizer(stored["method"], folder)
     spec = {name: stored["embedder"][name] for name in ("kind", "model", "dimensions", "pooling")}
-    opened = (
-        TfidfSvdEmbedder.load(store.embeddings / stored["embedder"]["name"])
-        if spec["kind"] == "tfidf-svd"
-        else open_embedder(EmbedderSettings(**spec), store.embeddings, [])
-    )
+    opened = open_embedder(EmbedderSettings(**spec), store.embeddings, [], stored["embedder"]["name"])
     texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
     # New items have no co-purchases yet. The vectors of old items come from their texts too, so that drift is measured
     # on like terms.

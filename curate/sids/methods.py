@@ -1,34 +1,67 @@
-"""How IDs are made, by name: embedders and quantizers that need no torch; `train.sids.methods` knows the others too.
+"""How IDs are made, by name: embedders, and quantizers that need no torch; `train.sids.methods` knows the others too.
 
-They come to `assignment` and `extension` as arguments, so that curation never imports torch.
+Quantizers come to `assignment` and `extension` as arguments, so that curation never imports torch.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from curate.sids.embedding.embedders import TextEmbedder, TfidfSvdEmbedder
-from curate.sids.embedding.openai_embedder import OpenAIEmbedder
+from curate.sids.embedding.embedders import TextEmbedder
 from curate.sids.quantizers import FittedQuantizer, ResidualCodebooks, ResidualKMeans
 from curate.sids.settings import EmbedderSettings
+from store.errors import InputError
 from store.installation import missing_package
+from store.registry import Factories
 
-OpenEmbedder = Callable[[EmbedderSettings, Path, Sequence[str]], TextEmbedder]
-"""Settings, the folder that keeps what is fitted, and the corpus to fit on, to an embedder."""
+EMBEDDERS: Factories[TextEmbedder] = Factories(
+    "embedder",
+    "gr2.embedders",
+    {
+        "tfidf-svd": "curate.sids.embedding.embedders:open_tfidf_svd",
+        "openai": "curate.sids.embedding.openai_embedder:OpenAIEmbedder",
+        # Only a name, so that curation never imports torch.
+        "hf": "train.sids.hf_embedder:HfEmbedder",
+    },
+    TextEmbedder,
+)
+
+OpenEmbedder = Callable[[EmbedderSettings, Path, Sequence[str], str | None], TextEmbedder]
+"""Settings, the folder that keeps what is fitted, the corpus to fit on, and the name of the embedder that was fitted
+before and is wanted again, None to fit anew, to an embedder."""
 
 LoadQuantizer = Callable[[str, Path], FittedQuantizer]
 """A method's name and the folder of a version's model, to that model."""
 
 
 def open_embedder(
-    settings: EmbedderSettings, folder: Path, corpus: Sequence[str], *, base_url: str | None = None
+    settings: EmbedderSettings,
+    folder: Path,
+    corpus: Sequence[str],
+    fitted: str | None = None,
+    *,
+    base_url: str | None = None,
 ) -> TextEmbedder:
-    """The embedder of the settings, if it needs no torch; `folder` keeps what is fitted on the corpus."""
-    if settings.kind == "tfidf-svd":
-        return TfidfSvdEmbedder.fit(folder, corpus, dimensions=settings.dimensions)
-    if settings.kind == "openai":
-        assert settings.model is not None
-        return OpenAIEmbedder(settings.model, base_url)
-    raise missing_package(f"embedder {settings.kind}", "torch", "train")
+    """The embedder of the settings; its factory may ask by name for any of these arguments and for any setting.
+
+    Raises InputError where there is no such embedder, where it takes no model or base URL though one is given, where it
+    needs one, and where it is not the one that was fitted.
+    """
+    context = {
+        "folder": folder,
+        "corpus": corpus,
+        "fitted": fitted,
+        "dimensions": settings.dimensions,
+        "pooling": settings.pooling,
+    }
+    opened = EMBEDDERS.make(settings.kind, context, {"model": settings.model, "base_url": base_url})
+    if not opened.name or Path(opened.name).name != opened.name:
+        raise InputError(f"embedder {settings.kind} is called {opened.name!r}, which cannot name a folder")
+    if fitted is not None and opened.name != fitted:
+        raise InputError(
+            f"embedder {settings.kind} gives vectors called {opened.name!r} now; those of the version to extend are "
+            f"called {fitted!r}, and both would be compared"
+        )
+    return opened
 
 
 def load_quantizer(method: str, folder: Path) -> FittedQuantizer:

@@ -61,7 +61,7 @@ def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> No
         (["shop", "--method", "magic"], "--method is 'magic'; it must be one of rq-kmeans, rq-vae"),
         (["shop", "--epochs", "3"], "method rq-kmeans has no --epochs"),
         (["shop", "--method", "rq-vae", "--balanced"], "method rq-vae has no --balanced"),
-        (["shop", "--embedder", "hf"], "--embedder hf needs a --model"),
+        (["shop", "--embedder", "hf"], "embedder 'hf' needs"),
         (["shop", "--extend", "other"], "'other' names no version of semantic IDs; there are: shop@"),
         (["compare", "shop", "shop"], "both name shop@"),
         (["explain", "nope"], "no item 'nope' has a semantic ID"),

@@ -21,30 +21,30 @@ Pooling = Literal["mean", "last", "cls"]
 class HfEmbedder:
     """Unit vectors from the last hidden states of a model.
 
-    path: a folder or a name on the hub. pooling: "mean" over all tokens, which most encoders are trained for; "last",
+    model: a folder or a name on the hub. pooling: "mean" over all tokens, which most encoders are trained for; "last",
     the last token, for decoders; or "cls", the first token. batch_size: texts per batch. max_tokens: longer texts are
     truncated.
 
     Raises InputError on an unknown pooling, or if transformers cannot load the model.
     """
 
-    def __init__(self, path: str, pooling: str = "mean", *, batch_size: int = 64, max_tokens: int = 512) -> None:
+    def __init__(self, model: str, pooling: str = "mean", *, batch_size: int = 64, max_tokens: int = 512) -> None:
         if pooling not in get_args(Pooling):
             raise InputError(f"`pooling` is {pooling!r}; it must be mean, last or cls")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, padding_side="right")
-            model = AutoModel.from_pretrained(path, dtype="auto")
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="right")
+            loaded = AutoModel.from_pretrained(model, dtype="auto")
         except (OSError, ValueError) as error:
-            raise InputError(f"transformers cannot load {path!r}: {error}") from error
+            raise InputError(f"transformers cannot load {model!r}: {error}") from error
         if self._tokenizer.pad_token is None:
             # Any token will do, because padding is masked.
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: Any = model.eval().to(self._device)
+        self._model: Any = loaded.eval().to(self._device)
         self._pooling = pooling
         self._batch_size = batch_size
-        self._max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
-        self.name = f"hf-{re.sub(r'[^A-Za-z0-9.]+', '-', path).strip('-')}-{pooling}"
+        self._max_tokens = min(max_tokens, getattr(loaded.config, "max_position_embeddings", max_tokens))
+        self.name = f"hf-{re.sub(r'[^A-Za-z0-9.]+', '-', model).strip('-')}-{pooling}"
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

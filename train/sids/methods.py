@@ -1,17 +1,14 @@
-"""How semantic IDs are made, by name: all methods and embedders, those that need torch included.
+"""How semantic IDs are made, by name: all methods, those that need torch included.
 
 Each is imported when it is asked for: `gr2 sids` with residual k-means works without torch.
 """
 
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from curate.sids import methods
-from curate.sids.embedding.embedders import TextEmbedder
 from curate.sids.quantizers import FittedQuantizer, Quantizer, ResidualKMeans
-from curate.sids.settings import EmbedderSettings
 from store.errors import InputError
 from store.installation import missing_package
 from train.sids.settings import METHODS
@@ -41,20 +38,6 @@ def load_quantizer(method: str, folder: Path) -> FittedQuantizer:
         fitted: FittedQuantizer = _import_rq_vae().FittedRqVae.load(folder)
         return fitted
     return methods.load_quantizer(method, folder)
-
-
-def open_embedder(
-    settings: EmbedderSettings, folder: Path, corpus: Sequence[str], *, base_url: str | None = None
-) -> TextEmbedder:
-    """The embedder of the settings; `folder` keeps what is fitted on the corpus. base_url: of openai."""
-    if settings.kind == "hf":
-        try:
-            from train.sids.hf_embedder import HfEmbedder  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            raise _needs_torch("embedder hf") from error
-        assert settings.model is not None
-        return HfEmbedder(settings.model, settings.pooling)
-    return methods.open_embedder(settings, folder, corpus, base_url=base_url)
 
 
 def _import_rq_vae() -> Any:

@@ -97,6 +97,13 @@ class TfidfSvdEmbedder:
         return vectors_N_D
 
 
+def open_tfidf_svd(folder: Path, corpus: Sequence[str], dimensions: int, fitted: str | None = None) -> TfidfSvdEmbedder:
+    """The embedder called `fitted` that `folder` keeps, or that of the corpus."""
+    if fitted is not None:
+        return TfidfSvdEmbedder.load(folder / fitted)
+    return TfidfSvdEmbedder.fit(folder, corpus, dimensions=dimensions)
+
+
 def _fit(
     corpus: Sequence[str], dimensions: int, seed: int
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:

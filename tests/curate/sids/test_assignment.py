@@ -1,10 +1,13 @@
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from curate.sids.assignment import assign_semantic_ids
+from curate.sids.extension import extend_semantic_ids
+from curate.sids.methods import open_embedder
 from curate.sids.quantizers import ResidualCodebooks, ResidualKMeans
 from curate.sids.settings import EmbedderSettings
 from curate.sids.versions import model_folder
@@ -104,9 +107,46 @@ def test_what_cannot_be_is_a_clear_error(tiny: Store) -> None:
         ResidualKMeans(codebook_size=1)
     with pytest.raises(InputError, match="`random_levels` is 4; it must be from 0 to 3"):
         ResidualKMeans(random_levels=4)
-    with pytest.raises(InputError, match="`kind` is 'magic'"):
-        EmbedderSettings("magic")
-    with pytest.raises(InputError, match="`kind` hf needs a `model`"):
-        EmbedderSettings("hf")
-    with pytest.raises(InputError, match="takes no `model`"):
-        EmbedderSettings(model="x")
+    for settings, message in (
+        (EmbedderSettings("magic"), "no embedder is called 'magic'; there are: tfidf-svd, openai, hf"),
+        (EmbedderSettings("openai"), "embedder 'openai' needs `model`, which is not given"),
+        (EmbedderSettings(model="x"), "embedder 'tfidf-svd' takes no `model`"),
+    ):
+        with pytest.raises(InputError, match=message):
+            assign_semantic_ids(tiny, "tiny", embedder=settings)
+
+
+OWN_EMBEDDER = """
+import numpy as np
+
+class Letters:
+    def __init__(self, dimensions, folder, model="a", fitted=None):
+        self.name = f"letters-{model}"
+        self.dimensions, self.letters = dimensions, model
+
+    def embed(self, texts):
+        return np.array([[text.count(chr(97 + n)) for n in range(self.dimensions)] for text in texts], np.float32)
+
+class Astray(Letters):
+    def __init__(self, dimensions, corpus):
+        super().__init__(dimensions, None)
+        self.name = "../astray" if corpus else "other"
+"""
+
+
+def test_an_embedder_of_ones_own_makes_ids_and_extends_them(
+    store: Store, put_texts: PutTexts, write_module: Callable[[str, str], Path]
+) -> None:
+    write_module("own_embedders", OWN_EMBEDDER)
+    put_texts("may", ["red soap", "blue brush", "green towel"])
+    put_texts("june", ["red soap", "blue brush", "green towel", "red towel"])
+    settings = EmbedderSettings("own_embedders:Letters", model="b", dimensions=20)
+    base = assign_semantic_ids(store, "may", SMALL, settings)
+    assert base.settings["embedder"]["name"] == "letters-b"
+    assert (store.embeddings / "letters-b").is_dir()
+    assert extend_semantic_ids(store, "june", "may").figure("new_items") == 1
+    astray = EmbedderSettings("own_embedders:Astray")
+    with pytest.raises(InputError, match=r"is called '\.\./astray', which cannot name a folder"):
+        assign_semantic_ids(store, "may", embedder=astray)
+    with pytest.raises(InputError, match="gives vectors called 'other' now; those of the version to extend are called"):
+        open_embedder(astray, store.embeddings, [], "letters-a")
