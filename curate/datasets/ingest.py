@@ -28,7 +28,9 @@ class IngestSettings:
     """
 
     format: str = option(
-        "auto", help="Format of the files: auto (told by their columns), generic, amazon-2014, amazon-2023, movielens."
+        "auto",
+        help="Format of the files: auto (told by their columns), generic, amazon-2014, amazon-2023, movielens, or your "
+        "own as module:object.",
     )
     k_core: int = option(
         5, help="Minimum number of interactions of each user and item that is kept; 0 keeps all.", low=0

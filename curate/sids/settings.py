@@ -51,7 +51,7 @@ class EmbedderSettings:
     kind: str = option(
         "tfidf-svd",
         help="Embedder of the items' texts: tfidf-svd, hf (a Hugging Face model; needs torch), openai (an embeddings "
-        "endpoint).",
+        "endpoint), or your own as module:object.",
         group="Vectors",
         flag="embedder",
     )

@@ -39,7 +39,7 @@ class SnapshotSettings:
     kind: str = option(
         "sft",
         help="Kind of snapshot: sft (accepted traces), dapo (prompts with their targets), midtrain (texts with "
-        "semantic IDs).",
+        "semantic IDs), or your own as module:object.",
     )
     splits: tuple[str, ...] = option(
         ("train", "valid"), help="Splits to publish, comma-separated; test cannot be published."

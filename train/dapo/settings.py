@@ -18,7 +18,8 @@ class DapoSettings:
 
     reward: str = option(
         "conditional",
-        help="Reward: conditional (of the paper), unconditional, format_gated, auc, ndcg.",
+        help="Reward: conditional (of the paper), unconditional, format_gated, auc, ndcg, or your own as "
+        "module:object.",
         group="Reward",
     )
     format_weight: float = option(0.2, help="Weight of the reward for a valid answer format.", low=0.0, group="Reward")
