@@ -25,6 +25,7 @@ from curate.review.overview import (
     measure_copying,
     measure_usage,
     narrow,
+    other_losses,
     share_accepted,
     share_copied,
 )
@@ -174,7 +175,7 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
         return
     clicked_stage: str = clicked["stage"]
     row = funnel.row(by_predicate=pl.col("stage") == clicked_stage, named=True)
-    if clicked_stage in LOSSES:
+    if row["lost"] is not None:
         _link(filter_stage(chosen, clicked_stage), row["lost"], f"first failed rule {clicked_stage}")
     elif clicked_stage == PROMPTS:
         _link(chosen, funnel.filter(stage=ATTEMPTS)["traces"].item(), "all attempts on these prompts")
@@ -184,7 +185,10 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
 
 def draw_losses(overview: Overview, _: TraceFilter) -> None:
     """The first failed rule of traces, over time."""
-    places = pl.DataFrame({"place": list(PLACE_COLOURS), "order": range(len(PLACE_COLOURS))})
+    others = other_losses(overview.losses)
+    colours = PLACE_COLOURS | dict.fromkeys(others, INK)
+    order = [*LOSSES, *others, ACCEPTED]
+    places = pl.DataFrame({"place": order, "order": range(len(order))})
     # Vega-Lite does not stack bars with two ends, so they are stacked here, accepted traces at the bottom.
     losses = (
         overview.losses.with_columns(place=pl.col("first_failed_rule").fill_null(ACCEPTED))
@@ -193,7 +197,7 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
         .with_columns(top=pl.col("traces").cum_sum().over("start"))
         .with_columns(bottom=pl.col("top") - pl.col("traces"))
     )
-    present = [place for place in PLACE_COLOURS if place in losses["place"]]
+    present = [place for place in order if place in losses["place"]]
     width: timedelta = losses["end"][0] - losses["start"][0]
     encoding = {
         # Ticks closer than the buckets would repeat labels.
@@ -208,7 +212,7 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
         "color": nominal(
             "place",
             title=None,
-            scale={"domain": present, "range": [PLACE_COLOURS[place] for place in present]},
+            scale={"domain": present, "range": [colours[place] for place in present]},
             legend={"orient": "top", "columns": 3, "symbolType": "square"},
         ),
         "tooltip": [

@@ -123,16 +123,17 @@ def load_moves(session: Session, chosen: TraceFilter) -> pl.DataFrame:
 
 
 def make_funnel(overview: Overview) -> pl.DataFrame:
-    """The STAGES in their order: stage, traces (of the first, prompts), lost. NOT_JUDGED follows where it holds some.
+    """The STAGES in their order: stage, traces (of the first, prompts), lost.
 
-    traces of one of LOSSES: those that are not lost here nor before; lost is None at other stages.
+    traces of a stage where traces are lost: those that are not lost here nor before; lost is None at other stages.
+    Other rules of ruleset strict, and NOT_JUDGED, follow LOSSES where they hold some.
     """
     attempts = overview.attempts
     total = _count(attempts)
     at = dict(attempts.group_by("first_failed_rule").agg(pl.col("attempts").sum()).rows())
     rows: list[tuple[str, int, int | None]] = [(PROMPTS, overview.prompts, None), (ATTEMPTS, total, None)]
     left = total
-    for stage in (*LOSSES, *([NOT_JUDGED] if NOT_JUDGED in at else [])):
+    for stage in (*LOSSES, *other_losses(attempts)):
         lost = at.get(stage, 0)
         left -= lost
         rows.append((stage, left, lost))
@@ -142,16 +143,22 @@ def make_funnel(overview: Overview) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"stage": pl.String, "traces": pl.Int64, "lost": pl.Int64}, orient="row")
 
 
+def other_losses(counted: pl.DataFrame) -> list[str]:
+    """What the column first_failed_rule has besides LOSSES: rules that somebody added to strict, then NOT_JUDGED."""
+    found = set(counted["first_failed_rule"].drop_nulls()) - {*LOSSES}
+    return sorted(found, key=lambda stage: (stage == NOT_JUDGED, stage))
+
+
 def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
     """The traces that a stage of the funnel is about: lost there, accepted, labelled; else all.
 
     None where `chosen` asks for something else already, see narrow.
     """
-    if stage in (*LOSSES, NOT_JUDGED):
-        return narrow(chosen, first_failed_rule=stage)
+    if stage in (PROMPTS, ATTEMPTS):
+        return chosen
     if stage in RULESETS:
         return narrow(chosen, passes=stage)
-    return narrow(chosen, label="any") if stage == LABELLED else chosen
+    return narrow(chosen, label="any") if stage == LABELLED else narrow(chosen, first_failed_rule=stage)
 
 
 def narrow(chosen: TraceFilter, **fields: Any) -> TraceFilter | None:

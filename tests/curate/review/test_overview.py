@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -28,18 +29,20 @@ from curate.review.overview import (
     measure_copying,
     measure_usage,
     narrow,
+    other_losses,
     share_accepted,
     share_copied,
     wilson_interval,
 )
 from curate.review.trace_pages import count_traces, find_traces
-from curate.traces.filter import TraceFilter
+from curate.traces.filter import NOT_JUDGED, TraceFilter
 from curate.traces.planning import SamplingSettings
-from curate.traces.rulesets import find_ruleset
+from curate.traces.rulesets import add_ruleset, find_ruleset
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.teachers.fake import FakeTeacher
 from curate.traces.teachers.protocol import Completion, RequestFailedError
+from curate.traces.verification import verify
 from store import InputError, Store
 from store.labels import Label, put_label
 
@@ -145,6 +148,30 @@ def test_the_funnel_agrees_with_the_view_and_with_counting_each_trace(traced: St
         assert share_accepted(one.attempts) == rows["accepted"].sum() / rows["attempts"].sum()
         if rows.height == 1:
             assert one.prompts == rows["prompts"].item()
+
+
+def test_a_rule_that_was_added_to_strict_is_a_stage(traced: Store, write_module: Callable[[str, str], Path]) -> None:
+    store = Store.open(shutil.copytree(traced.folder, write_module("nothing", "").parent / "store"))
+    write_module(
+        "own_stage",
+        "from curate.traces.rules import Failure, Rule\n"
+        "odd = Rule(1, lambda answer, parsed: Failure('even') if len(parsed.reasoning) % 2 == 0 else None)\n",
+    )
+    with store.reading() as session:
+        strict = find_ruleset(session, "strict").rules
+    add_ruleset(store, "strict", [*strict, "own_stage:odd"])
+    for judged, stage in ((False, NOT_JUDGED), (True, "own_stage:odd")):
+        if judged:
+            verify(store, "shop")
+        overview = load_overview(store, TraceFilter())
+        funnel = make_funnel(overview)
+        lost = dict(funnel.drop_nulls("lost").select("stage", "lost").rows())
+        assert lost[stage] > 0
+        assert other_losses(overview.attempts) == other_losses(overview.losses) == [stage]
+        link = filter_stage(TraceFilter(), stage)
+        assert link is not None
+        assert count_traces(store, link) == lost[stage]
+        assert sum(lost.values()) + funnel.filter(stage="strict")["traces"].item() == count_traces(store, TraceFilter())
 
 
 def test_a_filter_that_asks_for_something_else_offers_no_link() -> None:
