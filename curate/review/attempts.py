@@ -1,6 +1,6 @@
-"""All attempts on one candidate list beside each other: what came of each, their orders, and the two that say most.
+"""All attempts on one candidate list: their outcomes, their rankings, and the pair that is most worth comparing.
 
-Accepted means: by ruleset paper.
+"Accepted" means accepted by ruleset paper.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,11 @@ MOST_ATTEMPTS = 60
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One trace of a list. name: A1, A2, ... of those that are accepted, R1, R2, ... of the others.
+    """One trace of a list.
 
-    failures: the rules that it failed, the first of ruleset strict first; or "not answered" or "not judged". ranking:
-    item ids, None where it cannot be read. labels: what people say of it now.
+    name: A1, A2, ... for accepted traces, R1, R2, ... for the others. failures: the failed rules, beginning with the
+    first failed rule of ruleset strict, or "not answered" or "not judged". ranking: item ids, or None if it cannot be
+    read. labels: the current labels by people.
     """
 
     name: str
@@ -45,7 +46,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class ListAttempts:
-    """What was tried on one list. attempts: accepted ones first, at most MOST_ATTEMPTS. accepted, rejected: of all."""
+    """The attempts on one list.
+
+    attempts: at most MOST_ATTEMPTS, accepted ones first. accepted, rejected: counts of all attempts.
+    """
 
     dataset: str
     split: str
@@ -57,18 +61,18 @@ class ListAttempts:
 
 
 def load_attempts(store: Store, id_: str) -> ListAttempts:
-    """The attempts on a list; id_: the list's, or that of one of its prompts or traces.
+    """Load the attempts on a list. id_: the id of the list, or of one of its prompts or traces.
 
-    Raises InputError where there is none of that id, or no prompt shows the list yet.
+    Raises InputError if nothing has this id, or if there is no prompt for the list yet.
     """
     with store.reading() as session:
-        found = session.rows("compared_list", id=id_)
-        if not found:
+        lists = session.rows("compared_list", id=id_)
+        if not lists:
             raise InputError(f"there is no candidate list, prompt or trace {id_!r} in this store; copy its id again")
-        ((list_id,), *_) = found
+        ((list_id,), *_) = lists
         prompts = session.rows("list_prompt", list_id=list_id)
         if not prompts:
-            raise InputError(f"nothing was tried on candidate list {list_id!r} yet; make traces with gr2 trace")
+            raise InputError(f"candidate list {list_id!r} has no traces yet; make some with gr2 trace")
         ((dataset, sid_version, split, user_id),) = prompts
         rows = session.frame("list_attempts", list_id=list_id, limit=MOST_ATTEMPTS)
         labels = dict(session.rows("attempt_labels", trace_ids=rows["trace_id"].to_list()))
@@ -111,7 +115,7 @@ def _failures(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def load_pair(store: Store, first: str, second: str) -> tuple[TraceView, TraceView]:
-    """Two traces in full. Raises InputError where there is none of an id."""
+    """Two traces with everything that belongs to them. Raises InputError on an unknown id."""
     with store.reading() as session:
         return load_trace_view(session, first), load_trace_view(session, second)
 
@@ -120,7 +124,7 @@ def load_pair(store: Store, first: str, second: str) -> tuple[TraceView, TraceVi
 
 
 def order_text(candidates: Sequence[str], ranking: Sequence[str] | None, target: str) -> str:
-    """An order, best first, as the candidates' numbers in the prompt. ★ marks the target, ? what is no candidate.
+    """A ranking as the candidates' numbers in the prompt, best first. ★ marks the target, ? an unknown item.
 
     >>> order_text(["a", "b", "c"], ["c", "a", "b"], "a")
     '3, ★1, 2'
@@ -130,28 +134,30 @@ def order_text(candidates: Sequence[str], ranking: Sequence[str] | None, target:
 
 
 def arrow(moved: int) -> str:
-    """▲ and by how many places something moved up, ▼ down, nothing where it stayed."""
+    """▲ or ▼ with the number of places that something moved up or down, or "" if it did not move."""
     return f"▲{moved}" if moved > 0 else f"▼{-moved}" if moved < 0 else ""
 
 
 def rank_orders(candidates: Sequence[str], rankings: Sequence[Sequence[str] | None]) -> NDArray[np.float64]:
-    """The rank, from 1 on, that each of N orders gives each of K candidates; nan where it leaves one out."""
+    """The rank, from 1, that each of N rankings gives each of K candidates. NaN if it leaves the candidate out."""
     ranks_N_K = np.full((len(rankings), len(candidates)), np.nan)
     for row, ranking in enumerate(rankings):
+        # Reversed, so that the first place counts for an item that is ranked twice.
         places = {item: rank for rank, item in reversed(list(enumerate(ranking or (), 1)))}
         ranks_N_K[row] = [places.get(item, np.nan) for item in candidates]
     return ranks_N_K
 
 
 def kendall_taus(ranks_N_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Kendall's tau (1938) between any two of N orders, over the candidates that both rank; nan below two of these.
+    """Kendall's tau (1938) between all pairs of N rankings, over the candidates that both rank.
 
-    1: the same order, 0: unrelated, -1: reversed.
+    1 means the same order, 0 unrelated, and -1 reversed. NaN if the two have fewer than two candidates in common.
 
     >>> kendall_taus(np.array([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]]))[0, 1].round(3)
     np.float64(0.333)
     """
     left, right = np.triu_indices(ranks_N_K.shape[1], k=1)
+    # _P: pairs of candidates. A missing candidate makes a sign NaN; 0 removes the pair from the products below.
     signs_N_P = np.nan_to_num(np.sign(ranks_N_K[:, left] - ranks_N_K[:, right]))
     shared_N_N = np.abs(signs_N_P) @ np.abs(signs_N_P).T
     taus_N_N: NDArray[np.float64] = np.full_like(shared_N_N, np.nan)
@@ -160,7 +166,7 @@ def kendall_taus(ranks_N_K: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def order_moves(listed: ListedTask, first: Sequence[str] | None, second: Sequence[str] | None) -> pl.DataFrame:
-    """Candidates by their rank in the first order, with that in the second and how far that moves them."""
+    """The candidates by rank in the first ranking, with the rank in the second and the move between the two."""
     candidates = [candidate.item for candidate in listed.task.candidates]
     ids = [item.item_id for item in candidates]
     ranks_K_N = rank_orders(ids, [first, second]).T
@@ -184,11 +190,11 @@ def order_moves(listed: ListedTask, first: Sequence[str] | None, second: Sequenc
 
 
 def pick_pair(attempts: Sequence[Attempt], wanted: str | None = None) -> tuple[Attempt, Attempt] | None:
-    """The two attempts that say most beside each other; None where there are fewer than two.
+    """The two attempts that are most worth comparing, or None if there are fewer than two.
 
-    The best accepted and the worst rejected one of the same group (`group_id`) where there is such a pair, both with
-    an order that can be read if possible; else of different groups; else the best and the worst. wanted: the trace id
-    of one of them, if it is there.
+    Preferably these are the best accepted and the worst rejected attempt, both with a readable ranking and from the
+    same group (`group_id`); otherwise from different groups; otherwise simply the best and the worst. wanted: the id of
+    a trace that should be one of them.
     """
     pairs = list(permutations(attempts, 2))
     with_wanted = [pair for pair in pairs if wanted in {attempt.trace_id for attempt in pair}]

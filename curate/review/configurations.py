@@ -1,7 +1,7 @@
-"""Two configurations on the candidate lists that both tried.
+"""Compares two configurations on the candidate lists that both have traces of.
 
-A configuration is one way to make traces: template, strategy, teacher, model and temperature. Accepted means: by
-ruleset paper. Differences are paired, list by list; intervals are 95% percentile bootstrap intervals over lists
+A configuration is one way to make traces: template, strategy, teacher, model and temperature. "Accepted" means accepted
+by ruleset paper. Differences are paired by list. Intervals are 95% percentile bootstrap intervals over lists
 (`curate.evaluation.metrics`).
 """
 
@@ -29,13 +29,13 @@ class Configuration(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What people read: rerank.v1 · openai/some-model · T 0.5."""
+        """The name for people, such as rerank.v1 · openai/some-model · T 0.5."""
         strategy = "" if self.strategy == "rejection" else f" {self.strategy}"
         return f"{self.template}{strategy} · {self.teacher}/{self.model} · T {self.temperature:g}"
 
 
 class ConfigurationMeasure(NamedTuple):
-    """A mean over the lists in which both configurations have it. difference: first less second, paired by list."""
+    """A mean over the lists for which both configurations have a value. difference: first minus second, paired."""
 
     name: str
     first: float
@@ -45,13 +45,13 @@ class ConfigurationMeasure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationComparison:
-    """Two configurations on the lists that both tried.
+    """Two configurations on the lists that both have traces of.
 
-    lists: how many. rank_before: the target's mean rank in the input, over the lists of measure RANK; None where there
-    is none. passed_2_2: lists by whether the first (row) and the second configuration (column) passed with an attempt
-    at least, yes before no. first_better, second_better: the lists where one configuration's share of accepted attempts
-    exceeds the other's most, with a row each: list_id, gap, rank_before, and attempts, accepted and rank (of the target
-    at the first attempt) of either configuration, those of the second with _2.
+    lists: the number of these lists. rank_before: the target's mean rank in the input, over the lists of measure RANK,
+    or None if there are none. passed_2_2: counts of lists by whether the first configuration (row) and the second
+    (column) had an accepted attempt, with yes before no. first_better, second_better: the lists with the largest gap
+    between the shares of accepted attempts, in favour of one configuration. Columns: list_id, gap, rank_before, and
+    attempts, accepted and rank (of the target at the first attempt), with suffix _2 for the second configuration.
     """
 
     lists: int
@@ -70,7 +70,7 @@ RANK = "target's rank at the first attempt"
 
 
 def list_configurations(store: Store) -> dict[Configuration, int]:
-    """How many traces each configuration made; those with most come first."""
+    """The number of traces of each configuration, the largest first."""
     with store.reading() as session:
         return {Configuration(*fields): traces for *fields, traces in session.rows("configurations")}
 
@@ -78,24 +78,24 @@ def list_configurations(store: Store) -> dict[Configuration, int]:
 def compare_configurations(
     store: Store, first: Configuration, second: Configuration, *, seed: int = 0
 ) -> ConfigurationComparison:
-    """What two configurations made of the lists that both tried; seed: of resamples.
+    """Compare two configurations on the lists that both have traces of. seed: seed of the resamples.
 
-    Raises InputError on a configuration that made nothing.
+    Raises InputError if a configuration has no traces.
     """
     with store.reading() as session:
-        tried = [session.frame("configuration_lists", **configuration._asdict()) for configuration in (first, second)]
-    for configuration, lists in zip((first, second), tried, strict=True):
+        frames = [session.frame("configuration_lists", **configuration._asdict()) for configuration in (first, second)]
+    for configuration, lists in zip((first, second), frames, strict=True):
         if lists.height == 0:
-            raise InputError(f"no trace was made by {configuration.name}; choose another configuration")
-    return measure_configurations(*tried, seed=seed)
+            raise InputError(f"there are no traces of {configuration.name}; choose another configuration")
+    return measure_configurations(*frames, seed=seed)
 
 
 def measure_configurations(first: pl.DataFrame, second: pl.DataFrame, *, seed: int = 0) -> ConfigurationComparison:
-    """The comparison of two frames of lists, one row a list: list_id, target_rank, attempts, accepted, and of sample 0
-    first_accepted and first_rank, which may be null.
+    """Compare two tables of lists.
 
-    Attempts end once enough are accepted, which favours in a share of all attempts who is accepted early; sample 0
-    tells without that.
+    first, second: one row per list with list_id, target_rank, attempts, accepted, and first_accepted and first_rank of
+    sample 0, which may be null. Sampling of a list ends once enough attempts are accepted, which biases the share of
+    accepted attempts in favour of early acceptance. The measures of sample 0 do not have this bias.
     """
     both = first.join(second.drop("target_rank"), on="list_id", suffix="_2")
     any_1, any_2 = pl.col("accepted") > 0, pl.col("accepted_2") > 0
@@ -142,12 +142,13 @@ def measure_configurations(first: pl.DataFrame, second: pl.DataFrame, *, seed: i
 
 
 def _largest(gaps: pl.DataFrame, gap: pl.Expr) -> pl.DataFrame:
-    """Where the gap is largest, and of the same gap where there were most attempts."""
+    """The rows with the largest positive gap. Among equal gaps, those with the most attempts come first."""
     order = [gap, pl.col("attempts") + pl.col("attempts_2"), pl.col("list_id")]
     return gaps.filter(gap > 0).sort(order, descending=[True, True, False]).head(MOST_DIFFERENT)
 
 
 def _mean_difference(name: str, differences: pl.Series, seed: int) -> Metric:
-    """The mean with its interval; for that alone differences are rounded to thousandths, so that few are distinct."""
+    """The mean difference with its interval."""
+    # Rounded for the interval only, since the bootstrap's cost grows with the number of distinct values.
     interval = mean_value(name, differences.round(3).to_numpy(), seed=seed)
     return interval._replace(value=float(differences.to_numpy().mean()))

@@ -1,9 +1,9 @@
-"""Queues of traces to label: fixed lists that people work through side by side.
+"""Queues of traces to label: fixed lists that several people work through at the same time.
 
-A queue is chosen by a filter and an order when it is made, so that traces which arrive later do not move it. All that
-labelling needs to go on, after a reload or on another machine, stands in labels.duckdb: the queue, the events, and
-assignments, which keep two people at work from being shown the same trace. A label and the next assignment are one
-transaction: the next trace appears when the label is stored, or not at all.
+The traces of a queue are selected by filter and order when it is created, so later traces do not change it. Everything
+that is needed to continue after a reload or on another machine is in labels.duckdb: the queue, the label events, and
+assignments, which keep two people from getting the same trace at the same time. A label and the next assignment are one
+transaction, so the next trace appears only if the label is stored.
 """
 
 import uuid
@@ -21,16 +21,16 @@ from store import InputError, Session, Store
 from store.labels import Label, append_label
 from store.values import utc_now
 
-# A assignment is free again after so long: its annotator went home.
+# After this time an assignment is free again, because its annotator has probably left.
 ASSIGNMENT_TIMEOUT = timedelta(minutes=15)
 DEFAULT_TAGS = ("wrong facts", "generic", "ignores history", "contradicts its order", "well argued")
 MOST_TAGS = 9
-# As long as an address of electronic mail may be.
+# The maximum length of an email address.
 MOST_NAME = 254
 
 
 class Order(StrEnum):
-    """Which traces of a filter come first."""
+    """The order of a queue's traces, which decides the selection if there are too many."""
 
     RANDOM = "random"
     LOWEST_PASS_RATE = "lowest_pass_rate"  # noqa: S105
@@ -67,7 +67,7 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue as stored. traces: how many it holds."""
+    """A stored queue. traces: their number."""
 
     queue_id: str
     settings: QueueSettings
@@ -75,7 +75,10 @@ class Queue:
 
 
 class Assignment(NamedTuple):
-    """What an annotator looks at: a trace, its place in the queue, the first being 1, and when it was made."""
+    """The trace that an annotator is looking at.
+
+    place: position in the queue, from 1. made_at: when the trace was created.
+    """
 
     place: int
     trace_id: str
@@ -83,8 +86,10 @@ class Assignment(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a queue is. traces: all; finished: judged by as many people as it wants; mine: that an annotator is done
-    with, skipped ones too; open: that they may still get, those that others look at now among them.
+    """The progress of a queue, in traces.
+
+    traces: all. finished: those with enough labels. mine: those that the annotator has labelled or skipped. open: those
+    that the annotator may still get, including those that others are looking at.
     """
 
     traces: int
@@ -94,7 +99,7 @@ class Progress(NamedTuple):
 
 
 def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
-    """Choose the traces and store the queue. Raises InputError where no trace fits, or the author has no name."""
+    """Select the traces and store the queue. Raises InputError if no trace matches, or on an unusable author name."""
     check_annotator(author)
     chosen = settings.traces
     statement = {
@@ -108,7 +113,7 @@ def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
         check_filter(session, chosen)
         traces = session.frame(statement, where=chosen.where, size=settings.size, **seed, **chosen.parameters)
     if traces.height == 0:
-        raise InputError("no answered trace fits the filter, so there is nothing to label; widen it")
+        raise InputError("no answered trace matches the filter, so there is nothing to label; widen the filter")
     queue = Queue(uuid.uuid4().hex[:12], settings, traces.height)
     row = {
         "queue_id": queue.queue_id,
@@ -128,7 +133,7 @@ def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
 
 
 def find_queue(store: Store, queue_id: str) -> Queue:
-    """The queue of an id. Raises InputError where there is none."""
+    """Load a queue by id. Raises InputError if there is none."""
     with store.reading() as session:
         rows = session.rows("label_queue", queue_id=queue_id)
     if not rows:
@@ -138,13 +143,13 @@ def find_queue(store: Store, queue_id: str) -> Queue:
 
 
 def list_queues(store: Store, annotator: str) -> pl.DataFrame:
-    """All queues, the newest first, with how far they are, also for one annotator."""
+    """A table of all queues, newest first, with their progress in total and for one annotator."""
     with store.reading() as session:
         return session.frame("label_queue_list", annotator=annotator)
 
 
 def claim_next(store: Store, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
-    """What an annotator looks at next, None where nothing is left for them, and how far the queue is."""
+    """Assign the next trace to an annotator. Returns the assignment, or None if nothing is left, and the progress."""
     check_annotator(annotator)
     with store.labelling() as session:
         return _claim_next(session, queue, annotator)
@@ -161,9 +166,10 @@ def label_assigned(
     note: str | None = None,
     seconds: float | None = None,
 ) -> tuple[Assignment | None, Progress]:
-    """Store a judgement of what the annotator looks at, and go on as `claim_next` does.
+    """Store a label for the assigned trace, and assign the next one like `claim_next`.
 
-    A trace that they do not look at any more, since another window of theirs labelled it, gets no second judgement.
+    If the trace is no longer assigned to the annotator, because another window of theirs has labelled it, no second
+    label is stored.
     """
     check_annotator(annotator)
     if label is Label.UNDO:
@@ -185,7 +191,7 @@ def label_assigned(
 
 
 def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
-    """Take back the annotator's newest standing label and return to its trace; None where there is none."""
+    """Undo the annotator's newest label and assign its trace again. Returns None for it if there is no label."""
     check_annotator(annotator)
     with store.labelling() as session:
         rows = session.rows("last_label", queue_id=queue.queue_id, annotator=annotator)
@@ -206,7 +212,7 @@ def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Assignment | 
 
 
 def check_annotator(name: str) -> None:
-    """Raises InputError on a name that cannot stand beside a label."""
+    """Raise InputError if a name cannot be an annotator's name."""
     if not name.strip() or name != name.strip() or len(name) > MOST_NAME or not name.isprintable():
         raise InputError(f"{name!r} cannot be an annotator's name: use 1 to {MOST_NAME} printable characters")
 
@@ -218,7 +224,7 @@ def _claim_next(session: Session, queue: Queue, annotator: str) -> tuple[Assignm
 
 
 def _assign(session: Session, queue: Queue, annotator: str, trace_id: str | None) -> None:
-    """Move an annotator's assignment to a trace; None: they have no assignment any more."""
+    """Move an annotator's assignment to a trace. None removes the assignment."""
     session.execute("release_assignment", queue_id=queue.queue_id, annotator=annotator)
     if trace_id is not None:
         session.execute(
@@ -227,7 +233,7 @@ def _assign(session: Session, queue: Queue, annotator: str, trace_id: str | None
 
 
 def _queue_state(session: Session, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
-    """The assignment that an annotator may have next, and how far the queue is."""
+    """The next possible assignment of an annotator, and the progress of the queue. Nothing is changed."""
     ((*counts, assignment),) = session.rows(
         "look_at_queue",
         queue_id=queue.queue_id,
@@ -239,7 +245,7 @@ def _queue_state(session: Session, queue: Queue, annotator: str) -> tuple[Assign
 
 
 def _write(settings: QueueSettings) -> dict[str, Any]:
-    """The settings as they are stored; their filter in the form that links have."""
+    """The settings in their stored form. The filter has the same form as in links."""
     return {
         "name": settings.name,
         "traces": settings.traces.to_query(),

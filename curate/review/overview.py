@@ -1,8 +1,7 @@
-"""What the page Overview shows of the traces that a filter lets through: how many are left after each rule, who is
-accepted how often, when and where the others are lost, what an accepted trace costs, how the target moves.
+"""Data for the page Overview: the funnel over rules, acceptance rates, losses over time, costs, and target moves.
 
-All of it is counted in one transaction, so that the figures agree with each other while traces are being made. The
-store is scanned once for each of a few small tables; what people look at is summed up from those.
+All counts come from one transaction, so that they are consistent even while traces are being made. The store is scanned
+once for each of a few small tables, and all figures are computed from those.
 """
 
 from collections.abc import Sequence
@@ -18,14 +17,14 @@ from store import Session, Store
 
 PROMPTS, ATTEMPTS, LABELLED = "prompts", "attempts", "labelled"
 RULESETS = ("paper", "strict")
-# Where a trace can be lost, in the order in which ruleset strict asks.
+# The stages at which a trace can be lost, in the order of ruleset strict.
 LOSSES = (ANSWERED, *RULE_NAMES)
 STAGES = (PROMPTS, ATTEMPTS, *LOSSES, *RULESETS, LABELLED)
 
 USAGE = ("cost_usd", "prompt_tokens", "completion_tokens")
 MOST_BARS = 8
 
-# Each at most three times the one before, so that at least a third of MOST_BUCKETS remains.
+# Each width is at most three times the previous one, so that a span has at least a third of MOST_BUCKETS.
 MOST_BUCKETS = 60
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 BUCKET_SECONDS = (
@@ -35,13 +34,13 @@ BUCKET_SECONDS = (
     *(days * _DAY for days in (1, 3, 7, 14, 28, 84, 252)),
 )
 
-# Of the normal distribution: 95% of it lies within so many standard deviations.
+# 95% of a normal distribution lies within this many standard deviations of the mean.
 Z_95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What is counted of the traces of one filter; each field is what its function `load_` or `count_` returns."""
+    """The counts for the traces of one filter. Each field is the result of its function `load_...` or `count_...`."""
 
     attempts: pl.DataFrame
     prompts: int
@@ -52,7 +51,7 @@ class Overview:
 
 
 def load_overview(store: Store, chosen: TraceFilter) -> Overview:
-    """Everything that the page shows. Raises InputError on an unknown ruleset and on a bad regular expression."""
+    """Load the data of the page. Raises InputError on an unknown ruleset or an invalid regular expression."""
     with store.reading() as session:
         check_filter(session, chosen)
         return Overview(
@@ -66,29 +65,29 @@ def load_overview(store: Store, chosen: TraceFilter) -> Overview:
 
 
 def load_attempts(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """Traces, those together that agree in template, teacher, model, temperature, copied and what the rules say.
+    """Traces, grouped by template, teacher, model, temperature, copied and verdicts.
 
-    attempts: how many. first_failed_rule: "answered" where the request failed, else the first rule of ruleset strict
-    that is not passed; None where all are. accepted: under ruleset paper. For each of USAGE its sum, and in `*_counted`
-    over how many attempts; None where it is known of none.
+    Columns beside those: attempts, their number; first_failed_rule, "answered" if the request failed, else the first
+    failed rule of ruleset strict, or None if all passed; accepted, whether ruleset paper accepts them; for each of
+    USAGE the sum, or None if unknown for all, and in `*_counted` the number of attempts for which it is known.
     """
     return session.frame("overview_attempts", where=chosen.where, **chosen.parameters)
 
 
 def count_prompts(session: Session, chosen: TraceFilter) -> int:
-    """How many prompts have a trace that fits."""
+    """The number of prompts with a matching trace."""
     ((prompts,),) = session.rows("overview_prompts", where=chosen.where, **chosen.parameters)
     return int(prompts)
 
 
 def count_labelled(session: Session, chosen: TraceFilter) -> int:
-    """How many traces have a label by anybody."""
+    """The number of matching traces with a label by anybody."""
     ((labelled,),) = session.rows("overview_labelled", where=chosen.where, **chosen.parameters)
     return int(labelled)
 
 
 def load_losses(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """Traces over time: start and end of a bucket (UTC), first_failed_rule as in load_attempts, traces.
+    """Traces over time. Columns: start and end of a bucket (UTC), first_failed_rule as in `load_attempts`, traces.
 
     Empty buckets are left out.
     """
@@ -98,35 +97,36 @@ def load_losses(session: Session, chosen: TraceFilter) -> pl.DataFrame:
 
 
 def choose_bucket(first: datetime, last: datetime) -> int:
-    """Seconds that part a span into 20 to 60 buckets; fewer where it is shorter than 20 seconds."""
+    """The width, in seconds, that divides a span into 20 to 60 buckets, or fewer if it is shorter than 20 s."""
     span = (last - first).total_seconds()
     return next((width for width in BUCKET_SECONDS if span <= width * (MOST_BUCKETS - 1)), BUCKET_SECONDS[-1])
 
 
 def load_pass_rates(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """Histogram of pass rates under ruleset paper: tenths from 0 to 11, groups.
+    """The histogram of pass rates under ruleset paper. Columns: tenths (from 0 to 11), groups.
 
     tenths is 0 for a rate of zero, 1 for (0, 0.1], ..., 10 for (0.9, 1) and 11 for a rate of one. A group is all
-    answered attempts of one teacher, model and temperature at one prompt; it counts where any of its traces fits.
+    answered attempts of one teacher, model and temperature at one prompt. It counts if any of its traces matches.
     """
     groups = session.frame("overview_groups", where=chosen.where, **chosen.parameters)
     attempts, accepted = pl.col("attempts"), pl.col("accepted")
+    # Rounded up, in integers, so that no rate lands in a wrong bin.
     tenths = pl.when(accepted == attempts).then(11).otherwise((10 * accepted + attempts - 1) // attempts)
-    found = groups.group_by(tenths=tenths.cast(pl.Int64)).agg(pl.col("groups").sum())
+    counts = groups.group_by(tenths=tenths.cast(pl.Int64)).agg(pl.col("groups").sum())
     bins = pl.DataFrame({"tenths": range(12)}, schema={"tenths": pl.Int64})
-    return bins.join(found, on="tenths", how="left", maintain_order="left").with_columns(pl.col("groups").fill_null(0))
+    return bins.join(counts, on="tenths", how="left", maintain_order="left").with_columns(pl.col("groups").fill_null(0))
 
 
 def load_moves(session: Session, chosen: TraceFilter) -> pl.DataFrame:
-    """How often the target went from target_rank to predicted_rank: 1 is first, 0 absent or left out; traces."""
+    """The moves of the target. Columns: target_rank and predicted_rank (1 is first, 0 is absent), traces."""
     return session.frame("overview_moves", where=chosen.where, **chosen.parameters)
 
 
 def make_funnel(overview: Overview) -> pl.DataFrame:
-    """The STAGES in their order: stage, traces (of the first, prompts), lost.
+    """The funnel over the STAGES. Columns: stage, traces (or prompts, at the first stage), lost.
 
-    traces of a stage where traces are lost: those that are not lost here nor before; lost is None at other stages.
-    Other rules of ruleset strict, and NOT_JUDGED, follow LOSSES where they hold some.
+    At a stage of LOSSES, traces counts those that are not lost up to and including this stage. lost is None at all
+    other stages. Other rules of ruleset strict, and NOT_JUDGED, follow the LOSSES if they hold traces.
     """
     attempts = overview.attempts
     total = _count(attempts)
@@ -150,9 +150,9 @@ def other_losses(counted: pl.DataFrame) -> list[str]:
 
 
 def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
-    """The traces that a stage of the funnel is about: lost there, accepted, labelled; else all.
+    """A filter for the traces of a stage of the funnel: those lost there, accepted or labelled, or else all.
 
-    None where `chosen` asks for something else already, see narrow.
+    None if it contradicts `chosen`, see `narrow`.
     """
     if stage in (PROMPTS, ATTEMPTS):
         return chosen
@@ -162,7 +162,7 @@ def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
 
 
 def narrow(chosen: TraceFilter, **fields: Any) -> TraceFilter | None:
-    """Those of the traces that meet `fields` too; None where the filter asks for another value of one of them.
+    """The filter with additional conditions, or None if it requires another value of one of these fields.
 
     >>> narrow(TraceFilter(split="valid"), first_failed_rule="cites")
     TraceFilter(split='valid', first_failed_rule='cites')
@@ -172,50 +172,50 @@ def narrow(chosen: TraceFilter, **fields: Any) -> TraceFilter | None:
 
 
 def measure_acceptance(attempts: pl.DataFrame) -> pl.DataFrame:
-    """Share of attempts that ruleset paper accepts, by template, by teacher and model, and by temperature.
+    """The share of attempts that ruleset paper accepts, by template, by teacher and model, and by temperature.
 
-    A row for each of the MOST_BARS values with the most attempts: by, value, hits, n, share, low, high (95%, Wilson).
+    Columns: by, value, hits, n, share, low, high (95% Wilson interval), for the MOST_BARS values with most attempts.
     """
     return _share_by(attempts, "accepted", ("template", "teacher", "temperature"))
 
 
 def measure_copying(attempts: pl.DataFrame) -> pl.DataFrame:
-    """Share of orders that are the input's, by teacher and model, and by temperature; columns of measure_acceptance.
+    """The share of rankings that copy the input, by teacher and model, and by temperature.
 
-    n counts traces with an order.
+    The columns are those of `measure_acceptance`. n counts the traces with a ranking.
     """
     return _share_by(attempts.drop_nulls("copied"), "copied", ("teacher", "temperature"))
 
 
 def share_accepted(attempts: pl.DataFrame) -> float | None:
-    """Share of all attempts that ruleset paper accepts; None where there is none."""
+    """The share of all attempts that ruleset paper accepts, or None without attempts."""
     return _share(attempts, "accepted")
 
 
 def share_copied(attempts: pl.DataFrame) -> float | None:
-    """Share of all orders that are the input's; None where there is none."""
+    """The share of all rankings that copy the input, or None without rankings."""
     return _share(attempts.drop_nulls("copied"), "copied")
 
 
 def wilson_interval(hits: pl.Expr, n: pl.Expr, z: float = Z_95) -> tuple[pl.Expr, pl.Expr]:
-    """Low and high end of a share's interval after Wilson (1927); n must not be 0.
+    """The bounds of a share's confidence interval by Wilson (1927). n must not be 0.
 
-    Centre (p + z²/2n) / (1 + z²/n), half width z·sqrt(p(1-p)/n + z²/4n²) / (1 + z²/n): within [0, 1] also where p is
-    0 or 1, where the normal interval has no width.
+    Centre (p + z²/2n) / (1 + z²/n), half width z·sqrt(p(1-p)/n + z²/4n²) / (1 + z²/n). The interval stays within [0, 1]
+    and has a width even if p is 0 or 1, where the normal interval has none.
     """
     share, scale = hits / n, 1 + z**2 / n
     centre = (share + z**2 / (2 * n)) / scale
     half = z * (share * (1 - share) / n + z**2 / (4 * n**2)).sqrt() / scale
-    # Rounding must not put the end beyond the share where that is 0 or 1.
+    # Rounding must not move a bound beyond 0 or 1.
     return (centre - half).clip(0, None), (centre + half).clip(None, 1)
 
 
 def measure_usage(attempts: pl.DataFrame) -> pl.DataFrame:
-    """Tokens and cost by teacher and model, most attempts first, then one row for all of them where there are several.
+    """Tokens and cost by teacher and model, most attempts first. A last row sums them up if there are several.
 
-    teacher and model (None in that last row), attempts, accepted; for each of USAGE its total, `*_per_attempt` and
-    `*_per_accepted`, over those attempts of which it is known: None where it is known of none, the last also where
-    none of those was accepted.
+    Columns: teacher and model (None in the last row), attempts, accepted, and for each of USAGE the total,
+    `*_per_attempt` and `*_per_accepted`, over the attempts for which it is known. They are None if it is unknown for
+    all; `*_per_accepted` also if none of those attempts was accepted.
     """
     each = (
         attempts.group_by("teacher", "model")

@@ -1,4 +1,4 @@
-"""Queries worth keeping: examples that come with gr2, and what people saved on the page SQL."""
+"""Saved queries: the examples that come with gr2, and the queries that people saved on the page SQL."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ _EXAMPLES = {
 
 
 class SavedQuery(NamedTuple):
-    """A query under a name. author: who saved it; None for an example."""
+    """A named query. author: who saved it, or None for an example."""
 
     name: str
     query: str
@@ -28,7 +28,7 @@ class SavedQuery(NamedTuple):
 
 
 def list_queries(store: Store) -> list[SavedQuery]:
-    """The examples, then what people saved, by name."""
+    """The examples, then the saved queries by name."""
     with store.reading() as session:
         saved = session.rows("saved_queries")
     return [
@@ -38,9 +38,9 @@ def list_queries(store: Store) -> list[SavedQuery]:
 
 
 def save_query(store: Store, name: str, query: str, author: str) -> None:
-    """Keep a query under a name, in place of an older one of that name; whether it can run is not looked at.
+    """Save a query under a name. It replaces an older one of that name, and is not checked.
 
-    Raises InputError on an example's name, on an empty name, query or author, and on one that is too long.
+    Raises InputError on the name of an example, or if name, query or author is empty or too long.
     """
     name = _checked("name", name, MOST_NAME_CHARACTERS)
     if name in _EXAMPLES:
@@ -54,9 +54,9 @@ def save_query(store: Store, name: str, query: str, author: str) -> None:
 
 
 def remove_query(store: Store, name: str, author: str) -> None:
-    """Take a name away; older queries of it stay in labels.saved_queries. author: who removes it.
+    """Remove a saved query. Its texts stay in labels.saved_queries. author: who removes it.
 
-    Raises InputError where nobody saved one of that name.
+    Raises InputError if there is no saved query of that name.
     """
     if name not in (saved.name for saved in list_queries(store) if saved.author is not None):
         raise InputError(f"no saved query is called {name!r}; it may have been removed already")
@@ -71,9 +71,9 @@ def _append(store: Store, name: str, query: str, author: str) -> None:
 def _checked(what: str, text: str, most: int, *, lines: bool = False) -> str:
     text = storable_text(text).strip()
     if not text:
-        raise InputError(f"the {what} is empty; give one")
+        raise InputError(f"the {what} is empty; enter one")
     if len(text) > most:
         raise InputError(f"the {what} has {len(text):,} characters; at most {most:,} can be saved")
     if not lines and not text.isprintable():
-        raise InputError(f"the {what} is {text!r}; leave out line breaks and other signs that cannot be seen")
+        raise InputError(f"the {what} is {text!r}; leave out line breaks and other invisible characters")
     return text

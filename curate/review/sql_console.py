@@ -1,8 +1,8 @@
-"""SQL that people write: run in the store's sandbox, read-only and locked down, within limits; and what it can query.
+"""Runs SQL that people write in the store's sandbox, within limits, and describes the tables that they can query.
 
-The sandbox keeps files, networks, settings and writes out. This module lets nothing past it but one query: what
-DuckDB runs there all the same (DETACH, USE, SET SCHEMA, ROLLBACK, temporary tables) changes it for the
-statements after, or for everybody in the process who reads.
+The sandbox blocks files, networks, settings and writes. This module allows only a single query: other statements that
+DuckDB still runs there (DETACH, USE, SET SCHEMA, ROLLBACK, temporary tables) would change the sandbox for later
+statements, or for all readers of the process.
 """
 
 import re
@@ -28,9 +28,10 @@ QUERIES = "SELECT, FROM, WITH, VALUES, PIVOT, SUMMARIZE, DESCRIBE, SHOW or EXPLA
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """How much a query may take; None is no limit. bytes: of its rows in memory.
+    """Limits of a query. None means no limit.
 
-    characters: of a text; longer ones are cut, and nested values are JSON, so that a screen can show them.
+    bytes: size of the rows in memory. characters: length of a text. With a limit of characters, longer texts are cut
+    and nested values become JSON, so that a screen can show them.
     """
 
     rows: int | None = None
@@ -42,13 +43,16 @@ class QueryLimits:
 UNLIMITED = QueryLimits()
 SCREEN = QueryLimits(rows=10_000, bytes=16_000_000, seconds=20, characters=5_000)
 DOWNLOAD = QueryLimits(rows=1_000_000, bytes=256_000_000, seconds=20)
-# Small, so that rows of a megabyte each are counted before they fill the memory.
+# Small, so that rows of a megabyte each are measured before they fill the memory.
 _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """rows: what came back, with distinct column names. complete: whether these are all. seconds: how long it took."""
+    """The result of a query.
+
+    rows: with distinct column names. complete: whether these are all rows. seconds: the time that it took.
+    """
 
     rows: pl.DataFrame
     complete: bool
@@ -56,49 +60,49 @@ class QueryResult:
 
 
 def run_sql(store: Store, query: str) -> pl.DataFrame:
-    """All rows of one query, however long it takes. Raises what `query_rows` raises."""
+    """All rows of one query, without a time limit. Raises InputError under the same conditions as `query_rows`."""
     return query_rows(store, query, UNLIMITED).rows
 
 
 def query_rows(store: Store, query: str, limits: QueryLimits) -> QueryResult:
-    """The rows of one query, up to the limits; past `seconds` it is interrupted.
+    """The rows of one query, up to the limits. It is interrupted after `limits.seconds`.
 
-    Types that Polars, Parquet and CSV do not all hold come as DuckDB's text of them.
+    Values of types that Polars, Parquet or CSV cannot hold are returned as DuckDB's text.
 
-    Raises InputError with DuckDB's own message, position included, where the query fails; on what is no query; on
-    more than one statement; and where its time is used up.
+    Raises InputError if the text is not exactly one query, if the time is used up, or if the query fails, with DuckDB's
+    own message and position.
     """
     started = time.perf_counter()
     with store.sandbox() as session, _time_limit(session.connection, limits.seconds) as expired:
         try:
             rows, complete = _fetch(session.connection, _only_query(session.connection, query), limits)
-        # Arrow passes on DuckDB's errors of a query that has given rows already as OSError.
+        # After the first rows, Arrow reports DuckDB's errors as OSError.
         except (duckdb.Error, OSError, pa.ArrowException) as error:
             if expired.is_set():
                 raise InputError(
-                    f"the query ran for {limits.seconds:g} s, as long as it may, and was stopped; ask for less (where, "
-                    "limit, using sample), or run it with gr2 sql, which has no time limit"
+                    f"the query was stopped after {limits.seconds:g} s, its time limit; reduce its work (where, limit, "
+                    "using sample), or run it with gr2 sql, which has no time limit"
                 ) from error
             raise InputError(_shortened(str(error).strip())) from error
     return QueryResult(rows, complete, time.perf_counter() - started)
 
 
 def _shortened(message: str) -> str:
-    """A message may quote a value of any length; what went wrong stands before it, and where in the query behind."""
+    """A message without its middle. It may quote a value of any length between the reason and the position."""
     return message if len(message) <= 4_000 else f"{message[:2_000]}\n[...]\n{message[-2_000:]}"
 
 
 @contextmanager
 def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[threading.Event]:
-    """Interrupts what this connection runs when the time is over, which sets the event. Other readers go on."""
-    done, expired = threading.Event(), threading.Event()
+    """Interrupts the query of this connection after a time, and then sets the event. Other readers are not affected."""
+    finished, expired = threading.Event(), threading.Event()
 
     def watch() -> None:
-        if done.wait(seconds):
+        if finished.wait(seconds):
             return
         expired.set()
-        # More than once: an interrupt that falls between two steps of a query is forgotten.
-        while not done.wait(0.05):
+        # Repeatedly, because DuckDB forgets an interrupt that comes between two steps of a query.
+        while not finished.wait(0.05):
             connection.interrupt()
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -106,32 +110,33 @@ def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float | None) ->
     try:
         yield expired
     finally:
-        done.set()
+        finished.set()
         watcher.join()
 
 
 # --- what may run ---
 
-_ALLOWED = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # MULTI is a PIVOT that looks for its columns.
+# MULTI is a PIVOT that looks up its columns first.
+_ALLOWED = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^()]*\))?", re.IGNORECASE)
 
 
 def _only_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statement:
-    """The one statement of a text. Raises InputError where there is none or a second, or where it is no query."""
+    """The only statement of a text. Raises InputError if there are none or several, or if it is not a query."""
     statements = connection.extract_statements(text)
     if not statements:
-        raise InputError(f"there is no statement, so there are no rows; write one query: {QUERIES}")
+        raise InputError(f"there is no statement; write one query: {QUERIES}")
     if len(statements) > 1:
-        raise InputError(f"there are {len(statements)} statements; only one query can be run at a time")
+        raise InputError(f"there are {len(statements)} statements; run one query at a time")
     (statement,) = statements
     kind = _kind(statement)
-    # EXPLAIN ANALYZE runs what it explains, whatever that is.
+    # EXPLAIN ANALYZE runs the statement that it explains, so that must be a query too.
     if kind == duckdb.StatementType.EXPLAIN:
         explained = connection.extract_statements(_EXPLAIN.sub("", statement.query, count=1))
         kind = _kind(explained[0]) if len(explained) == 1 else None
     if kind not in _ALLOWED:
         raise InputError(
-            f"{'this' if kind is None else kind.name} is no query and is not run; the store is read-only here: "
+            f"{'this' if kind is None else kind.name} is not a query, and the store is read-only here; "
             f"write one query: {QUERIES}"
         )
     return statement
@@ -140,13 +145,14 @@ def _only_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Stat
 def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
     try:
         return statement.type
-    except ValueError:  # A kind that DuckDB's Python client has no name for.
+    except ValueError:
+        # DuckDB's Python client has no name for some kinds.
         return None
 
 
 # --- rows ---
 
-# What CSV, Parquet, Polars and Streamlit all take as it is; inside of lists and structs, fewer.
+# Types that CSV, Parquet, Polars and Streamlit all accept as they are. Lists and structs may contain fewer of them.
 _INTEGERS = {"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"}
 _NESTABLE = _INTEGERS | {"boolean", "float", "double", "varchar", "uuid"}
 _TAKEN = _NESTABLE | {"hugeint", "decimal", "date", "timestamp", "timestamp with time zone"}
@@ -155,12 +161,12 @@ _TAKEN = _NESTABLE | {"hugeint", "decimal", "date", "timestamp", "timestamp with
 def _fetch(
     connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, limits: QueryLimits
 ) -> tuple[pl.DataFrame, bool]:
-    """Rows up to the limits, and whether these are all."""
+    """The rows up to the limits, and whether these are all rows."""
     relation = _bound(connection, statement)
     names = _distinct(relation.columns)
     taken = [_is_taken(kind) for kind in relation.types]
     if not all(taken):
-        # By place: names may repeat.
+        # By position, because names may repeat.
         columns = [duckdb.SQLExpression(f"#{place}") for place in range(1, len(names) + 1)]
         relation = relation.select(
             *(
@@ -187,19 +193,19 @@ def _bound(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -
     try:
         return connection.sql(statement)
     except (duckdb.BinderException, duckdb.CatalogException):
-        # The same error again: this way DuckDB says where in the text.
+        # This raises the same error again, but with its position in the text.
         connection.execute(statement)
         raise
 
 
 def _fitting(frame: pl.DataFrame, spare: int, height: int) -> int:
-    """How many rows of a frame to keep where it is `-spare` bytes too large: a share of them, and one at least."""
+    """The number of rows to keep of a frame that is `-spare` bytes too large. The first frame keeps at least one."""
     kept = frame.height if spare >= 0 else int(frame.height * (1 + spare / frame.estimated_size()))
     return max(kept, 0 if height else 1)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with _1, _2, ... behind those that are there already: a frame and a file take each name once.
+    """The names, with _1, _2, ... appended to repeated ones, because frames and files need distinct names.
 
     >>> _distinct(["a", "a", "a_1"])
     ['a', 'a_2', 'a_1']
@@ -248,18 +254,18 @@ def _joined(frames: list[pl.DataFrame], limits: QueryLimits) -> pl.DataFrame:
     return pl.DataFrame([_settled(column, limits) for column in pl.concat(frames)])
 
 
-# Python's years; DuckDB's reach further, and what renders a time past them fails.
+# The years of Python. DuckDB has more, but a later or earlier time cannot be rendered.
 _FIRST_TIME, _LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
-# Up to here every integer is a JavaScript number; a browser rounds larger ones.
+# JavaScript represents all integers up to here exactly. A browser rounds larger ones.
 _LARGEST_EXACT = 2**53
 
 
 def _settled(column: pl.Series, limits: QueryLimits) -> pl.Series:
-    """The column as a type that everybody holds, if one of its values asks for another.
+    """The column in a type that all consumers support.
 
-    Decimals without places, which sums of integers are, become Int64 or, where one is too large, text. Times of which
-    one is before the year 1 or after 9999 become counts since 1970. For a screen, integers of which a browser would
-    round one become text.
+    Decimals without decimal places, such as sums of integers, become Int64, or text if a value is too large. Times
+    become counts since 1970 if a value is before the year 1 or after 9999. For a screen, integers become text if a
+    browser would round one of them.
     """
     kind = column.dtype
     if kind == pl.Decimal(38, 0):
@@ -275,7 +281,7 @@ def _settled(column: pl.Series, limits: QueryLimits) -> pl.Series:
 
 
 def _lies_within(integers: pl.Series, low: int, high: int) -> bool:
-    # In Python's integers: Polars compares in the column's own type, which may be too small for the bounds.
+    # As Python integers, because Polars compares in the column's own type, which may be too small for the bounds.
     return all(low <= int(str(edge)) <= high for edge in (integers.min(), integers.max()) if edge is not None)
 
 
@@ -286,7 +292,7 @@ MARKS: tuple[Mark, ...] = get_args(Mark)
 
 
 class ChartChoice(NamedTuple):
-    """Columns of a result to draw. colour: None draws in one colour."""
+    """The columns of a result to draw. colour: None means a single colour."""
 
     x: str
     y: str
@@ -295,9 +301,9 @@ class ChartChoice(NamedTuple):
 
 
 def suggest_chart(rows: pl.DataFrame) -> ChartChoice | None:
-    """What to draw of a result at first: its first number over a time, or else over a text, or another number.
+    """The first suggestion for a chart: the first number over a time, or else over a text or another number.
 
-    Counts by two small whole numbers are cells. None where it has no numbers, or only one column.
+    Counts by two small integers become a heatmap. None if the result has no numbers, no rows or only one column.
 
     >>> suggest_chart(pl.DataFrame({"teacher": ["a", "b"], "traces": [3, 4]}))
     ChartChoice(x='teacher', y='traces', colour=None, mark='bar')
@@ -325,15 +331,16 @@ def _is_small(column: pl.Series) -> bool:
 
 
 def load_schema(store: Store, containing: str = "") -> pl.DataFrame:
-    """The columns of all tables, views and macros: table, column, type, meaning; those with the text somewhere.
+    """The columns of all tables, views and macros whose description contains a text.
 
-    A macro is one row. Meanings are those of docs/reference/data-model.md, empty where that is not installed.
+    Columns: table, column, type, meaning. A macro is one row. Meanings are from docs/reference/data-model.md, and empty
+    if that is not installed.
     """
     with store.reading() as session:
         rows = _schema_rows(session)
-    wanted = containing.strip().casefold()
+    text = containing.strip().casefold()
     return pl.DataFrame(
-        [row for row in rows if wanted in "\n".join(row).casefold()],
+        [row for row in rows if text in "\n".join(row).casefold()],
         schema={"table": pl.String, "column": pl.String, "type": pl.String, "meaning": pl.String},
         orient="row",
     )
@@ -353,8 +360,8 @@ def _schema_rows(session: Session) -> list[tuple[str, str, str, str]]:
 
 
 def read_meanings() -> dict[tuple[str, str], str]:
-    """What docs/reference/data-model.md says, by table and column; of a whole table, by "" as column."""
-    # An installed wheel may carry the document beside the schema; a checkout has it in docs/.
+    """The meanings in docs/reference/data-model.md by table and column. The column "" stands for the whole table."""
+    # An installed wheel may contain the document beside the schema. A checkout has it in docs/.
     package = Path(store_package.__file__).parent
     for path in (package / "data-model.md", package.parent / "docs" / "reference" / "data-model.md"):
         if path.is_file():
@@ -375,7 +382,7 @@ def _parse_meanings(document: str) -> dict[tuple[str, str], str]:
 
 
 def _followed(meanings: dict[tuple[str, str], str], column: str, meaning: str) -> str:
-    """Where the document says "as in TABLE", what it says there."""
+    """A meaning with "as in TABLE" replaced by the meaning in that table."""
     table = re.fullmatch(r"as in (\S+?)(; .+)?", meaning)
     there = meanings.get((table[1], column)) if table else None
     return _followed(meanings, column, there) + (table[2] or "") if table and there else meaning

@@ -1,4 +1,4 @@
-"""What a store holds, as a few small tables."""
+"""The contents of a store in a few small tables."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from store import Store
 
 @dataclass(frozen=True, slots=True)
 class StatusTable:
-    """Rows to show under a title; where there are none, `next_step` says how to get some."""
+    """Rows to show under a title. next_step: how to get some, to show if there are none."""
 
     title: str
     rows: pl.DataFrame

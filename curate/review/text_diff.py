@@ -1,6 +1,6 @@
-"""Two reasonings word by word: what there is to read of each, where they differ, and that as lines.
+"""Compares two reasonings word by word: their readable texts, their differences, and these as lines.
 
-What is shown of hostile texts is their beginning, and characters that steer a screen are spelled out.
+Of very long texts only the beginning is shown. Characters that control a screen are escaped.
 """
 
 import re
@@ -13,15 +13,15 @@ from typing import NamedTuple
 from curate.review.trace_pages import TraceView
 from curate.review.trace_text import Part, annotate, short_sid
 
-# difflib takes about a second, at worst, for two texts of so many tokens.
+# difflib takes at most about a second for two texts of this many tokens.
 MOST_TOKENS = 5_000
 MOST_CHARACTERS = 30_000
 
 
 class ReadText(NamedTuple):
-    """What there is to read of a trace. source: "reasoning", "completion" where none could be parsed, or "error".
+    """The readable text of a trace.
 
-    cut: whether this is only its beginning.
+    source: "reasoning", or "completion" if it could not be parsed, or "error". cut: whether this is only the beginning.
     """
 
     text: str
@@ -29,28 +29,28 @@ class ReadText(NamedTuple):
     cut: bool
 
 
-# What moves a cursor, turns the direction of a line round or ends a line unseen.
+# Characters that move a cursor, change the direction of a line, or end a line invisibly.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-# A word, an item or a sign, with the blanks before it and the full stop or comma after it.
+# A word, an item or a sign, with the spaces before it and the punctuation after it.
 _TOKEN = re.compile(r"\s*(?:‹[^‹›\n]*›|\w+(?:[.,'’-]\w+)*|[^\w\s])[.,;:!?]*|\s+")
 
 
 def read_text(view: TraceView) -> ReadText:
-    """The reasoning with each semantic ID as ‹codes title›, or ‹codes› where the prompt does not show it."""
+    """The reasoning with each semantic ID as ‹codes title›, or ‹codes› if the prompt does not show the item."""
     source = next((name for name in ("reasoning", "completion", "error") if view.trace[name]), "reasoning")
     whole: str = view.trace[source] or ""
     titled = "".join(
         stretch.text if stretch.part is Part.WORDS else f"‹{f'{short_sid(stretch.text)} {stretch.title}'.strip()}›"
         for stretch in annotate(whole[:MOST_CHARACTERS], view.listed)
     )
-    spelled = _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", titled[:MOST_CHARACTERS])
-    tokens = _TOKEN.findall(spelled)
+    escaped = _STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", titled[:MOST_CHARACTERS])
+    tokens = _TOKEN.findall(escaped)
     cut = max(len(whole), len(titled)) > MOST_CHARACTERS or len(tokens) > MOST_TOKENS
     return ReadText("".join(tokens[:MOST_TOKENS]), source, cut)
 
 
 class Side(StrEnum):
-    """Where a stretch of text stands; the value is how a diff marks it."""
+    """The texts that contain a stretch. The value is its mark in a diff."""
 
     BOTH = " "
     FIRST = "-"
@@ -58,24 +58,25 @@ class Side(StrEnum):
 
 
 class Change(NamedTuple):
-    """A stretch of text that both texts, or one of them, have."""
+    """A stretch of text that is in both texts or in one of them."""
 
     side: Side
     text: str
 
 
-# Fewer words in common between two changes are taken into the changes: a diff of shreds cannot be read.
+# Fewer common words between two changes are merged into the changes, because a diff of fragments cannot be read.
 _FEWEST_COMMON = 3
-# So many lines in common are shown around a change.
+# The number of common lines to show around a change.
 _CONTEXT = 2
 
 
 def diff_texts(first: str, second: str) -> list[Change]:
-    """How two texts differ, by words; what stands in BOTH and FIRST is the first text, BOTH and SECOND the second.
+    """The differences of two texts by words.
 
-    The other way round it says the same with the sides changed.
+    The stretches of BOTH and FIRST joined are the first text, those of BOTH and SECOND the second. Swapped texts give
+    the same stretches with the sides swapped.
     """
-    # difflib depends on which text comes first, so that is always the smaller one.
+    # The result of difflib depends on which text comes first, so that is always the smaller one.
     turned = first > second
     texts = (second, first) if turned else (first, second)
     left, right = (_TOKEN.findall(text) for text in texts)
@@ -102,7 +103,7 @@ def _count_words(tokens: Sequence[str]) -> int:
 
 
 def diff_lines(changes: Sequence[Change]) -> str:
-    """A diff as lines, a sentence or a part of one each, marked by "-" and "+"; what is long and alike is folded."""
+    """A diff as lines of at most one sentence, marked with "-" and "+". Long common parts are folded."""
     lines: list[str] = []
     for place, change in enumerate(changes):
         marked = [f"{change.side} {line}" for line in _sentences(change.text)]
@@ -117,7 +118,7 @@ def diff_lines(changes: Sequence[Change]) -> str:
 
 
 def _sentences(text: str) -> list[str]:
-    """The text cut after sentences and at line ends, without blank lines."""
+    """The text, split after sentences and at line ends, without empty lines."""
     lines = [""]
     for token in _TOKEN.findall(text):
         if token[0].isspace() and lines[-1].endswith((".", "!", "?", ";")):

@@ -1,4 +1,4 @@
-"""What the trace browser shows of traces: pages of them by filter, and one with everything that belongs to it."""
+"""Data for the trace browser: pages of traces by filter, and single traces with everything that belongs to them."""
 
 import time
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ from curate.traces.tasks import ListedTask, load_tasks
 from store import InputError, Session, Store
 
 PAGE_TRACES = 50
-# A search in texts looks at so many windows of the store, the newest first, and rests when its time is used up.
+# A search in texts divides the store into this many windows, newest first, and pauses when its time is used up.
 SEARCH_WINDOWS = 40
 SEARCH_SECONDS = 0.4
 WHOLE_SEARCH_TRACES = 100_000
 
 
 class Position(NamedTuple):
-    """A place among traces, newest first: what is older than created_at, and of that moment what has a smaller id."""
+    """A position among traces, newest first: before older traces, and before smaller ids of the same moment."""
 
     created_at: datetime
     trace_id: str
@@ -28,9 +28,10 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TracePage:
-    """rows: traces, newest first. next: where the next page begins; None at the end.
+    """One page of traces.
 
-    unfinished: a search in texts ran out of time before the page was full; `next` is how far it looked.
+    rows: traces, newest first. next: where the next page begins, or None at the end. unfinished: whether a search in
+    texts ran out of time before the page was full; `next` is then the position that it has reached.
     """
 
     rows: pl.DataFrame
@@ -39,7 +40,7 @@ class TracePage:
 
 
 class Judgement(NamedTuple):
-    """What is said of a trace, as stored. verdicts: of rules. labels: of people."""
+    """The stored verdicts of rules and labels of people on a trace."""
 
     verdicts: pl.DataFrame
     labels: pl.DataFrame
@@ -47,7 +48,7 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TraceView:
-    """One trace. trace: its row. listed: what it answers. judgement: None where it was not asked for."""
+    """One trace. trace: its row. listed: the list that it answers. judgement: None if it was not requested."""
 
     trace: dict[str, Any]
     listed: ListedTask
@@ -57,9 +58,9 @@ class TraceView:
 def find_traces(
     store: Store, chosen: TraceFilter, *, after: Position | None = None, limit: int = PAGE_TRACES
 ) -> TracePage:
-    """One page of traces, newest first; after: the `next` of the page before.
+    """One page of traces, newest first. after: the `next` of the previous page, or None for the first page.
 
-    Raises InputError on an unknown ruleset and on a pattern that is no regular expression.
+    Raises InputError on an unknown ruleset or an invalid regular expression.
     """
     with store.reading() as session:
         check_filter(session, chosen)
@@ -74,35 +75,35 @@ def find_traces(
 def _page(session: Session, chosen: TraceFilter, after: Position | None, limit: int) -> pl.DataFrame:
     where, parameters = list(chosen.where), chosen.parameters
     if after is not None:
-        # First, so that DuckDB looks at times before it looks at texts.
+        # First, so that DuckDB compares times before it searches texts.
         where.insert(0, "where_before")
         parameters |= {"before_time": after.created_at, "before_id": after.trace_id}
     return session.frame("browse_traces", where=where, limit=limit, **parameters)
 
 
 def _search(session: Session, chosen: TraceFilter, after: Position | None, limit: int) -> TracePage:
-    """A page by text: window by window, the newest first, until it is full or SEARCH_SECONDS are used up."""
+    """A page by text: window by window, newest first, until it is full or SEARCH_SECONDS are used up."""
     started = time.perf_counter()
-    found: list[pl.DataFrame] = []
+    frames: list[pl.DataFrame] = []
     height = 0
     for start in _window_starts(session, chosen, after):
         window = replace(chosen, since=start)
         rows = _page(session, window, after, limit + 1 - height)
-        found.append(rows)
+        frames.append(rows)
         height += rows.height
         if height > limit:
-            rows = pl.concat(found).head(limit)
+            rows = pl.concat(frames).head(limit)
             return TracePage(rows, _last(rows))
         if start is None or start == chosen.since:
             break
         after = Position(start, "")
         if time.perf_counter() - started > SEARCH_SECONDS:
-            return TracePage(pl.concat(found), after, unfinished=True)
-    return TracePage(pl.concat(found), None)
+            return TracePage(pl.concat(frames), after, unfinished=True)
+    return TracePage(pl.concat(frames), None)
 
 
 def _window_starts(session: Session, chosen: TraceFilter, after: Position | None) -> list[datetime | None]:
-    """Where windows of about as many traces each begin, the newest first; the last is where the search ends."""
+    """The starts of windows with about equally many traces, newest first. The last one is the end of the search."""
     ((traces, edges),) = session.rows(
         "search_windows", shares=[place / SEARCH_WINDOWS for place in range(SEARCH_WINDOWS - 1, 0, -1)]
     )
@@ -123,13 +124,13 @@ def _last(rows: pl.DataFrame) -> Position:
 
 
 def load_choices(store: Store) -> dict[str, list[Any]]:
-    """The values to filter by, by field of TraceFilter; rules are those that any trace failed, or was lost at."""
+    """The values to filter by, for each field of TraceFilter. Rules are those that any trace failed or was lost at."""
     with store.reading() as session:
         return session.frame("browse_choices").row(0, named=True)
 
 
 def count_traces(store: Store, chosen: TraceFilter) -> int:
-    """How many traces fit; of a filter that reads texts, after reading all of them."""
+    """The number of matching traces. A filter on texts has to read all of them."""
     with store.reading() as session:
         check_filter(session, chosen)
         ((traces,),) = session.rows("count_traces", where=chosen.where, **chosen.parameters)
@@ -137,10 +138,10 @@ def count_traces(store: Store, chosen: TraceFilter) -> int:
 
 
 def load_trace(store: Store, trace_id: str, made_at: datetime | None = None, *, judged: bool = True) -> TraceView:
-    """One trace and what it answers; judged: and what is said of it.
+    """Load one trace with the list that it answers. judged: also load its verdicts and labels.
 
-    made_at: its created_at, where that is known, saves a search. Raises InputError where there is none of that id, or
-    its items have lost their semantic IDs.
+    made_at: the trace's created_at, if known, which avoids a search. Raises InputError on an unknown id, or if the
+    items of the list no longer have semantic IDs.
     """
     with store.reading() as session:
         return load_trace_view(session, trace_id, made_at, judged=judged)
@@ -149,12 +150,12 @@ def load_trace(store: Store, trace_id: str, made_at: datetime | None = None, *, 
 def load_trace_view(
     session: Session, trace_id: str, made_at: datetime | None = None, *, judged: bool = False
 ) -> TraceView:
-    """The same within a transaction."""
+    """Load one trace within a transaction, see `load_trace`."""
     known = {} if made_at is None else {"made_at": made_at}
-    found = session.frame("browse_trace", where=["made_at"] if known else [], trace_id=trace_id, **known)
-    if found.height == 0:
-        raise InputError(f"there is no trace {trace_id!r} in this store")
-    trace = found.row(0, named=True)
+    rows = session.frame("browse_trace", where=["made_at"] if known else [], trace_id=trace_id, **known)
+    if rows.height == 0:
+        raise InputError(f"there is no trace {trace_id!r} in this store; copy its id again")
+    trace = rows.row(0, named=True)
     try:
         listed = load_tasks(session, trace["dataset"], trace["sid_version"], [trace["list_id"]])[trace["list_id"]]
     except KeyError as lost:
@@ -171,13 +172,14 @@ def load_trace_view(
 
 
 def load_messages(store: Store, prompt_id: str) -> list[dict[str, str]]:
-    """The chat messages of a prompt, exactly as they were sent: role and content.
+    """The chat messages of a prompt (role and content), exactly as they were sent.
 
-    Apart from the trace: they take as long to read as everything else of it. Raises InputError on an unknown prompt.
+    They are separate from the trace, because reading them takes as long as reading all the rest of it. Raises
+    InputError on an unknown prompt.
     """
     with store.reading() as session:
         rows = session.rows("prompt_messages", prompt_id=prompt_id)
     if not rows:
-        raise InputError(f"there is no prompt {prompt_id!r} in this store")
+        raise InputError(f"there is no prompt {prompt_id!r} in this store; copy its id again")
     messages: list[dict[str, str]] = orjson.loads(rows[0][0])
     return messages

@@ -1,6 +1,6 @@
-"""A trace's texts as people read them: items by title, a reasoning's citations and claims held against the store.
+"""The texts of a trace for people: items by title, and citations and claims checked against the store.
 
-It says what stands where; how that looks is a page's affair.
+This module finds the stretches of a text. The pages decide how they look.
 """
 
 from enum import StrEnum
@@ -14,7 +14,7 @@ from prompts.tasks import ShownItem
 
 
 class Part(StrEnum):
-    """A stretch of a reasoning is words, an item that the prompt shows, or a semantic ID that it does not show."""
+    """The kind of a stretch: words, an item that the prompt shows, or a semantic ID that the prompt does not show."""
 
     WORDS = "words"
     ITEM = "item"
@@ -24,8 +24,8 @@ class Part(StrEnum):
 class Stretch(NamedTuple):
     """A stretch of a reasoning.
 
-    text: as it stands there. title: of an item. claim: inside of a counted claim, whether the store counts the same;
-    None outside. counted: what the store counts, on the last stretch of a claim.
+    text: as in the reasoning. title: the item's title, if it is an item. claim: inside a counted claim, whether the
+    store has the same count; None outside. counted: the count of the store, on the last stretch of a claim.
     """
 
     part: Part
@@ -36,7 +36,7 @@ class Stretch(NamedTuple):
 
 
 def annotate(reasoning: str, listed: ListedTask) -> list[Stretch]:
-    """The reasoning cut into stretches, which put together again are the reasoning."""
+    """The reasoning split into stretches. Their texts joined are the reasoning."""
     items = {item.sid: item for item in shown_items(listed)}
     sids = {start: (end, sid) for start, end, sid in find_sid_spans(reasoning)}
     claims = [
@@ -64,7 +64,7 @@ def annotate(reasoning: str, listed: ListedTask) -> list[Stretch]:
 
 
 def with_codes(text: str) -> str:
-    """The text with each semantic ID as its codes alone, for a line in a table.
+    """The text with each semantic ID replaced by its codes, for tables.
 
     >>> with_codes("like <|sid_begin|><s_a_57><s_b_7><|sid_end|>.")
     'like 57·7.'
@@ -77,12 +77,12 @@ def with_codes(text: str) -> str:
 
 
 def shown_items(listed: ListedTask) -> list[ShownItem]:
-    """What the prompt shows: the history, then the candidates."""
+    """The items that the prompt shows: the history, then the candidates."""
     return [*listed.task.history, *(candidate.item for candidate in listed.task.candidates)]
 
 
 def short_sid(sid: str) -> str:
-    """The codes alone, for eyes.
+    """The codes of a semantic ID in readable form.
 
     >>> short_sid("<|sid_begin|><s_a_57><s_b_7><|sid_end|>")
     '57·7'
@@ -91,5 +91,5 @@ def short_sid(sid: str) -> str:
 
 
 def name_of(item: ShownItem) -> str:
-    """What people call an item."""
+    """The name of an item for people: its title, else brand and category, else its id."""
     return item.title or " > ".join(part for part in (item.brand, *item.categories[-1:]) if part) or item.item_id

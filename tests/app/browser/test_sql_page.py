@@ -67,9 +67,9 @@ def test_looking_at_a_result_does_not_run_the_query_again_but_run_does(open_sql:
     [
         ("select nope\nfrom traces", "LINE 1: select nope\n               ^^^^"),
         ("select 1; drop table traces", "2 statements"),
-        ("drop table traces", "DROP is no query"),
+        ("drop table traces", "DROP is not a query"),
         ("from read_csv('/etc/passwd')", "disabled by configuration"),
-        ("update extensions", "no query"),
+        ("update extensions", "not a query"),
         ("-- nothing", "no statement"),
         ("from accepted_traces('**nice** <b>')", "**nice** <b>"),
     ],
@@ -196,7 +196,7 @@ def test_downloads_hold_all_rows_uncut(traced: Store) -> None:
     assert rows.schema["list"] == pl.List(pl.Int32)
     back = pl.read_csv(io.BytesIO(render_download(traced, "select 1 as a, 'x,\"y' as b", "csv")))
     assert back.row(0) == (1, 'x,"y')
-    with pytest.raises(InputError, match="no query"):
+    with pytest.raises(InputError, match="not a query"):
         render_download(traced, "drop table traces", "csv")
     for kind in ("csv", "parquet"):
         assert render_download(traced, "from test_all_types()", kind)

@@ -90,7 +90,7 @@ def test_what_is_not_there_is_a_clear_error(tried: Store) -> None:
     ((untried,),) = rows(
         tried, "select list_id from candidate_lists where list_id not in (select list_id from prompts) limit 1"
     )
-    with pytest.raises(InputError, match="nothing was tried on candidate list"):
+    with pytest.raises(InputError, match=r"candidate list .* has no traces yet"):
         load_attempts(tried, untried)
     with pytest.raises(InputError, match="no trace 'nope'"):
         load_pair(tried, "nope", "nope")

@@ -119,7 +119,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
 
 def test_unknown_configurations_and_no_list_in_common(tried: Store) -> None:
     one, *_ = list_configurations(tried)
-    with pytest.raises(InputError, match=r"no trace was made by rerank.v1 · fake/fake · T 0.5"):
+    with pytest.raises(InputError, match=r"there are no traces of rerank.v1 · fake/fake · T 0.5"):
         compare_configurations(tried, one, Configuration("rerank.v1", "rejection", "fake", "fake", 0.5))
     sample(
         tried,
@@ -136,5 +136,5 @@ def test_a_request_that_failed_is_no_attempt(shop: Store) -> None:
     sample(shop, EvidenceTeacher(), SamplingSettings("shop", limit=2))
     sample(shop, FakeTeacher(lambda _: RequestFailedError("gave up")), SamplingSettings("shop", limit=1))
     evidence, failed = sorted(list_configurations(shop), key=lambda configuration: configuration.teacher)
-    with pytest.raises(InputError, match="no trace was made by"):
+    with pytest.raises(InputError, match="there are no traces of"):
         compare_configurations(shop, evidence, failed)

@@ -231,7 +231,7 @@ def test_many_people_at_once_lose_nothing(traced: Store) -> None:
 
 
 def test_what_makes_no_queue_is_a_clear_error(traced: Store) -> None:
-    with pytest.raises(InputError, match="no answered trace fits"):
+    with pytest.raises(InputError, match="no answered trace matches"):
         make_queue(traced, QueueSettings("none", TraceFilter(dataset="nope")), "ann")
     with pytest.raises(InputError, match="needs a name"):
         QueueSettings(" ")

@@ -74,7 +74,7 @@ def test_names_and_queries_are_values_whatever_they_hold(store: Store) -> None:
         ("x" * 101, "select 1", "ann", "the name has 101 characters; at most 100"),
         ("mine", "x" * 10_001, "ann", "the query has 10,001 characters; at most 10,000"),
         ("mi\nne", "select 1", "ann", "line breaks"),
-        ("mi\u202ene", "select 1", "ann", "cannot be seen"),
+        ("mi\u202ene", "select 1", "ann", "invisible characters"),
         ("Hardest prompts", "select 1", "ann", "'Hardest prompts' is an example"),
     ],
 )
