@@ -17,11 +17,13 @@ from app.former_spellings import FLAGS
 from curate.datasets.formats import FORMATS
 from curate.datasets.ingest import IngestSettings
 from curate.datasets.simulator import SimulatorSettings
-from curate.evaluation.rankers.selection import NAMES
+from curate.evaluation.rankers.selection import RANKERS
 from curate.evaluation.settings import EvalSettings
+from curate.sids.methods import EMBEDDERS
 from curate.sids.settings import EmbedderSettings, ResidualKMeansSettings
 from curate.snapshots import KINDS, SnapshotSettings
 from curate.traces.settings import RequestSettings, SamplingSettings
+from curate.traces.teachers.selection import TEACHERS
 from curate.traces.teachers.settings import OpenAISettings
 from store.settings import options_of
 from train.dapo.settings import DapoSettings
@@ -128,12 +130,15 @@ def test_no_settings_are_forgotten() -> None:
 
 
 def test_help_lists_the_names_that_are_built_in() -> None:
-    for name in FORMATS:
-        assert name in option_of("ingest", "format").help
-    for name in KINDS:
-        assert name in option_of("snapshot publish", "kind").help
-    for name in NAMES:
-        assert name in option_of("eval", "rankers").help.lower()
+    for registry, command, option in (
+        (FORMATS, "ingest", "format"),
+        (KINDS, "snapshot publish", "kind"),
+        (RANKERS, "eval", "rankers"),
+        (TEACHERS, "trace", "teacher"),
+        (EMBEDDERS, "sids make", "kind"),
+    ):
+        for name in (*registry.builtin, "module:object"):
+            assert name in option_of(command, option).help
 
 
 @pytest.mark.parametrize(

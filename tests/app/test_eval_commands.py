@@ -103,7 +103,7 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
             "no ranker is called 'best'; there are: evidence, scorecard, lambdamart, endpoint, oracle",
         ),
         (["shop", "--rankers", "endpoint"], "ranker 'endpoint' needs"),
-        (["shop", "--rankers", "oracle"], "is not known; gr2 candidates stores it for simulated data"),
+        (["shop", "--rankers", "oracle"], "gr2 candidates stores them for simulated datasets"),
         (["shop", "--rankers", "lambdamart", "--split", "train"], "only --split test can judge it"),
         (["shop", "--rankers", "evidence,evidence"], "two rankers are called 'evidence.v1'"),
         (["shop", "--split", "all"], "--split is 'all'"),
