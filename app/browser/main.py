@@ -15,6 +15,11 @@ from app.browser.trace_page import draw_traces
 from app.browser.training_page import draw_trainings
 
 SIDEBAR_PX = 250
+# Streamlit leaves 6 rem empty above a page and 5 beside it.
+LAYOUT = """<style>
+[data-testid="stMainBlockContainer"] {padding: 4.5rem 2.5rem 3rem}
+[data-testid="stSidebarHeader"] {height: 3rem; padding-bottom: 0; margin-bottom: 0}
+</style>"""
 # The first page is the default and has no path of its own.
 PAGES = (
     (draw_overview, "Overview", None),
@@ -32,6 +37,7 @@ PAGES = (
 def main() -> None:
     """Draw the requested page."""
     st.set_page_config(page_title="gr2", layout="wide", initial_sidebar_state=SIDEBAR_PX)
+    st.html(LAYOUT)
     if must_sign_in():
         st.subheader("gr2", anchor=False)
         st.text("Sign in to see the traces. Labels are stored under your email address.")

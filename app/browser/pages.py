@@ -10,11 +10,6 @@ import streamlit as st
 from curate.traces.rulesets import describe_unjudged, unjudged_traces
 from store import Gr2Error, Store
 
-# Streamlit leaves 6 rem empty above a page and 5 beside it.
-_LAYOUT = """<style>
-[data-testid="stMainBlockContainer"] {padding: 4.5rem 2.5rem 3rem}
-[data-testid="stSidebarHeader"] {height: 3rem; padding-bottom: 0; margin-bottom: 0}
-</style>"""
 MISSING_VERDICTS_S = 10
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&=-])")
 
@@ -23,7 +18,6 @@ def page(draw: Callable[[Store], None]) -> Callable[[], None]:
     """A page that draws the store of GR2_STORE."""
 
     def run() -> None:
-        st.html(_LAYOUT)
         try:
             store = open_store(os.environ.get("GR2_STORE", "gr2-store"))
             for sentence in missing_verdicts(store):

@@ -120,7 +120,7 @@ def test_a_chart_is_drawn_of_the_columns_that_are_chosen(open_sql: Open) -> None
     page = open_sql(q="select split, teacher, count(*) as traces from traces group by all")
     page.segmented_control(key="sql-view").set_value("Chart").run()
     boxes = {box.label: box for box in page.selectbox}
-    labels = ("X", "Y", "Colour", "Drawn as")
+    labels = ("X", "Y", "Colour", "Chart type")
     assert [boxes[label].value for label in labels] == ["split", "traces", "teacher", "bar"]
     boxes["Colour"].set_value(None).run()
     assert not page.exception
@@ -204,5 +204,5 @@ def test_downloads_hold_all_rows_uncut(traced: Store) -> None:
 
 def test_the_line_over_a_result_says_what_is_shown() -> None:
     rows = pl.DataFrame({"a": [1]})
-    assert describe_size(QueryResult(rows, complete=True, seconds=0.5)).startswith("1 row in 0.50 s;")
+    assert describe_size(QueryResult(rows, complete=True, seconds=0.5)).startswith("1 row in 0.50 s.")
     assert describe_size(QueryResult(rows.clear(), complete=False, seconds=0.5)).startswith("The first 0 rows")
