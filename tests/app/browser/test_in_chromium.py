@@ -30,7 +30,7 @@ def test_the_pages_are_one_click_apart(server: str, open_browser: Open) -> None:
     page = open_browser()
     page.goto(server)
     page.get_by_role("link", name="Semantic IDs").click()
-    expect(page.get_by_text("Tree of prefixes")).to_be_visible()
+    expect(page.get_by_text("Prefix tree")).to_be_visible()
     expect(page.locator("canvas").first).to_be_visible()
 
 
@@ -100,7 +100,7 @@ def test_hostile_text_is_shown_and_not_executed(server: str, served: Store, open
     assert dialogs == []
     assert page.locator("img[src=x]").count() == 0
     if teacher == "megabyte":
-        page.get_by_text("The whole reasoning").click()
+        page.get_by_text("Full reasoning").click()
         expect(page.get_by_text("1,050,000 characters").first).to_be_visible()
 
 
