@@ -1,4 +1,4 @@
-"""Prompts: templates, semantic IDs as text, and the parsing of completions. It knows no teacher and no database."""
+"""Prompts: templates, semantic IDs as text, and the parser of completions. It knows no teachers and no database."""
 
 from prompts.completion import (
     ParsedCompletion,

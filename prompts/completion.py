@@ -1,8 +1,8 @@
-"""Completions: the JSON that a teacher is asked for, and what can be read from what it really writes.
+"""Completions: the JSON that prompts request, and a tolerant parser for the texts that models really write.
 
-The names of the fields, the schema for structured output, the canonical text and the parser stand together here, so
-that they cannot drift apart. Parsing never raises: a completion that cannot be read is a failure with a reason. Whether
-an order is a permutation, or a reasoning true, is for rules to say.
+Field names, the schema for structured output, the canonical text and the parser are in one module, so that they stay
+consistent. The parser never raises: an unreadable completion is a failure with a reason. Rules decide whether a ranking
+is a permutation and whether the reasoning is true.
 """
 
 import json
@@ -19,12 +19,12 @@ from store.values import storable_text
 
 EXPLANATION = "explanation"
 RECOMMENDATIONS = "recommendations"
-# How an answer may name candidates: by semantic ID, or by their numbers in the prompt, the first of which is 1.
+# How an answer may name candidates: by semantic ID, or by number in the prompt, counted from 1.
 SIDS = "sids"
 NUMBERS = "numbers"
 ANSWERS = (SIDS, NUMBERS)
 
-# How many opening braces before the last "recommendations" are tried: an explanation may hold a few of its own.
+# How many opening braces before the last "recommendations" are tried, since an explanation may contain some itself.
 _BRACES = 32
 _MAX_ENTRIES = 200
 _SHOWN_CHARACTERS = 200
@@ -45,10 +45,10 @@ class ParseReason(StrEnum):
 
 
 class ParsedCompletion(NamedTuple):
-    """What a completion says.
+    """The contents of a completion.
 
-    reasoning: the explanation, or the thinking where that is empty. ranking: item ids of candidates in the order
-    stated, duplicates and all. unknown: entries that name no candidate, or more than one, shortened.
+    reasoning: the explanation, or the thinking if the explanation is empty. ranking: item ids of candidates in the
+    stated order, including duplicates. unknown: entries that name no candidate or several, shortened.
     """
 
     reasoning: str
@@ -57,14 +57,14 @@ class ParsedCompletion(NamedTuple):
 
 
 class ParseFailure(NamedTuple):
-    """Why there is nothing to judge; `detail` is what was seen."""
+    """The reason why a completion cannot be read. detail: an excerpt of its text, or an explanation."""
 
     reason: ParseReason
     detail: str
 
 
 def answer_format(candidates: int, answer: str = SIDS) -> str:
-    """How a prompt describes the answer wanted of it; answer: one of ANSWERS."""
+    """The description of the requested answer, for a prompt. answer: one of ANSWERS."""
     if answer == NUMBERS:
         return (
             f'{{"{EXPLANATION}": "...", "{RECOMMENDATIONS}": [...]}} with the numbers of all {candidates} candidates, '
@@ -77,7 +77,10 @@ def answer_format(candidates: int, answer: str = SIDS) -> str:
 
 
 def completion_schema(candidates: Sequence[Candidate], answer: str = SIDS) -> dict[str, Any]:
-    """JSON schema of a completion, within what OpenAI's strict structured output takes; answer: one of ANSWERS."""
+    """The JSON schema of a completion, within the subset of OpenAI's strict structured output.
+
+    answer: one of ANSWERS.
+    """
     entries: dict[str, Any] = {"type": "string", "enum": [candidate.item.sid for candidate in candidates]}
     if answer == NUMBERS:
         entries = {"type": "integer", "enum": list(range(1, len(candidates) + 1))}
@@ -98,7 +101,7 @@ def completion_schema(candidates: Sequence[Candidate], answer: str = SIDS) -> di
 
 
 def render_completion(reasoning: str, ranking: Sequence[str] | Sequence[int]) -> str:
-    """The canonical completion: one line of JSON, explanation first. ranking: semantic IDs, or candidates' numbers.
+    """The canonical completion: one line of JSON, explanation first. ranking: semantic IDs, or numbers of candidates.
 
     >>> render_completion("The third fits.", [3, 1, 2])
     '{"explanation":"The third fits.","recommendations":[3,1,2]}'
@@ -107,24 +110,24 @@ def render_completion(reasoning: str, ranking: Sequence[str] | Sequence[int]) ->
 
 
 def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFailure:
-    """Read an explanation and an order from whatever a model wrote.
+    """Parse an explanation and a ranking from the text of a model.
 
-    Taken are thinking before the answer, code fences, prose around the JSON, trailing commas, objects in place of IDs,
-    blanks inside an ID, IDs without their begin and end, candidates' numbers in the prompt, and titles where only one
-    candidate has that title.
+    The parser accepts thinking before the answer, code fences, prose around the JSON, trailing commas, objects in place
+    of IDs, spaces inside an ID, IDs without begin and end token, numbers of candidates in the prompt, and titles that
+    only one candidate has.
     """
     thinking, answer = _split_thinking(text)
     if answer is None:
         return ParseFailure(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
     if not answer.strip():
         return ParseFailure(ParseReason.EMPTY, "nothing but thinking" if thinking else "no text")
-    found = _load_answer(answer)
-    if isinstance(found, ParseFailure):
-        return found
+    fields = _load_answer(answer)
+    if isinstance(fields, ParseFailure):
+        return fields
     ranking: list[str] = []
     unknown: list[str] = []
     names = _Names(task.candidates)
-    entries = _entries(found[RECOMMENDATIONS])
+    entries = _entries(fields[RECOMMENDATIONS])
     if entries is None:
         return ParseFailure(ParseReason.NO_RECOMMENDATIONS, f'"{RECOMMENDATIONS}" is no list')
     for entry in entries:
@@ -133,12 +136,13 @@ def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFai
             unknown.append(str(entry)[:_SHOWN_CHARACTERS])
         else:
             ranking.append(item)
-    reasoning = _as_text(found.get(EXPLANATION)) or thinking
+    reasoning = _as_text(fields.get(EXPLANATION)) or thinking
     return ParsedCompletion(reasoning, tuple(ranking), tuple(unknown))
 
 
 def _split_thinking(text: str) -> tuple[str, str | None]:
-    """Thinking and answer; the answer is None where the thinking never ends."""
+    """Thinking and answer. The answer is None if the thinking never ends."""
+    # The last mark, because thinking may mention the mark itself.
     before, end, after = text.rpartition("</think>")
     if end:
         return before.replace("<think>", "", 1).strip(), after
@@ -147,7 +151,7 @@ def _split_thinking(text: str) -> tuple[str, str | None]:
 
 
 def _load_answer(text: str) -> dict[str, Any] | ParseFailure:
-    """The last JSON object with recommendations."""
+    """The last JSON object with recommendations, because models may draft an answer before they give it."""
     try:
         whole = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -162,16 +166,17 @@ def _load_answer(text: str) -> dict[str, Any] | ParseFailure:
         start = text.rfind("{", 0, start)
         if start < 0:
             break
-        found = _decode(text[start:])
-        if isinstance(found, dict) and RECOMMENDATIONS in found:
-            return found
+        value = _decode(text[start:])
+        if isinstance(value, dict) and RECOMMENDATIONS in value:
+            return value
     if "]" not in text[end:]:
         return ParseFailure(ParseReason.UNFINISHED_JSON, _shown(text[end:]))
     return ParseFailure(ParseReason.BROKEN_JSON, _shown(text[end:]))
 
 
 def _decode(text: str) -> Any:
-    """The JSON value that a text begins with, trailing commas forgiven; None where there is none."""
+    """The JSON value at the beginning of a text, or None. Trailing commas are ignored."""
+    # As it is first: removing commas could change a string that contains ",]".
     for attempt in (text, None):
         try:
             return _DECODER.raw_decode(_TRAILING_COMMA.sub(r"\1", text) if attempt is None else text)[0]
@@ -192,13 +197,14 @@ def _why_no_answer(text: str) -> ParseFailure:
 
 
 def _entries(value: Any) -> list[str | int] | None:
-    """Recommendations as texts, or as the whole numbers that they are; None where they are no list."""
+    """Recommendations as texts and integers, or None if they are not a list."""
     if isinstance(value, str):
         return list(find_sids(value)) or None
     if not isinstance(value, list):
         return None
     return [
         entry
+        # In Python, True is an int.
         if isinstance(entry, int) and not isinstance(entry, bool)
         else _as_text(_field(entry) if isinstance(entry, dict) else entry)
         for entry in value[:_MAX_ENTRIES]
@@ -206,7 +212,7 @@ def _entries(value: Any) -> list[str | int] | None:
 
 
 def _field(entry: dict[str, Any]) -> Any:
-    """What an object in place of a semantic ID names."""
+    """The name in an object that stands in place of a semantic ID, or the object itself if it has none."""
     return next((entry[key] for key in _ENTRY_KEYS if isinstance(entry.get(key), str)), entry)
 
 
@@ -229,7 +235,7 @@ def _shown(text: str) -> str:
 
 
 class _Names:
-    """Finds the candidate that an entry names."""
+    """Finds the candidate that an entry of the answer names."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._candidates = candidates
@@ -237,7 +243,7 @@ class _Names:
         self._by_title: dict[str, str | None] | None = None
 
     def find(self, entry: str | int) -> str | None:
-        """Its item id; None for what names no candidate, or more than one."""
+        """The candidate's item id, or None if the entry names no candidate or several."""
         if isinstance(entry, int):
             return self._candidates[entry - 1].item.item_id if 1 <= entry <= len(self._candidates) else None
         known = self._by_sid.get(entry)
@@ -250,7 +256,8 @@ class _Names:
         return self._by_sid.get(bare) if bare else self._titles().get(_normal(entry))
 
     def _titles(self) -> dict[str, str | None]:
-        """Item ids by title; None for a title that several candidates have."""
+        """Item ids by title, with None for a title that several candidates have."""
+        # Made on demand, because few answers name titles.
         if self._by_title is None:
             self._by_title = {}
             for candidate in self._candidates:

@@ -1,9 +1,9 @@
-"""Evidence in levels from 0 to 11: what a prompt can show in one token each, and a scorecard can give points for.
+"""Evidence in levels from 0 to 11, which a prompt can show in one token each and a scorecard can give points for.
 
-A level is the same number for many counts, so that a student from scratch meets each often enough to learn what it is
-worth. Counts go by half doublings, scores by thirds of a halving below the best of the list, so that the scale of the
-pre-ranker does not matter. Popularity has no level: on 5-core data item counts leak the held-out purchase (decision
-0006).
+Many counts share a level, so that a student from scratch sees each level often enough to learn its meaning. Counts are
+in steps of half a doubling. Scores are in thirds of a halving below the best of the list, so that the scale of the
+pre-ranker does not matter. Popularity has no level, because item counts on 5-core data leak the held-out purchase
+(decision 0006).
 """
 
 import math
@@ -18,11 +18,12 @@ _NO_LINK = Link("", 0, 0)
 
 
 class EvidenceLevels(NamedTuple):
-    """Levels of one candidate. score, last_weight: 0 is the best of the list, 11 is none, or far below.
+    """The levels of one candidate.
 
-    after_last, after_second_last, after: purchases after the newest item of the history, the one before it, any.
-    before_last, before: purchases before the newest item, before any. shared_depth: levels of the shared category path.
-    shared_items, brand_items: items of the history in that category, of the candidate's brand.
+    score, last_weight: 0 is the best of the list, and 11 means none or far below. after_last, after_second_last, after:
+    purchases after the newest item of the history, after the second newest, and after any. before_last, before:
+    purchases before the newest item, and before any. shared_depth: length of the shared category path. shared_items,
+    brand_items: items of the history under that path, and items of the candidate's brand.
     """
 
     score: int
@@ -38,12 +39,13 @@ class EvidenceLevels(NamedTuple):
 
 
 def evidence_levels(task: RerankTask) -> list[EvidenceLevels]:
-    """Levels of each candidate, in the task's order. Raises ValueError where a candidate comes without evidence."""
+    """The levels of each candidate, in the task's order. Raises ValueError if a candidate has no evidence."""
     facts_K = [candidate.evidence for candidate in task.candidates if candidate.evidence is not None]
     if len(facts_K) < len(task.candidates):
-        raise ValueError(f"evidence of {len(facts_K)} of {len(task.candidates)} candidates is there; levels need all")
+        raise ValueError(f"only {len(facts_K)} of {len(task.candidates)} candidates have evidence; levels need all")
     best_score = max((facts.score for facts in facts_K), default=0.0)
     best_weight = max((facts.last_weight for facts in facts_K), default=0.0)
+    # A short history is padded with an id that no item has.
     last, second_last = ([item.item_id for item in reversed(task.history[-2:])] + ["", ""])[:2]
     levels = []
     for facts in facts_K:
@@ -67,10 +69,10 @@ def evidence_levels(task: RerankTask) -> list[EvidenceLevels]:
 
 
 def _below(value: float, best: float) -> int:
-    """Thirds of a halving from the best down; a tenth of the best is level 9."""
+    """Thirds of a halving below the best. A tenth of the best is level 9."""
     return min(_HIGHEST, int(3 * (math.log2(best) - math.log2(value)))) if value > 0 else _HIGHEST
 
 
 def _count(count: int) -> int:
-    """0, then 1 for once, 3 for twice, 5 for four times: one level for each half doubling."""
+    """One level per half doubling: 0 for none, 1 for once, 3 for twice, 5 for four times."""
     return min(_HIGHEST, 1 + int(2 * math.log2(count))) if count > 0 else 0

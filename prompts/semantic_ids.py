@@ -1,7 +1,7 @@
 """The text form of semantic IDs: `<|sid_begin|><s_a_57><s_b_7><s_c_23><s_d_4><|sid_end|>`.
 
-One letter per level, one code per letter, in order; the vocabulary of OneRec-Think, which the GR2 paper uses. It does
-not know which IDs exist.
+Each level has a letter, in order, and one code. This is the vocabulary of OneRec-Think, which the GR2 paper uses. The
+module does not know which IDs exist.
 """
 
 import re
@@ -15,18 +15,18 @@ MAX_LEVELS = len(ascii_lowercase)
 MAX_CODE = 65_535
 
 _CODE = re.compile(r"<s_([a-z])_(\d{1,5})>")
-# Models put blanks and line ends between tokens; the pattern leaves one way to match, so it stays linear.
+# Models write spaces and line ends between tokens. Any text matches in only one way, so matching takes linear time.
 _SID = re.compile(r"<\|sid_begin\|>\s*((?:<s_[a-z]_\d{1,5}>\s*)+)<\|sid_end\|>")
 _BARE = re.compile(r"(?:<s_[a-z]_\d{1,5}>\s*)+")
 
 
 def render_sid(codes: Sequence[int]) -> str:
-    """Codes, one per level from the first on, as text.
+    """The text form of codes, one per level, beginning with the first level.
 
     >>> render_sid([57, 7])
     '<|sid_begin|><s_a_57><s_b_7><|sid_end|>'
 
-    Raises ValueError on no code, more than 26, or one outside 0 to 65,535.
+    Raises ValueError if there are no codes, more than 26, or one outside 0 to 65,535.
     """
     if not 1 <= len(codes) <= MAX_LEVELS:
         raise ValueError(f"a semantic ID has 1 to {MAX_LEVELS} codes, not {len(codes)}")
@@ -37,37 +37,37 @@ def render_sid(codes: Sequence[int]) -> str:
 
 
 def parse_sid(text: str) -> tuple[int, ...] | None:
-    """The codes of a text that is one semantic ID and nothing else but blanks; None for any other text.
+    """The codes of a text that is a single semantic ID, apart from spaces. None for any other text.
 
     >>> parse_sid("<|sid_begin|> <s_a_57> <s_b_7> <|sid_end|>")
     (57, 7)
     """
-    found = _SID.fullmatch(text.strip())
-    return _codes(found[1]) if found else None
+    match = _SID.fullmatch(text.strip())
+    return _codes(match[1]) if match else None
 
 
 def find_sids(text: str) -> list[str]:
-    """All semantic IDs in a text, in order, in canonical form; what is malformed is passed over."""
+    """All semantic IDs in a text, in order and in canonical form. Malformed ones are skipped."""
     if BEGIN not in text:
         return []
     return [sid for body in _SID.findall(text) if (sid := _canonical(body))]
 
 
 def find_sid_spans(text: str) -> list[tuple[int, int, str]]:
-    """Where semantic IDs stand in a text: first character, the one after the last, canonical form."""
+    """The semantic IDs in a text as (start, end, canonical form), where end is the character after the last one."""
     if BEGIN not in text:
         return []
-    return [(*found.span(), sid) for found in _SID.finditer(text) if (sid := _canonical(found[1]))]
+    return [(*match.span(), sid) for match in _SID.finditer(text) if (sid := _canonical(match[1]))]
 
 
 def find_bare_sid(text: str) -> str | None:
-    """The canonical form of a text's codes where it has one run of them without begin and end; else None."""
+    """The canonical form of a text's only run of codes without begin and end token, or None for none or several."""
     runs = _BARE.findall(text)
     return _canonical(runs[0]) if len(runs) == 1 else None
 
 
 def sid_tokens(levels: int, codebook_size: int) -> list[str]:
-    """All tokens that semantic IDs are made of: begin, end, then the codes level by level."""
+    """All tokens of semantic IDs: begin, end, then the codes level by level."""
     return [BEGIN, END] + [
         f"<s_{letter}_{code}>" for letter in ascii_lowercase[:levels] for code in range(codebook_size)
     ]
@@ -75,7 +75,7 @@ def sid_tokens(levels: int, codebook_size: int) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _canonical(body: str) -> str | None:
-    """The ID that a run of codes stands for; kept, since traces cite the same items over and over."""
+    """The canonical form of a run of codes, or None. Cached, because traces cite the same items again and again."""
     codes = _codes(body)
     return render_sid(codes) if codes else None
 

@@ -1,7 +1,7 @@
-"""What a re-ranking prompt shows: a history and its candidates, each with semantic ID, words and, maybe, evidence.
+"""Re-ranking tasks: a history and its candidates, each with semantic ID, texts and optional evidence.
 
-A task is the one thing that templates render, the parser reads completions against, teachers work on and rules check.
-It does not know where its rows come from.
+Templates render a task, teachers answer it, the parser reads completions against it, and rules check them with it. A
+task does not know where its rows come from.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from store.records import Evidence
 
 @dataclass(frozen=True, slots=True)
 class ShownItem:
-    """One item as a prompt shows it. `sid` is its semantic ID in text form (`prompts.semantic_ids`)."""
+    """One item as a prompt shows it. sid: its semantic ID in text form (`prompts.semantic_ids`)."""
 
     item_id: str
     sid: str
@@ -22,7 +22,7 @@ class ShownItem:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate and what links it to the history; `evidence` is None where the template does not show it."""
+    """A candidate with the evidence that links it to the history. evidence: None if the template does not show it."""
 
     item: ShownItem
     evidence: Evidence | None = None
@@ -30,10 +30,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class RerankTask:
-    """One candidate list to re-order.
+    """One candidate list to re-rank.
 
-    history: oldest first. candidates: in the pre-ranker's order, best first.
-    target: the item to explain in the targeted strategy; None in every other, so that no request can hold it.
+    history: oldest first. candidates: in the pre-ranker's order, best first. target: the item to explain in the
+    targeted strategy. It is None in all other strategies, so that no request can contain it.
     """
 
     history: tuple[ShownItem, ...]

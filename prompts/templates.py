@@ -1,9 +1,9 @@
 """Prompt templates: files with a version in their name, rendered to chat messages.
 
 A template is a Jinja file `<name>.v<N>.jinja`: a head of `key: value` lines between two `---`, then the blocks `system`
-and `user`. New wording is a new number, so that a trace's template says for ever what its teacher read. Item texts come
-from strangers: they are cleaned here, in one place, so that no title can forge a semantic ID or a chat token. It does
-not know where rows come from.
+and `user`. New wording gets a new number, so that the template of a trace always says what its teacher read. Item texts
+come from third parties. They are cleaned here, in one place, so that no title can forge a semantic ID or a chat token.
+The module does not know where rows come from.
 """
 
 import hashlib
@@ -33,12 +33,12 @@ _MOST_STEPS = 40
 
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]*\.v[1-9]\d*")
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-# What could pass for a special token of a chat format, a semantic ID or a thinking mark.
+# Text that could be mistaken for a special token of a chat format, a semantic ID or a thinking marker.
 _TOKEN = re.compile(r"<(?=[|/]|s_|think)|(?<=\|)>")
 
 
 class _Link(NamedTuple):
-    """A link as templates see it: the history's item by semantic ID and by its age, 1 for the newest."""
+    """A link as templates see it: the item of the history by semantic ID and by age (1 is the newest)."""
 
     sid: str
     age: int
@@ -47,8 +47,10 @@ class _Link(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """An item as templates see it: clean texts, empty where unknown. Of candidates alone: `links` and `evidence`, and
-    `score_steps`, how many quarters of a halving the pre-ranker's score lies below the best of the list, at most 40.
+    """An item as templates see it, with cleaned texts, which are empty if unknown.
+
+    Only candidates have evidence, links, shared_category and score_steps. score_steps: how far the pre-ranker's score
+    is below the best of the list, in quarters of a halving, at most 40.
     """
 
     sid: str
@@ -65,9 +67,9 @@ class _Line(NamedTuple):
 class Template:
     """A loaded template.
 
-    name: with its version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered.
+    name: includes the version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered.
     answer: whether answers name candidates by semantic ID (sids) or by number (numbers).
-    student: the template whose prompt a student of these traces is given. text: the file; sha256: its hash.
+    student: the template that renders prompts for students of these traces. text, sha256: the file and its hash.
     """
 
     name: str
@@ -80,10 +82,10 @@ class Template:
     _compiled: jinja2.Template
 
     def render(self, task: RerankTask, *, knowledge_priming: bool = True) -> tuple[dict[str, str], ...]:
-        """Chat messages (`role`, `content`) that show a task.
+        """The chat messages (`role`, `content`) that show a task.
 
-        Raises ValueError where a targeted template gets no target, or any other one gets one, and where a template
-        that shows levels gets no evidence.
+        Raises ValueError if a targeted template gets a task without target, if any other template gets a task with a
+        target, or if a template that shows levels gets a task without evidence.
         """
         if (task.target is not None) != (self.strategy == "targeted"):
             raise ValueError(
@@ -91,13 +93,14 @@ class Template:
             )
         history = [_line(item) for item in task.history]
         newest_first = list(enumerate(reversed(task.history), 1))
+        # Oldest first, so that the newest place wins for an item that is in the history twice.
         names = {item.item_id: (item.sid, age) for age, item in reversed(newest_first)}
         best = max((c.evidence.score for c in task.candidates if c.evidence is not None), default=0.0)
         context = self._compiled.new_context(
             {
                 "history": history,
                 "candidates": [_candidate_line(candidate, names, best) for candidate in task.candidates],
-                # A call, because few templates want them.
+                # A function, because few templates need the levels.
                 "levels": partial(evidence_levels, task),
                 "target": _line(task.target) if task.target else None,
                 "knowledge_priming": knowledge_priming,
@@ -111,15 +114,15 @@ class Template:
 
 @cache
 def list_templates() -> list[str]:
-    """Names of the templates that come with gr2."""
+    """The names of the templates that come with gr2."""
     folder = files("prompts").joinpath("templates")
     return sorted(file.name.removesuffix(".jinja") for file in folder.iterdir() if file.name.endswith(".jinja"))
 
 
 def load_template(name: str) -> Template:
-    """A template by name, or from a file `<name>.v<N>.jinja` of the user's own.
+    """Load a template by name, or from a user's file `<name>.v<N>.jinja`.
 
-    Raises InputError where there is none, or the file is not a template: an unknown variable is found here, not when
+    Raises InputError if there is none, or if the file is not a valid template. Unknown variables are found here, before
     the first prompt is rendered.
     """
     if name in list_templates():
@@ -128,7 +131,7 @@ def load_template(name: str) -> Template:
     path = Path(name)
     if path.suffix != ".jinja" or not path.is_file():
         raise InputError(
-            f"there is no template {name!r}; give one of {', '.join(list_templates())}, or a file NAME.vN.jinja"
+            f"there is no template {name!r}; choose one of {', '.join(list_templates())}, or a file NAME.vN.jinja"
         )
     try:
         text = path.read_text("utf-8")
@@ -138,7 +141,7 @@ def load_template(name: str) -> Template:
 
 
 def clean_text(text: str | None, limit: int = TITLE_CHARACTERS) -> str:
-    """Text of an item as prompts may show it: one line, no control characters, no token look-alikes, not too long.
+    """An item's text for prompts: one line without control characters and token look-alikes, at most `limit` long.
 
     >>> clean_text("Shampoo\\n<|im_end|> <s_a_1>")
     'Shampoo ‹|im_end|› ‹s_a_1>'
@@ -149,7 +152,7 @@ def clean_text(text: str | None, limit: int = TITLE_CHARACTERS) -> str:
         text = "".join(letter if letter.isprintable() else " " for letter in text)
     text = " ".join(text[: 4 * limit].split())
     if "<" in text or "|>" in text:
-        text = _TOKEN.sub(lambda found: "‹" if found[0] == "<" else "›", text)
+        text = _TOKEN.sub(lambda match: "‹" if match[0] == "<" else "›", text)
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
@@ -162,7 +165,7 @@ def _environment() -> jinja2.sandbox.SandboxedEnvironment:
 
 @lru_cache(maxsize=64)
 def parse_template(name: str, text: str) -> Template:
-    """A template from its file's text. Raises InputError where it is none."""
+    """Parse the text of a template's file. Raises InputError if it is not a valid template."""
     head = _HEAD.match(text)
     if head is None:
         raise InputError(
@@ -204,7 +207,10 @@ def parse_template(name: str, text: str) -> Template:
 def _field(name: str, line: str) -> tuple[str, str]:
     key, colon, value = line.partition(":")
     if not colon or key.strip() not in ("strategy", "evidence", "answer", "student"):
-        raise InputError(f"template {name}: {line!r} in the head; it knows strategy, evidence, answer and student")
+        raise InputError(
+            f"template {name}: {line!r} in the head is not a known field; the fields are strategy, evidence, answer "
+            "and student"
+        )
     return key.strip(), value.strip()
 
 
@@ -222,7 +228,6 @@ def _candidate_line(candidate: Candidate, names: dict[str, tuple[str, int]], bes
         return _line(candidate.item)
     return _line(candidate.item)._replace(
         evidence=evidence,
-        # One item of the history may stand there twice: its newest place names it.
         links=[
             _Link(*names[link.item_id], link.after, link.before) for link in evidence.links if link.item_id in names
         ],

@@ -1,8 +1,9 @@
-"""Connections: one transaction on the store, from waiting for a lock to errors in words.
+"""Connections: one transaction on the store, from waiting for a lock to readable errors.
 
-DuckDB lets one process write or many read, so nobody holds a file: open, one transaction, close. Who finds it locked
-waits with jitter and, past `file_locks.WAIT_S`, fails with an error that names the process in the way. Labels live in a
-file of their own, attached read-only under the name `labels`, so that labelling never waits for a long load.
+DuckDB allows either one writing process or many reading ones, so no connection stays open: open, one transaction,
+close. If a file is locked, the caller waits with jitter. After `file_locks.WAIT_S` it fails with an error that names
+the process that holds the file. Labels are stored in a separate file, attached read-only as `labels`, so that labelling
+never waits for a long load.
 """
 
 import re
@@ -29,48 +30,48 @@ Parameters = dict[str, Any]
 
 
 class Put(NamedTuple):
-    """What an idempotent write did: rows `inserted`, and rows `existing` there under the same key already."""
+    """The result of an idempotent write: the numbers of rows inserted and of rows whose key existed already."""
 
     inserted: int
     existing: int
 
 
 class Session:
-    """One open transaction; its methods run named statements. Valid only inside the `with` that made it."""
+    """One open transaction, whose methods run named statements. It is valid only inside the `with` that created it."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.connection = connection
 
     def execute(self, name: str, /, **parameters: Any) -> int:
-        """Run one statement; returns how many rows it changed, or the one number it selects; 0 where there is none."""
+        """Run one statement. Returns the number of changed rows, or the number that it selects, or 0 without either."""
         rows = self.connection.execute(query(name), parameters or None).fetchall()
         return int(rows[0][0]) if rows and isinstance(rows[0][0], int) else 0
 
     def frame(self, name: str, /, where: Sequence[str] = (), **parameters: Any) -> pl.DataFrame:
-        """Run one query; returns all of its rows. where: named conditions that they meet."""
+        """Run one query and return all of its rows. where: names of conditions that the rows must meet."""
         frame: pl.DataFrame = self.connection.sql(query(name, where), params=parameters or None).pl()
         return frame
 
     def rows(self, name: str, /, where: Sequence[str] = (), **parameters: Any) -> list[tuple[Any, ...]]:
-        """Run one query; returns its rows as tuples. where: named conditions that they meet."""
+        """Run one query and return its rows as tuples. where: names of conditions that the rows must meet."""
         return self.connection.execute(query(name, where), parameters or None).fetchall()
 
     def reader(self, name: str, /, **parameters: Any) -> pa.RecordBatchReader:
-        """Run one query; its rows come in Arrow batches, so that they need not fit in memory."""
+        """Run one query and return its rows in Arrow batches, so that they need not fit in memory."""
         return self.connection.sql(query(name), params=parameters or None).to_arrow_reader()
 
     def insert(self, name: str, batch: Any, **parameters: Any) -> int:
-        """Run one statement that reads `batch` (Polars, Arrow or a reader); returns what `execute` does."""
+        """Run one statement that reads the table `batch` (Polars, Arrow or a reader). Returns the same as `execute`."""
         self.connection.register("batch", batch)
-        done = self.execute(name, **parameters)
+        count = self.execute(name, **parameters)
         self.connection.unregister("batch")
-        return done
+        return count
 
     def put(self, table: str, frame: Any) -> Put:
-        """Insert the rows of `frame` (Polars or Arrow) that are not in `table` yet.
+        """Insert the rows of `frame` (Polars or Arrow) that are not in `table` yet. Existing rows do not change.
 
-        The key is that of the statement `put_<table>`; column names decide, not their order.
-        Rows of one call must not repeat a key.
+        The statement `put_<table>` defines the key. Columns are matched by name, not by position. The rows of one call
+        must not repeat a key.
         """
         if len(frame) == 0:
             return Put(0, 0)
@@ -88,26 +89,26 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iterator[Session]:
-    """One transaction on a DuckDB file: committed at the end of the block, rolled back if the block raises.
+    """Open one transaction on a DuckDB file. It is committed at the end of the block, or rolled back on an error.
 
-    labels: their file, to be read too.
+    labels: the file of labels, to attach read-only, or None.
 
-    Raises StoreBusyError when the file stays in use longer than WAIT_S, StoreError when DuckDB cannot write (a full
-    disk, a damaged file); nothing of the transaction stands then.
+    Raises StoreBusyError if the file stays in use for longer than WAIT_S, and StoreError if DuckDB cannot read or write
+    it (a full disk, a damaged file). Nothing of the transaction is kept then.
     """
     try:
         with ExitStack() as stack:
             granted = stack.enter_context(locks_by_path[path].acquire(path, mode))
             if labels is not None:
                 stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
-            # Each try is a new context, and leaving it rolls back what was not committed.
+            # Each try enters a new context. Leaving it closes the connection, which rolls back open transactions.
             connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, granted, labels)))
             connection.begin()
             yield Session(connection)
             connection.commit()
     except (duckdb.FatalException, duckdb.IOException, duckdb.TransactionException) as error:
-        failed = "could not be written, nothing was stored" if mode is AccessMode.WRITE else "could not be read"
-        raise StoreError(f"{path} {failed}: {_first_line(error)}") from error
+        failure = "could not be written, nothing was stored" if mode is AccessMode.WRITE else "could not be read"
+        raise StoreError(f"{path} {failure}: {_first_line(error)}") from error
 
 
 def _opened(path: Path, mode: AccessMode, labels: Path | None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
@@ -117,7 +118,7 @@ def _opened(path: Path, mode: AccessMode, labels: Path | None) -> AbstractContex
 
 
 def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
-    """What `opened` returns; it is tried again while another process has a file locked."""
+    """The result of `opened`, which is called again while another process holds a file locked."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_lock_error),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),
@@ -135,9 +136,9 @@ def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) 
 
 @contextmanager
 def scratch(folder: Path, *, memory_limit: str = "1GB") -> Iterator[Session]:
-    """An in-memory DuckDB for heavy work that may spill into `folder`; the store stays free for others meanwhile.
+    """Open an in-memory DuckDB for heavy work, so that the store stays free for others in the meantime.
 
-    `memory_limit` bounds what DuckDB keeps in memory before it spills.
+    folder: where DuckDB spills to. memory_limit: how much DuckDB keeps in memory before it spills.
     """
     with temporary_folder(folder) as spill:
         connection = duckdb.connect(

@@ -1,8 +1,8 @@
-"""Engines: a DuckDB in memory for each folder, to which its files are attached only while somebody is at work on them.
+"""Engines: one in-memory DuckDB per folder, to which files are attached only while somebody uses them.
 
-To make a database instance, with all its functions, takes ten times as long as to attach a file, and every label and
-every batch of a run opens one or two. An engine at rest holds no file and no lock. SQL that people write never runs on
-it, but in a sandbox: an instance of its own, which attaches nothing and which no statement can open up again.
+Creating a database instance with all its functions takes ten times as long as attaching a file, and every label and
+every batch of a run opens one or two files. An idle engine holds no file and no lock. SQL that people write never runs
+on it, but in a sandbox: a separate instance, which attaches nothing and which no statement can unlock.
 """
 
 import ctypes
@@ -19,39 +19,40 @@ import duckdb
 
 from store.temporary import PREFIX
 
-# SQL sees no Python variables.
+# Without replacements, a table name in SQL cannot refer to a Python variable.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "python_enable_replacements": "false",
 }
-# Who reads, the browser above all, may spill but not take the machine's memory.
+# Readers, above all the browser, should spill to disk before they use up the machine's memory.
 _READING_MEMORY = "2GB"
+# How many recently used engines stay alive.
 _KEPT = 4
 
 
 @dataclass(slots=True)
 class _Attachment:
-    """Those who have one file attached at the same time."""
+    """The number of users who have a file attached, with the lock that guards it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
 
 
 class Engine:
-    """The DuckDB of one folder. A file's stem is its name there."""
+    """The DuckDB instance of one folder. A file is attached under its stem."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Named so that it is cleared away even where this process is killed.
+        # With this prefix the folder is removed later, even if this process is killed.
         spill = folder / f"{PREFIX}{os.getpid()}-engine"
         self._database = duckdb.connect(":memory:", config=SETTINGS | {"temp_directory": str(spill)})
         self._attachments: defaultdict[Path, _Attachment] = defaultdict(_Attachment)
 
     @contextmanager
     def attached(self, file: Path, *, read_only: bool, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection to a file and, read-only, to the labels; the first user attaches them, the last detaches.
+        """A connection to a file and, read-only, to the labels. The first user attaches them, the last detaches them.
 
-        The caller holds the file lock. Raises duckdb.Error where a file cannot be attached.
+        The caller must hold the file lock. Raises duckdb.Error if a file cannot be attached.
         """
         attachment = self._attachments[file]
         try:
@@ -72,12 +73,12 @@ class Engine:
                     if attachment.users == 0:
                         self._detach(file, labels)
         except (duckdb.InternalException, duckdb.FatalException):
-            # DuckDB refuses everything from here on.
+            # After such an error, DuckDB refuses all further statements.
             _give_up(self)
             raise
 
     def close(self) -> None:
-        """Make no more connections; those there are keep it alive."""
+        """Create no more connections. Open ones keep the instance alive."""
         self._database.close()
 
     def _attach(self, file: Path, *, read_only: bool, labels: Path | None) -> None:
@@ -96,15 +97,14 @@ class Engine:
         with self._whole(), closing(self._database.cursor()) as connection:
             if labels is not None:
                 connection.execute(f"detach {_name(labels)}")
-            # Where the disk is too full for a checkpoint it is detached all the same, and what was committed stays in
-            # the file's log.
+            # On a full disk the checkpoint fails, but the file is detached, and committed data stays in its log.
             with suppress(duckdb.IOException):
                 connection.execute(f"detach {_name(file)}")
             connection.execute("reset memory_limit")
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Have the engine replaced where the block breaks off, by Ctrl-C too: a file may still be attached then."""
+        """Replace the engine if the block fails, also on Ctrl-C, because a file may still be attached then."""
         try:
             yield
         except duckdb.IOException:
@@ -114,14 +114,14 @@ class Engine:
             raise
 
 
-# An engine lives while somebody uses it and, for those who come next, while it is among the last few.
+# An engine lives while it is in use, and a while longer if it is one of the last _KEPT engines used.
 _engines: WeakValueDictionary[Path, Engine] = WeakValueDictionary()
 _last: deque[Engine] = deque(maxlen=_KEPT)
 _choosing = threading.Lock()
 
 
 def engine_of(folder: Path) -> Engine:
-    """The engine of a folder: there is one at a time in a process."""
+    """The engine of a folder. A process has at most one engine per folder."""
     with _choosing:
         engine = _engines.get(folder)
         if engine is None:
@@ -132,7 +132,7 @@ def engine_of(folder: Path) -> Engine:
 
 
 def _give_up(engine: Engine) -> None:
-    """Let the next who comes have a new engine, and this one go as soon as nobody works on it."""
+    """Give the next user a new engine, and close this one as soon as nobody uses it."""
     with _choosing:
         if _engines.get(engine.folder) is engine:
             del _engines[engine.folder]
@@ -142,9 +142,10 @@ def _give_up(engine: Engine) -> None:
 
 
 def _start_afresh() -> None:
-    """After a fork: an engine's threads stayed in the parent, so that the child can neither use nor close it."""
+    """Forget all engines after a fork: their threads stayed in the parent, so the child cannot use or close them."""
     for engine in _engines.values():
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))  # It is never closed, not even at exit.
+        # An extra reference keeps the destructor from running, even at exit.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
     _last.clear()
     _engines.clear()
 
@@ -156,16 +157,17 @@ _locking_down = threading.Lock()
 
 @contextmanager
 def sandbox(file: Path, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads a file and the labels: no other files, no network, no settings.
+    """A connection that can only read a file and the labels: no other files, no network, no settings.
 
-    All that are open to a file at the same time share one instance: the second finds the labels attached and the
-    settings locked. The caller holds the file lock. Raises duckdb.Error where a file cannot be opened.
+    Connections to the same file share one instance, so the second one finds the labels attached and the settings
+    locked. The caller must hold the file lock. Raises duckdb.Error if a file cannot be opened.
     """
     config = SETTINGS | {"memory_limit": _READING_MEMORY}
     with closing(duckdb.connect(str(file), read_only=True, config=config)) as connection:
         with _locking_down:
             if labels is not None:
                 connection.execute(f"attach if not exists {_quoted(labels)} as {_name(labels)} (read_only)")
+            # In this order: nothing can be set after the lock, and external access is still needed to attach.
             if connection.execute("select not current_setting('lock_configuration')").fetchone() == (True,):
                 connection.execute("set enable_progress_bar = false")
                 connection.execute("set enable_external_access = false")
@@ -178,5 +180,5 @@ def _name(file: Path) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """A path as an SQL literal: ATTACH takes no bound values."""
+    """A path as an SQL literal, because ATTACH takes no bound values."""
     return "'" + str(path).replace("'", "''") + "'"

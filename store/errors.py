@@ -1,11 +1,11 @@
-"""The errors that gr2 raises on purpose; the command line prints them as one line and exits.
+"""The errors that gr2 raises on purpose. The command line prints them as one line and exits.
 
-    Gr2Error                 exit 1: something went wrong that the user did not type
-    ├── InputError           exit 2: a file, name or option of the user's is wrong
+    Gr2Error                 exit 1: a failure that the user's input did not cause
+    ├── InputError           exit 2: a file, name or option is wrong
     ├── StoreError           the store cannot be read or written
     │   └── StoreBusyError   another process holds it
     ├── SnapshotError        a snapshot is damaged, or must not be published
-    └── TeacherError         exit 2: the teacher cannot work at all (wrong key, URL or model)
+    └── TeacherError         exit 2: the teacher cannot answer any request (wrong key, URL or model)
 
 A bad trace is never an error: it is a row with a reason. A message names a setting by its field, in backticks:
 `max_attempts`. The command line shows the flag in its place.
@@ -19,7 +19,7 @@ class Gr2Error(Exception):
 
 
 class InputError(Gr2Error):
-    """A file, name or option given by the user is wrong; nothing was written."""
+    """A file, name or option is wrong. Nothing was written."""
 
     exit_code = 2
 
@@ -29,7 +29,7 @@ class StoreError(Gr2Error):
 
 
 class StoreBusyError(StoreError):
-    """Another process held the store for longer than we wait."""
+    """Another process held the store for longer than the maximum wait."""
 
 
 class SnapshotError(Gr2Error):

@@ -1,4 +1,4 @@
-"""File locks: which threads of this process may have a DuckDB file open at the same time, and how long they wait."""
+"""File locks, which decide the threads of this process that may have a DuckDB file open, and how long others wait."""
 
 import threading
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ WAIT_S = 60.0
 
 
 class AccessMode(Enum):
-    """How a file is opened: to write it, to read it by our own queries, or to read it by SQL that people wrote."""
+    """How a file is opened: for writing, for reading with gr2's own queries, or for reading with SQL of the user."""
 
     WRITE = auto()
     READ = auto()
@@ -21,15 +21,15 @@ class AccessMode(Enum):
 
 
 class ReadWriteLock:
-    """Lets either any number of this process's readers or one writer use a file.
+    """Lets either any number of readers or one writer of this process use a file.
 
-    DuckDB's own lock keeps other processes out. Within one process DuckDB refuses a second writing instance at once,
-    instead of waiting, and admits a second reading one. But the lock is a POSIX lock: whichever of two instances closes
-    the file first frees it for both. Readers that overlap must therefore share one instance: they join a sandbox where
-    one is open, and whoever wants to open a sandbox waits until the other readers have finished.
+    DuckDB's own lock keeps other processes out. Within a process, DuckDB refuses a second writing instance immediately
+    instead of waiting, and accepts a second reading one. But it uses a POSIX lock: when either instance closes the
+    file, the lock is released for both. Concurrent readers must therefore share one instance. They join a sandbox if
+    one is open, and a new sandbox waits until all other readers have finished.
 
-    New readers queue behind waiting writers and sandboxes, because many readers would otherwise starve a label. A
-    thread that already reads does not queue, because it would wait for itself.
+    New readers queue behind waiting writers and sandboxes; otherwise a stream of readers could block a label for ever.
+    A thread that is reading already does not queue, because it would wait for itself.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class ReadWriteLock:
 
     @contextmanager
     def acquire(self, path: Path, mode: AccessMode) -> Iterator[AccessMode]:
-        """Hold the lock for the block. Yields the mode granted: the one requested, or SANDBOX to a READ that joins one.
+        """Hold the lock for the block. Yields the granted mode: the requested one, or SANDBOX if a READ joins one.
 
-        path: the file, for error messages. Raises StoreBusyError after WAIT_S, RuntimeError where a thread that reads
+        path: the file, for error messages. Raises StoreBusyError after WAIT_S, and RuntimeError if a reading thread
         would wait for itself.
         """
         with self._changed:
@@ -54,6 +54,7 @@ class ReadWriteLock:
                     raise busy(path, "a connection of this same process")
             finally:
                 self._waiting[mode] -= 1
+                # Also after a time-out: others may have queued only behind this waiter.
                 self._changed.notify_all()
             if mode is AccessMode.READ and self._held[AccessMode.SANDBOX]:
                 mode = AccessMode.SANDBOX
@@ -73,17 +74,18 @@ class ReadWriteLock:
             return False
         if mode is AccessMode.WRITE:
             return not self._held[AccessMode.READ] and not self._held[AccessMode.SANDBOX]
+        # Two instances must not be open at once (see the class), so a sandbox cannot join plain readers.
         if mode is AccessMode.SANDBOX and self._held[AccessMode.READ]:
             return False
         if self._reads_of_thread():
             return True
-        # Fairness: a new reader lets waiting writers, and before a plain read waiting sandboxes, go first.
+        # Fairness: a new reader lets waiting writers go first, and a plain read also lets waiting sandboxes go first.
         return not self._waiting[AccessMode.WRITE] and not (
             mode is AccessMode.READ and self._waiting[AccessMode.SANDBOX]
         )
 
     def _reads_of_thread(self) -> int:
-        """How many read locks this thread holds."""
+        """The number of read locks that this thread holds."""
         return getattr(self._of_thread, "reads", 0)
 
 
@@ -93,6 +95,6 @@ locks_by_path: defaultdict[Path, ReadWriteLock] = defaultdict(ReadWriteLock)
 def busy(path: Path, holder: str) -> StoreBusyError:
     """The error for a caller that waited too long."""
     return StoreBusyError(
-        f"{path} has been in use by {holder} for {WAIT_S:.0f} s, longer than gr2 ever holds it: "
+        f"{path} has been in use by {holder} for {WAIT_S:.0f} s, longer than gr2 ever holds it; "
         "close that program, then try again"
     )

@@ -16,15 +16,15 @@ from store.migrations import current_state, labels_state, migrate, schema_state
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An opened store. It holds no connection: each method opens one, for one transaction, and closes it."""
+    """An opened store. It holds no connection: each method opens one for a single transaction and closes it."""
 
     folder: Path
 
     @classmethod
     def open(cls, folder: Path | str, *, create: bool = False) -> "Store":
-        """Open the store in `folder`, bringing an older schema up to date; with `create`, make what is missing.
+        """Open the store in `folder` and migrate an older schema. create: make the store if it does not exist.
 
-        Raises InputError where there is no store, StoreError where it cannot be read or is newer than this gr2.
+        Raises InputError if there is no store, and StoreError if it cannot be read or was written by a newer gr2.
         """
         store = cls(Path(folder).absolute())
         if store.folder.exists() and not store.folder.is_dir():
@@ -39,62 +39,63 @@ class Store:
 
     @property
     def main_file(self) -> Path:
-        """Everything but labels."""
+        """The database of everything except labels."""
         return self.folder / "store.duckdb"
 
     @property
     def labels_file(self) -> Path:
-        """People's label events."""
+        """The database of label events."""
         return self.folder / "labels.duckdb"
 
     @property
     def journals(self) -> Path:
-        """Append-only files of teachers' responses, one per run."""
+        """The folder of append-only files of teacher responses, one per run."""
         return self.folder / "journals"
 
     @property
     def snapshots(self) -> Path:
-        """Published snapshots, `<name>/<version>/`."""
+        """The folder of published snapshots, `<name>/<version>/`."""
         return self.folder / "snapshots"
 
     @property
     def models(self) -> Path:
-        """Fitted quantizers of semantic IDs, `sids/<dataset>/<sid_version>/`, and trained models."""
+        """The folder of fitted quantizers of semantic IDs, `sids/<dataset>/<sid_version>/`, and of trained models."""
         return self.folder / "models"
 
     @property
     def embeddings(self) -> Path:
-        """Texts' vectors, `<embedder>/part-*.parquet`, made once."""
+        """The folder of cached text embeddings, `<embedder>/part-*.parquet`."""
         return self.folder / "embeddings"
 
     def reading(self) -> AbstractContextManager[Session]:
-        """A read-only transaction for queries of our own; labels are `labels.label_events`.
+        """A read-only transaction for gr2's own queries. Labels are in `labels.label_events`.
 
-        Keep it short: writers wait for it.
+        Keep it short, because writers wait for it.
         """
         return database.connect(self.main_file, AccessMode.READ, labels=self.labels_file)
 
     def sandbox(self) -> AbstractContextManager[Session]:
-        """The same for SQL that people write: read-only, and no files, no network, no settings either."""
+        """A read-only transaction for SQL that people write, without access to files, network or settings."""
         return database.connect(self.main_file, AccessMode.SANDBOX, labels=self.labels_file)
 
     def writing(self) -> AbstractContextManager[Session]:
-        """A transaction that may write everything but labels."""
+        """A transaction that may write everything except labels."""
         return database.connect(self.main_file, AccessMode.WRITE)
 
     def labelling(self) -> AbstractContextManager[Session]:
-        """A transaction on the labels alone."""
+        """A transaction that may write labels only."""
         return database.connect(self.labels_file, AccessMode.WRITE)
 
     def scratch(self) -> AbstractContextManager[Session]:
-        """An in-memory DuckDB for heavy work, spilling into the store's folder."""
+        """An in-memory DuckDB for heavy work, which spills into the store's folder."""
         return database.scratch(self.folder)
 
     @contextmanager
     def claim(self, name: str, purpose: str) -> Iterator[None]:
-        """Hold the lock `name` for the length of the block; it frees itself when the process dies.
+        """Hold the lock `name` for the length of the block. The lock is released if the process dies.
 
-        Raises InputError where another process holds it; `purpose` says in the message what it is doing.
+        purpose: the current activity, such as "sampling shop", for the error message of others. Raises InputError if
+        another process holds the lock.
         """
         path = self.journals / f"{name}.lock"
         with path.open("a+") as file:
@@ -111,15 +112,15 @@ class Store:
             yield
 
     def _prepare(self) -> None:
-        """Make folders and files, and migrate. Reading a store that is up to date takes no write lock."""
+        """Create folders and files, and migrate. No write lock is taken if the store is up to date."""
         try:
             for folder in (self.folder, self.journals, self.snapshots, self.models):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.folder} cannot be made: {error.strerror}; choose another `store`") from error
+            raise StoreError(f"{self.folder} cannot be created: {error.strerror}; choose another `store`") from error
         if self._is_up_to_date():
             return
-        # Labels first: views of the main file refer to them.
+        # Labels first, because views of the main file refer to them.
         for path, name in ((self.labels_file, "labels"), (self.main_file, "main")):
             labels = self.labels_file if name == "main" else None
             with database.connect(path, AccessMode.WRITE, labels=labels) as session:
@@ -127,10 +128,10 @@ class Store:
                     migrate(session, name)
 
     def _is_up_to_date(self) -> bool:
-        """Whether both files have this gr2's schema.
+        """Whether both files have the schema of this version of gr2.
 
-        Looked at through the one connection that reads both: to open and close the labels apart would free, for the
-        whole process, the lock that its readers hold on them.
+        One connection reads both. Opening and closing the labels separately would release the lock that other readers
+        of this process hold on them.
         """
         if not (self.main_file.exists() and self.labels_file.exists()):
             return False

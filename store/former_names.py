@@ -1,6 +1,6 @@
-"""Names of gr2 0.1 that links, queues, manifests and unfinished trainings still hold; they are read until 0.3.
+"""Names of gr2 0.1 in links, queues, manifests and unfinished trainings. They are supported until 0.3.
 
-What lies in DuckDB files is renamed by migrations. This is for the rest: text that the store does not own.
+Migrations rename everything in DuckDB files. This module covers the rest: texts that the store does not own.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ VALUES = {
 
 
 def renamed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The same facts under today's names.
+    """The same facts under their current names.
 
     >>> renamed({"policy": "all", "split": "train"})
     {'ruleset': 'answered', 'split': 'train'}

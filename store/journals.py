@@ -1,8 +1,8 @@
-"""Journals: append-only JSON lines, one file per run, that make generation independent of the database.
+"""Journals: append-only JSON lines, one file per run, which make generation independent of the database.
 
-A line goes out before each request ("sent") and when its response arrives ("received"); each is one write to the
-operating system, so a killed process loses no response that it received. Batches are committed into the store in one
-transaction that also advances the journal's offset: nothing is committed twice.
+A line is written before each request ("sent") and when its response arrives ("received"). Each line is one write to the
+operating system, so a killed process loses no response that it has received. Batches are committed to the store in a
+transaction that also advances the journal's offset, so nothing is committed twice.
 """
 
 import fcntl
@@ -17,14 +17,17 @@ from store.errors import InputError, StoreError
 
 
 class Entry(NamedTuple):
-    """One line: its record, and the offset of the byte after it."""
+    """One line: its record and the offset of the byte after it."""
 
     record: dict[str, Any]
     end: int
 
 
 class JournalWriter:
-    """Appends records to a run's journal; holds its lock, so that others can tell a live run from a dead one."""
+    """Appends records to a run's journal. It holds the file's lock, which tells a live run from a dead one.
+
+    Raises InputError if another process writes this journal.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,15 +37,17 @@ class JournalWriter:
             raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
         self.end = os.fstat(self._file).st_size
         if self.end and os.pread(self._file, 1, self.end - 1) != b"\n":
-            self._write(b"\n")  # close a line torn by a kill
+            # A kill in the middle of a write left half a line. Ended here, it is skipped when the journal is read.
+            self._write(b"\n")
 
     def append(self, record: dict[str, Any]) -> int:
-        """Append one record; returns the offset after it. Raises StoreError when the disk is full."""
+        """Append one record and return the offset after it. Raises StoreError if the disk is full."""
         self._write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         return self.end
 
     def close(self) -> None:
-        """Flush to the disk and free the lock."""
+        """Flush to disk and release the lock."""
+        # Only here: a write survives the death of the process without fsync, though not that of the machine.
         os.fsync(self._file)
         os.close(self._file)
 
@@ -53,7 +58,7 @@ class JournalWriter:
             raise self._cannot_write(error.strerror or str(error)) from error
         self.end += written
         if written != len(line):
-            raise self._cannot_write(f"{written} of {len(line)} bytes fitted")
+            raise self._cannot_write(f"only {written} of {len(line)} bytes were written")
 
     def _cannot_write(self, why: str) -> StoreError:
         return StoreError(f"{self.path} cannot be written ({why}): free some space, then run the same command again")
@@ -68,7 +73,8 @@ def _try_lock(file: int) -> bool:
 
 
 def is_live(path: Path) -> bool:
-    """Whether a running process still writes this journal."""
+    """Whether a running process is still writing this journal."""
+    # The operating system releases a lock when its process dies, however it dies.
     file = os.open(path, os.O_RDONLY)
     try:
         return not _try_lock(file)
@@ -77,9 +83,9 @@ def is_live(path: Path) -> bool:
 
 
 def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
-    """Yield the whole lines from byte `start` on; a torn line (a kill in the middle of a write) is skipped.
+    """Yield the complete lines from byte `start` on. Incomplete lines, left by a kill during a write, are skipped.
 
-    A journal that is not there yields nothing.
+    A missing journal yields nothing.
     """
     if not path.exists():
         return
@@ -89,6 +95,7 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
         for line in file:
             end += len(line)
             if not line.endswith(b"\n"):
+                # The last line, which a live process may be writing right now.
                 return
             try:
                 record = orjson.loads(line)

@@ -1,4 +1,4 @@
-"""People's labels: append-only events in a database file of their own; an annotator's last event on a trace wins."""
+"""Labels by people: append-only events in a separate database file. An annotator's last event on a trace counts."""
 
 import json
 import uuid
@@ -12,7 +12,7 @@ from store.values import utc_now
 
 
 class Label(StrEnum):
-    """What an annotator says of a trace; UNDO takes back their last word."""
+    """An annotator's judgement of a trace. UNDO withdraws the previous one."""
 
     GOOD = "good"
     BAD = "bad"
@@ -31,7 +31,10 @@ def put_label(
     note: str | None = None,
     seconds: float | None = None,
 ) -> str:
-    """Append one event outside of any queue and return its id. `seconds`: how long the annotator looked."""
+    """Append one event outside of any queue and return its id.
+
+    seconds: how long the annotator looked at the trace, or None if unknown.
+    """
     with store.labelling() as session:
         return append_label(session, trace_id, annotator, label, tags=tags, note=note, seconds=seconds)
 
@@ -48,7 +51,10 @@ def append_label(
     queue_id: str | None = None,
     shown: Mapping[str, Any] | None = None,
 ) -> str:
-    """The same within a transaction of `Store.labelling`. shown: what the annotator saw of the trace."""
+    """Append one event within a transaction of `Store.labelling` and return its id.
+
+    queue_id: the queue that the trace was labelled in, or None. shown: facts about what the annotator saw of the trace.
+    """
     event_id = uuid.uuid4().hex
     session.execute(
         "append_label_event",

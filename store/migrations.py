@@ -1,7 +1,7 @@
-"""Schema changes: numbered, append-only files, each run in one transaction with the record that it ran.
+"""Schema changes: numbered, append-only files. Each runs in one transaction with the record that it ran.
 
-A migration, once released, is never edited; a change is a new number. Views are code and are replaced whenever their
-text changes.
+A released migration is never edited; a change gets a new number. Views are code, and are replaced whenever their text
+changes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ class Migration(NamedTuple):
 
 
 def load_migrations(database: str) -> list[Migration]:
-    """The steps of a database file in order. Their numbers run 1, 2, 3, ... without a gap."""
+    """The steps of a database file in order. Raises ValueError unless they are numbered 1, 2, 3, ... without a gap."""
     steps = []
     for file in sorted(files("store").joinpath("sql", "migrations", database).iterdir(), key=lambda file: file.name):
         number, _, name = file.name.removesuffix(".sql").partition("_")
@@ -32,12 +32,12 @@ def load_migrations(database: str) -> list[Migration]:
 
 
 def views_text() -> str:
-    """The statements that define all views and macros."""
+    """The text of the statements that define all views and macros."""
     return files("store").joinpath("sql", "views.sql").read_text("utf-8")
 
 
 def schema_state(database: str) -> str:
-    """What a fully migrated file records of itself: changes when a migration or, for "main", a view does."""
+    """The state that a fully migrated file records. It changes with each migration and, for "main", with each view."""
     text = f"{len(load_migrations(database))}"
     if database == "main":
         text += "-" + hashlib.sha256(views_text().encode()).hexdigest()[:16]
@@ -45,30 +45,30 @@ def schema_state(database: str) -> str:
 
 
 def current_state(session: Session) -> str | None:
-    """What the file records of itself; None for an empty file."""
+    """The state that the open file records, or None for an empty file."""
     if not session.rows("has_schema_tables"):
         return None
     return str(session.rows("schema_state")[0][0])
 
 
 def labels_state(session: Session) -> str | None:
-    """What the labels' file, attached, records of itself; None where it records nothing."""
+    """The state that the attached file of labels records, or None if it records none."""
     if not session.rows("labels_have_schema_tables"):
         return None
     return str(session.rows("labels_schema_state")[0][0])
 
 
 def migrate(session: Session, database: str) -> None:
-    """Bring an open file up to date inside the caller's transaction: all of it happens, or nothing.
+    """Bring an open file up to date inside the caller's transaction, so that either all steps happen or none.
 
-    Raises StoreError where the file was written by a newer gr2.
+    Raises StoreError if the file was written by a newer version of gr2.
     """
     session.execute("create_schema_migrations")
     session.execute("create_schema_state")
     applied = int(session.rows("last_migration")[0][0])
     steps = load_migrations(database)
     if applied > len(steps):
-        raise StoreError(f"this store has schema {applied}, this gr2 knows up to {len(steps)}: install a newer gr2")
+        raise StoreError(f"this store has schema {applied}, this gr2 knows up to {len(steps)}; install a newer gr2")
     for step in steps[applied:]:
         session.connection.execute(step.text)
         session.execute("record_migration", number=step.number, name=step.name)

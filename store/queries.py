@@ -1,8 +1,8 @@
-"""Named SQL: every statement lives in `store/sql/*.sql` under a line `-- name: its_name`.
+"""Named SQL: every statement is in `store/sql/*.sql` under a line `-- name: its_name`.
 
-Values are bound by DuckDB (`$name`), never formatted into the text. Where people choose what to filter by, a statement
-has a line `-- and: conditions`; the conditions, named statements too, take its place. So each query holds what was
-asked for and no more: DuckDB runs conditions that null parameters switch off many times slower.
+DuckDB binds values (`$name`); they are never formatted into the text. A statement that users can filter has a line
+`-- and: conditions`, which is replaced by the selected conditions. These are named statements too. A query thus
+contains only the conditions in use: DuckDB is many times slower with conditions that null parameters switch off.
 """
 
 import re
@@ -16,23 +16,24 @@ _CONDITIONS = "-- and: conditions"
 
 @cache
 def load_queries() -> dict[str, str]:
-    """All named statements of the package. Raises ValueError on a name that is given twice."""
+    """The texts of all named statements of the package, by name. Raises ValueError on a repeated name."""
     queries: dict[str, str] = {}
     for file in sorted(files("store").joinpath("sql").iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".sql"):
             continue
+        # Splitting by a pattern with a group gives the head of the file, then names and texts in turn.
         _, *parts = _NAME.split(file.read_text("utf-8"))
         for name, text in zip(parts[::2], parts[1::2], strict=True):
             if name in queries:
-                raise ValueError(f"{file.name}: the statement {name!r} is named a second time; give it another name")
+                raise ValueError(f"{file.name}: there are two statements {name!r}; give this one another name")
             queries[name] = text.strip()
     return queries
 
 
 def query(name: str, where: Sequence[str] = ()) -> str:
-    """The text of one statement; `where`: names of conditions that rows must meet, all of them.
+    """The text of one statement. where: names of conditions, all of which the rows must meet.
 
-    Raises KeyError on an unknown name, ValueError where the statement takes no conditions.
+    Raises KeyError on an unknown name, and ValueError if the statement takes no conditions.
     """
     text = load_queries()[name]
     if not where:

@@ -1,4 +1,4 @@
-"""Records that travel between the store and the packages above it.
+"""Records that are passed between the store and the packages above it.
 
 They mirror rows of the schema (docs/reference/data-model.md) and know nothing of prompts, models or screens.
 """
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One catalogue item. `title` is what people read; None where the source has none.
+    """One catalogue item.
 
-    `categories` is a path from general to specific, empty where unknown.
+    title, brand, description: None if the source has none. categories: a path from general to specific, empty if
+    unknown.
     """
 
     item_id: str
@@ -21,7 +22,7 @@ class Item:
 
     @property
     def text(self) -> str:
-        """Title, brand, category path and description in one line, the empty ones left out."""
+        """Title, brand, category path and description in one line, without the missing ones."""
         parts = (self.title, self.brand, " > ".join(self.categories), self.description)
         return " | ".join(part for part in parts if part)
 
@@ -30,7 +31,7 @@ class Item:
 class Link:
     """Co-purchases, within the window, of a candidate and one item of the history.
 
-    `after` counts how often the candidate came after the history's item, `before` how often it came before it.
+    after: how often the candidate came after the item of the history. before: how often it came before.
     """
 
     item_id: str
@@ -40,15 +41,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What links one candidate to one history, counted over training interactions, cross-fitted for training lists.
+    """The facts that link one candidate to one history, counted over train interactions. Cross-fitted for train lists.
 
     score: the pre-ranker's score of the candidate.
     last_weight: normalised co-occurrence weight of the pair (last item of the history -> candidate), >= 0.
     links: one entry for each item of the history that was ever bought near the candidate.
     shared_category: the longest category path that the candidate shares with an item of the history.
-    shared_category_items: how many items of the history lie under that path.
-    same_brand_items: how many items of the history have the candidate's brand.
-    popularity: 0 (never seen in training) to 5 (the fifth of the catalogue that sells most).
+    shared_category_items: the number of items of the history under that path.
+    same_brand_items: the number of items of the history with the candidate's brand.
+    popularity: from 0 (not in the train interactions) to 5 (the best-selling fifth of the catalogue).
     """
 
     score: float
@@ -64,9 +65,9 @@ class Evidence:
 class CandidateList:
     """Ten items that the pre-ranker proposes after a user's history, best first.
 
-    history: item ids, oldest first. target_item_id: what the user took next.
-    target_rank: 1 = best; None where the target is not among the candidates.
-    evidence: parallel to `item_ids`; empty where it was not computed.
+    history: item ids, oldest first. target_item_id: the item of the user's next interaction.
+    target_rank: 1 is the best; None if the target is not among the candidates.
+    evidence: parallel to `item_ids`; empty if it was not computed.
     """
 
     list_id: str

@@ -1,12 +1,12 @@
-"""Snapshots on disk: immutable folders of Parquet, named by the hash of what they hold.
+"""Snapshots on disk: immutable folders of Parquet files, named by the hash of their contents.
 
     snapshots/<name>/<version>/
-        manifest.json         what was selected, from what, and the sha256 of each file
-        README.md             a dataset card, so that datasets.load_dataset(folder) knows the splits
+        manifest.json         the selection, its sources, and the sha256 of each file
+        README.md             a dataset card, from which datasets.load_dataset(folder) learns the splits
         data/<split>-00000-of-00001.parquet
 
-The version is the sha256 of the manifest's body. Nothing in a snapshot tells the time or the machine, so the same store
-gives the same bytes. It refuses to know how rows were chosen: `curate.snapshots.publishing` decides that.
+The version is the sha256 of the manifest. A snapshot contains no time and no machine name, so the same store gives the
+same bytes. This module does not know how rows are selected; `curate.snapshots.publishing` does.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Snapshot(NamedTuple):
 
     @property
     def version(self) -> str:
-        """The hash that names it."""
+        """The version, which is the name of the folder."""
         return self.path.name
 
 
@@ -46,13 +46,14 @@ def write_snapshot(
     *,
     latest: Snapshot | None = None,
 ) -> Snapshot:
-    """Write a snapshot below `folder`; the very same content that is there already is left as it is.
+    """Write a snapshot below `folder`. If one with the same content exists, it is left as it is.
 
-    splits: rows by split name, in the order to keep. body: JSON-able facts about the selection and its lineage.
-    card: text of README.md. latest: the newest snapshot of the same name, which becomes the parent of a different one.
-    Written to a temporary folder, synced, then renamed: a reader sees all of it or nothing.
+    splits: rows by split name, in the order to keep. body: facts about the selection and its lineage, in types that
+    JSON can hold. card: text of README.md. latest: the newest snapshot of the same name, which becomes the parent if
+    the content differs. The snapshot is written to a temporary folder, synced and renamed, so that a reader sees all of
+    it or nothing.
 
-    Raises SnapshotError where it cannot be written; nothing is kept then.
+    Raises SnapshotError if it cannot be written. Nothing is kept then.
     """
     try:
         return _write(folder, splits, body, card, latest)
@@ -66,12 +67,12 @@ def _write(
     folder: Path, splits: Mapping[str, pl.DataFrame], body: Mapping[str, Any], card: str, latest: Snapshot | None
 ) -> Snapshot:
     with temporary_folder(folder) as temporary:
-        # A folder inside, because a temporary folder is its owner's alone to read, and a snapshot everybody's.
+        # A subfolder, because a temporary folder is readable only by its owner, and a snapshot should not be.
         staged = temporary / "snapshot"
         data = staged / "data"
         data.mkdir(parents=True)
         for split, frame in splits.items():
-            # One writer thread and fixed row groups: the bytes depend on the rows alone.
+            # With fixed row groups and compression, the bytes depend on the rows alone.
             frame.write_parquet(
                 data / f"{split}-00000-of-00001.parquet",
                 compression="zstd",
@@ -89,6 +90,8 @@ def _write(
             },
             "files": files,
         }
+        # With the latest snapshot's own parent, the same content gives its very version. Only new content gets a new
+        # parent.
         manifest["parent"] = latest.manifest["parent"] if latest else None
         version, text = _seal(manifest)
         if latest and version != latest.version:
@@ -96,6 +99,7 @@ def _write(
             version, text = _seal(manifest)
         target = folder / version
         (staged / "manifest.json").write_bytes(text)
+        # Files, then folders, then the rename, then its folder: after a power failure no name refers to missing data.
         for file in _files(staged):
             _sync(file)
         _sync(data)
@@ -109,7 +113,7 @@ def _write(
 
 
 def _seal(manifest: dict[str, Any]) -> tuple[str, bytes]:
-    """The version of a manifest, and its bytes."""
+    """The version of a manifest and its bytes."""
     text = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
     return _version_of(text), text
 
@@ -119,38 +123,38 @@ def _version_of(manifest: bytes) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a snapshot folder, checked against the version that names the folder.
+    """The manifest of a snapshot folder, checked against the version in the folder's name.
 
-    Raises InputError where there is no snapshot, SnapshotError where the manifest was changed.
+    Raises InputError if there is no snapshot, and SnapshotError if the manifest was changed or is too new.
     """
     file = path / "manifest.json"
     if not file.is_file():
         raise InputError(f"{path} is not a snapshot: it has no manifest.json")
     text = file.read_bytes()
-    found = _version_of(text)
-    if found != path.name:
-        raise SnapshotError(f"{file} was changed: its hash is {found}, its folder says {path.name}")
+    version = _version_of(text)
+    if version != path.name:
+        raise SnapshotError(f"{file} was changed: its hash is {version}, but the folder is named {path.name}")
     manifest: dict[str, Any] = orjson.loads(text)
     if manifest["format_version"] > FORMAT_VERSION:
         raise SnapshotError(
-            f"{file} has format {manifest['format_version']}, this gr2 reads up to {FORMAT_VERSION}: "
+            f"{file} has format {manifest['format_version']}, this gr2 reads up to {FORMAT_VERSION}; "
             "install a newer gr2"
         )
     return manifest
 
 
 def verify_snapshot(path: Path) -> Snapshot:
-    """Re-hash every file. Raises SnapshotError that names each file which is changed, missing or foreign."""
+    """Hash every file again. Raises SnapshotError with the name of each changed, missing or additional file."""
     manifest = read_manifest(path)
     expected = manifest["files"]
-    found = {str(file.relative_to(path)) for file in _files(path)} - {"manifest.json"}
-    wrong = [f"{name} is missing" for name in sorted(expected.keys() - found)]
-    wrong += [f"{name} does not belong to it" for name in sorted(found - expected.keys())]
-    wrong += [
-        f"{name} was changed" for name in sorted(expected.keys() & found) if _describe(path / name) != expected[name]
+    present = {str(file.relative_to(path)) for file in _files(path)} - {"manifest.json"}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - present)]
+    problems += [f"{name} does not belong to it" for name in sorted(present - expected.keys())]
+    problems += [
+        f"{name} was changed" for name in sorted(expected.keys() & present) if _describe(path / name) != expected[name]
     ]
-    if wrong:
-        raise SnapshotError(f"{path} is damaged: {'; '.join(wrong)}")
+    if problems:
+        raise SnapshotError(f"{path} is damaged: {'; '.join(problems)}")
     return Snapshot(path, manifest)
 
 
@@ -160,7 +164,7 @@ def read_split(path: Path, split: str) -> pl.DataFrame:
 
 
 def rows_sha256(frame: pl.DataFrame) -> str:
-    """A hash of the rows' values and order that does not depend on how Parquet lays them out."""
+    """A hash of the rows' values and order, which does not depend on how Parquet stores them."""
     digest = hashlib.sha256()
     for row in frame.iter_rows(named=True):
         digest.update(orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))

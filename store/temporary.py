@@ -1,4 +1,4 @@
-"""Temporary folders beside the data that they become, removed even where their process was killed."""
+"""Temporary folders next to their final place, which are removed even if their process is killed."""
 
 import os
 import shutil
@@ -12,11 +12,15 @@ PREFIX = ".temporary-"
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A hidden folder in `parent`, made if need be, gone after the block; so are those that dead processes left."""
+    """A hidden folder in `parent`, which is created if needed. The folder is removed after the block.
+
+    Folders that dead processes left in `parent` are removed too.
+    """
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{PREFIX}*"):
-        if not _is_alive(left.name.removeprefix(PREFIX).partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
+    for abandoned in parent.glob(f"{PREFIX}*"):
+        # The name holds the process id.
+        if not _is_alive(abandoned.name.removeprefix(PREFIX).partition("-")[0]):
+            shutil.rmtree(abandoned, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
     try:
         yield folder
@@ -30,5 +34,6 @@ def _is_alive(process: str) -> bool:
     except (ProcessLookupError, ValueError):
         return False
     except PermissionError:
-        return True  # somebody else's
+        # The process exists, but belongs to another user.
+        return True
     return True

@@ -1,15 +1,15 @@
-"""Values as the store keeps them: times in UTC without a zone, text that every database takes."""
+"""Values in the form that the store keeps: times in UTC without a zone, and text that every database accepts."""
 
 from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """This moment in UTC, without a zone: DuckDB's TIMESTAMP."""
+    """The current time in UTC without a zone, as DuckDB's TIMESTAMP."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def storable_text(text: str) -> str:
-    """The text with each lone surrogate, which is no character, as U+FFFD.
+    """The text with each lone surrogate, which is not a character, replaced by U+FFFD.
 
     >>> storable_text("a\\ud800b")
     'a\\ufffdb'

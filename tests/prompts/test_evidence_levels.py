@@ -33,7 +33,7 @@ def test_without_history_score_or_weight_a_level_is_zero_or_the_worst() -> None:
 
 
 def test_levels_need_the_evidence_of_every_candidate() -> None:
-    with pytest.raises(ValueError, match="evidence of 1 of 2 candidates is there"):
+    with pytest.raises(ValueError, match="only 1 of 2 candidates have evidence"):
         levels_of(Evidence(1.0), None)
 
 
