@@ -144,9 +144,9 @@ def make_funnel(overview: Overview) -> pl.DataFrame:
 
 
 def other_losses(counted: pl.DataFrame) -> list[str]:
-    """What the column first_failed_rule has besides LOSSES: rules that somebody added to strict, then NOT_JUDGED."""
-    found = set(counted["first_failed_rule"].drop_nulls()) - {*LOSSES}
-    return sorted(found, key=lambda stage: (stage == NOT_JUDGED, stage))
+    """The values of first_failed_rule that are not in LOSSES: rules that were added to strict, then NOT_JUDGED."""
+    others = set(counted["first_failed_rule"].drop_nulls()) - {*LOSSES}
+    return sorted(others, key=lambda stage: (stage == NOT_JUDGED, stage))
 
 
 def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:

@@ -136,7 +136,7 @@ def _only_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Stat
         kind = _kind(explained[0]) if len(explained) == 1 else None
     if kind not in _ALLOWED:
         raise InputError(
-            f"{'this' if kind is None else kind.name} is not a query, and the store is read-only here; "
+            f"{'this' if kind is None else kind.name} is not a query and is not run; the store is read-only here: "
             f"write one query: {QUERIES}"
         )
     return statement
