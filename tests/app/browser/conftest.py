@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from streamlit import config
 from streamlit.components.v2 import manifest_scanner
@@ -48,10 +49,30 @@ def traced_folder(prepare_folder: Callable[..., Path], built_shop: Path) -> Path
     return prepare_folder(built_shop, sample_good_and_hostile)
 
 
+@pytest.fixture(scope="session")
+def shown_folder(tmp_path_factory: pytest.TempPathFactory, traced_folder: Path) -> Path:
+    """The folder of the store that pages and `server` show."""
+    return shutil.copytree(traced_folder, tmp_path_factory.mktemp("shown") / "store")
+
+
 @pytest.fixture
-def traced(traced_folder: Path, tmp_path: Path) -> Store:
-    """Such a store of one's own."""
-    return Store(shutil.copytree(traced_folder, tmp_path / "store"))
+def traced(shown_folder: Path, traced_folder: Path) -> Iterator[Store]:
+    """The store that pages and `server` show, as new for each test: what a test writes is gone before the next one.
+
+    Its folder stays the same, so that pages which only read it need not open it anew.
+    """
+    before = describe_files(shown_folder)
+    yield Store(shown_folder)
+    if describe_files(shown_folder) != before:
+        shutil.rmtree(shown_folder)
+        shutil.copytree(traced_folder, shown_folder)
+        st.cache_data.clear()
+
+
+def describe_files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of each file."""
+    files = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (status.st_size, status.st_mtime_ns) for path, status in files.items()}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -91,27 +112,14 @@ def _every_chart_is_checked(checked_charts: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def served_folder(tmp_path_factory: pytest.TempPathFactory, traced_folder: Path) -> Path:
-    """The folder of the store that `server` shows."""
-    return shutil.copytree(traced_folder, tmp_path_factory.mktemp("served") / "store")
-
-
-@pytest.fixture
-def served(served_folder: Path, traced_folder: Path) -> Store:
-    """The store that `server` shows, as new for each test."""
-    shutil.rmtree(served_folder)
-    return Store(shutil.copytree(traced_folder, served_folder))
-
-
-@pytest.fixture(scope="session")
-def server(served_folder: Path, clashing_folder: Path) -> Iterator[str]:
+def server(shown_folder: Path, clashing_folder: Path) -> Iterator[str]:
     """The address of `gr2 app`, one for all tests; started in a folder whose modules have the names of ours."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     gr2 = Path(sys.executable).with_name("gr2")
     process = subprocess.Popen(
-        [gr2, "app", "--port", str(port), "--store", str(served_folder)],
+        [gr2, "app", "--port", str(port), "--store", str(shown_folder)],
         cwd=clashing_folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -143,7 +151,7 @@ def chromium(server: str) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_browser(chromium: Browser, served: Store) -> Iterator[Callable[[], Page]]:
+def open_browser(chromium: Browser, traced: Store) -> Iterator[Callable[[], Page]]:
     """Opens a page in a browser profile that is as new: another person each time."""
     contexts = []
 

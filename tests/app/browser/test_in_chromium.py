@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.browser.label_page import UNSEEN_SECONDS
 from curate.review.labelling import DEFAULT_TAGS, QueueSettings, make_queue
 from curate.review.trace_pages import count_traces, find_traces
 from curate.traces.filter import TraceFilter
@@ -13,10 +14,10 @@ from store import Store
 Open = Callable[..., Page]
 
 
-def test_a_trace_can_be_found_and_read(server: str, served: Store, open_browser: Open) -> None:
+def test_a_trace_can_be_found_and_read(server: str, traced: Store, open_browser: Open) -> None:
     page = open_browser()
     page.goto(f"{server}/traces?passes=paper&split=train")
-    fitting = find_traces(served, TraceFilter(passes="paper", split="train"), limit=1_000).rows
+    fitting = find_traces(traced, TraceFilter(passes="paper", split="train"), limit=1_000).rows
     expect(page.get_by_text(f"{fitting.height} traces")).to_be_visible()
     trace_id = fitting["trace_id"][0]
     page.goto(f"{server}/traces?trace={trace_id}")
@@ -86,8 +87,8 @@ def test_the_keys_are_one_row_that_stays_in_view(server: str, traced: Store, ope
 
 
 @pytest.mark.parametrize("teacher", ["hostile", "megabyte", "broken"])
-def test_hostile_text_is_shown_and_not_executed(server: str, served: Store, open_browser: Open, teacher: str) -> None:
-    trace_id = find_traces(served, TraceFilter(teacher=teacher)).rows["trace_id"][0]
+def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, open_browser: Open, teacher: str) -> None:
+    trace_id = find_traces(traced, TraceFilter(teacher=teacher)).rows["trace_id"][0]
     page = open_browser()
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
@@ -105,13 +106,14 @@ def test_hostile_text_is_shown_and_not_executed(server: str, served: Store, open
 
 
 def look(page: Page, done: int) -> None:
-    """Wait until the trace after so many labels is drawn and could have been seen."""
+    """Wait until the trace after so many labels is drawn, and then as long as a person must have seen it."""
     expect(page.get_by_text(f"{done} of 20 by you")).to_be_visible()
-    page.wait_for_timeout(1_000)
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    page.wait_for_timeout(1_000 * UNSEEN_SECONDS)
 
 
-def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, served: Store, open_browser: Open) -> None:
-    queue = make_queue(served, QueueSettings("keys", size=20, tags=("odd", "nice")), "ann")
+def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store, open_browser: Open) -> None:
+    queue = make_queue(traced, QueueSettings("keys", size=20, tags=("odd", "nice")), "ann")
     page = open_browser()
     page.goto(f"{server}/label?queue={queue.queue_id}")
     page.get_by_label("Your name").fill("ann")
@@ -150,7 +152,7 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, served: Store
         press("g")
     page.keyboard.press("g")
     expect(page.get_by_text("You have labelled every trace of this queue")).to_be_visible()
-    with served.reading() as session:
+    with traced.reading() as session:
         rows = session.connection.execute(
             "select label, tags, note from labels.label_events where annotator = 'ann' order by created_at"
         ).fetchall()
@@ -161,8 +163,8 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, served: Store
     assert current == [(20,)]
 
 
-def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, served: Store, open_browser: Open) -> None:
-    trace_id = find_traces(served, TraceFilter(passes="paper")).rows["trace_id"][0]
+def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, traced: Store, open_browser: Open) -> None:
+    trace_id = find_traces(traced, TraceFilter(passes="paper")).rows["trace_id"][0]
     page = open_browser()
     page.goto(f"{server}/traces?trace={trace_id}")
     link = page.get_by_role("link", name="All attempts on this prompt")
@@ -171,7 +173,7 @@ def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, served: Store,
     expect(page.get_by_text("Tau between orders")).to_be_visible()
 
 
-def test_a_snapshot_is_published_from_the_filter(server: str, served: Store, open_browser: Open) -> None:
+def test_a_snapshot_is_published_from_the_filter(server: str, traced: Store, open_browser: Open) -> None:
     page = open_browser()
     page.goto(f"{server}/snapshots?passes=strict&teacher=evidence")
     page.get_by_text("Publish from the filter").click()
@@ -180,14 +182,14 @@ def test_a_snapshot_is_published_from_the_filter(server: str, served: Store, ope
     page.get_by_role("button", name="Preview").click()
     page.get_by_role("button", name="Publish", exact=True).click()
     expect(page.get_by_text("Published.", exact=True)).to_be_visible()
-    fitting = find_traces(served, TraceFilter(passes="strict", teacher="evidence"), limit=1_000).rows
-    with served.reading() as session:
+    fitting = find_traces(traced, TraceFilter(passes="strict", teacher="evidence"), limit=1_000).rows
+    with traced.reading() as session:
         ((name, rows),) = session.connection.execute("select name, rows from snapshots").fetchall()
     assert (name, rows) == ("good", fitting.height)
 
 
-def test_a_key_pressed_twice_labels_one_trace(server: str, served: Store, open_browser: Open) -> None:
-    queue = make_queue(served, QueueSettings("double", size=20), "ann")
+def test_a_key_pressed_twice_labels_one_trace(server: str, traced: Store, open_browser: Open) -> None:
+    queue = make_queue(traced, QueueSettings("double", size=20), "ann")
     page = open_browser()
     page.goto(f"{server}/label?queue={queue.queue_id}")
     page.get_by_label("Your name").fill("ann")
@@ -200,6 +202,6 @@ def test_a_key_pressed_twice_labels_one_trace(server: str, served: Store, open_b
         look(page, done)
         page.wait_for_timeout(1_000)
         expect(page.get_by_text(f"{done} of 20 by you")).to_be_visible()
-    with served.reading() as session:
+    with traced.reading() as session:
         events = session.connection.execute("select count(*) from labels.label_events").fetchone()
     assert events == (4,)

@@ -84,15 +84,13 @@ def test_a_click_on_a_stage_or_a_cell_links_to_its_traces(
     lost = make_funnel(overview).filter(stage="target_first")["lost"].item()
     page.locator(".st-key-overview-funnel path[aria-label*='stage: target_first']").first.click(force=True)
     link = page.get_by_role("link", name=f"{lost} traces: first failed rule target_first")
-    expect(link).to_be_visible(timeout=30_000)
+    expect(link).to_be_visible()
     assert link.get_attribute("href") == "/traces?split=train&teacher=evidence&first_failed_rule=target_first"
     before, after, traces = overview.moves.filter(pl.col("predicted_rank") == 2).row(0)
     page.locator(
         f".st-key-overview-moves path[aria-label*='rank in the answer: 2; rank in the prompt: {before};']"
         f"[aria-label*='traces: {traces};']"
     ).click()
-    expect(page.get_by_role("link", name=f"{traces} traces: target from rank {before} to {after}")).to_be_visible(
-        timeout=30_000
-    )
+    expect(page.get_by_role("link", name=f"{traces} traces: target from rank {before} to {after}")).to_be_visible()
     page.goto(f"{server}{link.get_attribute('href')}")
-    expect(page.get_by_text(f"{lost} traces", exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(f"{lost} traces", exact=True)).to_be_visible()
