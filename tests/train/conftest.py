@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets
 import pytest
@@ -23,9 +24,11 @@ from train.sft.training import SftSettings, training_arguments
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.snapshots import load_snapshot
 from train.students.initialization import init_from_snapshot
-from train.students.student import init_student, load_student
+from train.students.student import SIZES, StudentSize, init_student, load_student
 
 BuildOnce = Callable[..., Path]
+# A quarter of the time of size `tiny`.
+SMALLER = StudentSize(hidden=64, layers=2, heads=2, head_dim=32, intermediate=128, text_tokens=1_500)
 TEMPLATE = "rerank_numbers.v1"
 
 SIDS = [render_sid([code, 7 - code]) for code in range(8)]
@@ -70,15 +73,17 @@ def rows() -> datasets.Dataset:
 
 
 def make_inputs(shop: Store) -> None:
+    """Snapshots `traces` (sft) and `prompts` (dapo), and a student `new` that knows nothing."""
     sample(shop, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
     publish(shop, "traces", SnapshotSettings("shop", template=TEMPLATE, splits=("train",)))
     publish(shop, "prompts", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))
-    init_from_snapshot(shop, "traces", "new", "tiny")
+    with mock.patch.dict(SIZES, smaller=SMALLER):
+        init_from_snapshot(shop, "traces", "new", "smaller")
 
 
 @pytest.fixture(scope="session")
 def built_inputs(prepare_folder: Callable[..., Path], built_shop: Path) -> Path:
-    """A shop with snapshots `traces` (sft) and `prompts` (dapo), and a student `new` that knows nothing."""
+    """The folder of a shop with what `make_inputs` makes. Only read it."""
     return prepare_folder(built_shop, make_inputs)
 
 
@@ -94,7 +99,7 @@ def train_copier(inputs: Path, folder: Path) -> None:
     prompts = load_snapshot(open_snapshot(store, "prompts").path, kind="dapo")["train"].select(range(64))
     answer = [{"role": "assistant", "content": render_completion("", range(1, 11))}]
     taught = prompts.map(lambda _: {"completion": answer}, load_from_cache_file=False)
-    settings = SftSettings(max_steps=60, batch_size=4)
+    settings = SftSettings(max_steps=50, batch_size=4, learning_rate=0.02)
     trainer = WeightedSFTTrainer(
         model,
         training_arguments(settings, folder.with_name("checkpoints"), 512),
@@ -116,5 +121,5 @@ def copying(inputs: Store, built_copier: Path) -> Store:
 
 @pytest.fixture
 def inputs(built_inputs: Path, tmp_path: Path) -> Store:
-    """A copy of what `built_inputs` made."""
+    """A store of one's own with what `make_inputs` makes."""
     return Store(shutil.copytree(built_inputs, tmp_path / "inputs"))

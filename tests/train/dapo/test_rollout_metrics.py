@@ -85,7 +85,7 @@ def test_a_trainer_logs_them_beside_its_own(student: tuple[Any, Any], rows: Any,
     )
     trainer.train()
     entry = trainer.state.log_history[0]
-    assert entry["rewards/paper/mean"] == -1
+    assert entry["rewards/conditional/mean"] == -1
     assert entry["answers/valid"] == entry["answers/copied"] == 0
     assert entry["answers/truncated"] == entry["completions/clipped_ratio"]
     assert "answers/promotion" not in entry

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +27,14 @@ def tasks_of(store: Store) -> list[RerankTask]:
     return [listed.task for listed in load_target_lists(store, "shop", *sources, "test", limit=30).listed]
 
 
-@pytest.fixture
-def taught(inputs: Store) -> Store:
+def teach(inputs: Store) -> None:
     train_sft(inputs, "traces", "new", "taught", SftSettings(max_steps=2, batch_size=4))
-    return inputs
+
+
+@pytest.fixture
+def taught(prepare: Callable[..., Store], built_inputs: Path) -> Store:
+    """A store of one's own with a student that was trained for two steps."""
+    return prepare(built_inputs, teach)
 
 
 def test_the_first_token_orders_candidates_by_the_logits_of_their_numbers(taught: Store) -> None:
