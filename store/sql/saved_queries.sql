@@ -96,12 +96,12 @@ order by cost_usd_per_accepted, model, template
 -- What people say of traces that each ruleset accepts, and of those that it does not.
 select
     label,
-    ruleset,
-    if(coalesce(list_contains(judged_outcomes.rulesets, ruleset), false), 'accepted', 'rejected') as verdict,
+    known.name as ruleset,
+    if(coalesce(list_contains(judged_outcomes.rulesets, known.name), false), 'accepted', 'rejected') as verdict,
     count(*) as labels
 from labels_current
 join traces using (trace_id)
 left join judged_outcomes using (outcome)
-cross join (select name as ruleset from rulesets_current where name <> 'answered')
+cross join (select name from rulesets_current where name <> 'answered') as known
 group by all
 order by label, ruleset, verdict

@@ -51,8 +51,8 @@ from outcomes, (select rules from rulesets_current where name = 'strict') as str
 
 -- Traces that pass every rule of a ruleset, NAME or NAME@VERSION; one without a completion, or not yet judged by a rule,
 -- does not. An unknown ruleset is an error.
-create or replace macro accepted_traces(ruleset) as table
-with chosen as (select ruleset_rules(ruleset) as rules)
+create or replace macro accepted_traces(ruleset_name) as table
+with chosen as (select ruleset_rules(ruleset_name) as rules)
 select traces.*
 from traces, chosen
 where error is null
