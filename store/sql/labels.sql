@@ -64,9 +64,9 @@ verdicts_of_rulesets as (
 )
 select trace_id, created_at
 from (
-    select traces.*, coalesce(votes.good, 0) + ruleset.good as good, coalesce(votes.bad, 0) + 2 - ruleset.good as bad
+    select traces.*, coalesce(votes.good, 0) + judges.good as good, coalesce(votes.bad, 0) + 2 - judges.good as bad
     from traces
-    join verdicts_of_rulesets as ruleset using (outcome)
+    join verdicts_of_rulesets as judges using (outcome)
     left join votes using (trace_id)
 ) as traces
 where error is null
