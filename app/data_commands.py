@@ -1,5 +1,6 @@
 """Commands that fill the store: simulate, ingest, candidates."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,31 +98,40 @@ def candidates(
 
     settings = FullRankingSettings(**given)
     opened = open_store(store)
-    if student is not None:
-        if scores is not None:
-            raise InputError("--scores and --student both say who ranks; give one of them")
-        with temporary_folder(opened.folder) as temporary:
-            scores = _rank_all_items(opened, name, student, settings, temporary / "scores.parquet")
-            made = import_candidates(opened, name, scores, pre_ranker or Path(student).name)
-    elif scores is not None:
-        made = import_candidates(opened, name, scores, pre_ranker)
-    else:
-        made = make_candidates(opened, name)
+    if student is not None and scores is not None:
+        raise InputError("--scores and --student both say who ranks; give one of them")
+    with status_line() as on_progress:
+        if student is not None:
+            with temporary_folder(opened.folder) as temporary:
+                scores = _rank_all_items(opened, name, student, settings, temporary / "scores.parquet", on_progress)
+                made = import_candidates(
+                    opened, name, scores, pre_ranker or Path(student).name, on_progress=on_progress
+                )
+        elif scores is not None:
+            made = import_candidates(opened, name, scores, pre_ranker, on_progress=on_progress)
+        else:
+            made = make_candidates(opened, name, on_progress=on_progress)
     print_candidates(made, put_oracle(opened, name, made.pre_ranker))
 
 
-def _rank_all_items(store: "Store", dataset: str, student: str, settings: FullRankingSettings, path: Path) -> Path:
+def _rank_all_items(
+    store: "Store",
+    dataset: str,
+    student: str,
+    settings: FullRankingSettings,
+    path: Path,
+    on_progress: Callable[[str], None],
+) -> Path:
     prepare_training("--student")
     from train.ranking.full_ranking import write_scores
     from train.runs import find_student, sids_of_students
     from train.students.student import best_device, load_student
 
     model, tokenizer = load_student(find_student(store, student))
-    with status_line() as on_progress:
-        settings = replace(settings, sid_version=sids_of_students(store, dataset, [student]))
-        return write_scores(
-            store, dataset, model.to(best_device()), tokenizer, settings, path=path, on_progress=on_progress
-        )
+    settings = replace(settings, sid_version=sids_of_students(store, dataset, [student]))
+    return write_scores(
+        store, dataset, model.to(best_device()), tokenizer, settings, path=path, on_progress=on_progress
+    )
 
 
 def print_ingest(summary: "IngestSummary") -> None:

@@ -4,6 +4,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,22 +15,77 @@ import typer
 
 from app.commands import add_command
 from app.data_commands import print_candidates, print_ingest
-from app.eval_commands import print_evaluation
+from app.eval_commands import print_evaluation, print_gains
 from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, print_table, say
-from app.progress import status_line
+from app.progress import describe, status_line
 from app.sid_commands import print_sids
 from app.snapshot_commands import print_snapshot
 from app.trace_commands import print_trace
 from app.train_commands import print_student, print_training
+from store.progress import Counted
 
 if TYPE_CHECKING:
+    from curate.evaluation.results import Evaluations
+    from curate.snapshots import SnapshotSettings
+    from curate.traces.sampling import Progress
+    from curate.traces.settings import SamplingSettings
+    from curate.traces.teachers.protocol import Teacher
     from store import Store
+    from store.snapshots import Snapshot
+    from train.runs import TrainingSummary
 
-DATASET = "demo"
 # What the student reads and writes.
 TEMPLATE = "rerank_levels.v1"
-NEW, SFT, DAPO = "demo-new", "demo-sft", "demo-dapo"
-RANKERS = ["evidence", "scorecard", "lambdamart", "oracle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """How much of everything a demo does.
+
+    name: of its dataset and first snapshot; students and other snapshots begin with it. traced: at most so many lists
+    of the train split, and a quarter as many of the valid split, get traces in words; None means all. attempts: samples
+    of each list at most for the traces that the student learns from. batch_size, epochs: of SFT. dapo_steps,
+    dapo_prompts: steps of DAPO, and prompts in each. rankers: beside the student and the pre-ranker. at_length: whether
+    every stage prints its tables.
+    """
+
+    name: str
+    traced: int | None
+    attempts: int
+    batch_size: int
+    epochs: int
+    dapo_steps: int
+    dapo_prompts: int
+    rankers: tuple[str, ...]
+    at_length: bool
+
+    def student(self, stage: str) -> str:
+        """What the student is called after a stage: new, sft or dapo."""
+        return f"{self.name}-{stage}"
+
+
+QUICK = Demo(
+    name="demo",
+    traced=600,
+    attempts=8,
+    batch_size=16,
+    epochs=1,
+    dapo_steps=4,
+    dapo_prompts=6,
+    rankers=("scorecard", "lambdamart", "oracle"),
+    at_length=False,
+)
+FULL = Demo(
+    name="demo-full",
+    traced=None,
+    attempts=8,
+    batch_size=32,
+    epochs=2,
+    dapo_steps=6,
+    dapo_prompts=16,
+    rankers=("evidence", "scorecard", "lambdamart", "oracle"),
+    at_length=True,
+)
 
 
 def register(cli: typer.Typer) -> None:
@@ -36,49 +94,83 @@ def register(cli: typer.Typer) -> None:
 
 
 def demo(
-    users: Annotated[int, typer.Option(help="How many simulated shoppers.")] = 2000,
-    items: Annotated[int, typer.Option(help="How many items they can buy.")] = 600,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same demo.")] = 0,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Train longer, trace every list and print every table. Takes three times as long."),
+    ] = False,
+    users: Annotated[int, typer.Option(help="Number of simulated shoppers.")] = 2000,
+    items: Annotated[int, typer.Option(help="Number of items that they can buy.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed. The same seed gives the same demo.")] = 0,
     train: Annotated[
-        bool, typer.Option(help="Train a student and evaluate it; without it, the demo takes 20 s.")
+        bool, typer.Option(help="Train a student and evaluate it. Without it, the demo takes about 10 s.")
     ] = True,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Simulate shoppers, write traces, publish snapshots, train a student. Run it again: nothing is done twice.
+    """Simulate shoppers, write traces, publish snapshots, train a student and evaluate it.
+
+    Run it again to go on after an interruption: nothing is done twice. --full makes a dataset of its own, demo-full.
 
     Example: gr2 demo
     """
     started = time.perf_counter()
     opened = open_store(store, create=True)
     if train:
-        # Before the first minute is spent.
+        # What is not installed is reported before the first minute is spent.
         prepare_training("gr2 demo")
-    snapshot = _make_traces(opened, users, items, seed)
+    plan = FULL if full else QUICK
+    snapshot = _make_traces(opened, plan, users, items, seed)
     if train:
-        _train_student(opened, seed)
-    say(f"done in {time.perf_counter() - started:.0f} s. Next:")
+        _train_student(opened, plan, seed)
+    say(f"\nDone in {time.perf_counter() - started:.0f} s. Next:")
     # `make demo` leaves gr2 in an environment of its own, which need not be on the path.
     gr2 = "gr2" if shutil.which("gr2") else os.path.relpath(Path(sys.executable).with_name("gr2"))
     where = "" if store == DEFAULT_STORE else f" --store {store}"
+    student = plan.student("dapo")
+    endpoint = "--teacher openai --model M --base-url http://127.0.0.1:8000/v1"
     for what, line in (
         ("read the traces in a browser", f"{gr2} app{where}"),
         ("ask in SQL", f"{gr2} sql{where} \"from accepted_traces('strict') select reasoning limit 3\""),
+        ("ask a language model", f"{gr2} trace {plan.name}{where} {endpoint}"),
+        ("see where the student is good", f"{gr2} eval {plan.name}{where} --student {student} --slices"),
+        ("train your own on a snapshot", f"{gr2} train sft --help"),
         (
-            "ask a language model",
-            f"{gr2} trace demo{where} --teacher openai --model M --base-url http://127.0.0.1:8000/v1",
-        ),
-        ("see where the student is good", f"{gr2} eval demo{where} --student {DAPO} --slices"),
-        ("train your own on the snapshot", f"{gr2} train sft --help"),
-        (
-            "or load it anywhere",
+            "load a snapshot anywhere",
             f"python -c \"from datasets import load_dataset; print(load_dataset('{snapshot}'))\"",
         ),
     ):
-        if train or DAPO not in line:
+        if train or student not in line:
             say(f"  {what}:\n    {line}")
 
 
-def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
+class _Stage:
+    """What a stage of the demo tells: progress while it lasts, and then its result."""
+
+    def __init__(self, on_progress: Callable[[str], None]) -> None:
+        self.on_progress = on_progress
+        self.result = ""
+        self.print_at_length: list[Callable[[], None]] = []
+
+    def done(self, result: str, *print_at_length: Callable[[], None]) -> None:
+        """Set the result: one line, and how the stage is printed at length."""
+        self.result, self.print_at_length = result, list(print_at_length)
+
+
+@contextmanager
+def _stage(plan: Demo, title: str) -> Iterator[_Stage]:
+    """A live line while the stage lasts; then its result and how long it took, or what it prints at length."""
+    started = time.perf_counter()
+    with status_line(title) as on_progress:
+        stage = _Stage(on_progress)
+        yield stage
+    if plan.at_length:
+        say(f"\n{title}")
+        for print_part in stage.print_at_length:
+            print_part()
+    else:
+        say(f"{title:<14}{stage.result:<78}{time.perf_counter() - started:6.1f} s")
+
+
+def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) -> Path:
     """From shoppers to a snapshot of traces in words, for people to read; its folder."""
     from curate.candidates import make_candidates
     from curate.datasets.simulation import simulate
@@ -86,87 +178,194 @@ def _make_traces(store: "Store", users: int, items: int, seed: int) -> Path:
     from curate.review.status import load_status
     from curate.sids.assignment import assign_semantic_ids
     from curate.snapshots import SnapshotSettings
-    from curate.snapshots.publishing import publish
-    from curate.traces.sampling import sample
     from curate.traces.settings import SamplingSettings
     from curate.traces.teachers.evidence import EvidenceTeacher
     from store.snapshots import verify_snapshot
 
-    say("1. shoppers with purchase routines")
-    print_ingest(simulate(store, DATASET, users=users, items=items, seed=seed))
-    say("\n2. semantic IDs from the items' text")
-    print_sids(assign_semantic_ids(store, DATASET))
-    say("\n3. ten candidates for each history, with evidence; and the best order there can be")
-    summary = make_candidates(store, DATASET)
-    print_candidates(summary, put_oracle(store, DATASET, summary.pre_ranker))
-    say("4. reasoning traces: up to four samples a prompt, until one puts the target first")
-    for split in ("train", "valid"):
-        print_trace(sample(store, EvidenceTeacher(), SamplingSettings(DATASET, split=split, temperature=0.5)))
-    say("\n5. an immutable snapshot of those that pass every rule")
-    published = publish(store, DATASET, SnapshotSettings(DATASET, ruleset="strict", template="rerank_evidence.v1"))
-    verify_snapshot(published.path)
-    print_snapshot(published)
-    say("")
-    for table in load_status(store):
-        if table.title.startswith(("funnel", "why")):
-            print_table(table.rows.columns, table.rows.rows(), title=table.title)
-    return published.path
+    with _stage(plan, "shoppers") as stage:
+        shop = simulate(store, plan.name, users=users, items=items, seed=seed)
+        stage.done(
+            f"{shop.users:,} with purchase routines bought {shop.interactions:,} times from {shop.items:,} items"
+            + _unless_new(shop.already_there),
+            partial(print_ingest, shop),
+        )
+    with _stage(plan, "semantic IDs") as stage:
+        sids = assign_semantic_ids(store, plan.name, on_progress=stage.on_progress)
+        stage.done(
+            f"{sids.distinct_ids:,} distinct ones of {sids.items:,} items, from texts and purchases"
+            + _unless_new(sids.already_there),
+            partial(print_sids, sids),
+        )
+    with _stage(plan, "candidates") as stage:
+        made = make_candidates(store, plan.name, on_progress=stage.on_progress)
+        oracle = put_oracle(store, plan.name, made.pre_ranker)
+        lists, held = (sum(getattr(split, count) for split in made.splits) for count in ("lists", "with_target"))
+        stage.done(
+            f"{lists:,} lists of ten by {made.pre_ranker}; {held:,} hold what was bought next"
+            + _unless_new(not any(split.new for split in made.splits)),
+            partial(print_candidates, made, oracle),
+        )
+    with _stage(plan, "traces") as stage:
+        quarter = None if plan.traced is None else plan.traced // 4
+        _sample(
+            stage,
+            store,
+            EvidenceTeacher(),
+            *(
+                SamplingSettings(plan.name, split=split, temperature=0.5, limit=limit)
+                for split, limit in (("train", plan.traced), ("valid", quarter))
+            ),
+        )
+    with _stage(plan, "snapshot") as stage:
+        settings = SnapshotSettings(plan.name, ruleset="strict", template="rerank_evidence.v1")
+        published = _publish(stage, store, (plan.name, settings))
+        verify_snapshot(published[0].path)
+    if plan.at_length:
+        say("")
+        for table in load_status(store):
+            if table.title.startswith(("funnel", "why")):
+                print_table(table.rows.columns, table.rows.rows(), title=table.title)
+    return published[0].path
 
 
-def _train_student(store: "Store", seed: int) -> None:
+def _train_student(store: "Store", plan: Demo, seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
-    from curate.evaluation.evaluate import evaluate
-    from curate.evaluation.rankers.selection import select_rankers
-    from curate.evaluation.results import load_evaluations
-    from curate.evaluation.settings import EvalSettings
     from curate.snapshots import SnapshotSettings
-    from curate.snapshots.publishing import publish
-    from curate.traces.sampling import sample
     from curate.traces.settings import SamplingSettings
     from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
+
+    with _stage(plan, "short traces") as stage:
+        card = fit_scorecard(store, plan.name)
+        short = SamplingSettings(plan.name, template=TEMPLATE, temperature=0.4, max_attempts=plan.attempts)
+        _sample(stage, store, ScorecardTeacher(card), short)
+    with _stage(plan, "snapshots") as stage:
+        traces, prompts = _publish(
+            stage,
+            store,
+            *(
+                (
+                    f"{plan.name}-{kind}",
+                    SnapshotSettings(plan.name, template=TEMPLATE, kind=kind, splits=("train",)),
+                )
+                for kind in ("sft", "dapo")
+            ),
+        )
+    _train(store, plan, traces, prompts, seed)
+    with _stage(plan, "evaluation") as stage:
+        evaluated = _evaluate(stage, store, plan, seed)
+    if not plan.at_length:
+        print_gains(evaluated)
+
+
+def _sample(stage: _Stage, store: "Store", teacher: "Teacher", *runs: "SamplingSettings") -> None:
+    """Ask a teacher for traces, split by split."""
+    from curate.traces.sampling import sample
+
+    def tell(progress: "Progress") -> None:
+        message = f"{progress.done:,} of {progress.prompts:,} prompts, {describe(progress)}"
+        stage.on_progress(Counted(message, progress.done, progress.prompts))
+
+    done = [sample(store, teacher, settings, on_progress=tell) for settings in runs]
+    lists, attempts, accepted = (
+        sum(getattr(progress, count) for progress in done) for count in ("prompts", "attempts", "accepted")
+    )
+    result = f"{attempts:,} of {lists:,} lists by teacher {teacher.name}; {accepted:,} put the target first"
+    stage.done(
+        result if lists else "nothing to ask: every list has its traces",
+        *(partial(print_trace, progress) for progress in done),
+    )
+
+
+def _publish(stage: _Stage, store: "Store", *wanted: tuple[str, "SnapshotSettings"]) -> list["Snapshot"]:
+    """Publish snapshots by name and settings."""
+    from curate.snapshots.publishing import publish
+
+    published = [publish(store, name, settings) for name, settings in wanted]
+    stage.done(
+        "; ".join(
+            f"{snapshot.manifest['name']}@{snapshot.version[:8]}: "
+            + ", ".join(f"{split['rows']:,} {name}" for name, split in snapshot.manifest["splits"].items())
+            for snapshot in published
+        ),
+        *(partial(print_snapshot, snapshot) for snapshot in published),
+    )
+    return published
+
+
+def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", seed: int) -> None:
+    """A student from scratch, by supervised fine-tuning on the traces and then by DAPO on the prompts."""
     from train.dapo.settings import DapoSettings
     from train.dapo.training import train_dapo
-    from train.ranking.rerankers import student_rankers
     from train.runs import student_folder
     from train.sft.settings import SftSettings
     from train.sft.training import train_sft
     from train.students.initialization import init_from_snapshot
 
-    say("6. short traces, for a student from scratch: points for evidence by a scorecard, and an order")
-    card = fit_scorecard(store, DATASET)
-    settings = SamplingSettings(DATASET, template=TEMPLATE, temperature=0.4, max_attempts=8)
-    print_trace(sample(store, ScorecardTeacher(card), settings))
-    say("\n7. two more snapshots: these traces for SFT, prompts alone for DAPO")
-    traces, prompts = (
-        publish(store, f"demo-{kind}", SnapshotSettings(DATASET, template=TEMPLATE, kind=kind, splits=("train",)))
-        for kind in ("sft", "dapo")
+    new, sft, dapo = map(plan.student, ("new", "sft", "dapo"))
+    sft_settings = SftSettings(epochs=plan.epochs, batch_size=plan.batch_size, reasoning_weight=0.5, seed=seed)
+    dapo_settings = DapoSettings(
+        steps=plan.dapo_steps, prompts_per_batch=plan.dapo_prompts, refill_rounds=1, max_tokens=80, seed=seed
     )
-    print_snapshot(traces)
-    print_snapshot(prompts)
-    say("\n8. a student from scratch: supervised fine-tuning on the traces, then reinforcement by DAPO")
-    if not student_folder(store, NEW).exists():
-        print_student(NEW, init_from_snapshot(store, str(traces.path), NEW, "tiny", seed=seed))
-    sft = SftSettings(epochs=2, reasoning_weight=0.5, seed=seed)
-    dapo = DapoSettings(steps=6, refill_rounds=1, max_tokens=80, seed=seed)
-    for name, train, shown in (
-        (SFT, partial(train_sft, store, str(traces.path), NEW, SFT, sft), ("loss", "mean_token_accuracy")),
-        (DAPO, partial(train_dapo, store, str(prompts.path), SFT, DAPO, dapo), ("reward", "answers/valid")),
+    with _stage(plan, "student") as stage:
+        if student_folder(store, new).exists():
+            stage.done(f"{new} is there already", partial(say, f"student {new}: there already"))
+        else:
+            made = init_from_snapshot(store, str(traces.path), new, "tiny", seed=seed)
+            stage.done(f"{new}: {made.parameters:,} parameters, from scratch", partial(print_student, new, made))
+    for title, name, train, shown in (
+        (
+            "SFT",
+            sft,
+            partial(train_sft, store, str(traces.path), new, sft, sft_settings),
+            {"loss": "loss", "mean_token_accuracy": "token accuracy"},
+        ),
+        (
+            "DAPO",
+            dapo,
+            partial(train_dapo, store, str(prompts.path), sft, dapo, dapo_settings),
+            {"reward": "reward", "answers/valid": "valid answers"},
+        ),
     ):
         folder = student_folder(store, name)
-        if (folder / "config.json").is_file():
-            say(f"student {name}: trained already")
-            continue
-        with status_line() as on_progress:
-            done = train(resume=folder.exists(), on_progress=on_progress)
-        print_training(name, done, shown)
-    say("\n9. the student beside other rankers, on lists that nothing was trained on")
-    judged = load_evaluations(store, DATASET).metrics.filter(ranker=DAPO)["run_id"].to_list()
-    if judged:
-        print_evaluation(load_evaluations(store, DATASET, judged[0]), [], slices=False)
-        return
-    judging = EvalSettings(shuffles=0, seed=seed)
-    with status_line() as on_progress:
-        selection = select_rankers(store, DATASET, RANKERS, judging, on_progress=on_progress)
-        students = [ranker for name in (SFT, DAPO) for ranker in student_rankers(store, name, ["reasoning"])]
-        evaluated = evaluate(store, DATASET, [*selection.rankers, *students], judging, on_progress=on_progress)
-    print_evaluation(evaluated, selection.left_out, slices=False)
+        with _stage(plan, title) as stage:
+            if (folder / "config.json").is_file():
+                stage.done(f"{name} is trained already", partial(say, f"student {name}: trained already"))
+                continue
+            done: TrainingSummary = train(resume=folder.exists(), on_progress=stage.on_progress)
+            figures = ", ".join(f"{shown[metric]} {done.figures[metric]:.3f}" for metric in shown)
+            stage.done(
+                f"{name}: {done.steps:,} steps; at the end {figures}", partial(print_training, name, done, tuple(shown))
+            )
+
+
+def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluations":
+    """The student beside other rankers on the test lists, unless the store holds that already."""
+    from curate.evaluation.evaluate import evaluate
+    from curate.evaluation.rankers.selection import select_rankers
+    from curate.evaluation.results import load_evaluations
+    from curate.evaluation.settings import EvalSettings
+    from train.ranking.rerankers import student_rankers
+
+    known = load_evaluations(store, plan.name).metrics.filter(ranker=plan.student("dapo"))["run_id"].to_list()
+    left_out: list[str] = []
+    if known:
+        done = load_evaluations(store, plan.name, known[0])
+    else:
+        settings = EvalSettings(shuffles=0, seed=seed)
+        selection = select_rankers(store, plan.name, plan.rankers, settings, on_progress=stage.on_progress)
+        students = [
+            ranker
+            for name in (plan.student("sft"), plan.student("dapo"))
+            for ranker in student_rankers(store, name, ["reasoning"], max_tokens=80, on_progress=stage.on_progress)
+        ]
+        done = evaluate(store, plan.name, [*selection.rankers, *students], settings, on_progress=stage.on_progress)
+        left_out = selection.left_out
+    stage.done(
+        f"run {done.runs['run_id'][0]}, on lists that nothing was trained on" + _unless_new(bool(known)),
+        partial(print_evaluation, done, left_out, slices=False),
+    )
+    return done
+
+
+def _unless_new(there_already: bool) -> str:
+    return " (there already)" if there_already else ""

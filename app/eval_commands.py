@@ -1,6 +1,6 @@
 """`gr2 eval`: rankers beside each other on the same lists."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,13 @@ SHOWN = {
     "conditional_mrr": "MRR",
     "top1_consistency": "top-1 consistency",
 }
+BRIEFLY = (
+    "valid_share",
+    "conditional_recall_at_1",
+    "conditional_recall_at_5",
+    "conditional_ndcg_at_5",
+    "conditional_mrr",
+)
 NDCG, GAIN = "conditional_ndcg_at_5", "conditional_ndcg_at_5_gain"
 SLICES = {
     "history_length": ("N@5 by length of the history", NDCG),
@@ -93,7 +100,7 @@ def eval_(
         settings = replace(settings, sid_version=_sids_of_students(opened, name, student or ()))
     names = rankers.split(",") if rankers is not None else None
     with status_line() as on_progress:
-        students = [ranker for each in student or () for ranker in _open_student(opened, each, asking)]
+        students = [ranker for each in student or () for ranker in _open_student(opened, each, asking, on_progress)]
         selection = select_rankers(
             opened, name, names, settings, endpoint, template=endpoint_template, **requests, on_progress=on_progress
         )
@@ -110,11 +117,20 @@ def _sids_of_students(store: "Store", dataset: str, students: Sequence[str]) -> 
     return sids_of_students(store, dataset, students)
 
 
-def _open_student(store: "Store", reference: str, asking: StudentSettings) -> list["Ranker"]:
+def _open_student(
+    store: "Store", reference: str, asking: StudentSettings, on_progress: Callable[[str], None]
+) -> list["Ranker"]:
     prepare_training("--student")
     from train.ranking.rerankers import student_rankers
 
-    return student_rankers(store, reference, asking.modes, template=asking.template, max_tokens=asking.max_tokens)
+    return student_rankers(
+        store,
+        reference,
+        asking.modes,
+        template=asking.template,
+        max_tokens=asking.max_tokens,
+        on_progress=on_progress,
+    )
 
 
 def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bool) -> None:
@@ -144,6 +160,22 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
         )
     if slices:
         _print_slices(done.slices, rankers)
+
+
+def print_gains(done: "Evaluations") -> None:
+    """One run in a few columns: how good each ranker is, and what it gains over the pre-ranker."""
+    figures = {(row["ranker"], row["metric"]): row for row in done.metrics.iter_rows(named=True)}
+    rankers = list(dict.fromkeys(done.metrics["ranker"]))
+    lists = figures[rankers[0], NDCG]["n"]
+    rows = [
+        (ranker, *(figures[ranker, metric]["value"] for metric in BRIEFLY), *_signed(figures.get((ranker, GAIN))))
+        for ranker in rankers
+    ]
+    print_table(
+        ("ranker", *(SHOWN[metric] for metric in BRIEFLY), "N@5 gain", "95% interval"),
+        rows,
+        title=f"\n{lists:,} test lists that hold their target; N@5 is NDCG@5, and gains are over {rankers[0]}",
+    )
 
 
 def _print_slices(slices: "pl.DataFrame", rankers: Sequence[str]) -> None:

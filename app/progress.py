@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from store.progress import Counted
 
 if TYPE_CHECKING:
     from curate.traces.sampling import Progress as SamplingProgress
@@ -83,20 +86,49 @@ class PlainProgress:
         )
 
 
-@contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """What is being done, in one line that is told anew; on no terminal, a line every few seconds."""
-    console = Console(stderr=True, soft_wrap=True)
-    if console.is_terminal:
-        with console.status("") as status:
-            yield status.update
-        return
-    told = time.monotonic()
+class TimeLeft:
+    """How long counted work will still take at the speed that it has had since its first message."""
 
-    def tell(text: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PLAIN_SECONDS:
-            told = time.monotonic()
-            console.print(text, highlight=False, markup=False)
+    def __init__(self) -> None:
+        self._total = self._first = self._last = 0
+        self._began = 0.0
+
+    def describe(self, message: str) -> str:
+        """The message, and after it the time left where the message counts and there is a speed to tell it by."""
+        if not isinstance(message, Counted):
+            return message
+        now = time.monotonic()
+        if message.total != self._total or message.done < self._last:
+            # Another piece of work.
+            self._total, self._first, self._began = message.total, message.done, now
+        self._last = message.done
+        finished = message.done - self._first
+        if not finished or message.done >= message.total:
+            return message
+        seconds = (message.total - message.done) * (now - self._began) / finished
+        return f"{message}, {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'} left"
+
+
+@contextmanager
+def status_line(about: str = "") -> Iterator[Callable[[str], None]]:
+    """One line that always shows the newest message; where there is no terminal, a line every few seconds.
+
+    about: what every line begins with. Messages that are `Counted` are shown with the time left.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    left = TimeLeft()
+    before = f"{about}: " if about else ""
+    if console.is_terminal:
+        with console.status(escape(about)) as status:
+            yield lambda message: status.update(escape(before + left.describe(message)))
+        return
+    last = time.monotonic()
+
+    def tell(message: str) -> None:
+        nonlocal last
+        line = before + left.describe(message)
+        if time.monotonic() - last >= PLAIN_SECONDS:
+            last = time.monotonic()
+            console.print(line, highlight=False, markup=False)
 
     yield tell

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,21 @@ DATA = Path(os.environ.get("GR2_DATA", Path(__file__).parents[2] / "shared" / "d
 
 @dataclass(frozen=True)
 class Measured:
-    """One finished command."""
+    """One finished command. seconds: by the clock; cpu_seconds: of all its threads and finished children."""
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float
     output: str
 
 
-def measure(*words: str) -> Measured:
-    """Run `gr2 ...` as a whole process; its peak memory is the operating system's figure for that process."""
+def measure(*words: str, gr2: Sequence[str] = GR2) -> Measured:
+    """Run `gr2 ...` as a whole process; its peak memory is the operating system's figure for that process.
+
+    gr2: how the command is started; default that of this checkout.
+    """
     started = time.perf_counter()
-    process = subprocess.Popen([*GR2, *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*gr2, *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -31,7 +36,8 @@ def measure(*words: str) -> Measured:
     process.stdout.close()
     if process.returncode != 0:
         sys.exit(f"gr2 {' '.join(words)} failed")
-    return Measured(time.perf_counter() - started, usage.ru_maxrss / 1024, output)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Measured(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss / 1024, output)
 
 
 def quiet() -> None:

@@ -8,6 +8,7 @@ leave out the fold of its user.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from curate.datasets.catalogue import find_dataset
 from curate.evaluation.metrics import score_ranks
 from curate.evaluation.results import RankerMetrics, put_evaluation
 from store import InputError, Session, Store
+from store.progress import Counted
 
 PRE_RANKER = "cooccurrence.v1"
 FOLDS = 5
@@ -83,15 +85,24 @@ class CandidateSummary:
     seconds: float
 
 
-def make_candidates(store: Store, dataset: str) -> CandidateSummary:
+def make_candidates(
+    store: Store, dataset: str, *, on_progress: Callable[[str], None] = lambda _: None
+) -> CandidateSummary:
     """Make and store the lists of all splits with the built-in pre-ranker. A second call changes nothing.
 
     Raises InputError on an unknown dataset, or if no list can be made.
     """
-    return _make(store, dataset, PRE_RANKER, None)
+    return _make(store, dataset, PRE_RANKER, None, on_progress)
 
 
-def import_candidates(store: Store, dataset: str, scores: Path, pre_ranker: str | None = None) -> CandidateSummary:
+def import_candidates(
+    store: Store,
+    dataset: str,
+    scores: Path,
+    pre_ranker: str | None = None,
+    *,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> CandidateSummary:
     """Make and store lists from the scores of another model: a Parquet file with user_id, item_id, score.
 
     The optional column `position` is the index of the target among the user's interactions (0 is the first). Without
@@ -101,10 +112,12 @@ def import_candidates(store: Store, dataset: str, scores: Path, pre_ranker: str 
 
     Raises InputError on a file that does not fit, or if the store has lists of this name with other candidates.
     """
-    return _make(store, dataset, pre_ranker or scores.stem, scores)
+    return _make(store, dataset, pre_ranker or scores.stem, scores, on_progress)
 
 
-def _make(store: Store, dataset: str, pre_ranker: str, scores: Path | None) -> CandidateSummary:
+def _make(
+    store: Store, dataset: str, pre_ranker: str, scores: Path | None, on_progress: Callable[[str], None]
+) -> CandidateSummary:
     started = time.perf_counter()
     settings = PreRankerSettings()
     with store.scratch() as scratch:
@@ -112,8 +125,9 @@ def _make(store: Store, dataset: str, pre_ranker: str, scores: Path | None) -> C
         if scores is not None:
             _load_scores(scratch, scores)
         scratch.execute("create_made")
-        for source in SOURCES:
+        for number, source in enumerate(SOURCES, 1):
             _make_source(scratch, dataset, pre_ranker, source, settings, imported=scores is not None)
+            on_progress(Counted(f"part {number} of {len(SOURCES)} made, {source.split} lists", number, len(SOURCES)))
         return _store_made(store, scratch, dataset, pre_ranker, started)
 
 

@@ -31,6 +31,7 @@ from store import InputError, Store
 from store.database import Session
 from store.errors import StoreBusyError
 from store.former_names import renamed
+from store.progress import Counted
 from store.snapshots import Snapshot, read_manifest
 from store.temporary import temporary_folder
 from store.values import utc_now
@@ -338,7 +339,8 @@ class StoreCallback(TrainerCallback):
         values = {row["metric"]: row["value"] for row in rows}
         line = ", ".join(f"{name} {values[name]:.4g}" for name in self._shown if name in values)
         if line:
-            self._on_progress(f"step {state.global_step:,} of {state.max_steps:,}: {line}")
+            message = f"step {state.global_step:,} of {state.max_steps:,}: {line}"
+            self._on_progress(Counted(message, state.global_step, state.max_steps))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Write the queued metrics, so that the store holds everything up to the checkpoint."""

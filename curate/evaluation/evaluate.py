@@ -27,6 +27,7 @@ from curate.evaluation.settings import EvalSettings
 from curate.traces.target_lists import TargetLists, load_target_lists
 from prompts.tasks import RerankTask
 from store import InputError, Store
+from store.progress import Counted
 from store.values import utc_now
 
 
@@ -92,7 +93,8 @@ def _ask_all(
         ranked = []
         for task, ranking in zip(all_tasks, ranker.rank(all_tasks), strict=True):
             ranked.append(checked(task, ranking))
-            on_progress(f"{ranker.name}: {len(ranked):,} of {len(all_tasks):,} lists, each shuffle counted as one")
+            message = f"{ranker.name}: {len(ranked):,} of {len(all_tasks):,} lists, each shuffle counted as one"
+            on_progress(Counted(message, len(ranked), len(all_tasks)))
         orders = [order.item_ids for order in ranked[len(tasks) :]]
         bias = measure_position_bias(shuffled, orders, settings.shuffles) if shuffled else None
         outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias))

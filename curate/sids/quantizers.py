@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from curate.sids.balance import assign_balanced
 from curate.sids.settings import ResidualKMeansSettings
+from store.progress import Counted
 
 CHUNK = 16_384
 BALANCED_ROUNDS = 8
@@ -112,7 +113,7 @@ class ResidualKMeans(ResidualKMeansSettings):
             # The next level quantizes what this one leaves.
             residuals_N_D -= codebook_C_D[codes_N_F[:, level]]
             codebooks.append(codebook_C_D)
-            on_progress(f"level {level + 1} of {fitted}: {len(codebook_C_D)} codes")
+            on_progress(Counted(f"level {level + 1} of {fitted}: {len(codebook_C_D)} codes", level + 1, fitted))
         return Fit(ResidualCodebooks(tuple(codebooks)), codes_N_F)
 
 

@@ -183,14 +183,24 @@ def test_a_flipped_byte_is_found_with_exit_code_1(folder: Path, tmp_path: Path, 
 def test_the_demo_runs_twice_and_ends_with_what_to_do_next(tmp_path: Path, ok: Ok) -> None:
     words = ["demo", "--users", 150, "--items", 80, "--store", tmp_path / "store"]
     out = ok(*words, "--no-train")
-    for text in ("oracle", "snapshot demo@", "funnel", "gr2 app", "load_dataset"):
+    for text in ("150 with purchase routines", "demo@", "gr2 app", "load_dataset"):
         assert text in out
     assert "demo-dapo" not in out
     again = ok(*words)
-    assert "all of it was there already" in again
+    assert "(there already)" in again
     assert "nothing to ask" in again
-    for text in ("student demo-sft:", "student demo-dapo: 6 steps", "lambdamart", "gain over each other", "--slices"):
-        assert text in again
+    for ranker in ("cooccurrence.v1", "lambdamart", "oracle", "demo-sft", "demo-dapo"):
+        assert f"\n {ranker} " in again
+    assert "--slices" in again
+    # It fits two screens.
+    assert len(again.splitlines()) <= 48
     third = ok(*words)
     assert third.count("trained already") == 2
-    assert out.split("snapshot demo@")[1].split(":")[0] == again.split("snapshot demo@")[1].split(":")[0]
+    assert third.count("(there already)") >= 3
+    assert out.split(" demo@")[1].split(":")[0] == again.split(" demo@")[1].split(":")[0]
+
+
+def test_the_full_demo_prints_every_table_of_a_dataset_of_its_own(tmp_path: Path, ok: Ok) -> None:
+    out = ok("demo", "--full", "--no-train", "--users", 150, "--items", 80, "--store", tmp_path / "store")
+    for text in ("demo-full: 150 users", "re-ranking", "oracle", "snapshot demo-full@", "funnel", "why traces fail"):
+        assert text in out

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from curate.sids.versions import SidVersion, load_settings, model_folder
 from store import InputError, Store
+from store.progress import Counted
 from store.snapshots import Snapshot
 from train.midtrain.settings import MidtrainSettings
 from train.midtrain.tasks import midtrain
@@ -61,7 +62,7 @@ def train_midtrain(
 
         def tell(step: int, metrics: dict[str, float]) -> None:
             run.keep(metric_rows(step, metrics))
-            on_progress(f"step {step:,} of {steps:,}: loss {metrics['loss']:.4g}")
+            on_progress(Counted(f"step {step:,} of {steps:,}: loss {metrics['loss']:.4g}", step, steps))
 
         figures = midtrain(
             model, tokenizer, rows, vocabulary, settings, output_dir=run.checkpoints, on_log=tell, resume=resume

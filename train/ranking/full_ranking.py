@@ -29,6 +29,7 @@ from curate.snapshots.midtrain import sequence_text
 from prompts.semantic_ids import BEGIN, render_sid
 from prompts.tasks import ShownItem
 from store import InputError, Store
+from store.progress import Counted
 from store.temporary import temporary_folder
 from train.ranking.settings import FullRankingSettings
 from train.ranking.sid_trie import SidTrie
@@ -76,7 +77,7 @@ def rank_items(
     *,
     beams: int = 20,
     batch_size: int = 32,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: Callable[[Counted], None] = lambda _: None,
 ) -> RankedIds:
     """The IDs that a model finds most likely after each history.
 
@@ -104,7 +105,8 @@ def rank_items(
         # Fewer IDs than beams leave the filler of minus infinity in the last columns.
         nodes_N_K[places, : nodes_B_K.shape[1]] = nodes_B_K.numpy()
         log_probs_N_K[places, : nodes_B_K.shape[1]] = scores_B_K.numpy()
-        on_progress(f"{start + len(places):,} of {len(order):,} users")
+        done = start + len(places)
+        on_progress(Counted(f"{done:,} of {len(order):,} users", done, len(order)))
     return RankedIds(nodes_N_K, log_probs_N_K)
 
 
@@ -148,7 +150,7 @@ def propose_items(
         [sequence_text([shown[item] for item in history]) for history in targets["history"]],
         beams=settings.beams,
         batch_size=settings.batch_size,
-        on_progress=lambda message: on_progress(f"{split}: {message}"),
+        on_progress=lambda message: on_progress(Counted(f"{split}: {message}", message.done, message.total)),
     )
     # np.unique sorts IDs in the same order as the trie, so its inverse maps each item to a node.
     node_I = np.unique(codes_I_L, axis=0, return_inverse=True)[1]

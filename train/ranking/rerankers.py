@@ -17,6 +17,7 @@ from prompts.completion import NUMBERS, render_completion
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, Store
+from store.progress import Counted
 from train.ranking.settings import StudentSettings
 from train.runs import find_student, trained_on
 from train.students.student import best_device, load_student
@@ -90,12 +91,13 @@ class GeneratingRanker:
     """Generates a completion for each task by greedy decoding.
 
     reasoning: False starts the answer with an empty explanation, so that only the ranking is generated. max_tokens: the
-    maximum length of a completion.
+    maximum length of a completion. on_progress: receives a message after each batch.
     """
 
     student: Student
     reasoning: bool = True
     max_tokens: int = DEFAULTS.max_tokens
+    on_progress: Callable[[str], None] = lambda _: None
 
     @property
     def name(self) -> str:
@@ -125,6 +127,7 @@ class GeneratingRanker:
         """The texts that the student generates after the prompt and `beginning`, one per task."""
         student = self.student
         texts = [""] * len(tasks)
+        finished = 0
         student.model.eval()
         for places, inputs in student.batches(tasks, beginning):
             output_B_T = student.model.generate(
@@ -135,6 +138,9 @@ class GeneratingRanker:
             answers = student.tokenizer.batch_decode(completions_B_T, skip_special_tokens=True)
             for place, answer in zip(places, answers, strict=True):
                 texts[place] = answer
+            finished += len(places)
+            message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
+            self.on_progress(Counted(message, finished, len(tasks)))
         return texts
 
 
@@ -199,6 +205,7 @@ def student_rankers(
     *,
     template: str | None = DEFAULTS.template,
     max_tokens: int = DEFAULTS.max_tokens,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Ranker]:
     """One ranker per mode, all over the same loaded student.
 
@@ -208,8 +215,8 @@ def student_rankers(
     StudentSettings(tuple(modes), max_tokens, template)
     student = open_student(store, reference, template)
     rankers: dict[str, Callable[[], Ranker]] = {
-        "reasoning": lambda: GeneratingRanker(student, reasoning=True, max_tokens=max_tokens),
-        "direct": lambda: GeneratingRanker(student, reasoning=False, max_tokens=max_tokens),
+        "reasoning": lambda: GeneratingRanker(student, True, max_tokens, on_progress),
+        "direct": lambda: GeneratingRanker(student, False, max_tokens, on_progress),
         "first-token": lambda: FirstTokenRanker(student),
     }
     return [rankers[mode]() for mode in modes]

@@ -19,6 +19,7 @@ from torch import Tensor
 from curate.sids.measures import perplexity
 from curate.sids.quantizers import Fit, OnProgress, fit_k_means, nearest_codes
 from store.errors import InputError
+from store.progress import Counted
 from train.sids.rq_vae import (
     DeadCodes,
     EmaCodebooks,
@@ -82,14 +83,15 @@ class RqVaeQuantizer(RqVaeSettings):
         training.run(lambda epoch, loss: on_progress(self._describe(epoch, loss, fitted, vectors_N_D)))
         return Fit(fitted, nearest_codes(fitted.encode(vectors_N_D), fitted.codebooks))
 
-    def _describe(self, epoch: int, loss: float, fitted: "FittedRqVae", vectors_N_D: NDArray[np.float32]) -> str:
+    def _describe(self, epoch: int, loss: float, fitted: "FittedRqVae", vectors_N_D: NDArray[np.float32]) -> Counted:
         codes_N_F = nearest_codes(fitted.encode(vectors_N_D), fitted.codebooks)
         unique = len(np.unique(codes_N_F, axis=0)) / len(codes_N_F)
         used = " ".join(f"{perplexity(codes_N, self.codebook_size):.0f}" for codes_N in codes_N_F.T)
-        return (
+        message = (
             f"epoch {epoch} of {self.epochs}: loss {loss:.4f}, perplexity {used} of "
             f"{self.codebook_size}, {unique:.1%} distinct by the fitted levels"
         )
+        return Counted(message, epoch, self.epochs)
 
 
 class FittedRqVae:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from curate.sids.embedding.embedders import TextEmbedder
 from store.errors import InputError, StoreError
+from store.progress import Counted
 from store.temporary import temporary_folder
 
 BATCH_TEXTS = 4096
@@ -52,7 +53,8 @@ def embed_texts(
         part = pl.DataFrame({"sha256": [key for key, _ in batch], "vector": vectors})
         _write(place, part)
         parts.append(part)
-        on_progress(f"{start + len(batch):,} of {len(rest):,} new texts embedded by {embedder.name}")
+        done = start + len(batch)
+        on_progress(Counted(f"{done:,} of {len(rest):,} new texts embedded by {embedder.name}", done, len(rest)))
     table = pl.concat([part for part in parts if part.height])
     rows = {key: row for row, key in enumerate(table["sha256"])}
     matrix = table["vector"].to_numpy()
