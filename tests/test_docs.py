@@ -24,11 +24,6 @@ from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
 from store import Store
 
-# ---- EMPTY THIS LIST AT THE MERGE ------------------------------------------------------------------------------------
-# What the documentation already says and other branches bring. An example with one of these in it must fail until then.
-PENDING: tuple[str, ...] = ("--full",)
-# ----------------------------------------------------------------------------------------------------------------------
-
 ROOT = Path(app.__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -38,15 +33,8 @@ FOREIGN = {"git", "vllm"}
 
 
 def examples(found: list[tuple[Path, str]]) -> list[object]:
-    """Test parameters; those that wait for another branch are expected to fail."""
-    return [
-        pytest.param(text, id=f"{page.relative_to(ROOT)}: {text}", marks=[pytest.mark.xfail] * _is_pending(text))
-        for page, text in dict.fromkeys(found)
-    ]
-
-
-def _is_pending(text: str) -> bool:
-    return any(word in text for word in PENDING)
+    """Test parameters that say where each of them stands."""
+    return [pytest.param(text, id=f"{page.relative_to(ROOT)}: {text}") for page, text in dict.fromkeys(found)]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -139,8 +127,8 @@ def check_extras(words: list[str]) -> None:
 def test_every_command_and_option_named_in_a_sentence_exists(code: str) -> None:
     command = get_command(cli)
     for word in shlex.split(code)[1:]:
-        if isinstance(command, TyperGroup) and word in command.commands:
-            command = command.commands[word]
+        if isinstance(command, TyperGroup) and (named := command.get_command(typer.Context(command), word)):
+            command = named
         elif word.startswith("--"):
             assert word in {option for parameter in command.params for option in parameter.opts} | {"--help"}
         else:
@@ -182,7 +170,7 @@ def test_python_of_the_readme_runs(traced: Store, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", page.read_text("utf-8")):
-        assert (page.parent / target).exists() or _is_pending(target), target
+        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -105,7 +105,7 @@ def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> s
     versions = {version for versions in learned.values() for version in versions}
     if len(versions) > 1:
         details = "; ".join(f"{reference} on {', '.join(versions)}" for reference, versions in learned.items())
-        raise InputError(f"students were trained on different semantic IDs: {details}; choose one by `sid_version`")
+        raise InputError(f"students were trained on different semantic IDs: {details}; choose one with `sid_version`")
     return next(iter(versions), None)
 
 

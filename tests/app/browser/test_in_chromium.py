@@ -96,7 +96,8 @@ def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, open
     shown = "A long story about soap." if teacher == "megabyte" else "<script>document.title='owned'</script> **bold**"
     expect(page.get_by_text("Completion as received")).to_be_visible()
     page.get_by_text("Completion as received").click()
-    expect(page.get_by_text(shown).first).to_be_visible()
+    # The table above draws its texts on a canvas, and names them in cells that are hidden.
+    expect(page.get_by_text(shown).filter(visible=True).first).to_be_visible()
     assert page.title() == "gr2"
     assert dialogs == []
     assert page.locator("img[src=x]").count() == 0
@@ -176,7 +177,7 @@ def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, traced: Store,
 def test_a_snapshot_is_published_from_the_filter(server: str, traced: Store, open_browser: Open) -> None:
     page = open_browser()
     page.goto(f"{server}/snapshots?passes=strict&teacher=evidence")
-    page.get_by_text("Publish from the filter").click()
+    page.get_by_text("Publish from the filter", exact=True).click()
     page.get_by_label("Name").fill("good")
     page.get_by_label("Name").press("Enter")
     page.get_by_role("button", name="Preview").click()

@@ -498,7 +498,9 @@ def test_streams_and_images_are_a_clear_error(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [True] * 8)
     original = trainer._sample
     trainer._sample = lambda inputs: {**original(inputs), "pixel_values": torch.zeros(1)}
-    with pytest.raises(InputError, match="does not know pixel_values; train with refill_rounds=0"):
+    with pytest.raises(
+        InputError, match="cannot merge the fields pixel_values of TRL's batch; train with refill_rounds=0"
+    ):
         roll_out(trainer, [0])
 
 
