@@ -116,7 +116,7 @@ def main() -> None:
                     page.goto(f"{app.address}/label")
                     page.get_by_label("Your name").fill("Ann")
                     page.keyboard.press("Enter")
-                    expect(page.get_by_text("New queue")).to_be_visible(timeout=60_000)
+                    expect(page.get_by_text("New queue", exact=True)).to_be_visible(timeout=60_000)
                     for picture in pictures:
                         name = f"{picture.name}-{width}-{scheme}.png" if asked.all else f"{picture.name}.png"
                         take(page, app.address, picture, folder / name)
