@@ -269,7 +269,7 @@ def _sample(stage: _Stage, store: "Store", teacher: "Teacher", *runs: "SamplingS
     lists, attempts, accepted = (
         sum(getattr(progress, count) for progress in done) for count in ("prompts", "attempts", "accepted")
     )
-    result = f"{attempts:,} of {lists:,} lists by teacher {teacher.name}; {accepted:,} put the target first"
+    result = f"{attempts:,} answers of teacher {teacher.name} on {lists:,} lists; {accepted:,} are accepted"
     stage.done(
         result if lists else "nothing to ask: every list has its traces",
         *(partial(print_trace, progress) for progress in done),

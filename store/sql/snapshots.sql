@@ -15,7 +15,8 @@ where error is null
 -- The newest version of each rule by which selected traces were judged.
 select rule, max(rule_version) as rule_version
 from verdicts
-where list_contains($rules, rule) and trace_id in (select trace_id from selected_traces where good)
+semi join (from selected_traces where good) as chosen using (created_at, trace_id)
+where list_contains($rules, rule)
 group by rule
 
 -- name: snapshot_trace_totals

@@ -3,9 +3,11 @@
 import io
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -41,6 +43,21 @@ def gr2() -> RunGr2:
         err.flush()
         texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
         return subprocess.CompletedProcess(arguments, status, *texts)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def gr2_process() -> RunGr2:
+    """Run `gr2` as people start it, and see that its process ends cleanly. Most tests need none, and use `gr2`."""
+
+    def run(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", *map(str, words)], capture_output=True, text=True, check=False, **options
+        )
+        assert "Traceback" not in done.stderr
+        assert "leaked" not in done.stderr
+        return done
 
     return run
 

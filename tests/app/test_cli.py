@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -16,21 +15,11 @@ Gr2 = Callable[..., subprocess.CompletedProcess[str]]
 Ok = Callable[..., str]
 
 
-def run_process(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """What `gr2` does as people start it. Most tests need no process, and use the fixtures `gr2` and `ok`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *map(str, words)], capture_output=True, text=True, check=False, **options
-    )
-    assert "Traceback" not in done.stderr
-    assert "leaked" not in done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, built_shop: Path, ok: Ok) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, built_shop: Path, ok: Ok, gr2_process: Gr2) -> Path:
     """The shop's store, with traces and a snapshot made by the command line."""
     copied = Path(shutil.copytree(built_shop, tmp_path_factory.mktemp("cli") / "store"))
-    traced = run_process("trace", "shop", "--store", copied, "--limit", 40)
+    traced = gr2_process("trace", "shop", "--store", copied, "--limit", 40)
     assert traced.returncode == 0, traced.stderr
     ok("snapshot", "publish", "shop", "--ruleset", "strict", "--store", copied)
     return copied
@@ -99,8 +88,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert len(done.stderr.strip().splitlines()) == 1 or words[0] == "sql"
 
 
-def test_a_mistake_ends_the_process_with_exit_code_2(folder: Path) -> None:
-    assert_mistake(run_process("sql", "select nope", "--store", folder), "nope")
+def test_a_mistake_ends_the_process_with_exit_code_2(folder: Path, gr2_process: Gr2) -> None:
+    assert_mistake(gr2_process("sql", "select nope", "--store", folder), "nope")
 
 
 def assert_mistake(done: subprocess.CompletedProcess[str], message: str) -> None:
@@ -109,8 +98,8 @@ def assert_mistake(done: subprocess.CompletedProcess[str], message: str) -> None
     assert done.stderr.startswith("gr2: ")
 
 
-def test_the_store_may_come_from_the_environment(folder: Path) -> None:
-    done = run_process("status", env={"GR2_STORE": str(folder), "PATH": ""})
+def test_the_store_may_come_from_the_environment(folder: Path, gr2_process: Gr2) -> None:
+    done = gr2_process("status", env={"GR2_STORE": str(folder), "PATH": ""})
     assert done.returncode == 0
     assert "funnel" in done.stdout
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from curate.evaluation.results import load_evaluations
 from store import InputError, Store
 
 Gr2 = Callable[..., subprocess.CompletedProcess[str]]
-Ok = Callable[..., str]
 
 
 class Reverser(BaseHTTPRequestHandler):
@@ -51,13 +51,15 @@ def endpoint() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.join()
 
 
-def test_all_that_can_be_had_is_compared(shop: Store, ok: Ok) -> None:
+def test_all_that_can_be_had_is_compared(shop: Store, gr2_process: Gr2) -> None:
     try:
         import_lightgbm()
     except InputError as error:
         pytest.skip(str(error))
     put_oracle(shop, "shop", PRE_RANKER)
-    out = ok("eval", "shop", "--slices", "--store", shop.folder)
+    done = gr2_process("eval", "shop", "--slices", "--store", shop.folder)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     table, differences, *_ = out.split("gain over each other")
     for text in ("valid", "copied", "R@1", "N@5", "MRR", "top-1 consistency", "end to end, over all 120 lists"):
         assert text in table
@@ -73,14 +75,16 @@ def test_all_that_can_be_had_is_compared(shop: Store, ok: Ok) -> None:
 
 
 def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
-    shop: Store, endpoint: tuple[str, list[dict[str, Any]]], ok: Ok
+    shop: Store, endpoint: tuple[str, list[dict[str, Any]]], gr2_process: Gr2
 ) -> None:
     url, asked = endpoint
-    out = ok(
+    done = gr2_process(
         *("eval", "shop", "--rankers", "evidence,endpoint", "--model", "reverser", "--base-url", url, "--limit", 10),
         *("--shuffles", 2, "--concurrency", 3, "--store", shop.folder),
-        NO_PROXY="127.0.0.1",
+        env=os.environ | {"NO_PROXY": "127.0.0.1"},
     )
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     assert "reverser@rerank_evidence.v1" in out
     assert "N@5 by length" not in out
     assert len(asked) == 10 * (1 + 2)

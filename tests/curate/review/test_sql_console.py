@@ -356,10 +356,10 @@ def test_many_rows_come_in_their_order(tiny: Store) -> None:
 
 def test_bytes_past_the_limit_are_left_out_but_for_one_row(tiny: Store) -> None:
     limits = QueryLimits(bytes=1_000_000)
-    result = query_rows(tiny, "select repeat('x', 100000) as text from range(100)", limits)
+    result = query_rows(tiny, "select repeat('x', 100000) as text from range(1000)", limits)
     assert not result.complete
     assert 5 <= result.rows.height <= 10
-    result = query_rows(tiny, "select repeat('x', 3000000) as text from range(50)", limits)
+    result = query_rows(tiny, "select repeat('x', 3000000) as text from range(1000)", limits)
     assert (result.rows.height, result.complete) == (1, False)
 
 
