@@ -10,7 +10,7 @@ from jinja2.exceptions import SecurityError
 
 from prompts.semantic_ids import find_sids
 from prompts.tasks import Candidate, RerankTask, ShownItem
-from prompts.templates import clean_text, list_templates, load_template
+from prompts.templates import clean_text, list_templates, load_template, parse_template
 from store import InputError
 
 # New wording is a new version: never change a hash here, add a line.
@@ -195,3 +195,11 @@ def test_templates_cannot_reach_python(tmp_path: Path, task: RerankTask) -> None
     path.write_text(HEAD + BLOCKS.replace("history|length", "history.__class__.__mro__"))
     with pytest.raises(SecurityError, match="unsafe"):
         load_template(str(path)).render(task)
+
+
+def test_a_text_under_the_name_of_a_shipped_template_cannot_either(task: RerankTask) -> None:
+    """A store brings the texts of its templates along."""
+    assert load_template("rerank.v1").render(task)
+    forged = parse_template("rerank.v1", HEAD + BLOCKS.replace("history|length", "history.__class__.__mro__"))
+    with pytest.raises(SecurityError, match="unsafe"):
+        forged.render(task)
