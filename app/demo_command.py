@@ -43,20 +43,23 @@ class Demo:
     """How much of everything a demo does.
 
     name: of its dataset and first snapshot; students and other snapshots begin with it. traced: at most so many lists
-    of the train split, and a quarter as many of the valid split, get traces in words; None means all. attempts: samples
-    of each list at most for the traces that the student learns from. batch_size, epochs: of SFT. dapo_steps,
-    dapo_prompts: steps of DAPO, and prompts in each. rankers: beside the student and the pre-ranker. at_length: whether
-    every stage prints its tables.
+    of the train split, and a quarter as many of the valid split, get traces in words; None means all. taught, attempts:
+    the student learns from traces of at most so many lists, each asked at most so often. rope_theta: of the student.
+    batch_size, epochs: of SFT. dapo_steps, dapo_prompts: steps of DAPO, and prompts in each. rankers, students: which
+    are evaluated beside the pre-ranker, students by their last stage. at_length: whether every stage prints its tables.
     """
 
     name: str
     traced: int | None
+    taught: int | None
     attempts: int
+    rope_theta: float
     batch_size: int
     epochs: int
     dapo_steps: int
     dapo_prompts: int
     rankers: tuple[str, ...]
+    students: tuple[str, ...]
     at_length: bool
 
     def student(self, stage: str) -> str:
@@ -67,23 +70,29 @@ class Demo:
 QUICK = Demo(
     name="demo",
     traced=600,
+    taught=4200,
     attempts=8,
+    rope_theta=100,
     batch_size=16,
     epochs=1,
-    dapo_steps=4,
+    dapo_steps=3,
     dapo_prompts=6,
     rankers=("scorecard", "lambdamart", "oracle"),
+    students=("dapo",),
     at_length=False,
 )
 FULL = Demo(
     name="demo-full",
     traced=None,
+    taught=None,
     attempts=8,
+    rope_theta=10_000,
     batch_size=32,
     epochs=2,
     dapo_steps=6,
     dapo_prompts=16,
     rankers=("evidence", "scorecard", "lambdamart", "oracle"),
+    students=("sft", "dapo"),
     at_length=True,
 )
 
@@ -236,7 +245,9 @@ def _train_student(store: "Store", plan: Demo, seed: int) -> None:
 
     with _stage(plan, "short traces") as stage:
         card = fit_scorecard(store, plan.name)
-        short = SamplingSettings(plan.name, template=TEMPLATE, temperature=0.4, max_attempts=plan.attempts)
+        short = SamplingSettings(
+            plan.name, template=TEMPLATE, temperature=0.4, limit=plan.taught, max_attempts=plan.attempts
+        )
         _sample(stage, store, ScorecardTeacher(card), short)
     with _stage(plan, "snapshots") as stage:
         traces, prompts = _publish(
@@ -310,7 +321,7 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
         if student_folder(store, new).exists():
             stage.done(f"{new} is there already", partial(say, f"student {new}: there already"))
         else:
-            made = init_from_snapshot(store, str(traces.path), new, "tiny", seed=seed)
+            made = init_from_snapshot(store, str(traces.path), new, "tiny", rope_theta=plan.rope_theta, seed=seed)
             stage.done(f"{new}: {made.parameters:,} parameters, from scratch", partial(print_student, new, made))
     for title, name, train, shown in (
         (
@@ -355,8 +366,10 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
         selection = select_rankers(store, plan.name, plan.rankers, settings, on_progress=stage.on_progress)
         students = [
             ranker
-            for name in (plan.student("sft"), plan.student("dapo"))
-            for ranker in student_rankers(store, name, ["reasoning"], max_tokens=80, on_progress=stage.on_progress)
+            for name in plan.students
+            for ranker in student_rankers(
+                store, plan.student(name), ["reasoning"], max_tokens=80, on_progress=stage.on_progress
+            )
         ]
         done = evaluate(store, plan.name, [*selection.rankers, *students], settings, on_progress=stage.on_progress)
         left_out = selection.left_out

@@ -66,7 +66,9 @@ def init(
     prepare_training("gr2 train")
     from train.students.initialization import init_from_snapshot
 
-    done = init_from_snapshot(open_store(store), snapshot, name, settings.size, seed=settings.seed)
+    done = init_from_snapshot(
+        open_store(store), snapshot, name, settings.size, rope_theta=settings.rope_theta, seed=settings.seed
+    )
     print_student(name, done)
 
 

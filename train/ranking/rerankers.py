@@ -129,9 +129,14 @@ class GeneratingRanker:
         texts = [""] * len(tasks)
         finished = 0
         student.model.eval()
+        options = _cache_options(student.model)
         for places, inputs in student.batches(tasks, beginning):
             output_B_T = student.model.generate(
-                **inputs, do_sample=False, max_new_tokens=self.max_tokens, pad_token_id=student.tokenizer.pad_token_id
+                **inputs,
+                do_sample=False,
+                max_new_tokens=self.max_tokens,
+                pad_token_id=student.tokenizer.pad_token_id,
+                **options,
             )
             # generate() repeats the prompt, which ends in the same column of every row.
             completions_B_T = output_B_T[:, inputs["input_ids"].shape[1] :]
@@ -142,6 +147,17 @@ class GeneratingRanker:
             message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
             self.on_progress(Counted(message, finished, len(tasks)))
         return texts
+
+
+def _cache_options(model: Any) -> dict[str, Any]:
+    """How `generate` should keep keys and values.
+
+    By default it copies all of them for each new token, which is a third of the time of a small model on a CPU. A
+    static cache is allocated once; transformers has it for models that can be compiled.
+    """
+    if model.device.type == "cpu" and getattr(model, "_can_compile_fullgraph", False):
+        return {"cache_implementation": "static", "disable_compile": True}
+    return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,15 @@ import datasets
 from store import Store
 from train.runs import open_snapshot, sid_sizes, student_folder
 from train.snapshots import load_snapshot
-from train.students.student import StudentSummary, init_student
+from train.students.student import DEFAULTS, StudentSummary, init_student
 
 # Rows per split. More rows do not change the learned vocabulary.
 MOST_ROWS = 5_000
 
 
-def init_from_snapshot(store: Store, reference: str, name: str, size: str, *, seed: int = 0) -> StudentSummary:
+def init_from_snapshot(
+    store: Store, reference: str, name: str, size: str, *, rope_theta: float = DEFAULTS.rope_theta, seed: int = 0
+) -> StudentSummary:
     """Create an untrained student called `name` for a snapshot of any kind.
 
     Raises InputError on an unknown snapshot or size, or if a student of that name exists.
@@ -23,7 +25,7 @@ def init_from_snapshot(store: Store, reference: str, name: str, size: str, *, se
     folder = student_folder(store, name)
     folder.parent.mkdir(exist_ok=True)
     texts = (text for split in rows.values() for text in _texts(split))
-    return init_student(texts, *sid_sizes(snapshot), size, folder, seed=seed)
+    return init_student(texts, *sid_sizes(snapshot), size, folder, rope_theta=rope_theta, seed=seed)
 
 
 def _texts(rows: datasets.Dataset) -> Iterator[str]:

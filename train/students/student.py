@@ -18,12 +18,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from store.errors import InputError
 from store.temporary import temporary_folder
+from train.students.settings import InitSettings
 from train.students.vocabulary import ROWS_MULTIPLE, add_tokens
 
 PAD = "<|endoftext|>"
 START = "<|im_start|>"
 END = "<|im_end|>"
 MAX_TOKENS = 4096
+DEFAULTS = InitSettings()
 
 # ChatML. The `generation` block marks the assistant's text, its end token included, so that trainers find the tokens to
 # train on. A prompt with the generation prompt is a prefix of the whole conversation, so nothing is tokenized twice.
@@ -85,12 +87,20 @@ class StudentSummary:
 
 
 def init_student(
-    texts: Iterable[str], sid_levels: int, codebook_size: int, size: str, folder: Path, *, seed: int = 0
+    texts: Iterable[str],
+    sid_levels: int,
+    codebook_size: int,
+    size: str,
+    folder: Path,
+    *,
+    rope_theta: float = DEFAULTS.rope_theta,
+    seed: int = DEFAULTS.seed,
 ) -> StudentSummary:
     """Create an untrained student: random weights, and a tokenizer that is fitted to the texts.
 
     texts: prompts and completions like those in training. size: one of SIZES. folder: must be missing or empty;
-    transformers can load the student from it. The same arguments give the same bytes.
+    transformers can load the student from it. rope_theta: base of the rotary position embedding. The same arguments
+    give the same bytes.
 
     Raises InputError on an unknown size, if there are no texts, or if the folder is not empty.
     """
@@ -103,7 +113,7 @@ def init_student(
     tokenizer = _train_tokenizer(texts, shape.text_tokens)
     text_tokens = len(tokenizer)
     vocabulary = add_tokens(tokenizer, sid_levels, codebook_size)
-    model = _random_model(shape, tokenizer, seed)
+    model = _random_model(shape, tokenizer, rope_theta, seed)
     with temporary_folder(folder.absolute().parent) as temporary:
         # A subfolder, because a temporary folder itself is readable only by its owner.
         staged = temporary / "student"
@@ -191,7 +201,7 @@ def _passages(texts: Iterable[str]) -> Iterator[str]:
         raise InputError("there is no text to learn a vocabulary from; pass prompts and completions")
 
 
-def _random_model(shape: StudentSize, tokenizer: Any, seed: int) -> Any:
+def _random_model(shape: StudentSize, tokenizer: Any, rope_theta: float, seed: int) -> Any:
     config = Qwen3Config(
         # Rounded up to the next multiple.
         vocab_size=-(-len(tokenizer) // ROWS_MULTIPLE) * ROWS_MULTIPLE,
@@ -202,6 +212,7 @@ def _random_model(shape: StudentSize, tokenizer: Any, seed: int) -> Any:
         num_key_value_heads=shape.heads,
         head_dim=shape.head_dim,
         max_position_embeddings=MAX_TOKENS,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         # In a model this small, a separate head would hold a large part of all parameters.
         tie_word_embeddings=True,
         bos_token_id=None,
