@@ -1,7 +1,7 @@
-"""Which traces somebody means: one filter for the pages of the app, label queues and snapshots.
+"""A filter of traces, for the pages of the app, label queues and snapshots.
 
-A filter is a value: it compares, goes into a link and comes back, and into a queue's or a manifest's settings. What
-each of its fields asks is a condition in `store/sql/trace_filter.sql`.
+A filter is a value. It can be compared, written into a link and read back, and stored in the settings of a queue or in
+a manifest. The condition for each of its fields is in `store/sql/trace_filter.sql`.
 """
 
 import math
@@ -20,23 +20,23 @@ from store.labels import Label
 
 ANSWERED = "answered"
 NOT_JUDGED = "not_judged"
-# What `label` may ask besides a label itself.
+# The values of `label` that are not labels.
 LABEL_STATES = ("any", "none", "split")
 LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, Label.SKIP.value)
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
-    """Which traces to take; None lets everything through.
+    """Which traces to take. A field that is None does not filter.
 
-    passes, fails: a ruleset, NAME or NAME@VERSION. rule, reason: among those that they failed by.
-    first_failed_rule: the first rule of ruleset strict that they failed, "answered" where the request failed, or
-    "not_judged" where a verdict is missing. copied: whether the order is the input's.
-    target_rank, predicted_rank: of the target before and after, 0 where it is absent. label: what somebody says of them
-    now, or one of LABEL_STATES (split: good and bad). annotator: somebody who labelled them. min_pass_rate,
-    max_pass_rate: of all attempts of their teacher, model and temperature at their prompt. since, until: created_at,
-    UTC, the latter exclusive. text: in the reasoning, or in the completion or error where there is none, whatever the
-    case. pattern: the same as a regular expression (RE2).
+    passes, fails: a ruleset, as NAME or NAME@VERSION. rule, reason: of any failed verdict. first_failed_rule: the first
+    rule of the ruleset strict that the trace fails, "answered" if the request failed, or "not_judged" if a verdict is
+    missing. copied: whether the answer repeats the order of the candidates. target_rank, predicted_rank: of the target
+    before and after re-ranking, 0 if it is absent. label: somebody's current label, or one of LABEL_STATES ("split"
+    means that some say good and some say bad). annotator: somebody who labelled the trace. min_pass_rate,
+    max_pass_rate: over all attempts of the same teacher, model and temperature at the same prompt. since, until: of
+    created_at, in UTC; until is exclusive. text: found in the reasoning, or else in the completion or error, in any
+    case. pattern: the same with a regular expression (RE2).
     """
 
     dataset: str | None = None
@@ -69,17 +69,17 @@ class TraceFilter:
 
     @property
     def where(self) -> tuple[str, ...]:
-        """Names of the conditions that it asks, for Session.frame and Session.rows."""
+        """The names of its conditions, for Session.frame and Session.rows."""
         return tuple(f"where_{name}" for name in self.parameters)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The values that those conditions are about: every field that is not None."""
+        """The parameters of those conditions: every field that is not None."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     @property
     def reads_texts(self) -> bool:
-        """Whether it looks into texts, which takes seconds where there are millions."""
+        """Whether it searches texts, which takes seconds among millions of traces."""
         return self.text is not None or self.pattern is not None
 
     def to_query(self) -> dict[str, str]:
@@ -92,7 +92,7 @@ class TraceFilter:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "TraceFilter":
-        """What `to_query` made; other parameters are left alone. Raises InputError on a value without meaning."""
+        """The inverse of `to_query`. Other parameters are ignored. Raises InputError on an invalid value."""
         query = renamed(query)
         return cls(
             **{field.name: _from_text(field.name, query[field.name]) for field in fields(cls) if query.get(field.name)}
@@ -116,6 +116,7 @@ def _from_text(name: str, text: str) -> Any:
             return {"yes": True, "no": False}[text]
         if name in _NUMBERS:
             number = float(text)
+            # float() accepts "nan" and "inf"; the second call raises the ValueError that is reported below.
             return number if math.isfinite(number) else float("not finite")
         if name in _RANKS:
             return int(text)
@@ -129,7 +130,7 @@ def _from_text(name: str, text: str) -> Any:
 
 
 def read_time(text: str) -> datetime:
-    """A moment in ISO 8601 as the store has it, in UTC without a zone. Raises ValueError.
+    """A time in ISO 8601, as the store has it: in UTC and without a zone. Raises ValueError if it is none.
 
     >>> read_time("2026-11-25 08:00+02:00")
     datetime.datetime(2026, 11, 25, 6, 0)
@@ -139,10 +140,10 @@ def read_time(text: str) -> datetime:
 
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:
-    """Raises InputError on a ruleset or rule that is not known and a pattern that is no regular expression.
+    """Raises InputError on an unknown ruleset or rule, and on a pattern that is not a regular expression.
 
-    A rule is known where it is gr2's own, where it judged a trace, or where a ruleset names it. It is not looked for in
-    the code: a link must not have modules imported.
+    A rule is known if it is gr2's own, if it has judged a trace, or if a ruleset names it. A name as module:object is
+    never imported here, because a filter may come from anybody's link.
     """
     for ruleset in (chosen.passes, chosen.fails):
         if ruleset is not None:

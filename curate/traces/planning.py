@@ -1,7 +1,7 @@
-"""From candidate lists to the requests that a run has to send: what is rendered, under which identity, and what is
-left to ask.
+"""From candidate lists to the requests that a run has to send: their prompts, their ids, and which are still open.
 
-The store says what is missing, so resuming a run, and asking for more samples later, are the same as starting one.
+The store says which samples are missing. Resuming a run, or asking for more samples later, is therefore the same as
+starting one.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ DEFAULT_TEMPLATES = {"rejection": "rerank_evidence.v1", "targeted": "rerank_targ
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run with every default decided."""
+    """A run whose defaults are all resolved."""
 
     settings: SamplingSettings
     template: Template
@@ -45,12 +45,13 @@ class Plan:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """What judges the traces: gr2's own rules, and those that only the ruleset names."""
+        """The rules that judge the traces: gr2's own, and those that only the ruleset names."""
         return tuple(dict.fromkeys((*RULE_NAMES, *self.ruleset.rules)))
 
     @property
     def claim(self) -> str:
-        """The name under which only one process at a time may ask for these samples."""
+        """The name of the lock under which only one process at a time may ask for these samples."""
+        # Everything that tells samples apart, but no limits: runs that differ in those would ask for the same samples.
         facts = [
             self.settings.dataset,
             self.settings.split,
@@ -66,7 +67,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class OpenPrompt:
-    """A prompt that wants more samples: the indexes not yet answered, and how many answers were accepted so far."""
+    """A prompt that needs more samples: the indexes without an answer, and the number of accepted answers so far."""
 
     prompt_id: str
     listed: ListedTask
@@ -76,7 +77,7 @@ class OpenPrompt:
     accepted: int
 
     def request(self, plan: Plan, sample_index: int) -> TeacherRequest:
-        """The request for one sample; the same one gets the same trace id whenever it is made."""
+        """The request for one sample. The same sample gets the same trace id in every run."""
         settings = plan.settings
         # The prompt id is part of the identity: two users with the same items would otherwise share their traces.
         trace_id = _digest(
@@ -99,12 +100,13 @@ class OpenPrompt:
             sample_index=sample_index,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
+            # Shifted, because some servers accept only seeds that fit a signed 32-bit integer.
             seed=int(trace_id[:8], 16) >> 1,
         )
 
 
 def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) -> Plan:
-    """Decide every default. Raises InputError where the store lacks what the run needs, naming the command to run."""
+    """Resolve every default. Raises InputError if the store lacks something, and names the command that makes it."""
     template = load_template(settings.template or DEFAULT_TEMPLATES.get(settings.strategy or "rejection", ""))
     if settings.strategy is not None and settings.strategy != template.strategy:
         raise InputError(
@@ -121,14 +123,14 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
 
 
 def _check_verdicts(session: Session, dataset: str, ruleset: Ruleset) -> None:
-    """Raises InputError where accepted traces would be asked, and paid, for again because a verdict is missing."""
+    """Raises InputError if verdicts are missing: the run would ask, and pay, again for traces that are accepted."""
     missing = unjudged_traces(session, dataset).filter(ruleset=ruleset.name, version=ruleset.version)
     if missing.height:
         raise InputError(f"{describe_unjudged(missing)[0]}, or this run would ask for accepted traces again")
 
 
 def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
-    """Lists that want samples: list_id, answered (indexes), accepted, chosen_lists (how many the run is about)."""
+    """Lists that need samples: list_id, answered (indexes), accepted, chosen_lists (the number of lists of the run)."""
     settings = plan.settings
     with store.reading() as session:
         return session.frame(
@@ -136,6 +138,7 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             dataset=settings.dataset,
             split=settings.split,
             pre_ranker=plan.pre_ranker,
+            # DuckDB's limit takes no null; this is more lists than any store has.
             limit=settings.limit if settings.limit is not None else 2**62,
             sid_version=plan.sid_version,
             template=plan.template.name,
@@ -152,7 +155,7 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
 
 
 def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> Iterator[list[OpenPrompt]]:
-    """Render the prompts of open lists, batch by batch, and store each batch's before it is given out."""
+    """Render the prompts of open lists in batches, and store those of each batch before yielding it."""
     for batch in lists.iter_slices(PROMPT_BATCH):
         with store.reading() as session:
             tasks = load_tasks(session, plan.settings.dataset, plan.sid_version, batch["list_id"].to_list())

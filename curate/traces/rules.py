@@ -1,8 +1,8 @@
-"""Rules that a trace passes or fails: pure functions of a completion and what its prompt was made of.
+"""Rules that a trace passes or fails: pure functions of a completion and of the task that it answers.
 
-Each is found in `RULES` by a name and has a version; both are kept with every verdict, so that rules can change and be
-run again over stored completions. Rulesets, named lists of rules, are the view `rulesets` of the store. A completion
-that cannot be parsed is judged by `parsed` alone: what is not judged is not passed.
+`RULES` finds each by its name. A rule has a version, and every verdict names both, so that rules can change and be run
+again over stored completions. Rulesets (`curate.traces.rulesets`) are named lists of rules. If a completion cannot be
+parsed, only the rule `parsed` judges it. A trace without a verdict of a rule does not pass it.
 """
 
 import re
@@ -18,7 +18,7 @@ from store.registry import Registry
 
 
 class Reason(StrEnum):
-    """Why a rule failed, besides the parser's own reasons (`prompts.completion.ParseReason`)."""
+    """Why a trace fails a rule. The parser has reasons of its own (`prompts.completion.ParseReason`)."""
 
     TRUNCATED = "truncated"
     UNKNOWN_SID = "unknown_sid"
@@ -33,7 +33,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion beside what it answers. `task` carries evidence whether or not the prompt showed it."""
+    """A completion and the task that it answers. `task` has evidence whether or not the prompt showed it."""
 
     task: RerankTask
     target_item_id: str
@@ -42,7 +42,7 @@ class Answer:
 
 
 class Verdict(NamedTuple):
-    """What one rule says of one trace; `reason` and `detail` are None where it passed."""
+    """The verdict of one rule on one trace. `reason` and `detail` are None if the trace passed."""
 
     rule: str
     rule_version: int
@@ -86,12 +86,12 @@ _LEAK = re.compile(
 )
 
 
-# Each leak has one of these words; most reasonings have none, and looking for them is ten times as fast.
+# Every match of _LEAK has one of these words. Most reasonings have none, and this search is ten times as fast.
 _LEAK_WORDS = ("ground", "correct", "true", "expected", "answer", "target", "label", "next", " know", "told", "given")
 
 
 def _parsed(_: Answer, __: ParsedCompletion) -> Failure | None:
-    """Passes: no rule sees what cannot be parsed (`judge`)."""
+    """Always passes, because `judge` calls no rule on a completion that cannot be parsed."""
     return None
 
 
@@ -132,7 +132,7 @@ def _cites(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
 
 
 def _grounded(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
-    """Every cited semantic ID is in the prompt, and every counted claim says what the store counted."""
+    """Every cited semantic ID must be in the prompt, and every claimed count must be the one in the store."""
     shown = _shown_sids(answer.task)
     for sid in find_sids(parsed.reasoning):
         if sid not in shown:
@@ -150,13 +150,13 @@ def _no_leak(_: Answer, parsed: ParsedCompletion) -> Failure | None:
 
 
 def _not_copied(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
-    """An order given back unchanged fails even where its first item is the target: it teaches copying."""
+    """An unchanged order fails even if its first item is the target, because a student would learn to copy."""
     order = tuple(candidate.item.item_id for candidate in answer.task.candidates)
     return Failure(Reason.ORDER_COPIED) if len(order) > 1 and parsed.ranking == order else None
 
 
 def find_leak(text: str) -> str | None:
-    """The first words of a text that tell that its writer was shown the answer; None where there are none."""
+    """The first words in a text which show that its writer knew the answer, or None."""
     lowered = text.lower()
     if not any(word in lowered for word in _LEAK_WORDS):
         return None
@@ -165,9 +165,9 @@ def find_leak(text: str) -> str | None:
 
 
 class Claim(NamedTuple):
-    """A counted claim in a reasoning: `left` was bought after (or before) `right` so many times.
+    """A claim in a reasoning: `left` was bought after (or before, by `way`) `right` this many times.
 
-    text: its words, which begin at character `start` of the reasoning.
+    text: the words of the claim, which begin at character `start` of the reasoning.
     """
 
     left: str
@@ -181,7 +181,7 @@ class Claim(NamedTuple):
 def find_claims(reasoning: str) -> list[Claim]:
     """All claims of the form `<sid> was bought after <sid> 12 times` (or before; once, twice, 1 time).
 
-    Semantic IDs come back in canonical form; a claim worded otherwise is not seen.
+    Semantic IDs are returned in canonical form. Claims in other words are not found.
     """
     claims = []
     for found in _CLAIM.finditer(reasoning):
@@ -193,8 +193,9 @@ def find_claims(reasoning: str) -> list[Claim]:
 
 
 def count_pair(task: RerankTask, claim: Claim) -> int:
-    """How often the store counted what a claim says; 0 for a pair never seen, or not of a candidate and the history."""
+    """The store's count for a claim; 0 unless it is about a candidate and an item of the history that are linked."""
     history = {item.sid: item.item_id for item in task.history}
+    # Links are stored from the candidate's side only: "left after right" is "right before left" seen from the other.
     for candidate_sid, history_sid, forwards in (
         (claim.left, claim.right, claim.way == "after"),
         (claim.right, claim.left, claim.way == "before"),
@@ -226,7 +227,7 @@ RULES: Registry[Rule] = Registry(
     },
     Rule,
 )
-# gr2's own, which judge every trace; others judge it where its ruleset or `gr2 verify --rules` names them.
+# These judge every trace. Users' own rules judge it if its ruleset or `gr2 verify --rules` names them.
 RULE_NAMES = tuple(RULES.builtin)
 
 
@@ -239,7 +240,7 @@ def check_rule_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def judge(answer: Answer, rules: Iterable[str] = RULE_NAMES) -> list[Verdict]:
-    """The verdicts of the named rules, in their order; of what cannot be parsed, that of `parsed` alone."""
+    """The verdicts of the named rules, in their order. What cannot be parsed has only that of `parsed`."""
     parsed = answer.parsed
     if isinstance(parsed, ParseFailure):
         version = RULES.find(PARSED).version

@@ -25,7 +25,7 @@ MOST_DESCRIPTION = 500
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """One version of a ruleset. rules: names, in the order in which a trace is said to fail first; may be empty."""
+    """One version of a ruleset. rules: their names; the first that a trace fails is its reason. It may be empty."""
 
     name: str
     version: int
@@ -43,7 +43,7 @@ class Ruleset:
 
 
 def find_ruleset(session: Session, reference: str) -> Ruleset:
-    """The ruleset called NAME, in the version in force, or NAME@VERSION. Raises InputError where there is none."""
+    """A ruleset by NAME, in the version in force, or by NAME@VERSION. Raises InputError if there is none."""
     name, _, version = reference.partition("@")
     name = VALUES["ruleset"].get(name, name)
     if version and not version.isdecimal():
@@ -96,10 +96,10 @@ def write_ruleset(ruleset: Ruleset) -> str:
 
 
 def add_ruleset(store: Store, name: str, rules: Sequence[str], description: str = "") -> tuple[Ruleset, bool]:
-    """Store a ruleset, as version 1 or as the next version of one that is there; returns it, and whether it is new.
+    """Store a ruleset as version 1, or as the next version of the ruleset of that name. Also says whether it is new.
 
-    The same rules and description as in the newest version add nothing. Raises InputError on a name that cannot be
-    one, on an unknown rule, and on a rule named twice.
+    If the newest version has the same rules and description, nothing is added. Raises InputError on an unusable name,
+    on an unknown rule, and if a rule is named twice.
     """
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a ruleset: use 1 to 100 letters, digits, '.', '-' and '_'")
@@ -128,7 +128,10 @@ def add_ruleset(store: Store, name: str, rules: Sequence[str], description: str 
 
 
 def pin_rulesets(session: Session, versions: dict[str, int]) -> None:
-    """Let the views of this session use these versions of rulesets. Raises InputError where the store lacks one."""
+    """Make the views of this session use these versions of rulesets. Raises InputError if the store lacks one.
+
+    A rebuild of an old snapshot needs this. Other sessions keep using the newest versions.
+    """
     for name, version in versions.items():
         find_ruleset(session, f"{name}@{version}")
     session.execute("pin_rulesets", names=list(versions), versions=list(versions.values()))
@@ -140,9 +143,9 @@ def versions_in_force(session: Session, names: Sequence[str]) -> dict[str, int]:
 
 
 def unjudged_traces(session: Session, dataset: str | None = None) -> pl.DataFrame:
-    """Where verdicts are missing: dataset, ruleset, version, rule, traces. Without a dataset, of all of them.
+    """Where verdicts are missing: dataset, ruleset, version, rule, traces (their number). Default: in all datasets.
 
-    A trace without a verdict of a rule is not accepted by a ruleset that asks for the rule.
+    A ruleset does not accept a trace that lacks a verdict of one of its rules.
     """
     return session.frame("unjudged_traces", dataset=dataset)
 

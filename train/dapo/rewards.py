@@ -1,27 +1,27 @@
-"""Rewards: what a completion earns for the order that it gives to a candidate list.
+"""Rewards: numbers for the order that a completion gives to a candidate list.
 
-Pure and picklable, without torch and TRL. A completion is read by the parser and checked by the rules that curation
-uses (`prompts.completion`, `curate.traces.rules`), and ranks are discounted as evaluation discounts them
-(`curate.evaluation.metrics`): what training pays for is what is kept and measured. Of groups, advantages and models it
-knows nothing.
+Pure and picklable, without torch and TRL. A completion is read by curation's parser (`prompts.completion`) and checked
+by its rules (`curate.traces.rules`), and ranks are discounted as in evaluation (`curate.evaluation.metrics`). So what
+training rewards is what curation keeps and evaluation measures. The module does not know groups, advantages or models.
 
-With r_D the target's rank among the candidates D, r_o its rank in the answer, 1 the best, and R_fmt = 1 for an answer
-that names every candidate once and nothing else, else 0:
+r_D is the target's rank among the candidates D, and r_o its rank in the answer; 1 is the best. R_fmt is 1 for an answer
+that names every candidate once and nothing else, and 0 for any other. alpha is `format_weight`.
 
-    R_rank     (r_D - r_o) / |D|                                                                 arXiv 2602.07774
-    plain      R_rank + alpha R_fmt; copying earns alpha for ever
-    paper      R_rank + alpha R_fmt if R_rank > 0 or r_D = 1, else R_rank                        arXiv 2602.07774
-    gated      R_rank + alpha where R_fmt = 1                                                    arXiv 2606.31984
-    auc, ndcg  as gated, of several positives; a copied order that could be better earns alpha   arXiv 2606.31984
-    chain      the share of cheap checks that a trace passes, after                              arXiv 2601.18533
-    overlong   DAPO's soft punishment of length, equation 13                                     arXiv 2503.14476
+    R_rank         (r_D - r_o) / |D|                                                           arXiv 2602.07774
+    unconditional  R_rank + alpha R_fmt; a copied order always earns alpha
+    conditional    R_rank + alpha R_fmt if R_rank > 0 or r_D = 1, else R_rank                  arXiv 2602.07774
+    format_gated   R_rank + alpha where R_fmt = 1                                              arXiv 2606.31984
+    auc, ndcg      as format_gated, for several positives; a copied order that is not the
+                   best possible earns alpha                                                   arXiv 2606.31984
+    chain          the share of cheap checks that a trace passes, as in                        arXiv 2601.18533
+    overlong       DAPO's soft punishment of length, equation 13                               arXiv 2503.14476
 
-The paper's condition is read as it stands: a target that was first brings alpha wherever the answer puts it. What an
-answer earns that has no r_o, because it cannot be read or leaves the target out, the papers do not say. Ours is
-`INVALID`, -1, which Diffusion-GR2 (arXiv 2607.01170) pays for the first kind; gated, auc and ndcg pay it for every
-answer with R_fmt = 0. R_rank is never as low: were INVALID 0, a model that expects to demote the target would do better
-to write nonsense. Under plain and paper an answer that names the target but is no permutation keeps its R_rank; that is
-what the report's gate closes. docs/benchmarks/rewards.md shows what policies earn under each.
+We take the paper's condition literally: if the target was first, alpha is paid wherever the answer puts it. The papers
+do not say what an answer without r_o earns, which cannot be read or leaves the target out. Here it earns `INVALID`, -1,
+as in Diffusion-GR2 (arXiv 2607.01170), and under format_gated, auc and ndcg so does every answer with R_fmt = 0. R_rank
+is always above -1. If INVALID were 0, a model that expects to demote the target would earn more by writing nonsense.
+Under unconditional and conditional, an answer that names the target but is no permutation keeps its R_rank; the gate of
+arXiv 2606.31984 closes that gap. docs/benchmarks/rewards.md shows what typical answers earn under each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ CHAIN = (PARSED, "not_truncated", "known_sids", "permutation", "cites")
 
 
 def rank_promotion(rank_before: int, rank_after: int, candidates: int) -> float:
-    """By how much of the list a target moved up; within ±(candidates - 1) / candidates, negative when it moved down.
+    """The share of the list by which a target moved up, negative if it moved down: ±(candidates - 1) / candidates.
 
     >>> rank_promotion(4, 1, 10)
     0.3
@@ -54,10 +54,10 @@ def rank_promotion(rank_before: int, rank_after: int, candidates: int) -> float:
 
 
 def auc(gains_K: Sequence[float]) -> float:
-    """The share of pairs of unequal gain whose better half stands first; 0 where there is no such pair.
+    """The share of pairs with different gains in which the higher gain comes first; 0 if there is no such pair.
 
-    gains_K: in the order to be scored. With gains 0 and 1 these are the report's pairs of a positive and a negative;
-    with graded ones it departs: a 2 must also stand before a 1, so that 1 means that no order is better.
+    gains_K: in the order to be scored. With gains of 0 and 1 these are the pairs of a positive and a negative, as in
+    arXiv 2606.31984. Unlike there, a gain of 2 must also come before a gain of 1, so that 1 means the best order.
 
     >>> auc([0, 1, 0])
     0.5
@@ -67,9 +67,9 @@ def auc(gains_K: Sequence[float]) -> float:
 
 
 def ndcg(gains_K: Sequence[float]) -> float:
-    """DCG over that of the best order, gains as they are and not as powers of 2; 0 where all are 0.
+    """DCG divided by the DCG of the best order, with linear gains and not powers of 2; 0 if all gains are 0.
 
-    gains_K: 0 or more each (the report has 0, 1 and 2), in the order to be scored.
+    gains_K: 0 or more each (0, 1 and 2 in arXiv 2606.31984), in the order to be scored.
 
     >>> ndcg([0, 0, 1])
     0.5
@@ -92,12 +92,12 @@ def overlong_punishment(tokens: int, max_tokens: int, cache_tokens: int) -> floa
 
 
 class JudgedCompletion(NamedTuple):
-    """A completion beside its candidate list: all that a reward looks at.
+    """A completion and its candidate list: everything that a reward depends on.
 
-    ranking: the distinct candidates named, in their order; empty where the completion cannot be read. valid: R_fmt, it
-    names each candidate once and nothing else. copied: it gives the candidates back as they came. rank_before,
-    rank_after: of the target, 1 the best; None where it is not among the candidates, or not in the ranking, which may
-    fall short of valid. gains_K: in the order of a valid ranking, else empty. tokens: 0 where not known.
+    ranking: the distinct candidates that it names, in their order; empty if the completion cannot be read. valid:
+    R_fmt, whether it names each candidate once and nothing else. copied: whether it repeats the order of the
+    candidates. rank_before, rank_after: of the target, 1 is the best; None if it is not among the candidates, or not in
+    the ranking. gains_K: in the order of a valid ranking, else empty. tokens: 0 if unknown.
     """
 
     answer: Answer
@@ -110,9 +110,10 @@ class JudgedCompletion(NamedTuple):
     tokens: int
 
     def promotion(self) -> float | None:
-        """R_rank: 0 where the candidates lack the target, None where the completion does not tell its rank."""
+        """R_rank. It is 0 if the target is not among the candidates, and None if the ranking leaves the target out."""
         if not self.ranking:
             return None
+        # No order can move a target that was not retrieved, so it speaks neither for nor against the answer.
         if self.rank_before is None:
             return 0.0
         if self.rank_after is None:
@@ -128,7 +129,7 @@ class JudgedCompletion(NamedTuple):
         return ndcg(self.gains_K) if self.valid else None
 
     def diagnostics(self) -> dict[str, float | None]:
-        """What a trainer logs; None, never 0, where there is nothing to measure."""
+        """Metrics for a trainer to log. None, and not 0, means that there is nothing to measure."""
         return {
             "valid": float(self.valid),
             "copied": float(self.copied),
@@ -151,12 +152,12 @@ def judge_completion(
     finish_reason: str = "stop",
     tokens: int = 0,
 ) -> JudgedCompletion:
-    """Read a completion against its candidates.
+    """Parse a completion and compare it with its candidates.
 
-    candidates: semantic IDs in the pre-ranker's order. target: what plain, paper and gated look for. gains: what auc
-    and ndcg score, one per candidate; without them 1 for the target and 0 for all others. history: semantic IDs, which
-    chain takes for shown. finish_reason: "length" for a truncated completion. Titles are not known here: an answer that
-    names them is not valid. Raises InputError on a candidate given twice.
+    candidates: semantic IDs in the pre-ranker's order. target: for unconditional, conditional and format_gated. gains:
+    for auc and ndcg, one per candidate; the default is 1 for the target and 0 for all others. history: semantic IDs
+    that the reasoning may cite, for chain. finish_reason: "length" for a truncated completion. Titles are not known
+    here, so an answer that names items by title is not valid. Raises InputError if a candidate is given twice.
     """
     task = _task(tuple(candidates), tuple(history))
     parsed = parse_completion(text, task)
@@ -164,6 +165,7 @@ def judge_completion(
     rank_before = _rank(candidates, target)
     if isinstance(parsed, ParseFailure):
         return JudgedCompletion(answer, (), False, False, rank_before, None, (), tokens)
+    # An answer may repeat a candidate, and then its first mention counts.
     ranking = tuple(dict.fromkeys(parsed.ranking))
     valid = RULES.find("permutation").check(answer, parsed) is None
     copied = RULES.find("not_copied").check(answer, parsed) is not None
@@ -178,7 +180,10 @@ def _rank(sids: Sequence[str], target: str | None) -> int | None:
 
 @lru_cache(maxsize=1024)
 def _task(candidates: tuple[str, ...], history: tuple[str, ...]) -> RerankTask:
-    """What the parser and the rules read against; kept, since a group of completions shares it."""
+    """The task that the parser and the rules need. Cached, because all completions of a group share it.
+
+    A semantic ID stands for the item's own id, which a trainer does not know.
+    """
     if len(set(candidates)) < len(candidates):
         raise InputError(f"a candidate is given twice in {list(candidates)}; rewards need distinct semantic IDs")
     return RerankTask(
@@ -194,10 +199,11 @@ def _discounts(candidates: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RewardSettings:
-    """What rewards have to be told.
+    """Settings of all rewards.
 
-    alpha: the weight of R_fmt, .2 in Diffusion-GR2. max_tokens: the trainer's limit, at which a completion counts as
-    truncated. cache_tokens: how far before the limit `overlong` sets in, 4,096 before 20,480 in DAPO.
+    format_weight: alpha, the weight of R_fmt; 0.2 in Diffusion-GR2. max_tokens: the trainer's limit; a completion of
+    that length counts as truncated. cache_tokens: how many tokens before the limit the punishment of `overlong` begins;
+    DAPO has 4,096 and a limit of 20,480.
     """
 
     format_weight: float = 0.2
@@ -233,6 +239,7 @@ def _format_gated(
     earned = rank_part(judged)
     if earned is None or not judged.valid:
         return INVALID
+    # A copied order earns nothing for its ranks, unless no order would be better: copying must not pay.
     if judged.copied and auc(judged.gains_K) < 1:
         return settings.format_weight
     return earned + settings.format_weight
@@ -263,14 +270,15 @@ REWARDS: Registry[Reward] = Registry(
 
 @dataclass(frozen=True)
 class RewardFunction:
-    """A reward in the form that TRL's GRPOTrainer calls, logged under its name.
+    """A reward in the form that TRL's GRPOTrainer calls, and logs under its name.
 
-    Columns beside the completions: candidates, a list of semantic IDs each; target, one each or None; and, if the data
-    has them, gains and history as `judge_completion` takes them. completion_ids are TRL's own. Raises InputError on an
-    unknown name.
+    Beside the completions it takes these columns: candidates, a list of semantic IDs per row; target, one semantic ID
+    per row or None; optionally gains and history, as in `judge_completion`; and completion_ids, which TRL adds. Raises
+    InputError on an unknown name.
 
-    >>> RewardFunction("conditional")(["..."], ['{"recommendations": ["b", "a"]}'], candidates=[["a", "b"]],
-    target=["b"]) [0.7]
+    >>> answer = '{"explanation": "", "recommendations": ["b", "a"]}'
+    >>> RewardFunction("conditional")(["..."], [answer], candidates=[["a", "b"]], target=["b"])
+    [0.7]
     """
 
     name: str
@@ -289,7 +297,7 @@ class RewardFunction:
         completions: Sequence[str | Sequence[Mapping[str, Any]]],
         **columns: Any,
     ) -> list[float]:
-        """One reward a completion; a completion is a text, or chat messages of which the last one counts."""
+        """One reward per completion. A completion is a text, or a list of chat messages whose last one is read."""
         reward = REWARDS.find(self.name)
         return [reward(judged, self.settings) for judged in self.judge(completions, **columns)]
 
@@ -301,12 +309,14 @@ class RewardFunction:
         **columns: Any,
     ) -> list[JudgedCompletion]:
         """The records that the rewards are computed from, for a trainer that logs their diagnostics."""
+        # A column that the data lacks is None in every row.
         absent = [None] * len(completions)
         optional = (columns.get(name) or absent for name in ("target", "gains", "history", "completion_ids"))
         judged = []
         for completion, sids, target, gains, history, token_ids in zip(completions, candidates, *optional, strict=True):
             text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
             tokens = len(token_ids or ())
+            # TRL passes no reason why generation ended, but only a truncated completion has the maximum length.
             finish_reason = "length" if tokens >= self.settings.max_tokens else "stop"
             judged.append(
                 judge_completion(

@@ -1,8 +1,9 @@
-"""One DAPO training from a snapshot of prompts: checked before the first step, recorded in the store, resumable.
+"""One DAPO training from a snapshot of prompts: it is checked before the first step, recorded and resumable.
 
-DAPO (arXiv 2503.14476) by TRL's GRPOTrainer and our dynamic sampling: loss averaged over tokens, clipping from 1 - .2
-to 1 + .28, no KL term, soft punishment of long answers, groups without spread replaced by fresh prompts. Rewards are
-verifiable: the target's promotion and the form of the answer (`train.dapo.rewards`).
+TRL's GRPOTrainer and our dynamic sampling make up DAPO (arXiv 2503.14476): the loss is averaged over tokens, ratios are
+clipped to between 1 - 0.2 and 1 + 0.28, there is no KL term, long answers are punished gradually, and groups without
+spread are replaced by fresh prompts. Rewards are verifiable: the target's promotion and the form of the answer
+(`train.dapo.rewards`).
 """
 
 from dataclasses import asdict
@@ -36,26 +37,28 @@ COLUMNS = ["prompt", "candidates", "target", "history"]
 
 
 def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
-    """What a completion earns, and what it loses by its length. Raises InputError on an unknown reward."""
-    told = RewardSettings(settings.format_weight, settings.max_tokens, settings.max_tokens // 5)
-    functions: list[RewardFunction] = [LoggedReward(settings.reward, told)]
+    """The chosen reward, and the punishment of length if it has a weight. Raises InputError on an unknown reward."""
+    # DAPO's share: 4,096 of 20,480 tokens.
+    shared = RewardSettings(settings.format_weight, settings.max_tokens, settings.max_tokens // 5)
+    functions: list[RewardFunction] = [LoggedReward(settings.reward, shared)]
     if settings.overlong_weight:
-        functions.append(RewardFunction("overlong", told))
+        functions.append(RewardFunction("overlong", shared))
     return functions
 
 
 def choose_prompts(
     rows: datasets.Dataset, settings: DapoSettings, on_progress: OnProgress = lambda _: None
 ) -> datasets.Dataset:
-    """The prompts within the pass rates whose candidates are distinct, without which an order cannot be rewarded.
+    """The prompts whose pass rate is within the limits and whose candidates all have different semantic IDs.
 
-    on_progress: told how many prompts share a semantic ID between candidates, if any. Raises InputError where no prompt
-    is left.
+    on_progress: receives the number of prompts that were left out because candidates share a semantic ID, if any.
+    Raises InputError if no prompt is left.
     """
     rates = rows["pass_rate"]
     chosen = [
         place
         for place, rate in enumerate(rates)
+        # A prompt that no teacher has tried has no pass rate.
         if settings.min_pass_rate <= (rate if rate is not None else 0.0) <= settings.max_pass_rate
     ]
     if not chosen:
@@ -64,6 +67,7 @@ def choose_prompts(
             f'{settings.max_pass_rate:g}; gr2 sql "from pass_rates" shows what there is'
         )
     candidates = rows["candidates"][:]
+    # If two candidates share a semantic ID, an answer does not say which one it means, and no reward can either.
     distinct = [place for place in chosen if len(set(candidates[place])) == len(candidates[place])]
     if not distinct:
         raise InputError(
@@ -87,11 +91,11 @@ def train_dapo(
     resume: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
-    """Train `student` on the snapshot's prompts; the new student is called `name`. resume: as in `train_sft`.
+    """Train `student` on the snapshot's prompts. The new student is called `name`. resume: as in `train_sft`.
 
-    Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, a tokenizer
-    without semantic IDs, an empty split, prompts that leave no room for an answer or whose candidates cannot be told
-    apart.
+    Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
+    tokenizer lacks semantic IDs, if the split is empty, if a prompt leaves no room for an answer, or if each prompt has
+    candidates that share a semantic ID.
     """
     if resume:
         _, known = load_training(store, "dapo", name)
@@ -105,7 +109,7 @@ def train_dapo(
     arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights)
     facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
     with open_run(store, "dapo", name, snapshot, facts, resume=resume) as run:
-        # LoRA draws its first weights.
+        # LoRA's first weights are random.
         set_seed(settings.seed)
         if settings.lora_rank:
             model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
@@ -122,7 +126,7 @@ def train_dapo(
 
 
 def _check_lengths(prompts: datasets.Dataset, tokenizer: Any, settings: DapoSettings, positions: int | None) -> None:
-    """Raises InputError where the longest prompt with the longest answer has more tokens than the model has places."""
+    """Raises InputError if the longest prompt and the longest answer together exceed the model's positions."""
     texts = [
         tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         for prompt in prompts["prompt"]
@@ -139,6 +143,7 @@ def _arguments(settings: DapoSettings, folder: Path, weights: list[float]) -> GR
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": settings.steps,
+        # TRL counts completions, not prompts, and fills one generated batch over all accumulation steps.
         "per_device_train_batch_size": settings.prompts_per_batch
         * settings.num_generations
         // settings.gradient_accumulation_steps,
@@ -150,10 +155,13 @@ def _arguments(settings: DapoSettings, folder: Path, weights: list[float]) -> GR
         "loss_type": "dapo",
         "epsilon": settings.epsilon,
         "epsilon_high": settings.epsilon_high,
+        # No KL term, so no reference model is loaded.
         "beta": 0.0,
         "reward_weights": weights,
+        # A truncated answer was not finished, so it must not be learned; `overlong` still punishes its length.
         "mask_truncated_completions": True,
         "learning_rate": settings.learning_rate,
+        # As in DAPO.
         "lr_scheduler_type": "constant",
         "seed": settings.seed,
         "data_seed": settings.seed,

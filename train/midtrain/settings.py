@@ -7,10 +7,11 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class MidtrainSettings:
-    """next_item, persona, caption, general: in what shares tasks are drawn; of those that a snapshot has none of, the
-    others take the share. Their defaults and that of warmup_learning_rate are the paper's.
+    """Settings of `train_midtrain`.
 
-    packing: wants a GPU with flash attention to be worth it.
+    next_item, persona, caption, general: the shares in which texts of each task are drawn. If a snapshot has no text of
+    a task, the others take over its share. These defaults and that of warmup_learning_rate are the paper's. packing:
+    pays only on a GPU with flash attention.
     """
 
     next_item: float = option(0.6573, low=0.0)
@@ -40,7 +41,7 @@ class MidtrainSettings:
 
     @property
     def shares(self) -> dict[str, float]:
-        """By task."""
+        """The shares by task."""
         return {
             "next_item": self.next_item,
             "persona": self.persona,

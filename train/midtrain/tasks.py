@@ -1,10 +1,10 @@
-"""Mid-training: a language model learns to read and write semantic IDs, among the words that it knows.
+"""Mid-training: a language model learns to read and write semantic IDs among the words that it knows.
 
-Stage 1 of the GR2 paper (arXiv 2602.07774), which takes it from OneRec-Think: next-token prediction on all tokens of
-texts in which words and IDs alternate, drawn task by task in fixed shares; first a warm-up in which only the rows of
-new tokens move, then everything does. Numbers of steps are not published and are ours. TRL's SFTTrainer does the work,
-once for each phase, which is one pass over what is drawn for it. It knows no store: whoever calls it keeps what it
-tells.
+This is stage 1 of the GR2 paper (arXiv 2602.07774), which follows OneRec-Think. It predicts the next token, on all
+tokens of texts that mix words and IDs. The texts of each task are drawn in fixed shares. In a warm-up only the rows of
+new tokens are trained, and after it all weights. The paper does not publish numbers of steps; these are ours. TRL's
+SFTTrainer runs once for each phase, as one pass over the texts drawn for it. This module does not know the store: its
+caller records the metrics.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,14 +42,14 @@ def midtrain(
     on_log: OnLog = lambda _step, _metrics: None,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Train a causal model in place on the training split of a snapshot of kind midtrain; saving it is the caller's.
+    """Train a causal model in place on the training split of a snapshot of kind midtrain. The caller saves it.
 
-    output_dir: gets checkpoints, a folder for each phase. on_log: told of figures by step, those of the warm-up first;
-    after a resumption once more from the first step on. resume: go on at the last checkpoint, in the same order of
-    data; with none there yet, from the beginning. Returns the last value of each figure.
+    output_dir: receives the checkpoints, in one folder per phase. on_log: receives the metrics of each logged step,
+    warm-up first; after a resume it receives all of them again. resume: continue from the last checkpoint, in the same
+    order of data, or from the beginning if there is none. Returns the last value of each metric.
 
-    Raises InputError before any step: nothing to train on, a text that does not fit, more tokens a sequence than the
-    model takes, checkpoints of another training.
+    Raises InputError before the first step if there is nothing to train on, if a text is too long, if `max_length`
+    exceeds the model's positions, or if the folder has checkpoints of another training.
     """
     phases = [(WARM_UP, settings.warmup_steps)] * (settings.warmup_steps > 0) + [(FULL, settings.steps)]
     if not resume and any(last_checkpoint(output_dir / phase) for phase, _ in phases):
@@ -81,19 +81,21 @@ def midtrain(
 
 
 def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *, seed: int) -> NDArray[np.int64]:
-    """`count` indexes of rows in random order, tasks in their shares; a task without rows leaves its share to others.
+    """`count` row numbers in random order, with the tasks in their shares. Other tasks fill the share of a missing one.
 
-    A row comes twice only when all rows of its task have come. Raises InputError where no row has a share.
+    A row is repeated only after all rows of its task were drawn. Raises InputError if no row is of a task with a share.
     """
     names_N = np.asarray(tasks_N)
     present = {task: share for task, share in shares.items() if share > 0 and (names_N == task).any()}
     if not present:
         raise InputError(f"no text is of a task that has a share; there are texts of {', '.join(set(tasks_N))}")
     random = np.random.default_rng(seed)
+    # Cumulative ends are rounded, and not single counts, so that the counts add up to `count`.
     ends = np.rint(np.cumsum(list(present.values())) / sum(present.values()) * count).astype(int)
     drawn = []
     for task, wanted in zip(present, np.diff(ends, prepend=0), strict=True):
         rows = np.flatnonzero(names_N == task)
+        # Each pass over the task's rows has an order of its own.
         passes = [random.permutation(rows) for _ in range(-(-wanted // len(rows)))]
         drawn += [np.concatenate(passes)[:wanted]] if passes else []
     return random.permutation(np.concatenate(drawn))
@@ -102,9 +104,9 @@ def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *
 def encode_texts(
     rows: datasets.DatasetDict, tokenizer: Any, settings: MidtrainSettings, *, longest: int
 ) -> datasets.Dataset:
-    """The training split as tokens: columns task and input_ids; each text ends with the end token.
+    """The training split as tokens, with the columns task and input_ids. Each text ends with the end token.
 
-    longest: tokens that the model takes. Raises InputError on a split without rows or a text that does not fit.
+    longest: the model's number of positions. Raises InputError if the split has no rows or if a text is too long.
     """
     if "train" not in rows or len(rows["train"]) == 0:
         raise InputError("the snapshot has no training rows; publish one of kind midtrain that has some")
@@ -113,7 +115,7 @@ def encode_texts(
     end = [tokenizer.eos_token_id]
 
     def encode(batch: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
-        # That a text is longer than the model takes is said below, with a count.
+        # Not verbose: texts that are too long are reported below, with their number.
         return {"input_ids": [[*ids, *end] for ids in tokenizer(list(batch["text"]), verbose=False)["input_ids"]]}
 
     encoded = rows["train"].map(
@@ -136,11 +138,12 @@ def encode_texts(
 def draw_sequences(
     encoded: datasets.Dataset, settings: MidtrainSettings, sequences: int, *, seed: int
 ) -> datasets.Dataset:
-    """So many sequences of texts drawn in their shares: a text each, or packed best-fit up to max_length tokens."""
+    """`sequences` sequences of texts drawn in their shares: one text each, or packed up to max_length tokens."""
     tasks, tokens = encoded["task"][:], encoded.select_columns("input_ids")
     if not settings.packing:
         return tokens.select(draw_rows(tasks, settings.shares, sequences, seed=seed))
     length_N = np.array([len(ids) for ids in tokens["input_ids"]])
+    # How many texts fill the sequences is known only after packing, so start from an estimate and add 5% at a time.
     mean_length = length_N[draw_rows(tasks, settings.shares, 10_000, seed=seed)].mean()
     texts = int(sequences * settings.max_length / mean_length) + 1
     while True:
@@ -153,13 +156,15 @@ def draw_sequences(
 
 @contextmanager
 def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
-    """Within the block, gradients reach the rows of new tokens in embedding and head, tied or not, and nothing else.
+    """Within the block, only the rows of new tokens in embedding and head, tied or not, have gradients.
 
-    An optimizer without weight decay then moves nothing else.
+    An optimizer without weight decay then changes nothing else.
     """
+    # A set, because tied embeddings are one parameter, which must get one hook.
     embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     frozen = [weight for weight in model.parameters() if weight.requires_grad and weight not in embeddings]
 
+    # requires_grad applies to whole parameters, so a hook clears the gradients of the other rows.
     def keep_new_rows(gradient_V_D: Tensor) -> Tensor:
         kept_V_D = torch.zeros_like(gradient_V_D)
         kept_V_D[list(vocabulary.new_rows)] = gradient_V_D[list(vocabulary.new_rows)]
@@ -178,23 +183,26 @@ def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
 
 
 class _Teller(TrainerCallback):
-    """Passes figures on as they come, and those of before a resumption once more."""
+    """Passes on metrics as they are logged, and after a resume also those from before it.
+
+    before: steps of earlier phases, since each phase counts from 0.
+    """
 
     def __init__(self, before: int, tell: OnLog) -> None:
         self._before = before
         self._tell = tell
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """What the checkpoint knows, if there is one."""
+        """Pass on what the checkpoint holds, if there is one."""
         for entry in state.log_history:
             self._pass_on(state, entry["step"], entry)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
-        """What is new."""
+        """Pass on a new entry."""
         self._pass_on(state, state.global_step, logs or {})
 
     def _pass_on(self, state: Any, step: int, logs: dict[str, Any]) -> None:
-        # The trainer's last entry sums up its time alone, and is wrong after a resumption.
+        # The trainer's last entry has no loss. It sums up the run, and its times are wrong after a resume.
         if state.is_world_process_zero and "loss" in logs:
             self._tell(self._before + step, {row["metric"]: row["value"] for row in metric_rows(step, logs)})
 
@@ -205,7 +213,7 @@ def _most_tokens(model: Any) -> int:
 
 def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfig:
     by_phase: dict[str, Any] = (
-        # Decay would move the rows that have no gradient.
+        # Weight decay would change the rows that have no gradient.
         {"learning_rate": settings.warmup_learning_rate, "lr_scheduler_type": "constant", "weight_decay": 0.0}
         if phase == WARM_UP
         else {
@@ -222,7 +230,7 @@ def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfi
         adam_beta2=0.95,
         max_length=settings.max_length,
         packing=settings.packing,
-        # Texts of one length pad least.
+        # Texts of similar length need the least padding.
         train_sampling_strategy="random" if settings.packing else "group_by_length",
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=settings.seed,

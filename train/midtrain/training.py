@@ -1,4 +1,4 @@
-"""One mid-training from a snapshot of texts: semantic IDs added to any model, recorded in the store, resumable."""
+"""One mid-training from a snapshot of texts: it adds semantic IDs to any model, is recorded and resumable."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,11 +41,11 @@ def train_midtrain(
 ) -> TrainingSummary:
     """Teach `student` the snapshot's semantic IDs; the new student is called `name`. resume: as in `train_sft`.
 
-    A model whose tokenizer lacks the IDs gets them: this is where a model from elsewhere comes in. codebook_rows: their
-    rows begin at the quantizer's vectors, and not at the mean of all rows.
+    If the model's tokenizer lacks the IDs, they are added: a pretrained model from elsewhere starts here.
+    codebook_rows: initialize their embeddings with the quantizer's vectors, and not with the mean of all rows.
 
-    Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, an empty
-    split, a text that is too long, codebooks that the store does not have.
+    Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if its
+    training split is empty, if a text is too long, or if the store lacks the codebooks.
     """
     if resume:
         _, known = load_training(store, "midtrain", name)
@@ -71,7 +71,7 @@ def train_midtrain(
 
 
 def _load_codebooks(store: Store, snapshot: Snapshot) -> Sequence[NDArray[np.float32]]:
-    """The fitted levels' vectors of the version of semantic IDs in a snapshot. Raises InputError."""
+    """The quantizer's vectors, by level, for a snapshot's semantic IDs. Raises InputError if the store lacks them."""
     lineage = snapshot.manifest["lineage"]
     version = SidVersion(lineage["dataset"], lineage["semantic_ids"][0]["sid_version"])
     folder = model_folder(store, version)

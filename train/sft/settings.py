@@ -8,11 +8,11 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False teaches orders without explanations.
+    """Settings of `train_sft`. The defaults are for students from scratch.
 
-    epochs: over the training split; max_steps, where given, ends earlier. packing: wants a GPU with flash attention to
-    be worth it. optimizer: muon, which students from scratch learn faster by, or adamw, which LoRA needs. The defaults
-    are for students from scratch.
+    reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False trains on orders without explanations.
+    epochs: passes over the training split; max_steps, if given, can end the training earlier. packing: pays only on a
+    GPU with flash attention. optimizer: students from scratch learn faster with muon; LoRA needs adamw.
     """
 
     reasoning_weight: float = option(

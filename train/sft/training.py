@@ -1,4 +1,4 @@
-"""One SFT training from a snapshot of traces: checked before the first step, recorded in the store, resumable."""
+"""One SFT training from a snapshot of traces: it is checked before the first step, recorded and resumable."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -37,13 +37,13 @@ def train_sft(
     resume: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
-    """Train `student` on the snapshot's training split; the new student is called `name`.
+    """Train `student` on the snapshot's training split. The new student is called `name`.
 
-    resume: go on with a training of this name that was killed, with the settings that it began with, at its last
-    checkpoint and in the same order of data.
+    resume: continue an unfinished training of this name from its last checkpoint, with the settings that it began with
+    and in the same order of data.
 
-    Raises InputError and SnapshotError before any step: a snapshot that was changed or is of another kind, a tokenizer
-    without semantic IDs, an empty split, a row that is too long.
+    Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
+    tokenizer lacks semantic IDs, if the split is empty, or if a row is too long.
     """
     if resume:
         _, known = load_training(store, "sft", name)
@@ -56,7 +56,7 @@ def train_sft(
     arguments = training_arguments(settings, student_folder(store, name) / CHECKPOINTS, limit)
     facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
     with open_run(store, "sft", name, snapshot, facts, resume=resume) as run:
-        # LoRA draws its first weights.
+        # LoRA's first weights are random.
         set_seed(settings.seed)
         if settings.lora_rank:
             model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
@@ -66,7 +66,7 @@ def train_sft(
             arguments,
             encoded,
             processing_class=tokenizer,
-            # None is the trainer's own, AdamW; it makes the schedule for either.
+            # None leaves the choice to the trainer, which is AdamW. It makes the schedule for both.
             optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay) if muon else None, None),
             callbacks=[StoreCallback(run, SHOWN, on_progress)],
         )
@@ -74,7 +74,7 @@ def train_sft(
 
 
 def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTConfig:
-    """What the trainer is told. folder: of checkpoints. limit: the most tokens of a packed row."""
+    """The arguments of TRL's trainer. folder: for checkpoints. limit: maximum length of a packed row, in tokens."""
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
@@ -83,12 +83,15 @@ def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTCo
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
+        # Remembers fewer steps than 0.999, because a training here has few of them.
         "adam_beta2": 0.95,
         "lr_scheduler_type": "cosine",
+        # Below 1, it is a share of all steps.
         "warmup_steps": settings.warmup_share,
+        # Rows that are too long were refused by `encode_traces`, so nothing may be cut off here.
         "max_length": limit if settings.packing else None,
         "packing": settings.packing,
-        # Rows of one length pad least.
+        # Rows of similar length need the least padding.
         "train_sampling_strategy": "random" if settings.packing else "group_by_length",
         "seed": settings.seed,
         "data_seed": settings.seed,
