@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CONSTRAINTS := .ci/constraints.txt
+# Most modules of torch and transformers are never imported, so compiling them all at once only costs a minute.
+INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile --constraint $(CONSTRAINTS) --editable
 # Set-up marks: redone when a dependency or a pin changes.
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
@@ -55,15 +56,15 @@ $(BIN)/python:
 
 $(DEMO_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) with torch (a few minutes, once)"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,eval]'
+	$(INSTALL) '.[app,train,eval]'
 	@touch $@
 
 $(DEV_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) with torch and the test tools (a few minutes, once)"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[app,train,eval,dev]'
+	$(INSTALL) '.[app,train,eval,dev]'
 	@touch $@ $(DEMO_READY)
 
 $(DOCS_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "setting up $(VENV) with the documentation tools (once)"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[docs]'
+	$(INSTALL) '.[docs]'
 	@touch $@

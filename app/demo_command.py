@@ -70,7 +70,7 @@ class Demo:
 QUICK = Demo(
     name="demo",
     traced=600,
-    taught=4200,
+    taught=4600,
     attempts=8,
     rope_theta=100,
     batch_size=16,
