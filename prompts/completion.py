@@ -1,47 +1,61 @@
 """Completions: the JSON that prompts request, and a tolerant parser for the texts that models really write.
 
-Field names, the schema for structured output, the canonical text and the parser are in one module, so that they stay
-consistent. The parser never raises: an unreadable completion is a failure with a reason. Rules decide whether a ranking
-is a permutation and whether the reasoning is true.
+The schema for structured output, the canonical text and the parser are in one module, so that they stay consistent.
+The parser finds the answer (`prompts.answers`), reads its order (`prompts.orders`, `prompts.text_orders`), and finds
+the candidates that it names (`prompts.candidate_names`). It never raises: an unreadable completion is a failure with a
+reason. Rules decide whether a ranking is a permutation and whether the reasoning is true.
 """
 
-import json
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
 
-from prompts.semantic_ids import find_bare_sid, find_sids
+from prompts.answers import (
+    EXPLANATION,
+    RECOMMENDATIONS,
+    load_json,
+    locate_answer,
+    repair_answer,
+    thinking_in,
+    why_no_answer,
+)
+from prompts.candidate_names import Names
+from prompts.failures import SHOWN_CHARACTERS, ParseFailure, ParseReason, UnreadableError, as_text, shown
+from prompts.orders import MAX_ENTRIES, Conflict, Entry, read_list, read_mapping
+from prompts.semantic_ids import find_sids
 from prompts.tasks import Candidate, RerankTask
-from store.values import storable_text
+from prompts.text_orders import check_complete, read_text_order, unwrap
 
-EXPLANATION = "explanation"
-RECOMMENDATIONS = "recommendations"
+__all__ = [
+    "ANSWERS",
+    "EXPLANATION",
+    "NUMBERS",
+    "RECOMMENDATIONS",
+    "SIDS",
+    "ParseFailure",
+    "ParseReason",
+    "ParsedCompletion",
+    "answer_format",
+    "completion_schema",
+    "parse_completion",
+    "render_completion",
+]
+
 # How an answer may name candidates: by semantic ID, or by number in the prompt, counted from 1.
 SIDS = "sids"
 NUMBERS = "numbers"
 ANSWERS = (SIDS, NUMBERS)
 
-# How many opening braces before the last "recommendations" are tried, since an explanation may contain some itself.
-_BRACES = 32
-_MAX_ENTRIES = 200
-_SHOWN_CHARACTERS = 200
-_ENTRY_KEYS = ("sid", "semantic_id", "item", "item_id", "id", "title", "name")
-_TRAILING_COMMA = re.compile(r",(\s*[\]}])")
-_DECODER = json.JSONDecoder(strict=False)
-
-
-class ParseReason(StrEnum):
-    """Why a completion cannot be read."""
-
-    EMPTY = "empty"
-    UNFINISHED_THINKING = "unfinished_thinking"
-    NO_JSON = "no_json"
-    BROKEN_JSON = "broken_json"
-    UNFINISHED_JSON = "unfinished_json"
-    NO_RECOMMENDATIONS = "no_recommendations"
+# Far more than a model writes in one answer, in characters. What is longer is not searched for an answer.
+MAX_CHARACTERS = 1_000_000
+# How often an answer may be encoded as a JSON string.
+_ENCODINGS = 3
+_FIELDS = {EXPLANATION, RECOMMENDATIONS}
+_TOKEN = re.compile(r"<[^<>]{0,40}>")
+_WORD = re.compile(r"\w")
+_QUOTED_KEY = f'"{RECOMMENDATIONS}"'
 
 
 class ParsedCompletion(NamedTuple):
@@ -54,13 +68,6 @@ class ParsedCompletion(NamedTuple):
     reasoning: str
     ranking: tuple[str, ...]
     unknown: tuple[str, ...]
-
-
-class ParseFailure(NamedTuple):
-    """The reason why a completion cannot be read. detail: an excerpt of its text, or an explanation."""
-
-    reason: ParseReason
-    detail: str
 
 
 def answer_format(candidates: int, answer: str = SIDS) -> str:
@@ -112,160 +119,129 @@ def render_completion(reasoning: str, ranking: Sequence[str] | Sequence[int]) ->
 def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFailure:
     """Parse an explanation and a ranking from the text of a model.
 
-    The parser accepts thinking before the answer, code fences, prose around the JSON, trailing commas, objects in place
-    of IDs, spaces inside an ID, IDs without begin and end token, numbers of candidates in the prompt, and titles that
-    only one candidate has.
+    The parser accepts thoughts before the answer, code fences, prose around the JSON, JSON with the usual mistakes,
+    ranked objects and mappings in place of a list, and, as a whole answer, `[3] > [1] > [2]`, a list or a table. An
+    entry may be a semantic ID with spaces or without begin and end token, the number of a candidate in the prompt as
+    number or text, or a title that only one candidate has.
+
+    An answer that is cut off, or that can be read as two different orders, is a failure.
     """
-    thinking, answer = _split_thinking(text)
-    if answer is None:
-        return ParseFailure(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
-    if not answer.strip():
-        return ParseFailure(ParseReason.EMPTY, "nothing but thinking" if thinking else "no text")
-    fields = _load_answer(answer)
-    if isinstance(fields, ParseFailure):
-        return fields
-    ranking: list[str] = []
-    unknown: list[str] = []
-    names = _Names(task.candidates)
-    entries = _entries(fields[RECOMMENDATIONS])
-    if entries is None:
-        return ParseFailure(ParseReason.NO_RECOMMENDATIONS, f'"{RECOMMENDATIONS}" is no list')
-    for entry in entries:
-        item = names.find(entry)
-        if item is None:
-            unknown.append(str(entry)[:_SHOWN_CHARACTERS])
-        else:
-            ranking.append(item)
-    reasoning = _as_text(fields.get(EXPLANATION)) or thinking
-    return ParsedCompletion(reasoning, tuple(ranking), tuple(unknown))
-
-
-def _split_thinking(text: str) -> tuple[str, str | None]:
-    """Thinking and answer. The answer is None if the thinking never ends."""
-    # The last mark, because thinking may mention the mark itself.
-    before, end, after = text.rpartition("</think>")
-    if end:
-        return before.replace("<think>", "", 1).strip(), after
-    before, start, after = text.partition("<think>")
-    return (after.strip(), None) if start and not before.strip() else ("", text)
-
-
-def _load_answer(text: str) -> dict[str, Any] | ParseFailure:
-    """The last JSON object with recommendations, because models may draft an answer before they give it."""
+    if len(text) > MAX_CHARACTERS:
+        return ParseFailure(ParseReason.TOO_LONG, f"{len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
+    usual = _parse_usual(text, task)
+    if usual is not None:
+        return usual
     try:
-        whole = orjson.loads(text)
+        return _parse(text, Names(task))
+    except UnreadableError as error:
+        return error.failure
+
+
+def _parse_usual(text: str, task: RerankTask) -> ParsedCompletion | None:
+    """The reading of an answer as it was asked for, which nearly all are, or None for any other, which takes longer."""
+    thoughts, _, answer = text.rpartition("</think>")
+    answer = answer.strip()
+    if answer.startswith("```"):
+        answer = answer.removeprefix("```").removeprefix("json").removesuffix("```")
+    try:
+        fields = orjson.loads(answer)
     except orjson.JSONDecodeError:
-        whole = None
-    if isinstance(whole, dict) and RECOMMENDATIONS in whole:
-        return whole
-    end = text.rfind(f'"{RECOMMENDATIONS}"')
-    if end < 0:
-        return _why_no_answer(text)
-    start = end
-    for _ in range(_BRACES):
-        start = text.rfind("{", 0, start)
-        if start < 0:
-            break
-        value = _decode(text[start:])
-        if isinstance(value, dict) and RECOMMENDATIONS in value:
-            return value
-    if "]" not in text[end:]:
-        return ParseFailure(ParseReason.UNFINISHED_JSON, _shown(text[end:]))
-    return ParseFailure(ParseReason.BROKEN_JSON, _shown(text[end:]))
-
-
-def _decode(text: str) -> Any:
-    """The JSON value at the beginning of a text, or None. Trailing commas are ignored."""
-    # As it is first: removing commas could change a string that contains ",]".
-    for attempt in (text, None):
-        try:
-            return _DECODER.raw_decode(_TRAILING_COMMA.sub(r"\1", text) if attempt is None else text)[0]
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-def _why_no_answer(text: str) -> ParseFailure:
-    opening = text.find("{")
-    if opening < 0:
-        return ParseFailure(ParseReason.NO_JSON, _shown(text))
-    if isinstance(_decode(text[opening:]), dict):
-        return ParseFailure(ParseReason.NO_RECOMMENDATIONS, _shown(text[opening:]))
-    if "}" not in text[opening:]:
-        return ParseFailure(ParseReason.UNFINISHED_JSON, _shown(text[opening:]))
-    return ParseFailure(ParseReason.BROKEN_JSON, _shown(text[opening:]))
-
-
-def _entries(value: Any) -> list[str | int] | None:
-    """Recommendations as texts and integers, or None if they are not a list."""
-    if isinstance(value, str):
-        return list(find_sids(value)) or None
-    if not isinstance(value, list):
         return None
-    return [
-        entry
-        # In Python, True is an int.
-        if isinstance(entry, int) and not isinstance(entry, bool)
-        else _as_text(_field(entry) if isinstance(entry, dict) else entry)
-        for entry in value[:_MAX_ENTRIES]
-    ]
+    # A key that occurs twice may hide another order.
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS or answer.count(_QUOTED_KEY) != 1:
+        return None
+    listed = fields[RECOMMENDATIONS]
+    if not isinstance(listed, list) or len(listed) > MAX_ENTRIES:
+        return None
+    items: dict[Any, str] = {candidate.item.sid: candidate.item.item_id for candidate in task.candidates}
+    ranking = []
+    for name in listed:
+        if type(name) is int and 1 <= name <= len(task.candidates):
+            ranking.append(task.candidates[name - 1].item.item_id)
+        elif type(name) is str and name in items:
+            ranking.append(items[name])
+        else:
+            return None
+    return ParsedCompletion(as_text(fields[EXPLANATION]) or thinking_in(thoughts), tuple(ranking), ())
 
 
-def _field(entry: dict[str, Any]) -> Any:
-    """The name in an object that stands in place of a semantic ID, or the object itself if it has none."""
-    return next((entry[key] for key in _ENTRY_KEYS if isinstance(entry.get(key), str)), entry)
+def _parse(text: str, names: Names, encodings: int = 0) -> ParsedCompletion:
+    located = locate_answer(text)
+    if located.fields is not None:
+        entries = _entries(located.fields, names)
+        _check_no_other_order(located.text, entries, names)
+        return _completion(located.fields, located.thinking, entries)
+    answer = unwrap(located.text)
+    if not answer:
+        raise UnreadableError(ParseReason.EMPTY, "nothing but thinking" if located.thinking else "no text")
+    value = load_json(answer)
+    if value is None and answer.startswith('{\\"'):
+        # The quotes around an encoded answer may be missing.
+        value = load_json(f'"{answer}"')
+    if isinstance(value, str) and encodings < _ENCODINGS:
+        parsed = _parse(value, names, encodings + 1)
+        return parsed._replace(reasoning=parsed.reasoning or located.thinking)
+    fields, entries = _read_unusual(located.text, value, names)
+    return _completion(fields, located.thinking, entries)
 
 
-def _as_text(value: Any) -> str:
-    """A JSON value as text that can be stored."""
-    if value is None:
-        return ""
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        value = " ".join(value)
-    if not isinstance(value, str):
-        try:
-            value = json.dumps(value, ensure_ascii=False)
-        except RecursionError:
-            return ""
-    return storable_text(str(value))
+def _read_unusual(answer: str, value: Any, names: Names) -> tuple[dict[str, Any], list[Entry]]:
+    """The fields and entries of an answer without a JSON object as it should be. value: the answer as JSON, or None."""
+    fields = repair_answer(answer) if value is None else None
+    if fields is not None:
+        entries = _entries(fields, names)
+        if all(entry.formed for entry in entries):
+            return fields, entries
+    elif isinstance(value, (list, dict)):
+        entries = read_list(value, names) if isinstance(value, list) else read_mapping(value, names)
+        if entries and all(entry.formed for entry in entries):
+            check_complete(entries, names)
+            return {}, entries
+        raise UnreadableError(ParseReason.NO_RECOMMENDATIONS, shown(answer))
+    else:
+        listed = read_text_order(answer, names)
+        if listed is not None:
+            return {}, listed
+    raise why_no_answer(answer)
 
 
-def _shown(text: str) -> str:
-    return _as_text(" ".join(text[: 2 * _SHOWN_CHARACTERS].split())[:_SHOWN_CHARACTERS])
+def _entries(fields: dict[str, Any], names: Names) -> list[Entry]:
+    """The recommendations of an answer, best first."""
+    value = fields[RECOMMENDATIONS]
+    if isinstance(value, Conflict):
+        raise UnreadableError(ParseReason.AMBIGUOUS, f'"{RECOMMENDATIONS}" is there {len(value.values)} times')
+    text = value if isinstance(value, str) else ""
+    if text:
+        value = load_json(text)
+    if isinstance(value, list):
+        return read_list(value, names)
+    if isinstance(value, dict):
+        return read_mapping(value, names)
+    listed = read_text_order(text, names)
+    # Semantic IDs with nothing but spaces between, or a single one.
+    if listed is None and not _WORD.search(_TOKEN.sub("", text)):
+        listed = read_list(find_sids(text), names)
+    if not listed:
+        raise UnreadableError(ParseReason.NO_RECOMMENDATIONS, f'"{RECOMMENDATIONS}" is no list')
+    return listed
 
 
-class _Names:
-    """Finds the candidate that an entry of the answer names."""
-
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self._candidates = candidates
-        self._by_sid = {candidate.item.sid: candidate.item.item_id for candidate in candidates}
-        self._by_title: dict[str, str | None] | None = None
-
-    def find(self, entry: str | int) -> str | None:
-        """The candidate's item id, or None if the entry names no candidate or several."""
-        if isinstance(entry, int):
-            return self._candidates[entry - 1].item.item_id if 1 <= entry <= len(self._candidates) else None
-        known = self._by_sid.get(entry)
-        if known is not None:
-            return known
-        sids = find_sids(entry)
-        if sids:
-            return self._by_sid.get(sids[0]) if len(set(sids)) == 1 else None
-        bare = find_bare_sid(entry)
-        return self._by_sid.get(bare) if bare else self._titles().get(_normal(entry))
-
-    def _titles(self) -> dict[str, str | None]:
-        """Item ids by title, with None for a title that several candidates have."""
-        # Made on demand, because few answers name titles.
-        if self._by_title is None:
-            self._by_title = {}
-            for candidate in self._candidates:
-                if candidate.item.title:
-                    title = _normal(candidate.item.title)
-                    self._by_title[title] = None if title in self._by_title else candidate.item.item_id
-        return self._by_title
+def _check_no_other_order(text: str, entries: Sequence[Entry], names: Names) -> None:
+    """Raises UnreadableError if the text after an answer states another order."""
+    try:
+        other = read_text_order(text, names)
+    except UnreadableError:
+        return
+    if other is not None and [entry.item for entry in other] != [entry.item for entry in entries]:
+        raise UnreadableError(ParseReason.AMBIGUOUS, f"another order follows the JSON: {shown(text)}")
 
 
-def _normal(title: str) -> str:
-    return " ".join(title.casefold().split())
+def _completion(fields: dict[str, Any], thinking: str, entries: Sequence[Entry]) -> ParsedCompletion:
+    explanation = fields.get(EXPLANATION)
+    if isinstance(explanation, Conflict):
+        explanation = explanation.values[-1]
+    return ParsedCompletion(
+        as_text(explanation) or thinking,
+        tuple(entry.item for entry in entries if entry.item is not None),
+        tuple(entry.text[:SHOWN_CHARACTERS] for entry in entries if entry.item is None),
+    )

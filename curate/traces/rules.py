@@ -73,6 +73,9 @@ _CLAIM = re.compile(
     r"(?P<right><\|sid_begin\|>[^|]*<\|sid_end\|>)[^<.;]{0,20}?(?P<times>once|twice|\d[\d,]*(?= times?\b))"
 )
 _COUNTS = {"once": 1, "twice": 2}
+_UNCOUNTABLE = 10**18
+# The longest excerpt of a claim in a verdict, in characters.
+_SHOWN_CHARACTERS = 500
 _LEAK = re.compile(
     r"\bground[- ]truth\b"
     r"|\b(?:the|a) (?:correct|true|expected) (?:answer|target|item|choice|label)\b"
@@ -100,7 +103,7 @@ def _not_truncated(answer: Answer, _: ParsedCompletion) -> Failure | None:
 
 
 def _known_sids(_: Answer, parsed: ParsedCompletion) -> Failure | None:
-    return Failure(Reason.UNKNOWN_SID, ", ".join(parsed.unknown)[:500]) if parsed.unknown else None
+    return Failure(Reason.UNKNOWN_SID, ", ".join(parsed.unknown)[:_SHOWN_CHARACTERS]) if parsed.unknown else None
 
 
 def _permutation(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
@@ -140,7 +143,9 @@ def _grounded(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
     for claim in find_claims(parsed.reasoning):
         counted = count_pair(answer.task, claim)
         if counted != claim.times:
-            return Failure(Reason.UNGROUNDED_CLAIM, f"says {claim.text!r}, the store counts {counted}")
+            return Failure(
+                Reason.UNGROUNDED_CLAIM, f"says {claim.text[:_SHOWN_CHARACTERS]!r}, the store counts {counted}"
+            )
     return None
 
 
@@ -181,13 +186,16 @@ class Claim(NamedTuple):
 def find_claims(reasoning: str) -> list[Claim]:
     """All claims of the form `<sid> was bought after <sid> 12 times` (or before; once, twice, 1 time).
 
-    Semantic IDs are returned in canonical form. Claims in other words are not found.
+    Semantic IDs are returned in canonical form. Claims in other words are not found. A number of more than 18 digits
+    counts as 10**18, which is no count of any store.
     """
     claims = []
     for found in _CLAIM.finditer(reasoning):
         left, right = find_sids(found["left"]), find_sids(found["right"])
         if left and right:
-            times = _COUNTS.get(found["times"]) or int(found["times"].replace(",", ""))
+            digits = found["times"].replace(",", "").lstrip("0")
+            # Python refuses to convert thousands of digits. A number with more than 18 is no count of a store.
+            times = _COUNTS.get(digits) or (int(digits or 0) if len(digits) <= 18 else _UNCOUNTABLE)
             claims.append(Claim(left[0], found["way"], right[0], times, found[0], found.start()))
     return claims
 

@@ -177,7 +177,7 @@ def test_candidates_may_be_named_by_their_numbers_in_the_prompt() -> None:
     found = parsed(render_completion("by number", [3, 1, 4, 2]))
     assert found.ranking == ("i2", "i0", "i3", "i1")
     assert found.unknown == ()
-    assert parsed('{"recommendations": [0, 5, true, 1.0, -1]}').unknown == ("0", "5", "true", "1.0", "-1")
+    assert parsed('{"recommendations": [0, 5, true, 1.5, -1]}').unknown == ("0", "5", "true", "1.5", "-1")
 
 
 def test_the_schema_of_numbers_allows_the_numbers_of_the_candidates() -> None:

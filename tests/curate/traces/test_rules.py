@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curate.traces.rules import (
     RULE_NAMES,
@@ -102,6 +104,34 @@ def test_a_claim_is_found_with_its_parts() -> None:
         1,
         2,
     ]
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000, "9," * 5000, "1" * 19, "٣" * 5000, "0" * 5000 + "12"])
+def test_a_claim_of_any_number_of_digits_is_compared(digits: str) -> None:
+    claim = f"{C0} was bought after {H1} {digits} times."
+    (found,) = find_claims(claim)
+    assert found.times >= 10**18 or found.times in (0, 12)
+    verdicts = {verdict.rule: verdict for verdict in judge(answer(claim))}
+    assert verdicts["grounded"].passed == (found.times == 12)
+    assert len(verdicts["grounded"].detail or "") < 1000
+
+
+@given(
+    st.lists(
+        st.sampled_from([C0, H1, " was bought after ", " bought before ", " 9", ",", "times", "\0", "<", "|", "²"])
+    )
+)
+def test_no_reasoning_makes_a_rule_raise(parts: list[str]) -> None:
+    assert len(judge(answer("".join(parts)))) == len(RULE_NAMES)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["<", "<|sid_begin|>", C0, f"{C0} was bought after ", " bought after", "we are told ", "the ", "9," * 10, "\0"],
+)
+def test_a_megabyte_of_hostile_reasoning_is_judged_in_bounded_work(unit: str) -> None:
+    """Quadratic work on these would take minutes: the test would not end."""
+    judge(answer(unit * (1_000_000 // len(unit))))
 
 
 def test_pairs_that_the_store_never_saw_count_zero() -> None:

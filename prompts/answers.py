@@ -1,0 +1,298 @@
+"""Where in a completion the answer is: the last JSON object with recommendations that is no draft within a thought.
+
+Knows the marks of thoughts and the ways in which JSON is embedded or broken, but no candidates. Everything here takes
+time in proportion to the length of a text, or works on a bounded piece of it, because texts may be hostile.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from prompts.failures import ParseReason, UnreadableError, as_text, shown
+from prompts.orders import Conflict
+from prompts.text_orders import unwrap
+
+EXPLANATION = "explanation"
+RECOMMENDATIONS = "recommendations"
+
+# How many opening braces before the last "recommendations" are tried, since an explanation may contain some itself, and
+# how many characters all tries together may read.
+_BRACES = 32
+_MOST_DECODED = 4_000_000
+# The largest texts that are repaired, since some take json_repair a time that grows with the square of their length.
+_LONGEST_REPAIRED = 20_000
+_DEEPEST_REPAIRED = 16
+_REPAIRS = 4
+
+_KEY = re.compile(rf'"{RECOMMENDATIONS}"\s*:', re.IGNORECASE)
+_LOOSE_KEY = re.compile(rf"\b{RECOMMENDATIONS}\b[\"'`“”]?\s*:", re.IGNORECASE)
+_THOUGHT = r"(?:[a-z]{1,10}:)?(?:think|thinking|thoughts?|reasoning|analysis|reflection|scratchpad)(?:\s[^<>]{0,80})?>"
+# The marks of Qwen, DeepSeek and many others, of Mistral, of OpenThoughts, and the channels of gpt-oss.
+_THINKING_MARK = re.compile(
+    rf"(?P<end></{_THOUGHT}|\[/THINK\]|<\|end_of_thought\|>|<\|channel\|>\s?final[^<]{{0,80}}(?:<\|constrain\|>\w*)?<\|message\|>)"
+    rf"|<{_THOUGHT}|\[THINK\]|<\|begin_of_thought\|>|<\|channel\|>\s?(?:analysis|commentary)[^<]{{0,80}}<\|message\|>",
+    re.IGNORECASE,
+)
+# Every mark has one of these words.
+_THINKING_WORDS = ("think", "thought", "reasoning", "analysis", "reflection", "scratchpad", "channel")
+_CHAT_MARK = re.compile(r"<\|(?:start\|>\w*|(?:end|return|message)\|>)")
+_BRACE = re.compile("[{}]")
+_BRACKET = re.compile(r"[{}\[\]()]")
+# What JSON is made of besides its words. Repairs may change these and nothing else.
+_STRUCTURE = re.compile(r"[\s\"'`“”‘’{}\[\]():,;\\]+")
+_COMMENT = re.compile(r"//[^\n]*|/\*[^*]{0,500}\*/|#[^\n]*")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf])")
+_TRAILING_ZEROS = re.compile(r"(\d\.\d{0,20}?)0{1,20}(?!\d)")
+
+
+class Located(NamedTuple):
+    """An answer within a completion.
+
+    thinking: the text of the thoughts before it. fields: those of its JSON object, or None if there is none that can be
+    read as it is. text: the answer in full, or, beside fields, what follows them.
+    """
+
+    thinking: str
+    fields: dict[str, Any] | None
+    text: str
+
+
+class _Found(NamedTuple):
+    fields: dict[str, Any]
+    start: int
+    end: int
+
+
+def load_json(text: str) -> Any:
+    """The value of a text that is JSON and nothing else, or None. A key with several values has a `Conflict`."""
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def answer_fields(value: Any) -> dict[str, Any] | None:
+    """The fields of an answer, with keys in lower case. None for any value that is no answer."""
+    if not isinstance(value, dict):
+        return None
+    fields = _unique([(key.strip().casefold(), field) for key, field in value.items()])
+    return fields if RECOMMENDATIONS in fields else None
+
+
+def locate_answer(text: str) -> Located:
+    """Separate the answer of a completion from its thoughts.
+
+    JSON within a thought is a draft. It counts only if nothing at all follows it, because some models do not close
+    their thoughts and some servers take a whole answer for a thought. Raises UnreadableError if a thought has no end.
+    """
+    marks = _marks(text)
+    found = _find_json(text)
+    if found is None:
+        return _locate_text(text, marks)
+    before = [mark for mark in marks if mark.end() <= found.start]
+    after = [mark for mark in marks if mark.start() >= found.end]
+    rest = text[found.end :]
+    closing = next((mark for mark in reversed(after) if mark["end"]), None)
+    if closing is not None:
+        if unwrap(_THINKING_MARK.sub("", rest)):
+            return Located(thinking_in(text[: closing.start()]), None, text[closing.end() :])
+        rest = ""
+    elif before and not before[-1]["end"] and unwrap(rest):
+        raise UnreadableError(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
+    # Without marks of thinking, words before the JSON introduce it.
+    return Located(thinking_in(text[: found.start]) if before else "", found.fields, rest)
+
+
+def repair_answer(text: str) -> dict[str, Any] | None:
+    """The fields of an answer that is not quite JSON, or None.
+
+    Single quotes, comments, missing quotes or commas, unescaped quotes and a missing last brace are repaired. The
+    library that does it guesses, so its reading counts only if it has all words of the text in the same order, and if
+    the recommendations end in the text too.
+    """
+    key = None
+    for key in _LOOSE_KEY.finditer(text):  # noqa: B007
+        pass
+    if key is None:
+        return None
+    end = _end_of_object(text, key.end())
+    start = -1
+    for _ in range(_REPAIRS):
+        start = text.find("{", start + 1, key.start())
+        if start < 0 or end is None:
+            break
+        fields = _repair(text[start:end])
+        if fields is not None:
+            return fields
+    return None
+
+
+def why_no_answer(text: str) -> UnreadableError:
+    """The reason why a text has no answer."""
+    key = None
+    for key in _LOOSE_KEY.finditer(text):  # noqa: B007
+        pass
+    opening = text.find("{") if key is None else key.start()
+    if opening < 0:
+        return UnreadableError(ParseReason.NO_JSON, shown(text))
+    excerpt = shown(text[opening:])
+    if key is not None:
+        broken = "]" in text[opening:]
+    else:
+        try:
+            _DECODER.raw_decode(text, opening)
+            return UnreadableError(ParseReason.NO_RECOMMENDATIONS, excerpt)
+        except (ValueError, RecursionError):
+            broken = "}" in text[opening:]
+    return UnreadableError(ParseReason.BROKEN_JSON if broken else ParseReason.UNFINISHED_JSON, excerpt)
+
+
+def _locate_text(text: str, marks: list[re.Match[str]]) -> Located:
+    """The answer of a completion without JSON that can be read as it is: what follows the last thought."""
+    closing = next((n for n, mark in reversed(list(enumerate(marks))) if mark["end"]), None)
+    start = 0 if closing is None else marks[closing].end()
+    opening = marks[0 if closing is None else closing + 1 :]
+    answer = text[start : opening[0].start()] if opening else text[start:]
+    if opening and not answer.strip():
+        raise UnreadableError(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
+    return Located(thinking_in(text[:start]) if marks else "", None, answer)
+
+
+def thinking_in(text: str) -> str:
+    """The text of thoughts without their marks."""
+    return as_text(_CHAT_MARK.sub("", _THINKING_MARK.sub("", text)).strip())
+
+
+def _marks(text: str) -> list[re.Match[str]]:
+    lowered = text.lower()
+    # Most texts have none of these words, and this search is ten times as fast.
+    return list(_THINKING_MARK.finditer(text)) if any(word in lowered for word in _THINKING_WORDS) else []
+
+
+def _find_json(text: str) -> _Found | None:
+    """The last JSON object with recommendations, because models may draft an answer before they give it."""
+    key = None
+    for key in _KEY.finditer(text):  # noqa: B007
+        pass
+    if key is None:
+        return None
+    start, decoded = key.start(), 0
+    for _ in range(_BRACES):
+        start = text.rfind("{", 0, start)
+        decoded += len(text) - start
+        if start < 0 or decoded > _MOST_DECODED:
+            break
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        fields = answer_fields(value)
+        # An object that ends before the last key is a draft of one that is broken.
+        if fields is not None and end > key.start():
+            return _Found(fields, start, end)
+    return None
+
+
+def _end_of_object(text: str, start: int) -> int | None:
+    """Where the object around the recommendations that begin at `start` ends, or None if it is cut off."""
+    depth, end = 1, start
+    limit = start + _LONGEST_REPAIRED
+    for brace in _BRACE.finditer(text, start, limit):
+        depth += 1 if brace[0] == "{" else -1
+        end = brace.end()
+        if depth == 0:
+            return end
+    # Only the last brace may be missing, and nothing may follow, because that could be the rest of the answer.
+    end = max(end, text.rfind("]", start, limit) + 1)
+    return end if depth == 1 and end > start and not unwrap(text[end:]).strip("\"'") else None
+
+
+def _repair(text: str) -> dict[str, Any] | None:
+    if len(text) > _LONGEST_REPAIRED or text.count("[") != text.count("]") or _depth(text) > _DEEPEST_REPAIRED:
+        return None
+    # Imported here, because few answers need it.
+    import json_repair  # noqa: PLC0415
+
+    try:
+        value = json_repair.loads(text, skip_json_loads=True)
+    # The library promises nothing about the texts that it fails on, and no text may stop a run.
+    except Exception:
+        return None
+    fields = answer_fields(value)
+    if fields is None or not isinstance(value, dict):
+        return None
+    words, listed = "", 0
+    closing = "])" if isinstance(fields[RECOMMENDATIONS], list) else "}"
+    for name, field in value.items():
+        words += "".join(_words(_without_variants(leaf)) for leaf in (name, *_leaves(field)))
+        if name.strip().casefold() == RECOMMENDATIONS:
+            listed = len(words)
+    for source in (text, _COMMENT.sub(" ", text)):
+        plain = _without_variants(_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " ", source))
+        if _words(plain) == words and not set(closing).isdisjoint(_after_word(plain, listed)):
+            return fields
+    return None
+
+
+def _words(text: str) -> str:
+    return _STRUCTURE.sub("", text)
+
+
+def _after_word(text: str, count: int) -> str:
+    """What stands in a text between its word with the character of this number, counted from 1, and the next word."""
+    end = 0
+    for gap in _STRUCTURE.finditer(text):
+        count -= gap.start() - end
+        end = gap.end()
+        if count <= 0:
+            return gap[0] if count == 0 else ""
+    return ""
+
+
+def _without_variants(text: str) -> str:
+    """A text in which literals of Python and JSON, and numbers such as 0.90 and 0.9, look the same."""
+    return _TRAILING_ZEROS.sub(r"\1", re.sub(r"\bnone\b", "null", text.casefold()))
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The keys and values in a JSON value as texts, in their order."""
+    if isinstance(value, dict):
+        for key, field in value.items():
+            yield key
+            yield from _leaves(field)
+    elif isinstance(value, list):
+        for field in value:
+            yield from _leaves(field)
+    else:
+        yield value if isinstance(value, str) else json.dumps(value)
+
+
+def _depth(text: str) -> int:
+    """How deep the brackets of a text are nested at most, those within strings included."""
+    depth = deepest = 0
+    for bracket in _BRACKET.finditer(text):
+        depth = max(depth + (1 if bracket[0] in "{[(" else -1), 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. A key with several values that differ gets all of them, as a Conflict."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        values: dict[str, list[Any]] = {}
+        for key, field in pairs:
+            values.setdefault(key, []).append(field)
+        for key, several in values.items():
+            if any(field != several[0] for field in several):
+                fields[key] = Conflict(tuple(several))
+    return fields
+
+
+def _integer(digits: str) -> float:
+    # Python refuses to convert more than 4,300 digits, and no number of an answer has more than a few.
+    return int(digits) if len(digits) <= 18 else float(digits)
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_unique, parse_int=_integer)

@@ -1,0 +1,172 @@
+"""Orders that a whole answer states without JSON: `[3] > [1] > [2]`, lists and Markdown tables.
+
+RankGPT's answers are of the first form (https://arxiv.org/abs/2304.09542). A text counts as an order only if it is
+nothing else: each part must be a name, and all candidates must be named. Nothing shows where such a text should end, so
+a shorter one may have been cut off.
+"""
+
+import re
+from collections.abc import Sequence
+
+from prompts.candidate_names import Names
+from prompts.failures import ParseReason, UnreadableError, shown
+from prompts.orders import Entry, in_order, read_entry
+
+# No order of candidates is longer, and longer texts are not searched.
+_LONGEST = 50_000
+# What stands around an answer and is no part of it: code fences, tags, marks of a chat format. Semantic IDs stay.
+_WRAPPING = re.compile(
+    r"```[\w-]*|<\|(?!sid_)(?:start\|>\w*|[a-z_]{1,30}\|>)|</?(?:answer|final_answer|output|response|result)>|</s>",
+    re.IGNORECASE,
+)
+_SID = re.compile(r"<\|sid_begin\|>[^|]*<\|sid_end\|>|(?:<s_[a-z]_[0-9]{1,5}>)+")
+# Characters that no text of a model uses stand for semantic IDs, because these contain ">" and "|".
+_MARK = re.compile("\ue000([0-9]{1,6})\ue001")
+_GREATER = re.compile("->|=>|>+|≻|→")
+# A line such as "The order is:", "## Ranking" or "**Ranking**".
+_LEAD_IN = re.compile(r"#{1,6} .*|\*\*.*\*\*|.*:")
+_PREFIX = re.compile(r"[\s*]{0,4}[A-Za-z][A-Za-z ]{0,40}:[\s*]{0,4}")
+_BULLET = re.compile(r"\s{0,20}[-*•+–]\s{1,20}")
+_NUMBERED = re.compile(
+    r"\s{0,20}(?:[-*•+–]\s{1,20})?[*(\[#]{0,3}(?:Rank\s)?([0-9]{1,6})[\])*.:]{1,4}\s{1,20}", re.IGNORECASE
+)
+_TABLE_RULE = re.compile(r"[\s:|-]+")
+
+
+def unwrap(text: str) -> str:
+    """An answer without code fences, tags around it and marks of a chat format."""
+    return _WRAPPING.sub("", text).strip()
+
+
+def read_text_order(text: str, names: Names) -> list[Entry] | None:
+    """The order that a whole text states, best first. None if the text is anything else.
+
+    Raises UnreadableError if it states two orders, or leaves candidates out.
+    """
+    text = unwrap(text)
+    if not text or len(text) > _LONGEST or text.count("[") != text.count("]"):
+        return None
+    sids: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        sids.append(match[0])
+        return f"\ue000{len(sids) - 1}\ue001"
+
+    # Markdown escapes the bars of a semantic ID within a table.
+    hidden = _SID.sub(hide, text.replace("<\\|", "<|").replace("\\|>", "|>"))
+    lines = [line for line in hidden.splitlines() if line.strip()]
+    if not lines:
+        return None
+    reader = _Lines(names, sids)
+    # As they are first: a line that introduces an order and one that belongs to it may look the same.
+    for part in (lines, lines[1:] if _LEAD_IN.fullmatch(lines[0].strip()) else []):
+        for read in (reader.table, reader.chains, reader.listing, reader.enumeration):
+            entries = read(part) if part else None
+            if entries is not None:
+                check_complete(entries, names)
+                return entries
+    return None
+
+
+def check_complete(entries: Sequence[Entry], names: Names) -> None:
+    """Raises UnreadableError if an order without a frame has fewer entries than there are candidates."""
+    if len(entries) < names.count:
+        detail = f"the order has {len(entries)} of {names.count} candidates, and nothing shows that it ends there"
+        raise UnreadableError(ParseReason.UNFINISHED_ORDER, detail)
+
+
+class _Lines:
+    """Reads lines whose semantic IDs are hidden. Each method returns None for what is not of its form."""
+
+    def __init__(self, names: Names, sids: Sequence[str]) -> None:
+        self._names = names
+        self._sids = sids
+
+    def table(self, lines: list[str]) -> list[Entry] | None:
+        """A Markdown table with a header; its rows are read as objects."""
+        if len(lines) < 3 or "|" not in lines[1] or not _TABLE_RULE.fullmatch(lines[1]):
+            return None
+        header, _, *rows = [[self._shown(cell) for cell in _cells(line)] for line in lines]
+        if any(len(row) != len(header) for row in rows) or len(set(header)) < len(header):
+            return None
+        if any(line.lstrip().startswith("|") and not line.rstrip().endswith("|") for line in lines):
+            return None
+        entries = [read_entry(dict(zip(header, row, strict=True)), self._names) for row in rows]
+        return in_order(entries, self._names)
+
+    def chains(self, lines: list[str]) -> list[Entry] | None:
+        """One or more orders such as `[3] > [1] > [2]`, which must be the same."""
+        whole = self._chain("\n".join(lines))
+        if whole is not None:
+            return whole
+        chains = [chain for line in lines if (chain := self._chain(line)) is not None]
+        if not chains or len(chains) < len(lines):
+            return None
+        if len({tuple(entry.item for entry in chain) for chain in chains}) > 1:
+            raise UnreadableError(ParseReason.AMBIGUOUS, shown("several orders: " + self._shown(" / ".join(lines))))
+        return chains[0]
+
+    def _chain(self, text: str) -> list[Entry] | None:
+        prefix = _PREFIX.match(text)
+        return self._names_only(_GREATER.split((text[prefix.end() :] if prefix else text).strip(" .*`")))
+
+    def listing(self, lines: list[str]) -> list[Entry] | None:
+        """A name on each line, perhaps after a number or a bullet. Other words may follow the name on marked lines."""
+        entries = []
+        marks = set()
+        for line in lines:
+            numbered = _NUMBERED.match(line)
+            mark = numbered or _BULLET.match(line)
+            rest = (line[mark.end() :] if mark else line).strip(" \t*`")
+            sid = _MARK.match(rest)
+            if sid is None:
+                # Prose that mentions a semantic ID is no entry.
+                text = "" if _MARK.search(rest) else rest
+            elif mark or sid[0] == rest:
+                # Reasons may cite other items.
+                text = f"{sid[0]} {_MARK.sub(' ', rest[sid.end() :])}"
+            else:
+                return None
+            entry = read_entry(self._shown(text.strip()), self._names)
+            if not entry.formed:
+                return None
+            entries.append(entry._replace(label=int(numbered[1])) if numbered else entry)
+            marks.add("1" if numbered else mark[0].strip() if mark else "")
+        # A last line that has another mark may be the beginning of one that was cut off.
+        return in_order(entries, self._names) if len(entries) > 1 and len(marks) == 1 else None
+
+    def enumeration(self, lines: list[str]) -> list[Entry] | None:
+        """Names on one line, with commas between."""
+        if len(lines) != 1:
+            return None
+        line = lines[0].strip(" .")
+        return self.listing([_bare(part) for part in re.split("[,;]", line[1:-1] if line[:1] == "[" else line)])
+
+    def _names_only(self, parts: list[str]) -> list[Entry] | None:
+        """The entries that parts of a text are, or None unless there are several, each a name and nothing else."""
+        entries = []
+        for part in parts:
+            bare = _bare(part)
+            mark = _MARK.search(bare)
+            if "\n" in bare or (mark and mark[0] != bare):
+                return None
+            entry = read_entry(self._shown(bare), self._names)
+            if not entry.formed:
+                return None
+            entries.append(entry)
+        return in_order(entries, self._names) if len(entries) > 1 else None
+
+    def _shown(self, text: str) -> str:
+        """The text with its semantic IDs."""
+        return _MARK.sub(lambda mark: self._sids[int(mark[1])] if int(mark[1]) < len(self._sids) else mark[0], text)
+
+
+def _bare(part: str) -> str:
+    """A part of an enumeration without quotes, and without the brackets around a number or a semantic ID."""
+    part = part.strip(" \t\n.'\"*`")
+    return part.strip("[]") if _MARK.fullmatch(part.strip("[]")) else part
+
+
+def _cells(line: str) -> list[str]:
+    line = line.strip().removeprefix("|").removesuffix("|")
+    return [cell.replace("\\|", "|").strip(" *`") for cell in re.split(r"(?<!\\)\|", line)]
