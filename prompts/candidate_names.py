@@ -69,9 +69,10 @@ class Names:
         """The number of candidates."""
         return len(self._task.candidates)
 
-    def number_of(self, item: str) -> int:
-        """The number of a candidate in the prompt, counted from 1."""
-        return next(n for n, candidate in enumerate(self._task.candidates, 1) if candidate.item.item_id == item)
+    def number_of(self, item: str | None) -> int:
+        """The number of a candidate in the prompt, counted from 1. 0 for what is no candidate."""
+        numbered = enumerate(self._task.candidates, 1)
+        return next((number for number, candidate in numbered if candidate.item.item_id == item), 0)
 
     def by_number(self, number: float) -> str | None:
         """The candidate with a number of the prompt, counted from 1. None if there is none; 3.0 is 3."""

@@ -60,15 +60,17 @@ class Entry(NamedTuple):
 def read_list(values: Sequence[Any], names: Names) -> list[Entry]:
     """The entries of a list, best first. Raises UnreadableError if it states two different orders."""
     values = values[:MAX_ENTRIES]
-    merged = {
-        key: field for value in values if isinstance(value, dict) and len(value) == 1 for key, field in value.items()
-    }
-    # A mapping in pieces: [{"1": <name>}, {"2": <name>}].
-    if len(merged) == len(values) > 1:
-        keys, ranks = [read_rank(key) for key in merged], [_rank_of(field) for field in merged.values()]
-        if _is_run(keys) or _is_run(ranks):
-            return read_mapping(merged, names)
-    return in_order([read_entry(value, names) for value in values], names)
+    objects = [value for value in values if isinstance(value, dict)]
+    if len(objects) == len(values) > 1:
+        # A mapping in pieces: [{"1": <name>}, {"2": <name>}].
+        pairs = [pair for value in objects if len(value) == 1 for pair in value.items()]
+        keys = {key for key, _ in pairs}
+        if len(pairs) == len(keys) == len(values) and not keys <= _NAME_KEYS:
+            return read_mapping(dict(pairs), names)
+    entries = in_order([read_entry(value, names) for value in values], names)
+    if not any(entry.ranked for entry in entries):
+        _check_unknown_ranks(objects, entries, names)
+    return entries
 
 
 def read_mapping(mapping: dict[str, Any], names: Names) -> list[Entry]:
@@ -126,12 +128,12 @@ def in_order(entries: list[Entry], names: Names) -> list[Entry]:
             )
         first = min(rank for rank in ranks if rank is not None)
         listed = sorted(((rank or 0) - first + 1, entry) for rank, entry in zip(ranks, entries, strict=True))
-    labelled = [(place, entry) for place, entry in listed if entry.label is not None]
+    labelled = [(place, entry) for place, entry in listed if entry.label is not None and entry.item is not None]
     # A label is the rank, counted from 1 or 0, or the number that the prompt gives the candidate.
     if not (
         all(entry.label == place for place, entry in labelled)
         or all(entry.label == place - 1 for place, entry in labelled)
-        or all(entry.item is not None and entry.label == names.number_of(entry.item) for _, entry in labelled)
+        or all(entry.label == names.number_of(entry.item) for _, entry in labelled)
     ):
         seen = ", ".join(str(entry.label) for _, entry in labelled)
         raise UnreadableError(
@@ -186,6 +188,26 @@ def _fields(value: dict[str, Any], depth: int = _DEPTH) -> Iterable[tuple[str, A
             yield name or ("number" if "#" in key else ""), field
 
 
+def _check_unknown_ranks(objects: Sequence[dict[str, Any]], entries: Sequence[Entry], names: Names) -> None:
+    """Raises UnreadableError if a field of unknown meaning numbers objects against the order in which they stand."""
+    if len(objects) < len(entries) or len(entries) < 2:
+        return
+    numbers: dict[str, list[int | None]] = {}
+    for value in objects:
+        for key, field in _fields(value):
+            known = key in _NAME_KEYS or key in _NUMBER_KEYS or not _INPUT_WORDS.isdisjoint(key.split("_"))
+            if not known:
+                numbers.setdefault(key, []).append(read_rank(field))
+    for key, column in numbers.items():
+        places = list(range(1, len(entries) + 1))
+        # Scores fall where ranks rise.
+        orders = [places, [place - 1 for place in places], places[::-1], [place - 1 for place in places[::-1]]]
+        orders.append([names.number_of(entry.item) for entry in entries])
+        if len(column) == len(entries) and _is_run(column) and column not in orders:
+            seen = ", ".join(map(str, column))
+            raise UnreadableError(ParseReason.AMBIGUOUS, shown(f'"{key}" may be a rank against the order: {seen}'))
+
+
 def _holds_rank(key: str) -> bool:
     words = key.split("_")
     return len(words) <= 2 and not _RANK_WORDS.isdisjoint(words) and _INPUT_WORDS.isdisjoint(words)
@@ -201,6 +223,8 @@ def _read_object(value: dict[str, Any], names: Names) -> Entry:
     numbers: set[str | None] = set()
     others: set[str | None] = set()
     for key, field in _fields(value):
+        if key.isdigit():
+            raise UnreadableError(ParseReason.AMBIGUOUS, shown(f"the key {key} of an entry may be its rank: {text}"))
         named = key in _NAME_KEYS or key in _NUMBER_KEYS
         if _holds_rank(key):
             ranks.add(read_rank(field))
@@ -208,20 +232,22 @@ def _read_object(value: dict[str, Any], names: Names) -> Entry:
             raise UnreadableError(ParseReason.AMBIGUOUS, shown(f'an entry has "{key}" twice: {text}'))
         if isinstance(field, str) and field:
             name = names.read(field)
-            if named:
+            if key in _NAME_KEYS:
                 {Kind.SID: sids, Kind.NUMBER: numbers}.get(name.kind or Kind.TITLE, titles).add(name.item)
                 labels |= set() if name.label is None else {name.label}
             elif name.kind is Kind.SID or (name.kind is Kind.TITLE and name.item):
                 others.add(name.item)
-        elif named and isinstance(field, (int, float)) and not isinstance(field, bool):
+        elif key in _NAME_KEYS and isinstance(field, (int, float)) and not isinstance(field, bool):
             numbers.add(names.by_number(field))
         if key in _NUMBER_KEYS and (label := read_rank(field)) is not None:
             labels.add(label)
     if len(ranks) > 1 or len(labels) > 1:
         raise UnreadableError(ParseReason.AMBIGUOUS, shown(f"an entry has several ranks or numbers: {text}"))
     # A title that no candidate has says nothing against a semantic ID, but another candidate's title does.
-    found = sids | (titles - {None}) if sids else titles or numbers or others
+    found = sids | (titles - {None}) if sids else titles or others | numbers
+    label = labels.pop() if labels else None
+    if not found and label is not None:
+        found, label = {names.by_number(label)}, None
     item = found.pop() if len(found) == 1 else None
-    label = labels.pop() if labels and (sids or titles) else None
     ranked = bool(ranks)
     return Entry(text, item, ranks.pop() if ranks else None, ranked, label, formed=bool(item or sids or numbers))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from prompts.candidate_names import Names
 from prompts.failures import ParseReason, UnreadableError, shown
-from prompts.orders import Entry, in_order, read_entry
+from prompts.orders import Entry, in_order, read_entry, read_list
 
 # No order of candidates is longer, and longer texts are not searched.
 _LONGEST = 50_000
@@ -91,8 +91,7 @@ class _Lines:
             return None
         if any(line.lstrip().startswith("|") and not line.rstrip().endswith("|") for line in lines):
             return None
-        entries = [read_entry(dict(zip(header, row, strict=True)), self._names) for row in rows]
-        return in_order(entries, self._names)
+        return read_list([dict(zip(header, row, strict=True)) for row in rows], self._names)
 
     def chains(self, lines: list[str]) -> list[Entry] | None:
         """One or more orders such as `[3] > [1] > [2]`, which must be the same."""

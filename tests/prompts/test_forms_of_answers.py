@@ -100,6 +100,12 @@ LISTED: dict[str, Form] = {
     "numbers in objects": lambda order, _: answer([{"id": n + 1} for n in order]),
     "numbered entries": lambda order, _: answer([f"{rank}. {SIDS[n]}" for rank, n in enumerate(order, 1)]),
     "entries with the prompt's numbers": lambda order, _: answer([f"{n + 1}. {SIDS[n]} {titled(n)}" for n in order]),
+    "objects with scores": lambda order, _: answer(
+        [{"sid": SIDS[n], "score": 5 - place} for place, n in enumerate(order)]
+    ),
+    "numbered objects": lambda order, _: answer(
+        [{"no": place, "brand": titled(n)} for place, n in enumerate(order, 1)]
+    ),
     "pairs": lambda order, _: answer([[rank, SIDS[n]] for rank, n in enumerate(order, 1)]),
     "key in another case": lambda order, _: answer([SIDS[n] for n in order]).replace("recomm", "Recomm"),
     "keys in upper case": lambda order, _: (
@@ -260,6 +266,8 @@ TWO_ORDERS = {
     "numbered against the order": answer([f"{n}. {SIDS[2 * n % 5]}" for n in (3, 1, 2)]),
     "pairs against the order": answer([[n, SIDS[2 * n % 5]] for n in (3, 1, 2)]),
     "list numbered against its order": "\n".join(f"{n}. {SIDS[2 * n % 5]}" for n in (3, 1, 2, 4, 5)),
+    "rank under another name": answer([{"priority": n, "sid": SIDS[2 * n % 5]} for n in (3, 1, 2)]),
+    "rank twice in pieces": answer([{"1": SIDS[0]}, {"1": SIDS[1]}]),
     "key twice": answer([1, 2, 3, 4, 5])[:-1] + ', "recommendations": [5, 4, 3, 2, 1]}',
     "key in two cases": answer([1, 2, 3, 4, 5])[:-1] + ', "Recommendations": [5, 4, 3, 2, 1]}',
     "rank key twice": '{"explanation": "x", "recommendations": {"1": "%s", "1": "%s"}}' % (SIDS[0], SIDS[1]),  # noqa: UP031
