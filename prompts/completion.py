@@ -6,6 +6,7 @@ the candidates that it names (`prompts.candidate_names`). It never raises: an un
 reason. Rules decide whether a ranking is a permutation and whether the reasoning is true.
 """
 
+import html
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -178,6 +179,8 @@ def _parse(text: str, names: Names, encodings: int = 0) -> ParsedCompletion:
     if value is None and answer.startswith('{\\"'):
         # The quotes around an encoded answer may be missing.
         value = load_json(f'"{answer}"')
+    if value is None and "&quot;" in answer:
+        value = html.unescape(answer)
     if isinstance(value, str) and encodings < _ENCODINGS:
         parsed = _parse(value, names, encodings + 1)
         return parsed._replace(reasoning=parsed.reasoning or located.thinking)

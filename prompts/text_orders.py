@@ -14,9 +14,10 @@ from prompts.orders import Entry, in_order, read_entry, read_list
 
 # No order of candidates is longer, and longer texts are not searched.
 _LONGEST = 50_000
-# What stands around an answer and is no part of it: code fences, tags, marks of a chat format. Semantic IDs stay.
+# What stands around an answer and is no part of it: code fences, tags, marks of a chat format or of a byte order.
+# Semantic IDs stay.
 _WRAPPING = re.compile(
-    r"```[\w-]*|<\|(?!sid_)(?:start\|>\w*|[a-z_]{1,30}\|>)|</?(?:answer|final_answer|output|response|result)>|</s>",
+    r"```[\w-]*|<\|(?!sid_)(?:start\|>\w*|[a-z_]{1,30}\|>)|</?(?:answer|final_answer|output|response|result)>|</s>|[\ufeff\u200b]",
     re.IGNORECASE,
 )
 _SID = re.compile(r"<\|sid_begin\|>[^|]*<\|sid_end\|>|(?:<s_[a-z]_[0-9]{1,5}>)+")
