@@ -149,6 +149,8 @@ def print_trace(progress: "Progress") -> None:
 def print_verify(summary: "VerifySummary") -> None:
     """Passed and failed by rule, with reasons."""
     say(f"{summary.traces:,} completions judged, {summary.new_verdicts:,} new verdicts")
+    if summary.new_readings:
+        say(f"{summary.new_readings:,} completions are read differently than when they were stored")
     rows = [
         (
             rule,

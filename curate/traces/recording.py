@@ -88,15 +88,20 @@ def judge_record(record: dict[str, Any], listed: ListedTask, rules: Sequence[str
     if row["completion"] is None:
         return JudgedTrace(row, [])
     answer = answer_to(listed, row["completion"], row["finish_reason"] or "")
-    if isinstance(answer.parsed, ParsedCompletion):
-        row["reasoning"] = answer.parsed.reasoning
-        row["ranking"] = list(answer.parsed.ranking)
+    row["reasoning"], row["ranking"] = reading_of(answer)
     return JudgedTrace(row, judge(answer, rules))
 
 
 def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer:
     """The input of the rules: a completion, parsed, together with its task and target."""
     return Answer(listed.task, listed.target_item_id, finish_reason, parse_completion(completion, listed.task))
+
+
+def reading_of(answer: Answer) -> tuple[str | None, list[str] | None]:
+    """The columns `reasoning` and `ranking` of a trace, which are None if its completion cannot be parsed."""
+    if isinstance(answer.parsed, ParsedCompletion):
+        return answer.parsed.reasoning, list(answer.parsed.ranking)
+    return None, None
 
 
 def commit_traces(store: Store, run_id: str, judged: Sequence[JudgedTrace], committed_offset: int) -> Put:

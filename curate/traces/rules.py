@@ -61,7 +61,7 @@ class Failure(NamedTuple):
 class Rule(NamedTuple):
     """A check of a parsed completion. It returns None where the trace passes.
 
-    version: another one whenever the check changes, so that old and new verdicts are told apart.
+    version: another one whenever the check or the parser changes, so that old and new verdicts are told apart.
     """
 
     version: int
@@ -223,15 +223,15 @@ RULES: Registry[Rule] = Registry(
     "rule",
     "gr2.rules",
     {
-        PARSED: Rule(1, _parsed),
+        PARSED: Rule(2, _parsed),
         "not_truncated": Rule(1, _not_truncated),
-        "known_sids": Rule(2, _known_sids),
-        "permutation": Rule(2, _permutation),
-        "target_first": Rule(2, _target_first),
+        "known_sids": Rule(3, _known_sids),
+        "permutation": Rule(3, _permutation),
+        "target_first": Rule(3, _target_first),
         "cites": Rule(1, _cites),
         "grounded": Rule(1, _grounded),
         "no_leak": Rule(1, _no_leak),
-        "not_copied": Rule(2, _not_copied),
+        "not_copied": Rule(3, _not_copied),
     },
     Rule,
 )

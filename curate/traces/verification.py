@@ -1,6 +1,7 @@
 """Runs the rules over stored completions again, in batches and without a teacher.
 
 Verdicts are kept per rule and version. A rule with a new version adds its new verdicts; an unchanged rule adds none.
+A completion that the parser reads differently than when it was stored is judged by all rules, and gets its new reading.
 """
 
 from collections import Counter
@@ -8,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import polars as pl
+
 from curate.datasets.catalogue import find_dataset
-from curate.traces.recording import answer_to, load_tasks_of_prompts, verdict_frame
+from curate.traces.recording import TRACE_SCHEMA, answer_to, load_tasks_of_prompts, reading_of, verdict_frame
 from curate.traces.rules import RULE_NAMES, check_rule_names, judge
 from store import Store
 
 VERIFY_BATCH = 5_000
+READING_SCHEMA = {name: TRACE_SCHEMA[name] for name in ("trace_id", "created_at", "reasoning", "ranking")}
 BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 (times of the store are UTC without a zone)
 
 
@@ -22,11 +26,12 @@ class VerifySummary:
     """The result of a run over stored completions.
 
     traces: judged traces. new_verdicts: verdicts that the store did not have. passed, failed: traces by rule. reasons:
-    failed traces by rule and reason.
+    failed traces by rule and reason. new_readings: traces whose reasoning or ranking is read differently than before.
     """
 
     traces: int = 0
     new_verdicts: int = 0
+    new_readings: int = 0
     passed: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -58,11 +63,15 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
         # Judging happens between the transactions, so that the store is locked only to read and to write.
         first_time = traces[0][1]
         after_id, after_time = traces[-1][:2]
-        verdicts = [
-            (trace_id, created_at, verdict)
-            for trace_id, created_at, prompt_id, completion, finish_reason, _ in traces
-            for verdict in judge(answer_to(tasks[prompt_id], completion, finish_reason or ""), rules)
-        ]
+        verdicts, readings = [], []
+        for trace_id, created_at, prompt_id, completion, finish_reason, *stored, _ in traces:
+            answer = answer_to(tasks[prompt_id], completion, finish_reason or "")
+            reading = reading_of(answer)
+            judges = rules
+            if reading != tuple(stored):
+                readings.append((trace_id, created_at, *reading))
+                judges = tuple(dict.fromkeys([*rules, *RULE_NAMES]))
+            verdicts += [(trace_id, created_at, verdict) for verdict in judge(answer, judges)]
         summary.traces += len(traces)
         for _, _, verdict in verdicts:
             (summary.passed if verdict.passed else summary.failed)[verdict.rule] += 1
@@ -70,6 +79,8 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
                 summary.reasons[verdict.rule, verdict.reason] += 1
         with store.writing() as session:
             new_verdicts = session.put("verdicts", verdict_frame(verdicts)).inserted
+            if readings:
+                session.insert("update_readings", pl.DataFrame(readings, schema=READING_SCHEMA, orient="row"))
             # An outcome sums up all rules of a trace, so it is made again from every current verdict, old and new.
             if new_verdicts or any(unjudged for *_, unjudged in traces):
                 current = session.frame(
@@ -82,3 +93,4 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
                 session.execute("put_batch_outcomes")
                 session.execute("update_outcomes")
         summary.new_verdicts += new_verdicts
+        summary.new_readings += len(readings)

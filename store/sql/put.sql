@@ -100,6 +100,19 @@ set outcome = batch_outcomes.outcome
 from batch_outcomes
 where traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct from batch_outcomes.outcome
 
+-- name: update_readings
+-- What the parser reads in completions, where it read something else when they were stored.
+update traces
+set
+    reasoning = batch.reasoning,
+    ranking = batch.ranking,
+    predicted_rank = nullif(list_position(batch.ranking, traces.target_item_id), 0),
+    copied = batch.ranking = candidate_lists.item_ids
+from batch, candidate_lists
+where traces.created_at = batch.created_at
+    and traces.trace_id = batch.trace_id
+    and traces.list_id = candidate_lists.list_id
+
 -- name: append_verdicts_of_new_traces
 -- A trace comes with its verdicts: what is stored has them.
 insert into verdicts by name from batch semi join new_traces using (trace_id)

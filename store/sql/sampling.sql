@@ -69,8 +69,8 @@ insert into journals values ($run_id, $committed_offset)
 update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
 
 -- name: completions_to_judge
--- Stored completions of a dataset, in batches from the oldest on.
-select trace_id, created_at, prompt_id, completion, finish_reason, outcome is null as unjudged
+-- Stored completions of a dataset and what was read in them, in batches from the oldest on.
+select trace_id, created_at, prompt_id, completion, finish_reason, reasoning, ranking, outcome is null as unjudged
 from traces
 where dataset = $dataset
     and completion is not null

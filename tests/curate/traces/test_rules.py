@@ -73,7 +73,7 @@ def test_each_rule_finds_its_fault(bad: Answer, rule: str, reason: Reason) -> No
 
 def test_what_cannot_be_parsed_is_judged_by_that_alone() -> None:
     broken = Answer(TASK, "c1", "stop", ParseFailure(ParseReason.NO_JSON, "sorry"))
-    assert judge(broken) == [("parsed", 1, False, "no_json", "sorry")]
+    assert judge(broken) == [("parsed", 2, False, "no_json", "sorry")]
     assert judge(broken, ["cites"]) == []
 
 

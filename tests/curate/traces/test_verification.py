@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 
 from curate.traces import rules
 from curate.traces.planning import SamplingSettings
+from curate.traces.recording import load_tasks_of_prompts
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.verification import verify
@@ -59,11 +61,39 @@ def test_a_new_version_of_a_rule_adds_verdicts_and_counts_from_then_on(
     assert fetch(
         traced, "select rule_version, count(*) from verdicts where rule = 'permutation' group by 1 order by 1"
     ) == [
-        (2, 80),
+        (3, 80),
         (99, 80),
     ]
     assert fetch(traced, "select count(*) from accepted_traces('paper')") == [(0,)]
     assert fetch(traced, "select count(*) from accepted_traces('answered')") == [(80,)]
+
+
+def test_a_completion_that_was_misread_gets_its_new_reading_and_verdicts(traced: Store) -> None:
+    """As stored by a release that read ranked objects in the order in which they are listed."""
+    accepted = fetch(
+        traced,
+        "select trace_id, ranking, prompt_id, predicted_rank from accepted_traces('paper') order by trace_id limit 2",
+    )
+    (misread, ranking, prompt_id, predicted_rank), (unread, *_) = accepted
+    with traced.reading() as session:
+        task = load_tasks_of_prompts(session, [prompt_id])[prompt_id].task
+    sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
+    ranked = [{"rank": rank, "sid": sids[item]} for rank, item in enumerate(ranking, 1)]
+    completion = json.dumps({"explanation": "x", "recommendations": ranked[::-1]})
+    with traced.writing() as session:
+        session.connection.execute("update verdicts set rule_version = rule_version - 1")
+        session.connection.execute(
+            "update traces set completion = $1, reasoning = 'x', ranking = $2, predicted_rank = 1 where trace_id = $3",
+            [completion, ranking[::-1], misread],
+        )
+        session.connection.execute("update traces set ranking = null, reasoning = null where trace_id = $1", [unread])
+    assert verify(traced, "shop", ["grounded"]).new_readings == 2
+    found = fetch(traced, f"select ranking, reasoning, predicted_rank, copied from traces where trace_id = '{misread}'")
+    assert found == [(ranking, "x", predicted_rank, False)]
+    judged = fetch(traced, f"select rule from verdicts where trace_id = '{misread}' and rule = 'target_first'")
+    assert len(judged) == 2
+    assert fetch(traced, "select count(*) from traces where ranking is null") == [(0,)]
+    assert verify(traced, "shop").new_readings == 0
 
 
 def test_only_the_named_rules_are_run(traced: Store) -> None:
