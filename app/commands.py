@@ -5,10 +5,11 @@ of gr2 0.1 are understood, with a warning.
 """
 
 import inspect
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from functools import wraps
+from functools import partial, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -16,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from app import former_spellings
-from store.errors import Gr2Error
+from store.errors import Gr2Error, InputError
 from store.settings import Option, options_of
 
 Given = dict[str, Any]
@@ -42,18 +43,21 @@ class OptionsOf:
 
 
 class _Parameter(NamedTuple):
-    """A field as typer takes it. several: its values are typed with commas between them."""
+    """A field as typer takes it. read: what was typed, as the field's value."""
 
     annotation: Any
     default: Any
-    several: bool
+    read: Callable[[Any], Any]
 
     @classmethod
     def of(cls, name: str, known: Option, kind: Any, default: Any) -> "_Parameter":
         bare = _without_none(kind)
-        several, is_switch = get_origin(bare) is tuple, bare is bool
+        several, is_object, is_switch = get_origin(bare) is tuple, get_origin(bare) is Mapping, bare is bool
+        read: Callable[[Any], Any] = _as_it_is
         if several:
-            bare, default = str, default and ",".join(default)
+            bare, default, read = str, default and ",".join(default), _read_several
+        if is_object:
+            bare, read = str, partial(_read_object, name)
         flag = "--" + (known.flag or name).replace("_", "-")
         facts = [] if default is None or is_switch else [f"default: {default}"]
         if known.allowed and not known.choices:
@@ -63,15 +67,29 @@ class _Parameter(NamedTuple):
             f"{flag}/--no-{flag[2:]}" if is_switch and default else flag,
             help=f"{known.help}  [{'; '.join(facts)}]" if facts else known.help,
             show_default=is_switch,
-            metavar="|".join(known.choices) or None,
+            metavar="JSON" if is_object else "|".join(known.choices) or None,
             rich_help_panel=known.group,
             autocompletion=(lambda: list(known.choices)) if known.choices else None,
         )
-        return cls(Annotated[bare if default is not None else bare | None, option], default, several)
+        return cls(Annotated[bare if default is not None else bare | None, option], default, read)
 
-    def read(self, value: Any) -> Any:
-        """What was typed, as the field's value."""
-        return tuple(value.split(",")) if self.several else value
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _read_several(typed: str) -> tuple[str, ...]:
+    return tuple(typed.split(","))
+
+
+def _read_object(name: str, typed: str | None) -> Any:
+    if typed is None:
+        return None
+    try:
+        return json.loads(typed)
+    except ValueError as error:
+        # What was typed is not repeated: it may hold a key.
+        raise InputError(f"`{name}` is no JSON ({error}); it must be a JSON object") from None
 
 
 def _without_none(kind: Any) -> Any:

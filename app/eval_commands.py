@@ -33,6 +33,17 @@ SHOWN = {
     "conditional_mrr": "MRR",
     "top1_consistency": "top-1 consistency",
 }
+# Of the settings of an endpoint, those that an evaluation leaves to you.
+ENDPOINT = (
+    "model",
+    "base_url",
+    "api_key_env",
+    "headers",
+    "timeout_s",
+    "max_retries",
+    "structured_output",
+    "extra_body",
+)
 BRIEFLY = (
     "valid_share",
     "conditional_recall_at_1",
@@ -76,7 +87,7 @@ def eval_(
         ),
     ] = None,
     answers: Annotated[Given, OptionsOf(StudentSettings)],
-    endpoint: Annotated[Given, OptionsOf(OpenAISettings, "model", "base_url")],
+    endpoint: Annotated[Given, OptionsOf(OpenAISettings, *ENDPOINT)],
     requests: Annotated[Given, OptionsOf(RequestSettings)],
     endpoint_template: Annotated[
         str, typer.Option("--template", help="Prompt template for the endpoint.", rich_help_panel="Endpoint")

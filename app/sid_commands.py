@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 from app.progress import status_line
+from curate.endpoints.settings import EndpointSettings
 from curate.sids.settings import COPURCHASE_WEIGHT, EmbedderSettings, ResidualKMeansSettings
 from train.sids.settings import METHODS, RqVaeSettings
 
@@ -62,16 +63,11 @@ def make(
     name: Name,
     codes: Annotated[Given, OptionsOf(ResidualKMeansSettings), OptionsOf(RqVaeSettings)],
     vectors: Annotated[Given, OptionsOf(EmbedderSettings)],
+    endpoint: Annotated[Given, OptionsOf(EndpointSettings)],
     method: Annotated[
         str,
         typer.Option(help="Method: rq-kmeans (residual k-means) or rq-vae (needs torch).", metavar="|".join(METHODS)),
     ] = METHODS[0],
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Base URL of the embeddings endpoint, such as http://127.0.0.1:8000/v1.", rich_help_panel="Vectors"
-        ),
-    ] = None,
     copurchase_weight: Annotated[
         float,
         typer.Option(
@@ -102,7 +98,7 @@ def make(
     from train.sids.methods import load_quantizer, make_quantizer
 
     opened = open_store(store)
-    by_url = partial(open_embedder, base_url=base_url)
+    by_url = partial(open_embedder, endpoint=endpoint)
     with status_line() as on_progress:
         if extend is not None:
             summary = extend_semantic_ids(

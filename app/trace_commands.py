@@ -1,15 +1,18 @@
 """Commands that make and judge traces: trace, verify, status."""
 
+import re
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands import Given, OptionsOf, add_command
-from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, read_pairs, say
+from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, read_pairs, say, show
 from app.ruleset_commands import say_unjudged
 from curate.traces.settings import RequestSettings, SamplingSettings
 from curate.traces.teachers.settings import OpenAISettings
+from store.errors import TeacherError
 
 if TYPE_CHECKING:
     from curate.traces.sampling import Progress
@@ -66,6 +69,8 @@ def trace(
         done = sample(opened, asked, settings, **requests, on_progress=view.update)
     print_trace(done)
     say_unjudged(opened, dataset=name)
+    if done.prompts and done.attempts == done.failed:
+        raise TeacherError("the teacher answered no request; the run left nothing to train on")
 
 
 def verify(
@@ -142,8 +147,25 @@ def print_trace(progress: "Progress") -> None:
             f"{progress.prompt_tokens:,} prompt and {progress.completion_tokens:,} completion tokens, "
             + (f"${progress.cost_usd:,.2f}" if progress.cost_usd is not None else "cost not known")
         )
+    if progress.errors:
+        say(f"errors: {_most_common(progress.errors)}")
+    if progress.refused:
+        say(f"{progress.refused:,} prompts were refused for good and are not asked again, unless with --retry-refused")
+    if progress.unparsed and not progress.parsed:
+        say(f"no answer could be read: {_most_common(progress.unparsed)}")
     if progress.stopping:
         say("stopped; everything that arrived is stored. Run the same command again to go on from here.")
+
+
+def _most_common(texts: Counter[str]) -> str:
+    """The three most frequent texts with their counts; texts that differ only in numbers count as one."""
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for text, count in texts.items():
+        kind = re.sub(r"\d+", "#", text)
+        counts[kind] += count
+        example.setdefault(kind, text)
+    return "; ".join(f"{count:,} times {show(example[kind])}" for kind, count in counts.most_common(3))
 
 
 def print_verify(summary: "VerifySummary") -> None:

@@ -9,9 +9,12 @@ def utc_now() -> datetime:
 
 
 def storable_text(text: str) -> str:
-    """The text with each lone surrogate, which is not a character, replaced by U+FFFD.
+    """The text with each lone surrogate, which is not a character, and each NUL replaced by U+FFFD.
 
     >>> storable_text("a\\ud800b")
     'a\\ufffdb'
     """
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    # Tools that read the store's files in C end a text at a NUL.
+    return text.replace("\0", "\ufffd")

@@ -3,8 +3,9 @@
 Quantizers come to `assignment` and `extension` as arguments, so that curation never imports torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from curate.sids.embedding.embedders import TextEmbedder
 from curate.sids.quantizers import FittedQuantizer, ResidualCodebooks, ResidualKMeans
@@ -39,12 +40,12 @@ def open_embedder(
     corpus: Sequence[str],
     fitted: str | None = None,
     *,
-    base_url: str | None = None,
+    endpoint: Mapping[str, Any] | None = None,
 ) -> TextEmbedder:
     """The embedder of the settings; its factory may ask by name for any of these arguments and for any setting.
 
-    Raises InputError where there is no such embedder, where it takes no model or base URL though one is given, where it
-    needs one, and where it is not the one that was fitted.
+    endpoint: fields of EndpointSettings that are set. Raises InputError where there is no such embedder, where it takes
+    no model or endpoint though one is given, where it needs one, and where it is not the one that was fitted.
     """
     context = {
         "folder": folder,
@@ -52,8 +53,9 @@ def open_embedder(
         "fitted": fitted,
         "dimensions": settings.dimensions,
         "pooling": settings.pooling,
+        "embed_batch": settings.embed_batch,
     }
-    opened = EMBEDDERS.make(settings.kind, context, {"model": settings.model, "base_url": base_url})
+    opened = EMBEDDERS.make(settings.kind, context, {"model": settings.model, **(endpoint or {})})
     if not opened.name or Path(opened.name).name != opened.name:
         raise InputError(f"embedder {settings.kind} is called {opened.name!r}, which cannot name a folder")
     if fitted is not None and opened.name != fitted:

@@ -46,6 +46,7 @@ class EmbedderSettings:
 
     kind: a name in curate.sids.methods.EMBEDDERS: tfidf-svd, fitted on the dataset's own texts; openai, an embeddings
     endpoint; hf, a Hugging Face model; or one's own. model: of openai and hf. dimensions: of tfidf-svd. pooling: of hf.
+    embed_batch: of openai.
     """
 
     kind: str = option(
@@ -61,6 +62,9 @@ class EmbedderSettings:
     dimensions: int = option(64, help="Dimensions of tfidf-svd's vectors.", low=1, high=4096, group="Vectors")
     pooling: str = option(
         "mean", help="Pooling of hf's token vectors.", choices=("mean", "last", "cls"), group="Vectors"
+    )
+    embed_batch: int = option(
+        256, help="Number of texts in one request to an embeddings endpoint.", low=1, group="Vectors"
     )
 
     def __post_init__(self) -> None:

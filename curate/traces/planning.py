@@ -18,7 +18,7 @@ from curate.traces.rules import RULE_NAMES, check_rule_names
 from curate.traces.rulesets import Ruleset, describe_unjudged, find_ruleset, unjudged_traces
 from curate.traces.settings import SamplingSettings
 from curate.traces.tasks import ListedTask, load_tasks, render_list
-from curate.traces.teachers.protocol import Teacher, TeacherRequest
+from curate.traces.teachers.protocol import FOR_GOOD, Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
@@ -151,6 +151,7 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             rules=plan.ruleset.rules,
             num_accepted=settings.num_accepted,
             max_attempts=settings.max_attempts,
+            for_good=[] if settings.retry_refused else list(FOR_GOOD),
         )
 
 

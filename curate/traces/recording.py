@@ -39,6 +39,7 @@ TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "cost_usd": pl.Float64,
     "latency_ms": pl.Float64,
     "error": pl.String,
+    "error_kind": pl.String,
     "created_at": pl.Datetime("us"),
     "ruleset": pl.String,
     "ruleset_version": pl.Int32,

@@ -1,30 +1,40 @@
 """Sampling of traces from a teacher: a bounded number of workers, a journal, and batches committed to the store.
 
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
-superfluous answer is paid for. Every attempt is kept. Generation never waits for the database: a response goes to the
-journal when it arrives, and a background task commits batches. The next run recovers what a killed run left in its
-journal (`curate.traces.recording`).
+superfluous answer is paid for. Every attempt is kept. A failed request uses up no attempt: it is sent again a few times
+within the run, and by later runs, unless the prompt is refused for good. Generation never waits for the database: a
+response goes to the journal when it arrives, and a background task commits batches. The next run recovers what a killed
+run left in its journal (`curate.traces.recording`).
 """
 
 import asyncio
 import secrets
 import signal
 import time
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import orjson
 import polars as pl
 
+from curate.traces.outages import Outages
 from curate.traces.planning import OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
 from curate.traces.recording import JudgedTrace, Recovery, commit_traces, judge_record, recover
 from curate.traces.settings import REQUESTS, RequestSettings, SamplingSettings
-from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.protocol import (
+    FOR_GOOD,
+    Completion,
+    FailureKind,
+    RequestFailedError,
+    Teacher,
+    TeacherRequest,
+)
 from store import Store
 from store.journals import JournalWriter
-from store.values import storable_text, utc_now
+from store.values import utc_now
 
 # A batch is committed when either of these is reached.
 COMMIT_SECONDS = 3.0
@@ -39,7 +49,8 @@ class Progress:
 
     lists: candidate lists of the plan. prompts: prompts that needed samples when the run began, of which `done` are
     finished. stored: traces committed to the store. cost_usd: None until the teacher reports a cost. recovered: earlier
-    runs whose journals were committed first.
+    runs whose journals were committed first. refused: prompts that no later run asks again. errors: how often requests
+    failed, by error. unparsed: how often an answer could not be read, by reason.
     """
 
     run_id: str
@@ -48,6 +59,9 @@ class Progress:
     done: int = 0
     attempts: int = 0
     failed: int = 0
+    refused: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    unparsed: Counter[str] = field(default_factory=Counter)
     parsed: int = 0
     accepted: int = 0
     in_flight: int = 0
@@ -68,7 +82,12 @@ class Progress:
         """Add one attempt to the counts."""
         row = judged.row
         self.attempts += 1
-        self.failed += row["error"] is not None
+        if row["error"] is not None:
+            self.failed += 1
+            self.refused += row["error_kind"] in FOR_GOOD
+            self.errors[row["error"]] += 1
+        elif row["ranking"] is None:
+            self.unparsed[next((str(verdict.reason) for verdict in judged.verdicts), "not judged")] += 1
         self.parsed += row["ranking"] is not None
         self.accepted += accepted
         self.prompt_tokens += row["prompt_tokens"] or 0
@@ -108,7 +127,7 @@ def sample(
             # Without work there is no run to record.
             asyncio.run(teacher.close())
             return progress
-        _start_run(store, plan, run_id)
+        _start_run(store, plan, run_id, teacher)
         status = "failed"
         try:
             status = asyncio.run(_Run(store, teacher, plan, progress, on_progress).run(lists, requests.concurrency))
@@ -118,7 +137,7 @@ def sample(
         return progress
 
 
-def _start_run(store: Store, plan: Plan, run_id: str) -> None:
+def _start_run(store: Store, plan: Plan, run_id: str, teacher: Teacher) -> None:
     facts = {
         **asdict(plan.settings),
         "ruleset": plan.ruleset.name,
@@ -129,6 +148,8 @@ def _start_run(store: Store, plan: Plan, run_id: str) -> None:
         "pre_ranker": plan.pre_ranker,
         "teacher": plan.teacher,
         "model": plan.model,
+        # What else a teacher has to tell, such as its host.
+        **getattr(teacher, "run_settings", {}),
     }
     row: dict[str, Any] = {
         "run_id": run_id,
@@ -161,6 +182,11 @@ class _Run:
         self.pending: list[JudgedTrace] = []
         self.room = asyncio.Condition()
         self.workers: list[asyncio.Task[None]] = []
+        self.outages = Outages(lambda: progress.stopping)
+        # Prompts of which a request failed, to be asked again.
+        self.again: deque[OpenPrompt] = deque()
+        # Refusals from before the first answer: only then does one tell a refused prompt from a useless set-up.
+        self.held: list[tuple[OpenPrompt, dict[str, Any]]] = []
 
     async def run(self, lists: pl.DataFrame, concurrency: int) -> str:
         """Sample until all prompts are finished or a signal arrives. Returns the run's status for the store."""
@@ -183,12 +209,15 @@ class _Run:
             # is writing, and the commit below would run beside it.
             await asyncio.gather(*self.workers, *background, return_exceptions=True)
             try:
+                self._release_held()
                 await self._commit()
             finally:
                 self.journal.close()
                 await self.teacher.close()
                 self.on_progress(self.progress)
-        return "interrupted" if self.progress.stopping else "done"
+        if self.progress.stopping:
+            return "interrupted"
+        return "done" if self.outages.answered else "failed"
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -220,31 +249,48 @@ class _Run:
 
     async def _work(self, source: AsyncIterator[OpenPrompt], lock: asyncio.Lock) -> None:
         while not self.progress.stopping:
-            async with lock:
-                prompt = await anext(source, None)
+            prompt = self.again.popleft() if self.again else None
             if prompt is None:
+                async with lock:
+                    prompt = await anext(source, None)
+            if prompt is None:
+                # Whoever still fails will find its own prompt in `again`.
                 return
             await self._sample(prompt)
 
     async def _sample(self, prompt: OpenPrompt) -> None:
         accepted = prompt.accepted
-        for index in prompt.open_indexes:
+        for place, index in enumerate(prompt.open_indexes):
             if accepted >= self.plan.settings.num_accepted or self.progress.stopping:
                 break
             request = prompt.request(self.plan, index)
-            # Before the request goes out, so that after a crash the journal tells which requests may have been billed.
-            self.journal.append({"event": "sent", "trace_id": request.trace_id})
-            self.progress.in_flight += 1
-            try:
-                record = await self._ask(prompt, request)
-            finally:
-                self.progress.in_flight -= 1
-            self.journal.append(record)
-            judged = judge_record(record, prompt.listed, self.plan.rules)
-            self.pending.append(judged)
-            passed = judged.accepted(self.plan.ruleset.rules)
-            accepted += passed
-            self.progress.count(judged, accepted=passed)
+            async with self.outages.turn():
+                if self.progress.stopping:
+                    break
+                # Before the request goes out: after a crash the journal tells which requests may have been billed.
+                self.journal.append({"event": "sent", "trace_id": request.trace_id})
+                self.progress.in_flight += 1
+                try:
+                    record = await self._ask(prompt, request)
+                finally:
+                    self.progress.in_flight -= 1
+                failed_as = record["error_kind"]
+                if failed_as is None:
+                    self.outages.answer()
+                    self._release_held()
+                elif self.outages.may_ask_again(request.trace_id, failed_as):
+                    self.outages.check(record["error"])
+                    self.again.append(replace(prompt, open_indexes=prompt.open_indexes[place:], accepted=accepted))
+                    return
+            if failed_as in FOR_GOOD and not self.outages.answered:
+                self.held.append((prompt, record))
+            else:
+                accepted += self._keep(prompt, record)
+            if failed_as is not None:
+                self.outages.check(record["error"])
+                # What fails uses up no attempt, and the next one would fail as well.
+                self.progress.done += failed_as in FOR_GOOD
+                return
             # An offline teacher never awaits anything, and would keep the event loop from committing and reporting.
             await asyncio.sleep(0)
             if len(self.pending) >= MAX_PENDING_TRACES:
@@ -256,14 +302,30 @@ class _Run:
             return
         self.progress.done += accepted >= self.plan.settings.num_accepted
 
+    def _keep(self, prompt: OpenPrompt, record: dict[str, Any]) -> bool:
+        """Write a record to the journal and hand it to the next commit. Returns whether it is accepted."""
+        self.journal.append(record)
+        judged = judge_record(record, prompt.listed, self.plan.rules)
+        self.pending.append(judged)
+        passed = judged.accepted(self.plan.ruleset.rules)
+        self.progress.count(judged, accepted=passed)
+        return passed
+
+    def _release_held(self) -> None:
+        held, self.held = self.held, []
+        for prompt, record in held:
+            if not self.outages.answered:
+                record["error_kind"] = FailureKind.REJECTED
+            self._keep(prompt, record)
+
     async def _ask(self, prompt: OpenPrompt, request: TeacherRequest) -> dict[str, Any]:
         """Draw one completion and return its journal record. Its `error` is None unless the request failed."""
         started = time.perf_counter()
-        completion, error = Completion("", ""), None
+        completion, error, error_kind = Completion("", ""), None, None
         try:
             completion = await self.teacher.complete(request)
         except RequestFailedError as failure:
-            error = str(failure) or "the request failed"
+            error, error_kind = str(failure), failure.kind
         return {
             "event": "received",
             "trace_id": request.trace_id,
@@ -274,13 +336,14 @@ class _Run:
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
             "sample_index": request.sample_index,
-            "completion": None if error else storable_text(completion.text),
+            "completion": None if error else completion.text,
             "finish_reason": completion.finish_reason or None,
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
             "cost_usd": completion.cost_usd,
             "latency_ms": (time.perf_counter() - started) * 1000,
             "error": error,
+            "error_kind": error_kind,
             "created_at": utc_now().isoformat(),
             "ruleset": self.plan.ruleset.name,
             "ruleset_version": self.plan.ruleset.version,

@@ -11,8 +11,9 @@ class SamplingSettings:
     """What one run asks for.
 
     split: whose lists. template and strategy: None means by the other's default. max_attempts samples are drawn for
-    each prompt until `num_accepted` of them pass `ruleset`. limit: how many lists, None for all. sid_version and
-    pre_ranker: None means the newest, and the only one.
+    each prompt until `num_accepted` of them pass `ruleset`. limit: how many lists, None for all. retry_refused: whether
+    prompts that were refused for good are asked again. sid_version and pre_ranker: None means the newest, and the only
+    one.
     """
 
     dataset: str
@@ -45,6 +46,11 @@ class SamplingSettings:
     )
     max_tokens: int = option(1024, help="Maximum length of a completion, in tokens.", low=1, group="Sampling")
     limit: int | None = option(None, help="Maximum number of candidate lists.", low=1, group="Lists")
+    retry_refused: bool = option(
+        False,
+        help="Ask again for prompts that were refused for good: by a moderation, or as too long.",
+        group="Sampling",
+    )
     sid_version: str | None = option(
         None, help="Version of the semantic IDs. Default: the newest that is fit for training.", group="Lists"
     )

@@ -71,9 +71,15 @@ left join candidate_lists using (list_id)
 left join batch_outcomes using (trace_id)
 
 -- name: delete_failed_traces
--- A failed attempt gives way to a later answer to the same request.
+-- A failed attempt gives way to a later answer to the same request, and to the news that it is refused for good.
 delete from traces
-where error is not null and trace_id in (select trace_id from batch where error is null)
+using batch
+where traces.trace_id = batch.trace_id
+    and traces.error is not null
+    and (
+        batch.error is null
+        or (batch.error_kind in ('moderated', 'too_long') and traces.error_kind is distinct from batch.error_kind)
+    )
 
 -- name: judge_batch
 -- What all rules together say of each trace whose verdicts are given; traces with the same outcome share one id.

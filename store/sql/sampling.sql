@@ -5,7 +5,8 @@ select sid_version from sid_versions where dataset = $dataset and fit_for_traini
 select pre_ranker from candidate_lists where dataset = $dataset group by pre_ranker order by pre_ranker
 
 -- name: open_lists
--- Lists that still want samples, with the sample indexes that were answered and how many of them were accepted.
+-- Lists that still want samples, with the sample indexes that were answered and how many of them were accepted. A list
+-- with a failure of a kind in for_good wants none.
 -- The limit picks lists before it looks at what is done, so that the same command goes on with the same lists.
 with chosen as (
     select list_id
@@ -17,10 +18,12 @@ with chosen as (
 done as (
     select
         traces.list_id,
-        list(sample_index order by sample_index) as answered,
+        list(sample_index order by sample_index) filter (error is null) as answered,
         count(*) filter (
-            len($rules) = 0 or outcome in (select outcome from outcomes where list_has_all(passed_rules, $rules))
-        ) as accepted
+            error is null
+            and (len($rules) = 0 or outcome in (select outcome from outcomes where list_has_all(passed_rules, $rules)))
+        ) as accepted,
+        count(*) filter (list_contains($for_good, error_kind)) as refused
     from traces
     join prompts using (prompt_id)
     where traces.dataset = $dataset
@@ -32,7 +35,6 @@ done as (
         and traces.model = $model
         and traces.temperature = $temperature
         and traces.max_tokens = $max_tokens
-        and traces.error is null
     group by traces.list_id
 )
 select
@@ -42,7 +44,9 @@ select
     (select count(*) from chosen) as chosen_lists
 from chosen
 left join done using (list_id)
-where coalesce(accepted, 0) < $num_accepted and len(coalesce(answered, [])) < $max_attempts
+where coalesce(accepted, 0) < $num_accepted
+    and len(coalesce(answered, [])) < $max_attempts
+    and coalesce(refused, 0) = 0
 order by list_id
 
 -- name: sampling_runs

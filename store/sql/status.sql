@@ -48,3 +48,12 @@ from (
 group by all
 order by traces desc, dataset, template, teacher, rule, reason
 limit 20
+
+-- name: status_errors
+-- Errors that differ only in their numbers are one kind.
+select dataset, teacher, model, error_kind as kind, min(error) as error, count(*) as requests
+from traces
+where error is not null
+group by dataset, teacher, model, error_kind, regexp_replace(error, '[0-9]+', '#', 'g')
+order by requests desc, dataset, teacher, model, kind, error
+limit 10

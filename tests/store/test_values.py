@@ -16,5 +16,7 @@ def test_now_is_utc_without_a_zone() -> None:
 def test_any_text_becomes_encodable_and_good_text_stays(text: str) -> None:
     stored = storable_text(text)
     assert storable_text(stored.encode().decode()) == stored
-    if not any("\ud800" <= letter <= "\udfff" for letter in text):
+    assert len(stored) <= len(text)
+    assert "\0" not in stored
+    if not any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in text):
         assert stored == text

@@ -5,7 +5,7 @@ permutation of the candidates, is invalid. Only the ranking of an answer is kept
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curate.evaluation.rankers.protocol import Ranked, read_ranking
@@ -94,7 +94,32 @@ async def _wait_for(answer: asyncio.Task[Ranked]) -> Ranked:
     return await answer
 
 
-def make_endpoint_ranker(model: str, template: str, concurrency: int, base_url: str | None = None) -> TeacherRanker:
-    """The model of an OpenAI-compatible endpoint. Raises what OpenAITeacher and TeacherRanker raise."""
-    teacher = OpenAITeacher(OpenAISettings(model=model, base_url=base_url))
+def make_endpoint_ranker(
+    model: str,
+    template: str,
+    concurrency: int,
+    *,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    max_retries: int | None = None,
+    structured_output: str | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+) -> TeacherRanker:
+    """The model of an OpenAI-compatible endpoint; None leaves a setting as OpenAISettings has it.
+
+    Raises what OpenAISettings, OpenAITeacher and TeacherRanker raise.
+    """
+    options = {
+        "base_url": base_url,
+        "api_key_env": api_key_env,
+        "headers": headers,
+        "timeout_s": timeout_s,
+        "max_retries": max_retries,
+        "structured_output": structured_output,
+        "extra_body": extra_body,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    teacher = OpenAITeacher(OpenAISettings(model=model, **given))
     return TeacherRanker(teacher, load_template(template), concurrency=concurrency)

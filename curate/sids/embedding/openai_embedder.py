@@ -1,59 +1,128 @@
 """Embeddings from any OpenAI-compatible endpoint: a vendor's, or `vllm serve --task embed` reached by its URL.
 
-Unlike a teacher's requests, these are few and large, so the client library's own retries serve.
+Unlike a teacher's requests, these are few and large, so they are sent one after the other.
 """
 
-import os
+import asyncio
+import json
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import openai
 from numpy.typing import NDArray
 
+from curate.endpoints.client import EndpointClient, TransportError
+from curate.endpoints.failures import read_failure
+from curate.endpoints.settings import EndpointSettings
 from store.errors import TeacherError
 
-BATCH_TEXTS = 256
 MAX_CHARACTERS = 16_000
-MESSAGE_LENGTH = 300
+# A thousand vectors of 8,192 dimensions, with 20 digits each.
+MAX_BYTES = 160 * 2**20
 
 
 class OpenAIEmbedder:
-    """Asks an embeddings endpoint for batches of texts, of each the first MAX_CHARACTERS.
+    """Asks an embeddings endpoint for batches of `embed_batch` texts, of each the first MAX_CHARACTERS.
 
-    The key is read from OPENAI_API_KEY and nowhere else. Raises TeacherError where no key is set though one is needed.
+    The key is read from the environment and nowhere else. Raises TeacherError where no key is set though one is needed.
     """
 
-    def __init__(self, model: str, base_url: str | None = None, *, max_retries: int = 6) -> None:
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        api_key_env: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 600.0,
+        max_retries: int = 6,
+        embed_batch: int = 256,
+    ) -> None:
         self.model = model
         self.name = f"openai-{re.sub(r'[^A-Za-z0-9.]+', '-', model)}"
-        self._url = base_url or os.environ.get("OPENAI_BASE_URL")
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not key and self._url is None:
-            raise TeacherError(
-                "there is no key for OpenAI's embeddings: set the variable OPENAI_API_KEY, or give the `base_url` of a "
-                "server that needs none, such as http://127.0.0.1:8000/v1"
-            )
-        self._client = openai.OpenAI(api_key=key or "none", base_url=self._url, max_retries=max_retries)
+        self._batch = embed_batch
+        self._settings = EndpointSettings(
+            base_url=base_url,
+            api_key_env=api_key_env,
+            headers=headers,
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+        )
+        # Also here, so that a missing key is told before anything else is done.
+        EndpointClient(self._settings)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors (N, D), in the order of the texts. Raises TeacherError where the endpoint refuses or is silent."""
-        batches = [
-            self._ask([text[:MAX_CHARACTERS] for text in texts[start : start + BATCH_TEXTS]])
-            for start in range(0, len(texts), BATCH_TEXTS)
-        ]
+        return asyncio.run(self._embed(texts))
+
+    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        client = EndpointClient(self._settings, max_bytes=MAX_BYTES)
+        try:
+            batches = [
+                await self._ask(client, [text[:MAX_CHARACTERS] for text in texts[start : start + self._batch]])
+                for start in range(0, len(texts), self._batch)
+            ]
+        finally:
+            await client.close()
+        if len({batch.shape[1] for batch in batches}) > 1:
+            raise TeacherError(f"{client.endpoint.shown} gave embeddings of several lengths by {self.model!r}")
         return np.concatenate(batches)
 
-    def _ask(self, texts: list[str]) -> NDArray[np.float32]:
-        try:
-            # Floats rather than base64, which not every compatible server knows.
-            answer = self._client.embeddings.create(model=self.model, input=texts, encoding_format="float")
-        except openai.OpenAIError as error:
-            where = self._url or "OpenAI"
-            raise TeacherError(
-                f"{where} gave no embeddings by {self.model!r}: {str(error)[:MESSAGE_LENGTH]}"
-            ) from error
-        if len(answer.data) != len(texts):
-            raise TeacherError(f"{self._url} gave {len(answer.data)} embeddings for {len(texts)} texts")
-        rows = sorted(answer.data, key=lambda row: row.index)
-        return np.array([row.embedding for row in rows], np.float32)
+    async def _ask(self, client: EndpointClient, texts: list[str]) -> NDArray[np.float32]:
+        """The vectors of one batch, after as many tries as the settings allow."""
+        # Floats rather than base64, which not every compatible server knows.
+        body = {"model": self.model, "input": texts, "encoding_format": "float"}
+        where = f"{client.endpoint.shown} gave no embeddings by {self.model!r}"
+        tries = 0
+        while True:
+            wait_s: float | None = None
+            try:
+                response = await client.post("embeddings", body)
+                failure = read_failure(response, client.excerpt)
+                if failure is None:
+                    return _read_vectors(response.body, len(texts))
+                reason, wait_s = str(failure), failure.retry_after_s
+                passes = failure.status in (408, 409, 425, 429) or failure.status >= 500
+                if not passes or failure.about_credit:
+                    raise TeacherError(f"{where}: {reason}{_advice(failure.status, client.endpoint.key_hint)}")
+            except TransportError as error:
+                reason = str(error)
+            except ValueError as error:
+                reason = f"{error}: {client.excerpt(response.body[:10_000].decode(errors='replace'))}"
+            tries += 1
+            if tries > self._settings.max_retries:
+                raise TeacherError(f"{where}, after {tries} tries: {reason}; smaller batches (`embed_batch`) may help")
+            if wait_s is None:
+                wait_s = self._settings.backoff_s * 2.0 ** (tries - 1) * random.uniform(0.5, 1)
+            await asyncio.sleep(min(wait_s, self._settings.max_wait_s))
+
+
+def _advice(status: int, key_hint: str) -> str:
+    if status in (401, 403):
+        return f"; {key_hint}"
+    if status in (404, 405):
+        return "; check the model, and the base URL, which usually ends in /v1"
+    return "; smaller batches (`embed_batch`) may help" if status in (400, 413, 422) else ""
+
+
+def _read_vectors(body: bytes, texts: int) -> NDArray[np.float32]:
+    """The vectors (N, D) in the order of the texts. Raises ValueError on anything but a vector for each text."""
+    try:
+        answer = json.loads(body)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("the answer holds no embeddings")
+    # Some servers tell no index, and keep the order.
+    by_index = {row.get("index", place): row.get("embedding") for place, row in enumerate(rows)}
+    if len(rows) != texts or by_index.keys() != set(range(texts)):
+        raise ValueError(f"{len(rows)} embeddings came for {texts} texts, or not one for each")
+    try:
+        vectors_N_D = np.array([by_index[index] for index in range(texts)], np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("the embeddings are no lists of numbers of one length") from None
+    if vectors_N_D.ndim != 2 or not np.isfinite(vectors_N_D).all():
+        raise ValueError("the embeddings are no lists of finite numbers of one length")
+    return vectors_N_D

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
+from curate.traces.teachers.protocol import Completion, FailureKind, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.errors import InputError
@@ -50,7 +50,7 @@ class EvidenceTeacher:
         """
         task = request.task
         if not task.candidates:
-            raise RequestFailedError("the prompt shows no candidates")
+            raise RequestFailedError("the prompt shows no candidates", FailureKind.REJECTED)
         ranked = rank_candidates(task, request.temperature, request.seed)
         if self.model == BRIEF:
             reasoning = explain_briefly(task, ranked[0])

@@ -1,13 +1,24 @@
 """What a teacher is: something that answers a re-ranking request with a completion.
 
 The sampler knows teachers by this protocol alone. A teacher never sees the target unless the strategy is targeted.
+Completions and failures are the boundary to the store: whatever a teacher puts into one, it can be stored.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from prompts.tasks import RerankTask
+from store.values import storable_text
+
+# The columns of the store are signed 32-bit integers.
+MAX_COUNT = 2**31 - 1
+# In characters. No answer of use is as long.
+MAX_TEXT = 1_000_000
+MAX_FINISH_REASON = 100
+MAX_ERROR = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +42,10 @@ class TeacherRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back. Counts and cost are None where the server does not tell.
+    """What came back. Counts and cost are None where the server does not tell, or tells what cannot be true.
 
-    finish_reason: "stop", "length" (cut off at `max_tokens`), or what the server said.
+    finish_reason: "stop", "length" (cut off at `max_tokens`), or what the server said. Texts are made storable and cut
+    at MAX_TEXT and MAX_FINISH_REASON characters; a count is a whole number from 0 to MAX_COUNT; a cost is finite.
     """
 
     text: str
@@ -42,9 +54,40 @@ class Completion:
     completion_tokens: int | None = None
     cost_usd: float | None = None
 
+    def __post_init__(self) -> None:
+        checked = {
+            "text": _text(self.text, MAX_TEXT),
+            "finish_reason": _text(self.finish_reason, MAX_FINISH_REASON),
+            "prompt_tokens": read_count(self.prompt_tokens),
+            "completion_tokens": read_count(self.completion_tokens),
+            "cost_usd": _cost(self.cost_usd),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+class FailureKind(StrEnum):
+    """What a failed request means for its prompt; stored in traces.error_kind."""
+
+    # The network, the server or the teacher's patience failed: the same request may succeed at any time.
+    FAILED = "failed"
+    # The server rejects this request; another run may ask again.
+    REJECTED = "rejected"
+    # A moderation refuses the prompt, or it is too long for the model: no later run asks again.
+    MODERATED = "moderated"
+    TOO_LONG = "too_long"
+
+
+# Kinds after which a prompt is not asked again.
+FOR_GOOD = (FailureKind.MODERATED, FailureKind.TOO_LONG)
+
 
 class RequestFailedError(Exception):
-    """One request failed for good, after the teacher's own retries; the run goes on, the attempt keeps this reason."""
+    """One request failed, after the teacher's own retries; the run goes on, and the attempt keeps this reason."""
+
+    def __init__(self, reason: str, kind: FailureKind = FailureKind.FAILED) -> None:
+        super().__init__(_text(reason, MAX_ERROR) or "the request failed")
+        self.kind = kind
 
 
 class Teacher(Protocol):
@@ -66,3 +109,26 @@ class Teacher(Protocol):
 
     async def close(self) -> None:
         """Give back connections."""
+
+
+def read_count(value: Any) -> int | None:
+    """A number of tokens: a whole number from 0 to MAX_COUNT, or None for anything else.
+
+    >>> [read_count(value) for value in (12, 12.0, -1, 2**31, True, "12", float("nan"))]
+    [12, 12, None, None, None, None, None]
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Compared before it is converted, which fails for infinity.
+    return int(value) if 0 <= value <= MAX_COUNT and value == int(value) else None
+
+
+def _cost(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # An integer may be too large for a float.
+    return float(value) if 0 <= value <= MAX_COUNT and math.isfinite(value) else None
+
+
+def _text(value: Any, length: int) -> str:
+    return storable_text(value[:length]) if isinstance(value, str) else ""

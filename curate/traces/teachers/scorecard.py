@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from curate.datasets.sources import choose_sources
 from curate.traces.target_lists import load_target_lists
-from curate.traces.teachers.protocol import Completion, RequestFailedError, TeacherRequest
+from curate.traces.teachers.protocol import Completion, FailureKind, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from prompts.evidence_levels import LEVELS, EvidenceLevels, evidence_levels
 from prompts.tasks import RerankTask
@@ -79,7 +79,9 @@ class ScorecardTeacher:
         try:
             scores_K = self.card.scores(task)
         except ValueError as error:
-            raise RequestFailedError(f"the scorecard rates evidence, and the prompt shows none: {error}") from error
+            raise RequestFailedError(
+                f"the scorecard rates evidence, and the prompt shows none: {error}", FailureKind.REJECTED
+            ) from error
         draws_K = scores_K
         if request.temperature > 0:
             # Sorting by score plus Gumbel noise samples a ranking from the Plackett-Luce model.

@@ -1,39 +1,26 @@
 """Settings of teachers, apart from the libraries that they need."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from store.settings import check, option
+from curate.endpoints.settings import EndpointSettings, check_object
+from store.settings import option
 
-StructuredOutput = Literal["auto", "json_schema", "json_object", "off"]
+STRUCTURED_OUTPUT = ("auto", "json_schema", "json_object", "off")
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAISettings:
-    """Where the endpoint is and how patient to be with it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAISettings(EndpointSettings):
+    """Which model of an endpoint answers, and how it is asked.
 
-    base_url: such as http://127.0.0.1:8000/v1; None means the variable OPENAI_BASE_URL, else OpenAI itself.
-    api_key_env: the environment variable that holds the key; no key is ever a setting.
-    max_retries: further tries of one request after its first. backoff_s: the first wait between tries, doubled each
-    time. max_wait_s: the longest, whatever the server asks. timeout_s: the longest silence of the server.
     price_per_million_*: US dollars; where both are None, no cost is told.
     structured_output: "auto" begins with json_schema and takes json_object, then nothing, where the server refuses.
+    top_p: None leaves it to the server. seed: whether requests carry one.
     extra_body: fields added to each request, such as {"top_k": 20} for vLLM.
     """
 
     model: str = option(help="Name of the model that the endpoint serves.", group="Endpoint")
-    base_url: str | None = option(
-        None,
-        help="Base URL of the endpoint, such as http://127.0.0.1:8000/v1. Default: the variable OPENAI_BASE_URL, or "
-        "OpenAI.",
-        group="Endpoint",
-    )
-    api_key_env: str = "OPENAI_API_KEY"
-    max_retries: int = 6
-    backoff_s: float = 1.0
-    max_wait_s: float = 60.0
-    timeout_s: float = 120.0
     max_connections: int = 512
     price_per_million_prompt_tokens: float | None = option(
         None, help="Price of a million prompt tokens, in US dollars.", low=0.0, group="Endpoint", flag="prompt_price"
@@ -45,8 +32,23 @@ class OpenAISettings:
         group="Endpoint",
         flag="completion_price",
     )
-    structured_output: StructuredOutput = "auto"
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    structured_output: str = option(
+        "auto",
+        help="How the server is asked for JSON; auto takes the strictest way that it understands.",
+        choices=STRUCTURED_OUTPUT,
+        group="Endpoint",
+    )
+    top_p: float | None = option(
+        None, help="Nucleus sampling. Default: left to the server.", low=0.0, high=1.0, group="Endpoint"
+    )
+    seed: bool = option(True, help="Send a seed with each request, which differs for each sample.", group="Endpoint")
+    extra_body: Mapping[str, Any] | None = option(
+        None,
+        help="Fields added to each request, as a JSON object such as '{\"top_k\": 20}'.",
+        group="Endpoint",
+    )
 
     def __post_init__(self) -> None:
-        check(self)
+        # By name, because a dataclass with slots is another class than the one that super() looks for.
+        EndpointSettings.__post_init__(self)
+        check_object("extra_body", self.extra_body)

@@ -15,15 +15,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from curate.traces.teachers.openai_compatible import (
-    Dialect,
-    OpenAISettings,
-    OpenAITeacher,
-    read_completion,
-    read_retry_after,
-    simpler_dialect,
-)
+from curate.endpoints.failures import ServerFailure, read_retry_after
+from curate.traces.teachers.chat_answers import read_completion
+from curate.traces.teachers.dialects import Dialect, may_concern_dialect, simpler_dialect
+from curate.traces.teachers.openai_compatible import OpenAITeacher
 from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.settings import OpenAISettings
 from prompts.tasks import RerankTask
 from store.errors import TeacherError
 
@@ -81,7 +78,9 @@ class Server:
 
 
 def teacher_for(url: str, **settings: Any) -> OpenAITeacher:
-    return OpenAITeacher(OpenAISettings(**{"model": "m", "base_url": url, "backoff_s": 0.001, **settings}))
+    # The key is named, because it goes to no other host than OpenAI's otherwise.
+    defaults = {"model": "m", "base_url": url, "backoff_s": 0.001, "api_key_env": "OPENAI_API_KEY"}
+    return OpenAITeacher(OpenAISettings(**{**defaults, **settings}))
 
 
 def a_request(content: str = "rank these") -> TeacherRequest:
@@ -241,7 +240,7 @@ def test_a_web_page_from_the_first_request_on_means_a_wrong_url() -> None:
     ("status", "fields", "says"),
     [
         (401, {}, "refuses the key.*check OPENAI_API_KEY"),
-        (403, {}, "refuses the key.*check OPENAI_API_KEY"),
+        (403, {"type": "permission_denied"}, "refuses the key.*check OPENAI_API_KEY"),
         (404, {}, "has no model 'm'.*check the model"),
         (400, {"code": "model_not_found"}, "has no model 'm'"),
         (402, {}, "has no credit left"),
@@ -273,10 +272,10 @@ def test_without_a_key_only_a_server_of_ones_own_is_asked(monkeypatch: pytest.Mo
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(TeacherError, match="set the variable OPENAI_API_KEY"):
         OpenAITeacher(OpenAISettings(model="m"))
-    completion, _ = talk(lambda _: chat(), once)
+    completion, _ = talk(lambda _: chat(), once, api_key_env=None)
     assert completion.text == "hello"
     with pytest.raises(TeacherError, match="no key was sent; set OPENAI_API_KEY"):
-        talk(lambda _: failure(401, "who are you"), once)
+        talk(lambda _: failure(401, "who are you"), once, api_key_env=None)
 
 
 def test_the_key_may_come_from_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +440,9 @@ def test_a_complaint_about_a_format_that_has_worked_fails_that_request_alone() -
 
 
 def test_a_response_format_that_was_asked_for_is_never_given_up() -> None:
-    with pytest.raises(TeacherError, match=r"refuses structured output as json_schema.*set structured_output to auto"):
+    with pytest.raises(
+        TeacherError, match=r"refuses structured output as json_schema.*set `structured_output` to auto"
+    ):
         talk(lambda _: failure(400, "no response_format here"), once, structured_output="json_schema")
     _, server = talk(lambda _: chat(), once, structured_output="off")
     assert server.calls[0].format is None
@@ -528,11 +529,16 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
 
 
 def test_every_simpler_dialect_gives_something_up() -> None:
-    complaint = "unsupported response_format, 'seed', max_completion_tokens"
-    dialect: Dialect | None = Dialect("json_schema")
-    seen = []
-    while dialect is not None:
-        seen.append(dialect)
-        dialect = simpler_dialect(dialect, complaint)
-    assert len(seen) == len(set(seen)) == 5
-    assert simpler_dialect(Dialect("json_schema"), "chia seed oil is no item of ours") is None
+    for words in ("unsupported response_format, 'seed', max_completion_tokens", "bad request"):
+        complaint = ServerFailure(400, words)
+        assert may_concern_dialect(complaint)
+        dialect: Dialect | None = Dialect("json_schema")
+        seen = []
+        while dialect is not None:
+            seen.append(dialect)
+            dialect = simpler_dialect(dialect, complaint)
+        assert len(seen) == len(set(seen)) == 5
+    # A word is no name of a parameter: what is unclear is tried in the usual order.
+    assert simpler_dialect(Dialect("json_schema"), ServerFailure(400, "chia seed oil is no item of ours")) == Dialect(
+        "json_object"
+    )

@@ -1,0 +1,41 @@
+"""What must never be shown or stored: keys, and parts of them."""
+
+import string
+from collections.abc import Iterable
+
+# The shortest part of a key that gives something away. What is shorter than this as a whole, such as the "EMPTY" that
+# vLLM's examples use, is no secret.
+PART = 8
+MASK = "[key]"
+# Only ASCII, because other letters may change their number when their case changes.
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+class Secrets:
+    """Masks secrets in texts, in any case, and every part of them that has eight characters or more."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._parts = {
+            low[start : start + PART]
+            for low in (secret.translate(_LOWER) for secret in secrets)
+            for start in range(len(low) - PART + 1)
+        }
+
+    def mask(self, text: str) -> str:
+        """The text with each of them replaced by [key].
+
+        >>> Secrets(["sk-0123456789"]).mask("got SK-0123456789, or 23456789 of it")
+        'got [key], or [key] of it'
+        """
+        if not self._parts:
+            return text
+        low = text.translate(_LOWER)
+        masked: list[str] = []
+        end = 0  # of what has been masked or copied
+        for start in range(len(low) - PART + 1):
+            if low[start : start + PART] in self._parts:
+                # What overlaps or touches the part before it belongs to the same mask.
+                if start > end or not masked:
+                    masked += [text[end:start], MASK]
+                end = start + PART
+        return "".join([*masked, text[end:]])

@@ -1,0 +1,92 @@
+"""Whether a teacher answers at all, and what follows from it for a run: go on, pause, or stop.
+
+A run pauses while nothing answers, and goes on when something does. It stops if the teacher rejects everything from the
+beginning, or has been silent for too long. It knows no prompt and no answer.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from curate.traces.teachers.protocol import FailureKind
+from store.errors import TeacherError
+
+# A run of which the first so many requests are all rejected would have all rejected.
+MAX_FIRST_REJECTIONS = 20
+# After so many failed requests in a row, one request at a time finds out whether the teacher is back.
+OUTAGE_FAILURES = 10
+# How often that is tried if the teacher has never answered, and for how long if it has.
+MAX_FIRST_PROBES = 2
+MAX_OUTAGE_S = 1800.0
+MAX_PAUSE_S = 30.0
+# How often one request is sent within a run, not counting outages.
+MAX_ASKED = 3
+_NAP_S = 0.1
+
+
+class Outages:
+    """Keeps count of failures. stopping: whether the run is to end; pauses end with it."""
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        self.answered = False
+        self._stopping = stopping
+        self._in_a_row = 0
+        self._probes = 0
+        self._rejections = 0
+        self._asked: Counter[str] = Counter()
+        self._last_answer = time.monotonic()
+        self._probing = asyncio.Lock()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Within the context one request may be sent. During an outage it waits for its turn, and pauses before it."""
+        if not self._lasts():
+            yield
+            return
+        async with self._probing:
+            if self._lasts():
+                await self._pause(min(2.0**self._probes, MAX_PAUSE_S))
+                self._probes += 1
+            yield
+
+    def answer(self) -> None:
+        """Count an answer: it ends an outage."""
+        self.answered = True
+        self._in_a_row = self._probes = 0
+        self._last_answer = time.monotonic()
+
+    def may_ask_again(self, trace_id: str, kind: FailureKind) -> bool:
+        """Count a failure, and tell whether the same request may be sent again within this run."""
+        if kind is not FailureKind.FAILED:
+            # The teacher is there; it does not want this request.
+            self._rejections += 1
+            self._in_a_row = self._probes = 0
+            return False
+        self._in_a_row += 1
+        # An outage is nobody's fault in particular.
+        self._asked[trace_id] += not self._lasts()
+        return self._asked[trace_id] < MAX_ASKED and not self._stopping()
+
+    def check(self, error: str) -> None:
+        """Raises TeacherError if it makes no sense to go on. error: the last one, for the message."""
+        if not self.answered and self._rejections >= MAX_FIRST_REJECTIONS:
+            raise TeacherError(f"the teacher rejected the first {self._rejections} requests; it says: {error}")
+        if not self.answered and self._probes >= MAX_FIRST_PROBES:
+            raise TeacherError(f"the teacher has answered nothing so far; the last error: {error}")
+        silent_s = time.monotonic() - self._last_answer
+        if self._lasts() and silent_s > MAX_OUTAGE_S:
+            raise TeacherError(
+                f"the teacher has answered nothing for {silent_s / 60:.0f} minutes; the last error: {error}. Run the "
+                "same command again to go on from here"
+            )
+
+    def _lasts(self) -> bool:
+        return self._in_a_row >= OUTAGE_FAILURES
+
+    async def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        # In naps, because a signal must not wait for the end of a pause.
+        while (left := until - time.monotonic()) > 0 and not self._stopping():
+            await asyncio.sleep(min(left, _NAP_S))
