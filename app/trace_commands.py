@@ -165,7 +165,10 @@ def _most_common(texts: Counter[str]) -> str:
         kind = re.sub(r"\d+", "#", text)
         counts[kind] += count
         example.setdefault(kind, text)
-    return "; ".join(f"{count:,} times {show(example[kind])}" for kind, count in counts.most_common(3))
+    return "; ".join(
+        f"{show(example[kind])} ({'once' if count == 1 else f'{count:,} times'})"
+        for kind, count in counts.most_common(3)
+    )
 
 
 def print_verify(summary: "VerifySummary") -> None:
