@@ -18,6 +18,8 @@ from store.errors import InputError, TeacherError
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
+# Without blanks and control characters.
+_URL = re.compile(r"[!-~\u00a1-\U0010ffff]+")
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 
 
@@ -100,7 +102,7 @@ def _key_hint(settings: EndpointSettings, name: str, shown: str, *, has_key: boo
 def _split(url: str) -> SplitResult:
     with suppress(ValueError):
         parts = urlsplit(url.strip())
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable():
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and _URL.fullmatch(url.strip()):
             return parts
     # Not repeated where it may hold a password.
     shown = repr(url) if "@" not in url else "that was given"

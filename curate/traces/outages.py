@@ -30,7 +30,7 @@ class Outages:
     """Keeps count of failures. stopping: whether the run is to end; pauses end with it."""
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
-        self.answered = False
+        self.answers = 0
         self._stopping = stopping
         self._in_a_row = 0
         self._probes = 0
@@ -51,9 +51,21 @@ class Outages:
                 self._probes += 1
             yield
 
+    @property
+    def answered(self) -> bool:
+        """Whether there was any answer."""
+        return self.answers > 0
+
+    def is_time(self, answers: int) -> bool:
+        """Whether to send a request again that failed when there were so many answers.
+
+        Only once others were answered, or else an outage would use up its tries before it is known to be one.
+        """
+        return self.answers > answers or self._lasts()
+
     def answer(self) -> None:
         """Count an answer: it ends an outage."""
-        self.answered = True
+        self.answers += 1
         self._in_a_row = self._probes = 0
         self._last_answer = time.monotonic()
 
@@ -72,7 +84,7 @@ class Outages:
     def check(self, error: str) -> None:
         """Raises TeacherError if it makes no sense to go on. error: the last one, for the message."""
         if not self.answered and self._rejections >= MAX_FIRST_REJECTIONS:
-            raise TeacherError(f"the teacher rejected the first {self._rejections} requests; it says: {error}")
+            raise TeacherError(f"the teacher rejected the first {MAX_FIRST_REJECTIONS} requests; it says: {error}")
         if not self.answered and self._probes >= MAX_FIRST_PROBES:
             raise TeacherError(f"the teacher has answered nothing so far; the last error: {error}")
         silent_s = time.monotonic() - self._last_answer

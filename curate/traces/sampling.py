@@ -183,8 +183,8 @@ class _Run:
         self.room = asyncio.Condition()
         self.workers: list[asyncio.Task[None]] = []
         self.outages = Outages(lambda: progress.stopping)
-        # Prompts of which a request failed, to be asked again.
-        self.again: deque[OpenPrompt] = deque()
+        # Prompts of which a request failed, to be asked again, and how many answers there were when it did.
+        self.again: deque[tuple[int, OpenPrompt]] = deque()
         # Refusals from before the first answer: only then does one tell a refused prompt from a useless set-up.
         self.held: list[tuple[OpenPrompt, dict[str, Any]]] = []
 
@@ -249,13 +249,15 @@ class _Run:
 
     async def _work(self, source: AsyncIterator[OpenPrompt], lock: asyncio.Lock) -> None:
         while not self.progress.stopping:
-            prompt = self.again.popleft() if self.again else None
-            if prompt is None:
+            prompt = None
+            if not (self.again and self.outages.is_time(self.again[0][0])):
                 async with lock:
                     prompt = await anext(source, None)
             if prompt is None:
-                # Whoever still fails will find its own prompt in `again`.
-                return
+                if not self.again:
+                    # A worker whose request still fails will find the prompt in `again` itself.
+                    return
+                _, prompt = self.again.popleft()
             await self._sample(prompt)
 
     async def _sample(self, prompt: OpenPrompt) -> None:
@@ -280,7 +282,8 @@ class _Run:
                     self._release_held()
                 elif self.outages.may_ask_again(request.trace_id, failed_as):
                     self.outages.check(record["error"])
-                    self.again.append(replace(prompt, open_indexes=prompt.open_indexes[place:], accepted=accepted))
+                    rest = replace(prompt, open_indexes=prompt.open_indexes[place:], accepted=accepted)
+                    self.again.append((self.outages.answers, rest))
                     return
             if failed_as in FOR_GOOD and not self.outages.answered:
                 self.held.append((prompt, record))

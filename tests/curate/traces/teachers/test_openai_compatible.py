@@ -19,7 +19,7 @@ from curate.endpoints.failures import ServerFailure, read_retry_after
 from curate.traces.teachers.chat_answers import read_completion
 from curate.traces.teachers.dialects import Dialect, may_concern_dialect, simpler_dialect
 from curate.traces.teachers.openai_compatible import OpenAITeacher
-from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.protocol import Completion, FailureKind, RequestFailedError, Teacher, TeacherRequest
 from curate.traces.teachers.settings import OpenAISettings
 from prompts.tasks import RerankTask
 from store.errors import TeacherError
@@ -542,3 +542,143 @@ def test_every_simpler_dialect_gives_something_up() -> None:
     assert simpler_dialect(Dialect("json_schema"), ServerFailure(400, "chia seed oil is no item of ours")) == Dialect(
         "json_object"
     )
+
+
+FLAGGED = "Your input was flagged by the moderation of the chosen model."
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (403, FLAGGED, FailureKind.MODERATED),
+        (400, "Content Exists Risk", FailureKind.MODERATED),
+        (451, "Prohibited by our usage policies", FailureKind.MODERATED),
+        (413, "Request Entity Too Large", FailureKind.TOO_LONG),
+        (400, "prompt is too long: 200001 tokens > 200000 maximum", FailureKind.TOO_LONG),
+        (400, "the request exceeds the available context size", FailureKind.TOO_LONG),
+        (400, "The input token count (1900) exceeds the maximum number of tokens allowed (512).", FailureKind.TOO_LONG),
+        (403, "blocked by the firewall", FailureKind.REJECTED),
+        (404, "page not found", FailureKind.REJECTED),
+        (405, "no", FailureKind.REJECTED),
+        (400, "model 'm' does not feel like it", FailureKind.REJECTED),
+    ],
+)
+def test_once_something_was_answered_a_rejection_concerns_one_request(
+    status: int, message: str, kind: FailureKind
+) -> None:
+    async def scenario(teacher: OpenAITeacher, _: Server) -> FailureKind:
+        await teacher.complete(a_request())
+        with pytest.raises(RequestFailedError, match=f"HTTP {status}") as caught:
+            await teacher.complete(a_request())
+        await teacher.complete(a_request())
+        return caught.value.kind
+
+    found, server = talk(in_turn(chat, lambda: failure(status, message), chat), scenario)
+    assert found is kind
+    assert len(server.calls) == 3
+    assert len({json.dumps(call.body, sort_keys=True) for call in server.calls}) == 1
+
+
+@pytest.mark.parametrize(("status", "message"), [(403, FLAGGED), (403, "no"), (400, FLAGGED), (400, "too many tokens")])
+def test_a_prompt_that_is_refused_first_does_not_stop_the_others(status: int, message: str) -> None:
+    async def scenario(teacher: OpenAITeacher, _: Server) -> str:
+        with pytest.raises(RequestFailedError):
+            await teacher.complete(a_request())
+        return (await teacher.complete(a_request())).text
+
+    text, server = talk(in_turn(lambda: failure(status, message), chat), scenario)
+    assert text == "hello"
+    # The dialect was not at fault, and stays.
+    assert [call.format for call in server.calls] == ["json_schema"] * 2
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("parameter", ["response_format", "seed", "max_tokens"])
+def test_a_complaint_that_names_nothing_is_met_with_simpler_words(status: int, parameter: str) -> None:
+    async def scenario(teacher: OpenAITeacher, _: Server) -> None:
+        await asyncio.gather(*(teacher.complete(a_request()) for _ in range(8)))
+        await teacher.complete(a_request())
+
+    def strict(call: Call) -> web.Response:
+        return failure(status, "Bad request") if parameter in call.body else chat()
+
+    _, server = talk(strict, scenario, max_retries=0)
+    assert parameter not in server.calls[-1].body
+    # One request found the way, and the others that were under way followed.
+    assert len(server.calls) <= 9 + 8 + 4
+
+
+def test_words_that_no_wording_helps_leave_the_dialect_as_it_is() -> None:
+    async def scenario(teacher: OpenAITeacher, _: Server) -> None:
+        for _i in range(3):
+            with pytest.raises(RequestFailedError, match="try stream mode"):
+                await teacher.complete(a_request())
+        with pytest.raises(RequestFailedError, match="something else"):
+            await teacher.complete(a_request())
+        await teacher.complete(a_request())
+
+    def stubborn(call: Call) -> web.Response:
+        if call.number > 12:
+            return chat()
+        return failure(400, "try stream mode" if call.number <= 7 else "something else")
+
+    _, server = talk(stubborn, scenario)
+    # Five wordings for each complaint that is new, one request for what is known to be in vain.
+    assert [call.format for call in server.calls] == [
+        *["json_schema", "json_object", None, None, None],
+        *["json_schema"] * 2,
+        *["json_schema", "json_object", None, None, None],
+        "json_schema",
+    ]
+    assert "seed" in server.calls[-1].body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]},
+        {"choices": [{"message": {"content": None}, "finish_reason": "stop"}], "usage": {"completion_tokens": 0}},
+        {"error": {"code": 429, "message": "Rate limit exceeded upstream"}},
+        {"error": "overloaded"},
+        {"choices": None, "error": {"message": "Provider returned error", "code": 502}},
+    ],
+)
+def test_an_answer_that_is_none_is_tried_again(body: Any) -> None:
+    completion, server = talk(in_turn(lambda: web.json_response(body), chat), once)
+    assert completion.text == "hello"
+    assert len(server.calls) == 2
+
+
+def test_what_was_probably_paid_for_is_tried_only_once_more() -> None:
+    async def silent(_: Call) -> web.Response:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    calls: list[Call] = []
+
+    def count(call: Call) -> Any:
+        calls.append(call)
+        return silent(call)
+
+    with pytest.raises(RequestFailedError, match=r"gave up after 2 tries: no complete answer within 0\.1 s"):
+        talk(count, once, timeout_s=0.1)
+    assert len(calls) == 2
+
+
+def test_a_thinking_model_may_be_silent_for_minutes_by_default() -> None:
+    assert OpenAISettings(model="m").timeout_s >= 300
+
+
+def test_settings_of_the_client_reach_the_request() -> None:
+    _, server = talk(lambda _: chat(), once, seed=False, top_p=0.9, headers={"X-Title": "gr2"})
+    (call,) = server.calls
+    assert "seed" not in call.body
+    assert call.body["top_p"] == 0.9
+    assert call.http.headers["X-Title"] == "gr2"
+
+
+def test_a_redirect_stops_the_run_and_carries_no_key_away() -> None:
+    def away(_: Call) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"http://elsewhere.example/{KEY}"})
+
+    with pytest.raises(TeacherError, match=r"redirects to another address .*elsewhere\.example/\[key\]"):
+        talk(away, once)
