@@ -20,6 +20,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 # Without blanks and control characters.
 _URL = re.compile(r"[!-~\u00a1-\U0010ffff]+")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,40}")
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 
 
@@ -65,8 +66,10 @@ def find_endpoint(settings: EndpointSettings) -> Endpoint:
     ]
     shown = urlunsplit((parts.scheme, _host(parts), parts.path.rstrip("/"), "", ""))
     if not key and (given is None or settings.api_key_env):
+        # The name is not shown if it may be the key itself, given in the place of its variable.
+        variable = f"variable {name}" if _VARIABLE.fullmatch(name) else "variable that `api_key_env` names"
         raise TeacherError(
-            f"there is no key for {shown}: set the variable {name}, or pass the base URL of a "
+            f"there is no key for {shown}: set the {variable}, or pass the base URL of a "
             "server that needs no key, such as http://127.0.0.1:8000/v1"
         )
     is_meant = bool(settings.api_key_env) or _is_openai(parts) or _same_host(parts, by_environment)

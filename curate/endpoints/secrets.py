@@ -1,5 +1,6 @@
 """What must never be shown or stored: keys, and parts of them."""
 
+import re
 import string
 from collections.abc import Iterable
 
@@ -7,6 +8,10 @@ from collections.abc import Iterable
 # vLLM's examples use, is no secret.
 PART = 8
 MASK = "[key]"
+# What servers without keys tell people to put there. Its words stand in answers as well.
+_PLACEHOLDER = re.compile(
+    r"(sk-)?(no[-_]?key.*|not?[-_]?(need|requir|us)ed.*|dummy.*|unused|lm-studio|x+)", re.IGNORECASE
+)
 # Only ASCII, because other letters may change their number when their case changes.
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
@@ -17,7 +22,7 @@ class Secrets:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._parts = {
             low[start : start + PART]
-            for low in (secret.translate(_LOWER) for secret in secrets)
+            for low in (secret.translate(_LOWER) for secret in secrets if not _PLACEHOLDER.fullmatch(secret))
             for start in range(len(low) - PART + 1)
         }
 

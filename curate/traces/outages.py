@@ -42,11 +42,11 @@ class Outages:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Within the context one request may be sent. During an outage it waits for its turn, and pauses before it."""
-        if not self._lasts():
+        if not self.lasts:
             yield
             return
         async with self._probing:
-            if self._lasts():
+            if self.lasts:
                 await self._pause(min(2.0**self._probes, MAX_PAUSE_S))
                 self._probes += 1
             yield
@@ -56,12 +56,17 @@ class Outages:
         """Whether there was any answer."""
         return self.answers > 0
 
+    @property
+    def lasts(self) -> bool:
+        """Whether nothing answers at present."""
+        return self._in_a_row >= OUTAGE_FAILURES
+
     def is_time(self, answers: int) -> bool:
         """Whether to send a request again that failed when there were so many answers.
 
         Only once others were answered, or else an outage would use up its tries before it is known to be one.
         """
-        return self.answers > answers or self._lasts()
+        return self.answers > answers or self.lasts
 
     def answer(self) -> None:
         """Count an answer: it ends an outage."""
@@ -78,7 +83,7 @@ class Outages:
             return False
         self._in_a_row += 1
         # An outage is nobody's fault in particular.
-        self._asked[trace_id] += not self._lasts()
+        self._asked[trace_id] += not self.lasts
         return self._asked[trace_id] < MAX_ASKED and not self._stopping()
 
     def check(self, error: str) -> None:
@@ -88,14 +93,11 @@ class Outages:
         if not self.answered and self._probes >= MAX_FIRST_PROBES:
             raise TeacherError(f"the teacher has answered nothing so far; the last error: {error}")
         silent_s = time.monotonic() - self._last_answer
-        if self._lasts() and silent_s > MAX_OUTAGE_S:
+        if self.lasts and silent_s > MAX_OUTAGE_S:
             raise TeacherError(
                 f"the teacher has answered nothing for {silent_s / 60:.0f} minutes; the last error: {error}. Run the "
                 "same command again to go on from here"
             )
-
-    def _lasts(self) -> bool:
-        return self._in_a_row >= OUTAGE_FAILURES
 
     async def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds

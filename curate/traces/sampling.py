@@ -50,7 +50,8 @@ class Progress:
     lists: candidate lists of the plan. prompts: prompts that needed samples when the run began, of which `done` are
     finished. stored: traces committed to the store. cost_usd: None until the teacher reports a cost. recovered: earlier
     runs whose journals were committed first. refused: prompts that no later run asks again. errors: how often requests
-    failed, by error. unparsed: how often an answer could not be read, by reason.
+    failed, by error. unparsed: how often an answer could not be read, by reason. paused: whether the run waits, because
+    nothing answers.
     """
 
     run_id: str
@@ -70,6 +71,7 @@ class Progress:
     cost_usd: float | None = None
     stored: int = 0
     stopping: bool = False
+    paused: bool = False
     recovered: list[Recovery] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -381,5 +383,6 @@ class _Run:
 
     async def _report(self) -> None:
         while not all(worker.done() for worker in self.workers):
+            self.progress.paused = self.outages.lasts
             self.on_progress(self.progress)
             await asyncio.sleep(0.2)

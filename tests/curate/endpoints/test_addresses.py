@@ -65,6 +65,10 @@ def test_a_named_key_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTHER_KEY", raising=False)
     with pytest.raises(TeacherError, match="set the variable OTHER_KEY"):
         sent(base_url="http://127.0.0.1:8000/v1", api_key_env="OTHER_KEY")
+    for typed in (KEY, "0123456789abcdef", "ab=c"):
+        with pytest.raises(TeacherError, match="set the variable that `api_key_env` names") as caught:
+            sent(api_key_env=typed)
+        assert typed not in str(caught.value)
     monkeypatch.setenv("OTHER_KEY", "two\nlines")
     with pytest.raises(TeacherError, match="OTHER_KEY holds characters that no key has"):
         sent(api_key_env="OTHER_KEY")

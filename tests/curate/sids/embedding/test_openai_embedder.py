@@ -28,8 +28,10 @@ class Endpoint(BaseHTTPRequestHandler):
             {"object": "embedding", "index": index, "embedding": [len(text), text.count("a")]}
             for index, text in enumerate(asked["input"])
         ]
+        server.auth = self.headers.get("Authorization")
         usage = {"prompt_tokens": 1, "total_tokens": 1}
         body = json.dumps({"object": "list", "model": asked["model"], "data": rows[::-1], "usage": usage}).encode()
+        body = server.answers.pop(0) if server.answers else body
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -43,7 +45,7 @@ class Endpoint(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.asked, server.failures = [], 0
+    server.asked, server.failures, server.answers = [], 0, []
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -84,3 +86,54 @@ def test_refusals_and_silence_are_clear_errors(endpoint: Any, monkeypatch: pytes
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(TeacherError, match="set the variable OPENAI_API_KEY"):
         OpenAIEmbedder("m")
+
+
+def vectors(*rows: Any, **row: Any) -> bytes:
+    return json.dumps(
+        {"data": [{"index": index, "embedding": each, **row} for index, each in enumerate(rows)]}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"<html>Bad gateway</html>",
+        b"[]",
+        b'{"data": null}',
+        b'{"data": [1, 2]}',
+        b'{"error": {"message": "busy", "code": 503}}',
+        vectors([1, 2]),
+        vectors([1, 2], [3]),
+        vectors([1, 2], [3, float("nan")]),
+        vectors([1, 2], ["x", 4]),
+        vectors([1, 2], None),
+        vectors([1, 2], [3, 4], index=0),
+        vectors([1, 2], "AACAPwAAAEA="),
+        b'{"data": ' + b"[" * 200_000,
+    ],
+)
+def test_an_answer_without_a_vector_for_each_text_is_tried_again_then_told(endpoint: Any, wrong: bytes) -> None:
+    endpoint.answers = [wrong]
+    assert OpenAIEmbedder("m", url(endpoint)).embed(["aa", "b"]).tolist() == [[2, 2], [1, 0]]
+    endpoint.answers = [wrong]
+    with pytest.raises(TeacherError, match="gave no embeddings by 'm', after 1 tries") as caught:
+        OpenAIEmbedder("m", url(endpoint), max_retries=0).embed(["aa", "b"])
+    assert len(str(caught.value)) < 700
+
+
+def test_the_key_goes_only_where_it_was_meant(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    OpenAIEmbedder("m", url(endpoint)).embed(["a"])
+    assert endpoint.auth is None
+    OpenAIEmbedder("m", url(endpoint), api_key_env="OPENAI_API_KEY").embed(["a"])
+    assert endpoint.auth == f"Bearer {key}"
+    endpoint.answers = [json.dumps({"error": {"message": f"bad key {key[3:]}", "code": 401}}).encode()]
+    with pytest.raises(TeacherError, match=r"bad key \[key\]; check OPENAI_API_KEY"):
+        OpenAIEmbedder("m", url(endpoint), api_key_env="OPENAI_API_KEY").embed(["a"])
+
+
+def test_the_size_of_batches_is_ours_to_say(endpoint: Any) -> None:
+    OpenAIEmbedder("m", url(endpoint), embed_batch=2).embed(list("abcde"))
+    assert [len(asked) for asked in endpoint.asked] == [2, 2, 1]
