@@ -38,7 +38,7 @@ class Response(NamedTuple):
 class TransportError(Exception):
     """No complete response came.
 
-    unreachable: no connection could be made, so the server has seen nothing. costly: the server has probably worked on
+    unreachable: there is no server at the address. costly: the server has probably worked on
     the request, and asking again would be paid again.
     """
 
@@ -57,6 +57,7 @@ class EndpointClient:
     def __init__(self, settings: EndpointSettings, *, max_connections: int = 1, max_bytes: int = MAX_BYTES) -> None:
         self.endpoint = find_endpoint(settings)
         self._timeout_s = settings.timeout_s
+        self._connect_timeout_s = min(CONNECT_TIMEOUT_S, settings.timeout_s)
         self._max_bytes = max_bytes
         # Not a limit of the pool: the deadline of a request must not run while it waits for a connection.
         self._room = asyncio.Semaphore(max_connections)
@@ -72,12 +73,9 @@ class EndpointClient:
                     return await self._post(URL(self.endpoint.url(path), encoded=True), payload)
             except TimeoutError as error:
                 # aiohttp's own time-outs are of this class too.
-                unreachable = isinstance(error, aiohttp.ConnectionTimeoutError)
-                reason = "no connection" if unreachable else "no complete answer"
-                waited_s = min(CONNECT_TIMEOUT_S, self._timeout_s) if unreachable else self._timeout_s
-                raise TransportError(
-                    f"{reason} within {waited_s:g} s", unreachable=unreachable, costly=not unreachable
-                ) from None
+                if isinstance(error, aiohttp.ConnectionTimeoutError):
+                    raise TransportError(f"no connection within {self._connect_timeout_s:g} s") from None
+                raise TransportError(f"no complete answer within {self._timeout_s:g} s", costly=True) from None
             # OSError: what the event loop raises by itself. ValueError: headers or names that cannot be read.
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 # Not `from error`: it may hold headers with a key.
@@ -117,9 +115,7 @@ class EndpointClient:
             data=payload,
             headers=self.endpoint.headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=min(CONNECT_TIMEOUT_S, self._timeout_s), sock_read=self._timeout_s
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=self._timeout_s),
             **_proxy_for(url),
         ) as response:
             body = bytearray()
