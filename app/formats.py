@@ -1,25 +1,77 @@
 """Rows as bytes for other programs."""
 
 import io
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import orjson
 import polars as pl
+import pyarrow.parquet as pq
+
+# What a spreadsheet takes for the start of a formula; it also skips blanks and line breaks before it.
+_FORMULA = r"^[\s\x00]*[=+\-@＝＋－＠]|^[\t\r\n]"
+_AS_TEXT = "'"
 
 
 def render_rows(rows: pl.DataFrame, format: str) -> bytes:  # noqa: A002
-    """A frame as csv, json (one array of objects) or parquet; in CSV, nested values are JSON."""
+    """A frame as csv, json or parquet: see `write_rows`."""
+    buffer = io.BytesIO()
+    write_rows([rows], format, buffer)
+    return buffer.getvalue()
+
+
+def write_rows(frames: Iterable[pl.DataFrame], format: str, file: BinaryIO) -> None:  # noqa: A002
+    """Write frames of the same schema as one file of csv, json (one array of objects) or parquet.
+
+    In CSV, nested values are JSON. A text, or a column's name, that a spreadsheet would run as a formula, because it
+    starts with = + - @ or a tab or line break, gets a ' in front; numbers stay as they are. JSON and Parquet hold all
+    texts unchanged.
+    """
     if format == "parquet":
-        buffer = io.BytesIO()
-        rows.write_parquet(buffer, compression="zstd")
-        return buffer.getvalue()
-    if format == "json":
-        return orjson.dumps(rows.to_dicts(), default=str, option=orjson.OPT_APPEND_NEWLINE)
-    nested = [name for name, kind in rows.schema.items() if kind.is_nested()]
-    flat = rows.with_columns(
-        pl.Series(name, [_json(value) for value in rows[name].to_list()], dtype=pl.String) for name in nested
+        _write_parquet(frames, file)
+    elif format == "json":
+        _write_json(frames, file)
+    else:
+        for place, frame in enumerate(frames):
+            file.write(_for_spreadsheets(frame).write_csv(include_header=place == 0).encode())
+
+
+def _write_parquet(frames: Iterable[pl.DataFrame], file: BinaryIO) -> None:
+    writer = None
+    try:
+        for frame in frames:
+            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _write_json(frames: Iterable[pl.DataFrame], file: BinaryIO) -> None:
+    file.write(b"[")
+    separator = b""
+    for frame in frames:
+        if frame.height:
+            # Without the brackets of this frame alone.
+            file.write(separator + orjson.dumps(frame.to_dicts(), default=str)[1:-1])
+            separator = b","
+    file.write(b"]\n")
+
+
+def _for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with nested values as JSON, and without texts that a spreadsheet would run."""
+    flat = frame.with_columns(
+        pl.Series(name, [_json(value) for value in frame[name].to_list()], dtype=pl.String)
+        for name, kind in frame.schema.items()
+        if kind.is_nested()
     )
-    return flat.write_csv().encode()
+    texts = pl.col(pl.String)
+    safe = flat.with_columns(pl.when(texts.str.contains(_FORMULA)).then(_AS_TEXT + texts).otherwise(texts).name.keep())
+    formulas = pl.Series(safe.columns, dtype=pl.String).str.contains(_FORMULA)
+    return safe.rename(
+        {name: _AS_TEXT + name for name, is_formula in zip(safe.columns, formulas, strict=True) if is_formula}
+    )
 
 
 def _json(value: Any) -> str | None:

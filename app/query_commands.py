@@ -20,7 +20,13 @@ def register(cli: typer.Typer) -> None:
 
 def sql(
     query: Annotated[str, typer.Argument(help="One SQL statement; the store is open read-only.", metavar="SELECT")],
-    format: Annotated[str, typer.Option(help="Format of the output.", metavar="table|csv|json|parquet")] = "table",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str,
+        typer.Option(
+            help="Format of the output. In CSV, a text that a spreadsheet would run as a formula gets a ' in front.",
+            metavar="table|csv|json|parquet",
+        ),
+    ] = "table",
     output: Annotated[Path | None, typer.Option(help="File to write to. Default: the terminal.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -28,29 +34,37 @@ def sql(
 
     Example: gr2 sql "select template, teacher, accepted, attempts from acceptance_funnel"
     """
-    from app.formats import render_rows
-    from curate.review.sql_console import run_sql
     from store import InputError
 
     if format not in ("table", "csv", "json", "parquet"):
         raise InputError(f"--format is {format!r}; it must be table, csv, json or parquet")
-    rows = run_sql(open_store(store), query)
-    if format == "table":
-        if output is not None:
-            raise InputError("--output wants --format csv, json or parquet")
-        print_table(rows.columns, rows.head(TABLE_ROWS).rows())
-        if rows.height > TABLE_ROWS:
-            say(f"the first {TABLE_ROWS:,} of {rows.height:,} rows; --format csv gives all")
-        return
-    if output is None and format == "parquet" and sys.stdout.isatty():
+    if format == "table" and output is not None:
+        raise InputError("--output wants --format csv, json or parquet")
+    if format == "parquet" and output is None and sys.stdout.isatty():
         raise InputError("Parquet is not for a terminal; add --output FILE")
-    data = render_rows(rows, format)
-    if output is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
+    from store.child_processes import pool_of
+
+    # The process for the query starts while this one still loads.
+    pool_of("curate.review.sql_child").warm_up()
+    from curate.review.sql_console import UNLIMITED, QueryLimits, query_frames, query_rows
+
+    opened = open_store(store)
+    if format == "table":
+        result = query_rows(opened, query, QueryLimits(rows=TABLE_ROWS))
+        print_table(result.rows.columns, result.rows.rows())
+        if not result.complete:
+            say(f"the first {TABLE_ROWS:,} rows; --format csv gives all")
+        return
+    from app.formats import write_rows
+
+    with query_frames(opened, query, UNLIMITED) as frames:
+        if output is None:
+            write_rows(frames, format, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
         try:
-            output.write_bytes(data)
+            with output.open("wb") as file:
+                write_rows(frames, format, file)
         except OSError as error:
             raise InputError(f"{output} cannot be written: {error.strerror}") from error
 

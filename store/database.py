@@ -8,7 +8,8 @@ never waits for a long load.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import tenacity
 
 from store import file_locks
-from store.engines import SETTINGS, engine_of, sandbox
+from store.engines import SETTINGS, engine_of
 from store.errors import StoreError
 from store.file_locks import AccessMode, busy, locks_by_path
 from store.queries import query
@@ -98,23 +99,18 @@ def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iter
     """
     try:
         with ExitStack() as stack:
-            granted = stack.enter_context(locks_by_path[path].acquire(path, mode))
+            stack.enter_context(locks_by_path[path].acquire(path, mode))
             if labels is not None:
                 stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
             # Each try enters a new context. Leaving it closes the connection, which rolls back open transactions.
-            connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, granted, labels)))
+            attached = partial(engine_of(path.parent).attached, path, read_only=mode is AccessMode.READ, labels=labels)
+            connection = _once_unlocked(path, lambda: stack.enter_context(attached()))
             connection.begin()
             yield Session(connection)
             connection.commit()
     except (duckdb.FatalException, duckdb.IOException, duckdb.TransactionException) as error:
         failure = "could not be written, nothing was stored" if mode is AccessMode.WRITE else "could not be read"
         raise StoreError(f"{path} {failure}: {_first_line(error)}") from error
-
-
-def _opened(path: Path, mode: AccessMode, labels: Path | None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    if mode is AccessMode.SANDBOX:
-        return sandbox(path, labels)
-    return engine_of(path.parent).attached(path, read_only=mode is AccessMode.READ, labels=labels)
 
 
 def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import duckdb
 
+from store.database_copies import remove_database
 from store.temporary import PREFIX
 
 # Without replacements, a table name in SQL cannot refer to a Python variable.
@@ -152,26 +154,39 @@ def _start_afresh() -> None:
 
 os.register_at_fork(after_in_child=_start_afresh)
 
-_locking_down = threading.Lock()
+
+class SandboxLimits(NamedTuple):
+    """What SQL of people may use. memory, spill: sizes as DuckDB writes them, such as "1GB". threads: their number."""
+
+    memory: str
+    spill: str
+    threads: int
 
 
 @contextmanager
-def sandbox(file: Path, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def sandbox(file: Path, labels: Path | None, spill: Path, limits: SandboxLimits) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that can only read a file and the labels: no other files, no network, no settings.
 
-    Connections to the same file share one instance, so the second one finds the labels attached and the settings
-    locked. The caller must hold the file lock. Raises duckdb.Error if a file cannot be opened.
+    file, labels: names of this reader alone (see `database_copies`), which are removed before the block, because the
+    sandbox could read every path that DuckDB has opened. spill: the folder to spill to, which it can read. Raises
+    duckdb.Error if a file cannot be opened.
     """
-    config = SETTINGS | {"memory_limit": _READING_MEMORY}
+    config = SETTINGS | {
+        "memory_limit": limits.memory,
+        "threads": limits.threads,
+        "temp_directory": str(spill),
+        "max_temp_directory_size": limits.spill,
+    }
     with closing(duckdb.connect(str(file), read_only=True, config=config)) as connection:
-        with _locking_down:
-            if labels is not None:
-                connection.execute(f"attach if not exists {_quoted(labels)} as {_name(labels)} (read_only)")
-            # In this order: nothing can be set after the lock, and external access is still needed to attach.
-            if connection.execute("select not current_setting('lock_configuration')").fetchone() == (True,):
-                connection.execute("set enable_progress_bar = false")
-                connection.execute("set enable_external_access = false")
-                connection.execute("set lock_configuration = true")
+        if labels is not None:
+            connection.execute(f"attach {_quoted(labels)} as labels (read_only)")
+        connection.execute("set enable_progress_bar = false")
+        # In this order: nothing can be set after the lock, and external access is still needed to attach.
+        connection.execute("set enable_external_access = false")
+        connection.execute("set lock_configuration = true")
+        for name in (file, labels):
+            if name is not None:
+                remove_database(name)
         yield connection
 
 

@@ -13,11 +13,10 @@ WAIT_S = 60.0
 
 
 class AccessMode(Enum):
-    """How a file is opened: for writing, for reading with gr2's own queries, or for reading with SQL of the user."""
+    """How a file is opened: for writing or for reading."""
 
     WRITE = auto()
     READ = auto()
-    SANDBOX = auto()
 
 
 class ReadWriteLock:
@@ -25,10 +24,9 @@ class ReadWriteLock:
 
     DuckDB's own lock keeps other processes out. Within a process, DuckDB refuses a second writing instance immediately
     instead of waiting, and accepts a second reading one. But it uses a POSIX lock: when either instance closes the
-    file, the lock is released for both. Concurrent readers must therefore share one instance. They join a sandbox if
-    one is open, and a new sandbox waits until all other readers have finished.
+    file, the lock is released for both. Concurrent readers must therefore share one instance.
 
-    New readers queue behind waiting writers and sandboxes; otherwise a stream of readers could block a label for ever.
+    New readers queue behind waiting writers; otherwise a stream of readers could block a label for ever.
     A thread that is reading already does not queue, because it would wait for itself.
     """
 
@@ -39,15 +37,12 @@ class ReadWriteLock:
         self._of_thread = threading.local()
 
     @contextmanager
-    def acquire(self, path: Path, mode: AccessMode) -> Iterator[AccessMode]:
-        """Hold the lock for the block. Yields the granted mode: the requested one, or SANDBOX if a READ joins one.
+    def acquire(self, path: Path, mode: AccessMode) -> Iterator[None]:
+        """Hold the lock for the block.
 
-        path: the file, for error messages. Raises StoreBusyError after WAIT_S, and RuntimeError if a reading thread
-        would wait for itself.
+        path: the file, for error messages. Raises StoreBusyError after WAIT_S.
         """
         with self._changed:
-            if mode is AccessMode.SANDBOX and self._reads_of_thread() and self._held[AccessMode.READ]:
-                raise RuntimeError("this thread already reads the store: leave that block before you open a sandbox")
             self._waiting[mode] += 1
             try:
                 if not self._changed.wait_for(lambda: self._is_free(mode), timeout=WAIT_S):
@@ -56,13 +51,11 @@ class ReadWriteLock:
                 self._waiting[mode] -= 1
                 # Also after a time-out: others may have queued only behind this waiter.
                 self._changed.notify_all()
-            if mode is AccessMode.READ and self._held[AccessMode.SANDBOX]:
-                mode = AccessMode.SANDBOX
             self._held[mode] += 1
         reads = mode is not AccessMode.WRITE
         self._of_thread.reads = self._reads_of_thread() + reads
         try:
-            yield mode
+            yield
         finally:
             self._of_thread.reads = self._reads_of_thread() - reads
             with self._changed:
@@ -73,16 +66,9 @@ class ReadWriteLock:
         if self._held[AccessMode.WRITE]:
             return False
         if mode is AccessMode.WRITE:
-            return not self._held[AccessMode.READ] and not self._held[AccessMode.SANDBOX]
-        # Two instances must not be open at once (see the class), so a sandbox cannot join plain readers.
-        if mode is AccessMode.SANDBOX and self._held[AccessMode.READ]:
-            return False
-        if self._reads_of_thread():
-            return True
-        # Fairness: a new reader lets waiting writers go first, and a plain read also lets waiting sandboxes go first.
-        return not self._waiting[AccessMode.WRITE] and not (
-            mode is AccessMode.READ and self._waiting[AccessMode.SANDBOX]
-        )
+            return not self._held[AccessMode.READ]
+        # Fairness: a new reader lets waiting writers go first.
+        return bool(self._reads_of_thread()) or not self._waiting[AccessMode.WRITE]
 
     def _reads_of_thread(self) -> int:
         """The number of read locks that this thread holds."""

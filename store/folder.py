@@ -74,10 +74,6 @@ class Store:
         """
         return database.connect(self.main_file, AccessMode.READ, labels=self.labels_file)
 
-    def sandbox(self) -> AbstractContextManager[Session]:
-        """A read-only transaction for SQL that people write, without access to files, network or settings."""
-        return database.connect(self.main_file, AccessMode.SANDBOX, labels=self.labels_file)
-
     def writing(self) -> AbstractContextManager[Session]:
         """A transaction that may write everything except labels."""
         return database.connect(self.main_file, AccessMode.WRITE)

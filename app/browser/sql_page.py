@@ -1,7 +1,7 @@
 """The page SQL: an editor with the schema beside it, saved queries, and a result as table, chart or file.
 
 This module only draws; `curate.review.sql_console` and `curate.review.saved_queries` do the work. The link holds the
-query, and opening the link runs it: queries are read-only and have a time limit. Results and names are shown as text.
+query. Opening a link shows its query and runs nothing: it may be anybody's. Results and names are shown as text.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from app.browser.pages import draw_error, draw_title
 from app.formats import render_rows
 from curate.review.saved_queries import MOST_CHARACTERS, MOST_NAME_CHARACTERS, list_queries, remove_query, save_query
 from curate.review.sql_console import (
+    CHILD,
     DOWNLOAD,
     MARKS,
     SCREEN,
@@ -24,18 +25,21 @@ from curate.review.sql_console import (
     query_rows,
     suggest_chart,
 )
-from store import InputError, Store
+from store import Gr2Error, InputError, Store
+from store.child_processes import pool_of
 
 LINK = "q"
 TEXT = "sql-text"
-# The query to run: the text when Run was pressed, or the query of the link.
+# The query that runs: the text when Run was pressed. The link's query waits until then.
 QUERY = "sql-query"
+LINKED = "sql-linked"
 RESULT = "sql-result"
 FONT = "<style>.st-key-sql-text textarea {font-family: 'Source Code Pro', monospace; font-size: 0.875rem}</style>"
 
 
 def draw_sql(store: Store) -> None:
     """Draw the page."""
+    pool_of(CHILD).warm_up()
     draw_title("SQL", "Query the store read-only. The link in the address bar holds the query, so you can share it.")
     _follow_link()
     left, right = st.columns(2, gap="medium")
@@ -46,19 +50,23 @@ def draw_sql(store: Store) -> None:
         draw_schema(store)
     if st.session_state[QUERY].strip():
         draw_outcome(store, st.session_state[QUERY])
+    elif st.session_state[LINKED].strip():
+        st.info("This query came with the link and has not run yet. Read it, then press Run.")
     else:
         st.info("Write a query and press Run, or open a saved query. For a first look, try `from acceptance_funnel`.")
 
 
 def _follow_link() -> None:
-    """Take the query from the link or, when coming back from another page, the query that ran last."""
-    query = st.query_params.get(LINK, st.session_state.get(QUERY, ""))
-    if query != st.session_state.get(QUERY):
+    """Show the query of the link, and run it only if it ran here before, as when coming back from another page."""
+    ran = st.session_state.setdefault(QUERY, "")
+    linked = st.query_params.get(LINK, ran)
+    if linked not in (ran, st.session_state.get(LINKED)) or TEXT not in st.session_state:
+        st.session_state[TEXT] = linked
+    st.session_state[LINKED] = linked
+    if linked != ran:
+        st.session_state[QUERY] = ""
         st.session_state.pop(RESULT, None)
-    if query != st.session_state.get(QUERY) or TEXT not in st.session_state:
-        st.session_state[TEXT] = query
-    st.session_state[QUERY] = query
-    _put_in_link(query)
+    _put_in_link(linked)
 
 
 def _put_in_link(query: str) -> None:
@@ -71,7 +79,7 @@ def _put_in_link(query: str) -> None:
 def _run() -> None:
     """Run the text, even if the same query ran before."""
     st.session_state.pop(RESULT, None)
-    st.session_state[QUERY] = st.session_state[TEXT]
+    st.session_state[QUERY] = st.session_state[LINKED] = st.session_state[TEXT]
     _put_in_link(st.session_state[QUERY])
 
 
@@ -173,7 +181,7 @@ def draw_outcome(store: Store, query: str) -> None:
         try:
             with st.spinner("Running"):
                 outcome: QueryResult | str = query_rows(store, query, SCREEN)
-        except InputError as error:
+        except Gr2Error as error:
             outcome = str(error)
         st.session_state[RESULT] = (ran_for, outcome)
     outcome = st.session_state[RESULT][1]
@@ -218,7 +226,8 @@ def describe_size(result: QueryResult) -> str:
     shown = number if result.complete else f"The first {number}"
     return (
         f"{shown} in {result.seconds:.2f} s. Texts are cut at {SCREEN.characters:,} characters. A download runs the "
-        f"query again and holds full texts, up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB."
+        f"query again and holds full texts, up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB. "
+        "In CSV, a text that a spreadsheet would run as a formula gets a ' in front."
     )
 
 

@@ -1,29 +1,30 @@
-"""Runs SQL that people write in the store's sandbox, within limits, and describes the tables that they can query.
+"""Runs SQL that people write, within limits, and describes the tables that they can query.
 
-The sandbox blocks files, networks, settings and writes. This module allows only a single query: other statements that
-DuckDB still runs there (DETACH, USE, SET SCHEMA, ROLLBACK, temporary tables) would change the sandbox for later
-statements, or for all readers of the process.
+The SQL runs in a child process (`curate.review.sql_child`), because some functions of DuckDB cannot be interrupted and
+take as much memory as they like. Everybody else can use the store in the meantime: the child reads the store itself for
+a moment only, and a copy if that was not enough.
 """
 
+import os
 import re
-import threading
+import signal
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import duckdb
-import orjson
 import polars as pl
 import pyarrow as pa
 
 import store as store_package
-from store import InputError, Session, Store
-
-QUERIES = "SELECT, FROM, WITH, VALUES, PIVOT, SUMMARIZE, DESCRIBE, SHOW or EXPLAIN"
+from store import InputError, Session, Store, StoreError
+from store.child_processes import ChildDiedError, pool_of
+from store.file_locks import busy
+from store.temporary import temporary_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +60,87 @@ class QueryResult:
     seconds: float
 
 
+# The module that the child process runs, and its file of rows. It is not imported here, because it need not be.
+CHILD = "curate.review.sql_child"
+ROWS = "rows.arrow"
+# A scan fills with cached blocks whatever it gets, so a query gets more only if it needs more. It then also hands over
+# fewer rows at a time: rows of megabytes may be what took the memory.
+_LITTLE = {"memory": "200MB", "batch_rows": 256}
+_MUCH = {"memory": "700MB", "batch_rows": 8}
+# Rows are handed out in frames of at least this size, if there are so many.
+_FRAME_BYTES = 16_000_000
+
+
 def run_sql(store: Store, query: str) -> pl.DataFrame:
     """All rows of one query, without a time limit. Raises InputError under the same conditions as `query_rows`."""
     return query_rows(store, query, UNLIMITED).rows
 
 
 def query_rows(store: Store, query: str, limits: QueryLimits) -> QueryResult:
-    """The rows of one query, up to the limits. It is interrupted after `limits.seconds`.
+    """The rows of one query, up to the limits. It is ended after `limits.seconds`, whatever it does.
 
     Values of types that Polars, Parquet or CSV cannot hold are returned as DuckDB's text.
 
-    Raises InputError if the text is not exactly one query, if the time is used up, or if the query fails, with DuckDB's
-    own message and position.
+    Raises InputError if the text is not exactly one query, if the time or the memory is used up, or if the query fails,
+    with DuckDB's own message and position; StoreError if the store cannot be read.
     """
     started = time.perf_counter()
-    with store.sandbox() as session, _time_limit(session.connection, limits.seconds) as expired:
-        try:
-            rows, complete = _fetch(session.connection, _only_query(session.connection, query), limits)
-        # After the first rows, Arrow reports DuckDB's errors as OSError.
-        except (duckdb.Error, OSError, pa.ArrowException) as error:
-            if expired.is_set():
+    with query_frames(store, query, limits) as frames:
+        rows = pl.concat(frames)
+        return QueryResult(rows, frames.complete, time.perf_counter() - started)
+
+
+@contextmanager
+def query_frames(store: Store, query: str, limits: QueryLimits) -> "Iterator[QueryFrames]":
+    """The same as `query_rows`, but in frames, so that all rows need not fit in memory. Valid within the block."""
+    ends = None if limits.seconds is None else time.monotonic() + limits.seconds
+    # A store that is read-only can be queried too.
+    parent = store.folder if os.access(store.folder, os.W_OK) else Path(tempfile.gettempdir())
+    with temporary_folder(parent) as folder:
+        copied, memory = False, _LITTLE
+        while True:
+            work = Path(tempfile.mkdtemp(dir=folder))
+            source = {"query": query, "store": str(store.folder), "work": str(work), "copied": copied}
+            try:
+                answer = pool_of(CHILD).ask(source | asdict(limits) | memory, ends)
+            except TimeoutError as error:
+                raise InputError(_out_of_time(limits)) from error
+            except ChildDiedError as error:
+                if error.signal is signal.SIGALRM and not copied:
+                    copied = True
+                    continue
                 raise InputError(
-                    f"the query was stopped after {limits.seconds:g} s, its time limit; reduce its work (where, limit, "
-                    "using sample), or run it with gr2 sql, which has no time limit"
+                    _out_of_time(limits) if error.signal is signal.SIGXCPU else _out_of_memory(f"it ended with {error}")
                 ) from error
-            raise InputError(_shortened(str(error).strip())) from error
-    return QueryResult(rows, complete, time.perf_counter() - started)
+            if "out_of_memory" not in answer or memory is _MUCH:
+                break
+            memory = _MUCH
+        yield _read(answer, work, limits)
+
+
+def _read(answer: dict[str, Any], work: Path, limits: QueryLimits) -> "QueryFrames":
+    """The rows of an answer. Raises the error that it reports instead."""
+    if "locked" in answer:
+        raise busy(Path(answer["locked"]), "another process")
+    if "unreadable" in answer:
+        raise StoreError(_shortened(answer["unreadable"]))
+    if "out_of_memory" in answer:
+        # DuckDB goes on to advise settings, which nobody can change here.
+        raise InputError(_out_of_memory(_shortened(answer["out_of_memory"].partition("\n")[0])))
+    if "failed" in answer:
+        raise InputError(_shortened(answer["failed"]))
+    return QueryFrames(work / ROWS, limits, complete=answer["complete"])
+
+
+def _out_of_time(limits: QueryLimits) -> str:
+    return (
+        f"the query was stopped after {limits.seconds:g} s, its time limit; reduce its work (where, limit, "
+        "using sample), or run it with gr2 sql, which has no time limit"
+    )
+
+
+def _out_of_memory(reason: str) -> str:
+    return f"the query needs more than the 1 GB of memory that it may use ({reason}); reduce its work (where, limit)"
 
 
 def _shortened(message: str) -> str:
@@ -92,197 +148,93 @@ def _shortened(message: str) -> str:
     return message if len(message) <= 4_000 else f"{message[:2_000]}\n[...]\n{message[-2_000:]}"
 
 
-@contextmanager
-def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[threading.Event]:
-    """Interrupts the query of this connection after a time, and then sets the event. Other readers are not affected."""
-    finished, expired = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        if finished.wait(seconds):
-            return
-        expired.set()
-        # Repeatedly, because DuckDB forgets an interrupt that comes between two steps of a query.
-        while not finished.wait(0.05):
-            connection.interrupt()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield expired
-    finally:
-        finished.set()
-        watcher.join()
-
-
-# --- what may run ---
-
-# MULTI is a PIVOT that looks up its columns first.
-_ALLOWED = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
-_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^()]*\))?", re.IGNORECASE)
-
-
-def _only_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statement:
-    """The only statement of a text. Raises InputError if there are none or several, or if it is not a query."""
-    statements = connection.extract_statements(text)
-    if not statements:
-        raise InputError(f"there is no statement; write one query: {QUERIES}")
-    if len(statements) > 1:
-        raise InputError(f"there are {len(statements)} statements; run one query at a time")
-    (statement,) = statements
-    kind = _kind(statement)
-    # EXPLAIN ANALYZE runs the statement that it explains, so that must be a query too.
-    if kind == duckdb.StatementType.EXPLAIN:
-        explained = connection.extract_statements(_EXPLAIN.sub("", statement.query, count=1))
-        kind = _kind(explained[0]) if len(explained) == 1 else None
-    if kind not in _ALLOWED:
-        raise InputError(
-            f"{'this' if kind is None else kind.name} is not a query and is not run; the store is read-only here: "
-            f"write one query: {QUERIES}"
-        )
-    return statement
-
-
-def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
-    try:
-        return statement.type
-    except ValueError:
-        # DuckDB's Python client has no name for some kinds.
-        return None
-
-
 # --- rows ---
 
-# Types that CSV, Parquet, Polars and Streamlit all accept as they are. Lists and structs may contain fewer of them.
-_INTEGERS = {"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"}
-_NESTABLE = _INTEGERS | {"boolean", "float", "double", "varchar", "uuid"}
-_TAKEN = _NESTABLE | {"hugeint", "decimal", "date", "timestamp", "timestamp with time zone"}
 
+class QueryFrames:
+    """The rows of a query in frames of about _FRAME_BYTES. There is at least one frame, and all have the same schema.
 
-def _fetch(
-    connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, limits: QueryLimits
-) -> tuple[pl.DataFrame, bool]:
-    """The rows up to the limits, and whether these are all rows."""
-    relation = _bound(connection, statement)
-    names = _distinct(relation.columns)
-    taken = [_is_taken(kind) for kind in relation.types]
-    if not all(taken):
-        # By position, because names may repeat.
-        columns = [duckdb.SQLExpression(f"#{place}") for place in range(1, len(names) + 1)]
-        relation = relation.select(
-            *(
-                (column if as_is else column.cast("varchar")).alias(name)
-                for column, as_is, name in zip(columns, taken, names, strict=True)
-            )
-        )
-    reader = relation.to_arrow_reader(_BATCH_ROWS)
-    frames = [_framed(pa.Table.from_batches([], reader.schema), names, limits)]
-    height = size = 0
-    for batch in reader:
-        frame = _framed(pa.Table.from_batches([batch]), names, limits)
-        room = frame.height if limits.rows is None else limits.rows - height
-        size += int(frame.estimated_size())
-        if room < frame.height or (limits.bytes is not None and size > limits.bytes):
-            fitting = room if limits.bytes is None else min(room, _fitting(frame, limits.bytes - size, height))
-            return _joined([*frames, frame.head(fitting)], limits), False
-        frames.append(frame)
-        height += frame.height
-    return _joined(frames, limits), True
-
-
-def _bound(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> duckdb.DuckDBPyRelation:
-    try:
-        return connection.sql(statement)
-    except (duckdb.BinderException, duckdb.CatalogException):
-        # This raises the same error again, but with its position in the text.
-        connection.execute(statement)
-        raise
-
-
-def _fitting(frame: pl.DataFrame, spare: int, height: int) -> int:
-    """The number of rows to keep of a frame that is `-spare` bytes too large. The first frame keeps at least one."""
-    kept = frame.height if spare >= 0 else int(frame.height * (1 + spare / frame.estimated_size()))
-    return max(kept, 0 if height else 1)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with _1, _2, ... appended to repeated ones, because frames and files need distinct names.
-
-    >>> _distinct(["a", "a", "a_1"])
-    ['a', 'a_2', 'a_1']
+    complete: whether these are all rows.
     """
-    distinct: dict[str, None] = {}
-    for place, name in enumerate(names):
-        free, number = name, 0
-        while free in distinct or (number and free in names[place:]):
-            number += 1
-            free = f"{name}_{number}"
-        distinct[free] = None
-    return list(distinct)
+
+    def __init__(self, file: Path, limits: QueryLimits, *, complete: bool) -> None:
+        self.complete = complete
+        self._file = file
+        self._types = self._settled_types(limits)
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        for frame in self._raw():
+            yield frame.cast(self._types)  # type: ignore[arg-type]
+
+    def _raw(self) -> Iterator[pl.DataFrame]:
+        with pa.OSFile(str(self._file)) as source, pa.ipc.open_file(source) as reader:
+            batches: list[pa.RecordBatch] = []
+            for place in range(reader.num_record_batches):
+                batches.append(reader.get_batch(place))
+                if sum(batch.nbytes for batch in batches) > _FRAME_BYTES:
+                    yield _framed(batches, reader.schema)
+                    batches = []
+            if batches or reader.num_record_batches == 0:
+                yield _framed(batches, reader.schema)
+
+    def _settled_types(self, limits: QueryLimits) -> dict[str, pl.DataType]:
+        """The columns to cast, in types that all consumers support. They depend on all values of a column."""
+        schema = next(self._raw()).schema
+        doubtful = [name for name, kind in schema.items() if _is_doubtful(kind, limits)]
+        if not doubtful:
+            return {}
+        edges = [{name: _edges(frame[name]) for name in doubtful} for frame in self._raw()]
+        settled = {
+            name: _settled_type(
+                schema[name], min(edge[name][0] for edge in edges), max(edge[name][1] for edge in edges), limits
+            )
+            for name in doubtful
+        }
+        return {name: kind for name, kind in settled.items() if kind is not None}
 
 
-def _is_taken(kind: Any, known: set[str] = _TAKEN) -> bool:
-    if kind.id in ("list", "array"):
-        return _is_taken(kind.children[0][1], _NESTABLE)
-    if kind.id == "struct":
-        return bool(kind.children) and all(_is_taken(child, _NESTABLE) for _, child in kind.children)
-    return kind.id in known
-
-
-def _framed(table: pa.Table, names: list[str], limits: QueryLimits) -> pl.DataFrame:
-    frame = pl.DataFrame(pl.from_arrow(table.rename_columns(names)))
-    if limits.characters is None:
-        return frame
-    frame = frame.with_columns(
-        pl.Series(name, [None if value is None else _json(value) for value in frame[name].to_list()], pl.String)
-        for name, kind in frame.schema.items()
-        if kind.is_nested()
-    )
-    texts = pl.col(pl.String)
-    return frame.with_columns(
-        pl.when(texts.str.len_chars() > limits.characters)
-        .then(texts.str.head(limits.characters) + " …")
-        .otherwise(texts)
-        .name.keep()
-    )
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value, default=str).decode()
-
-
-def _joined(frames: list[pl.DataFrame], limits: QueryLimits) -> pl.DataFrame:
-    return pl.DataFrame([_settled(column, limits) for column in pl.concat(frames)])
+def _framed(batches: list[pa.RecordBatch], schema: pa.Schema) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, schema)))
 
 
 # The years of Python. DuckDB has more, but a later or earlier time cannot be rendered.
 _FIRST_TIME, _LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 # JavaScript represents all integers up to here exactly. A browser rounds larger ones.
 _LARGEST_EXACT = 2**53
+_WHOLE = pl.Decimal(38, 0)
 
 
-def _settled(column: pl.Series, limits: QueryLimits) -> pl.Series:
-    """The column in a type that all consumers support.
+def _is_doubtful(kind: pl.DataType, limits: QueryLimits) -> bool:
+    return kind == _WHOLE or isinstance(kind, pl.Date | pl.Datetime) or (_is_shown(limits) and kind.is_integer())
+
+
+def _settled_type(kind: pl.DataType, low: int, high: int, limits: QueryLimits) -> pl.DataType | None:
+    """The type for a doubtful column whose values lie between two integers, or None if it can stay as it is.
 
     Decimals without decimal places, such as sums of integers, become Int64, or text if a value is too large. Times
     become counts since 1970 if a value is before the year 1 or after 9999. For a screen, integers become text if a
     browser would round one of them.
     """
-    kind = column.dtype
-    if kind == pl.Decimal(38, 0):
-        whole = column.cast(pl.Int64, strict=False)
-        column = whole if whole.null_count() == column.null_count() else column.cast(pl.String)
-    elif isinstance(kind, pl.Date | pl.Datetime):
-        counts = column.cast(pl.Int64)
+    if isinstance(kind, pl.Date | pl.Datetime):
         first, last = pl.Series([_FIRST_TIME, _LAST_TIME]).dt.replace_time_zone(None).cast(kind).cast(pl.Int64)
-        return column if _lies_within(counts, first, last) else counts
-    if limits.characters is not None and column.dtype.is_integer():
-        return column if _lies_within(column, -_LARGEST_EXACT, _LARGEST_EXACT) else column.cast(pl.String)
-    return column
+        return None if first <= low and high <= last else pl.Int64()
+    if _is_shown(limits) and not -_LARGEST_EXACT <= low <= high <= _LARGEST_EXACT:
+        return pl.String()
+    if kind == _WHOLE:
+        return pl.Int64() if low >= -(2**63) and high < 2**63 else pl.String()
+    return None
 
 
-def _lies_within(integers: pl.Series, low: int, high: int) -> bool:
-    # As Python integers, because Polars compares in the column's own type, which may be too small for the bounds.
-    return all(low <= int(str(edge)) <= high for edge in (integers.min(), integers.max()) if edge is not None)
+def _is_shown(limits: QueryLimits) -> bool:
+    return limits.characters is not None
+
+
+def _edges(column: pl.Series) -> tuple[int, int]:
+    """The smallest and the largest value of a doubtful column as integers. (0, 0) if there are no values."""
+    counts = column.cast(pl.Int64) if column.dtype.is_temporal() else column
+    low: Any = counts.min()
+    high: Any = counts.max()
+    return (0, 0) if low is None else (int(low), int(high))
 
 
 # --- charts ---

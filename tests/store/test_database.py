@@ -105,31 +105,6 @@ def test_labelling_does_not_wait_for_a_long_write_of_the_store(store: Store) -> 
         assert session.rows("has_schema_tables")
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "copy runs to 'out.csv'",
-        "attach 'other.duckdb'",
-        "select * from read_csv('/etc/hostname')",
-        "select * from read_text('/etc/hostname')",
-        "install httpfs",
-        "load httpfs",
-        "set threads = 1",
-        "set enable_external_access = true",
-        "insert into runs by name (select 'x' as run_id)",
-        "delete from runs",
-        "drop table runs",
-        "create table t as select 1",
-        "commit; attach 'other.duckdb'",
-        "detach labels; attach 'other.duckdb'",
-        "export database 'out'",
-    ],
-)
-def test_sql_of_people_can_neither_write_nor_reach_files(store: Store, statement: str) -> None:
-    with pytest.raises(duckdb.Error), store.sandbox() as session:
-        session.connection.execute(statement)
-
-
 def test_a_file_that_is_no_database_is_a_clear_error(store: Store) -> None:
     store.main_file.write_bytes(b"not a database at all" * 1000)
     with pytest.raises(StoreError, match=r"store\.duckdb cannot be opened"):

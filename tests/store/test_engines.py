@@ -1,13 +1,14 @@
+import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from store import Store, StoreError
-from store.engines import engine_of
+from store.engines import SandboxLimits, engine_of, sandbox
 
 INSERT = (
     "insert into runs by name select $run_id as run_id, 'trace' as kind, '{}' as settings, 'x' as status, "
@@ -64,8 +65,6 @@ def test_one_session_knows_nothing_of_the_next(store: Store) -> None:
 def test_what_is_read_may_not_take_all_memory(store: Store) -> None:
     limit = "select current_setting('memory_limit')"
     with store.reading() as session:
-        assert session.connection.execute(limit).fetchone() == ("1.8 GiB",)
-    with store.sandbox() as session:
         assert session.connection.execute(limit).fetchone() == ("1.8 GiB",)
     with store.writing() as session:
         assert session.connection.execute(limit).fetchone() != ("1.8 GiB",)
@@ -133,3 +132,44 @@ write(3, -1)
     assert done.stderr == ""
     assert done.stdout.count("store.duckdb could not be written, nothing was stored: ") == 1
     assert runs_of(store) == ["2"] * 2 + ["3"] * 3
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "copy runs to 'out.csv'",
+        "attach 'other.duckdb'",
+        "select * from read_csv('/etc/hostname')",
+        "select * from read_text('/etc/hostname')",
+        "install httpfs",
+        "load httpfs",
+        "set threads = 1",
+        "set enable_external_access = true",
+        "insert into runs by name (select 'x' as run_id)",
+        "delete from runs",
+        "drop table runs",
+        "create table t as select 1",
+        "commit; attach 'other.duckdb'",
+        "detach labels; attach 'other.duckdb'",
+        "export database 'out'",
+    ],
+)
+def test_sql_of_people_can_neither_write_nor_reach_files(store: Store, tmp_path: Path, statement: str) -> None:
+    main, labels = (Path(shutil.copy(file, tmp_path)) for file in (store.main_file, store.labels_file))
+    with sandbox(main, labels, tmp_path / "spill", SandboxLimits("100MB", "100MB", 1)) as connection:
+        assert connection.execute("select count(*) from labels.label_events").fetchone() == (0,)
+        with pytest.raises(duckdb.Error):
+            connection.execute(statement)
+
+
+def test_a_sandbox_reads_not_even_the_files_that_it_has_open(store: Store, tmp_path: Path) -> None:
+    main, labels = (Path(shutil.copy(file, tmp_path)) for file in (store.main_file, store.labels_file))
+    with sandbox(main, labels, tmp_path / "spill", SandboxLimits("100MB", "100MB", 1)) as connection:
+        paths = [path for (path,) in connection.execute("select path from duckdb_databases()").fetchall() if path]
+        assert sorted(paths) == sorted([str(main), str(labels)])
+        for path in (*paths, *(f"{path}.wal" for path in paths), str(store.main_file), f"{store.folder}/*"):
+            for function in ("read_blob", "read_text", "glob", "read_csv"):
+                found: list[object] = []
+                with suppress(duckdb.Error):
+                    found = connection.execute(f"from {function}('{path}')").fetchall()
+                assert found == []

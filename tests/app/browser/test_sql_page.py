@@ -17,7 +17,13 @@ Open = Callable[..., AppTest]
 
 @pytest.fixture
 def open_sql(open_page: Open) -> Callable[..., AppTest]:
-    return lambda **query: open_page("sql_page", "draw_sql", **query)
+    """Opens the page with a query in the link, and presses Run if there is one."""
+
+    def open_and_run(**query: str) -> AppTest:
+        page = open_page("sql_page", "draw_sql", **query)
+        return buttons(page)["Run"].click().run() if query else page
+
+    return open_and_run
 
 
 def run(page: AppTest, query: str) -> AppTest:
@@ -41,15 +47,21 @@ def test_a_query_runs_and_stands_in_the_link(open_sql: Open) -> None:
     assert "q" not in page.query_params
 
 
-def test_a_link_shows_its_query_and_runs_it(open_sql: Open) -> None:
-    page = open_sql(q="select 'seven' as number")
+def test_a_link_shows_its_query_and_waits_for_a_click(open_page: Open) -> None:
+    page = open_page("sql_page", "draw_sql", q="select 'seven' as number")
     assert page.text_area(key="sql-text").value == "select 'seven' as number"
+    assert "has not run yet" in page.info[0].value
+    # The schema alone.
+    assert len(page.dataframe) == 1
+    buttons(page)["Run"].click().run()
     assert page.dataframe[-1].value["number"].to_list() == ["seven"]
-    # Back in the browser.
     run(page, "select 8 as number")
+    # Back in the browser.
     page.query_params["q"] = "select 'seven' as number"
     page.run()
     assert page.text_area(key="sql-text").value == "select 'seven' as number"
+    assert len(page.dataframe) == 1
+    buttons(page)["Run"].click().run()
     assert page.dataframe[-1].value["number"].to_list() == ["seven"]
 
 

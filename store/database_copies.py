@@ -1,0 +1,115 @@
+"""A name or a copy of a database file for a single reader, which removes it as soon as it has opened the file.
+
+SQL that people write may read a file for hours, and no writer can wait that long. It may also read any path that DuckDB
+has opened, with `read_blob`, even in a sandbox. A path that is gone cannot be read, and a copy keeps nobody waiting.
+
+A file is copied while others write it: in rounds of at most ROUND_S that hold DuckDB's lock. Every block of DuckDB
+begins with its checksum. Each round copies the blocks whose checksums are new, so the first round that gets through
+all blocks leaves a copy of the file as it is in that round.
+"""
+
+import fcntl
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from store import file_locks
+
+ROUND_S = 0.5
+# The layout of a DuckDB file: three headers, then blocks.
+_HEADERS_BYTES = 3 * 4096
+_BLOCK_BYTES = 262_144
+_CHECKSUM_BYTES = 8
+# Changes that are not yet in the file itself.
+_LOGS = (".wal", ".wal.checkpoint", ".wal.recovery")
+
+
+class LockedError(Exception):
+    """A file stayed locked by another process for longer than WAIT_S. The argument is its path."""
+
+
+def copy_database(file: Path, copy: Path) -> None:
+    """Copy a database file and its log. `copy` must not exist. Writers wait for ROUND_S at most.
+
+    Raises LockedError, and OSError if there is no room.
+    """
+    checksums: dict[int, bytes] = {}
+    # Unbuffered, because blocks are read by their position.
+    with file.open("rb", buffering=0) as source, copy.open("xb", buffering=0) as target:
+        while True:
+            with shared_lock(source.fileno(), file):
+                if _copy_blocks(source.fileno(), target.fileno(), checksums):
+                    _take_logs(file, copy, shutil.copyfile)
+                    return
+            # The others' turn.
+            time.sleep(0.02)
+
+
+@contextmanager
+def linked_database(file: Path, link: Path) -> Iterator[None]:
+    """Give a database file and its log a second name for the block, during which nobody can write to the file.
+
+    Raises LockedError, and OSError where the file system has no hard links.
+    """
+    # Only closing the file gives the lock back: the reader's connection shares it within this process.
+    with file.open("rb", buffering=0) as source, shared_lock(source.fileno(), file):
+        file = file.resolve()
+        os.link(file, link)
+        _take_logs(file, link, os.link)
+        yield
+
+
+def remove_database(file: Path) -> None:
+    """Remove a name of a database file and of its log."""
+    for suffix in ("", *_LOGS):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+
+
+@contextmanager
+def shared_lock(descriptor: int, file: Path) -> Iterator[None]:
+    """Hold the lock that DuckDB's readers hold. Raises LockedError if a writer keeps it for longer than WAIT_S."""
+    given_up = time.monotonic() + file_locks.WAIT_S
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            break
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > given_up:
+                raise LockedError(file) from None
+        time.sleep(random.uniform(0.002, 0.05))
+    try:
+        yield
+    finally:
+        fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+
+def _copy_blocks(source: int, target: int, checksums: dict[int, bytes]) -> bool:
+    """Copy the blocks whose checksums are not the known ones. False if the time of the round was not enough."""
+    ends = time.monotonic() + ROUND_S
+    size = os.fstat(source).st_size
+    for start in range(_HEADERS_BYTES, size, _BLOCK_BYTES):
+        checksum = os.pread(source, _CHECKSUM_BYTES, start)
+        if checksum != checksums.get(start):
+            if time.monotonic() > ends:
+                return False
+            _write(target, os.pread(source, _BLOCK_BYTES, start), start)
+            checksums[start] = checksum
+    _write(target, os.pread(source, _HEADERS_BYTES, 0), 0)
+    os.ftruncate(target, size)
+    return True
+
+
+def _write(target: int, block: bytes, start: int) -> None:
+    while block:
+        written = os.pwrite(target, block, start)
+        block, start = block[written:], start + written
+
+
+def _take_logs(file: Path, copy: Path, take: Callable[[str, str], object]) -> None:
+    for suffix in _LOGS:
+        with suppress(FileNotFoundError):
+            take(f"{file}{suffix}", f"{copy}{suffix}")
