@@ -1,5 +1,6 @@
 """Commands for people who look: sql, app."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -74,6 +75,18 @@ def browse(
     address: Annotated[str, typer.Option(help="Address to listen on. Change it to let other machines in.")] = (
         "127.0.0.1"
     ),
+    allowed_hosts: Annotated[
+        str,
+        typer.Option(
+            help="Host names under which people open the browser, besides localhost and the address, with commas "
+            "between them. Requests for other hosts are refused.",
+            metavar="NAMES",
+        ),
+    ] = "",
+    base_path: Annotated[
+        str,
+        typer.Option(help="Path under which a reverse proxy serves the browser, such as /gr2.", metavar="PATH"),
+    ] = "",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Open the trace browser.
@@ -84,13 +97,15 @@ def browse(
 
     from store.installation import missing_package
 
+    hosts, path = _read_hosts(f"{address},{allowed_hosts}"), _read_base_path(base_path)
     folder = open_store(store).folder
     try:
         import streamlit  # noqa: F401
     except ImportError:
         raise missing_package("the trace browser", "streamlit", "app") from None
-    page = Path(__file__).with_name("browser") / "main.py"
+    server = Path(__file__).with_name("browser") / "server.py"
     os.environ["GR2_STORE"] = str(folder)
+    os.environ["GR2_ALLOWED_HOSTS"] = ",".join(hosts)
     # Safe path: the folder that people stand in may hold an app/, a train.py or a store.py of theirs.
     os.environ["PYTHONSAFEPATH"] = "1"
     if hasattr(os, "nice"):
@@ -104,15 +119,40 @@ def browse(
             "-m",
             "streamlit",
             "run",
-            str(page),
+            str(server),
             f"--server.port={port}",
             f"--server.address={address}",
+            f"--server.baseUrlPath={path}",
             "--server.headless=true",
             "--server.fileWatcherType=none",
+            # The next three keep the server and its pages from the internet.
             "--browser.gatherUsageStats=false",
+            "--server.showEmailPrompt=false",
+            "--client.showErrorLinks=false",
             "--client.toolbarMode=minimal",
             # After each run of a page, Streamlit would look through all modules for garbage: three quarters of what a
             # label costs. Python looks often enough by itself.
             "--runner.postScriptGC=false",
         ],
     )
+
+
+def _read_hosts(names: str) -> list[str]:
+    """Host names, as they are compared. Raises InputError on one that holds a port or a path."""
+    from store import InputError
+
+    hosts = [name.strip().strip("[]").rstrip(".").lower() for name in names.split(",") if name.strip()]
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", host):
+            raise InputError(f"--allowed-hosts has {host!r}; give host names alone, such as gr2.example.org")
+    return hosts
+
+
+def _read_base_path(path: str) -> str:
+    """A path without slashes around it. Raises InputError on one that browsers would change."""
+    from store import InputError
+
+    bare = path.strip("/")
+    if not re.fullmatch(r"[\w.~-]+(/[\w.~-]+)*|", bare, re.ASCII) or ".." in bare.split("/"):
+        raise InputError(f"--base-path is {path!r}; it must be a path such as /gr2 or /tools/gr2")
+    return bare

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 import streamlit as st
 
-from app.browser.pages import draw_title
+from app.browser.pages import base_path, draw_title
 from curate.review.labelling import check_annotator
 from store import InputError
 
@@ -59,8 +59,5 @@ def signed_in() -> bool:
 
 def remember(name: str) -> None:
     """Keep the name for later visits. It is percent-encoded, so it cannot break out of the script."""
-    st.html(
-        f"<script>document.cookie = '{COOKIE}={quote(name, safe='')}; path=/; max-age={YEAR_SECONDS}; "
-        "SameSite=Lax'</script>",
-        unsafe_allow_javascript=True,
-    )
+    cookie = f"{COOKIE}={quote(name, safe='')}; path={base_path() or '/'}; max-age={YEAR_SECONDS}; SameSite=Lax"
+    st.html(f"<script>document.cookie = '{cookie}'</script>", unsafe_allow_javascript=True)

@@ -5,15 +5,13 @@ A link opens a list by the id of the list, of a prompt or of a trace. Text from 
 elements that do not interpret markup.
 """
 
-from urllib.parse import urlencode
-
 import numpy as np
 import polars as pl
 import streamlit as st
 from numpy.typing import NDArray
 
 from app.browser.charts import draw_chart, either, nominal, quantitative
-from app.browser.pages import draw_title, to_traces
+from app.browser.pages import draw_title, to_page, to_traces
 from curate.review.attempts import (
     Attempt,
     ListAttempts,
@@ -384,7 +382,7 @@ def draw_lists(lists: pl.DataFrame) -> None:
         return
     rows = [
         {
-            "list": "/compare?" + urlencode({"list": row["list_id"]}),
+            "list": to_page("compare", {"list": row["list_id"]}),
             "A accepted": f"{row['accepted']} of {row['attempts']}",
             "B accepted": f"{row['accepted_2']} of {row['attempts_2']}",
             "rank before": row["rank_before"],

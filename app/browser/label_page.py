@@ -11,7 +11,7 @@ import streamlit as st
 
 from app.browser.annotator import ask_annotator, forget_annotator, signed_in
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import draw_title, escape_markdown
+from app.browser.pages import draw_title, escape_markdown, to_page
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.review.labelling import (
     DEFAULT_TAGS,
@@ -328,4 +328,4 @@ def draw_end(progress: Progress) -> None:
         st.info(f"Other people are labelling the last {progress.open:,} traces. Reload the page later.")
     else:
         st.success("You have labelled every trace of this queue that is open to you.", icon=":material/done_all:")
-        st.link_button("See the agreement", "/agreement")
+        st.link_button("See the agreement", to_page("agreement"))

@@ -68,6 +68,17 @@ def open_store(folder: str) -> Store:
     return Store.open(folder)
 
 
+def to_page(path: str, query: Mapping[str, str] | None = None) -> str:
+    """The link to a page by its path, such as "compare", with query parameters. It includes the base path."""
+    return f"{base_path()}/{path}" + (f"?{urlencode(query)}" if query else "")
+
+
 def to_traces(query: Mapping[str, str]) -> str:
     """The link to the page Traces with a filter's `to_query()`, or with one trace open: {"trace": its id}."""
-    return "/traces?" + urlencode(query)
+    return to_page("traces", query)
+
+
+def base_path() -> str:
+    """The path below which a reverse proxy serves all pages, such as "/gr2", or "" for none."""
+    path = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{path}" if path else ""

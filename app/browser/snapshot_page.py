@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
 import polars as pl
 import streamlit as st
 
 from app.browser.filter_bar import choose_filter
-from app.browser.pages import draw_error, draw_title, escape_markdown, to_traces
+from app.browser.pages import draw_error, draw_title, escape_markdown, to_page, to_traces
 from app.browser.publishing import CHOSEN, draw_publishing, reference_of
 from app.browser.trace_html import table_html
 from curate.snapshots import KINDS
@@ -172,7 +171,7 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
             "semantic IDs",
             sids["sid_version"],
             f"{sids['levels']} levels of {sids['codebook_size']} codes",
-            "/semantic-ids?" + urlencode({"sids": f"{dataset}@{sids['sid_version']}"}),
+            to_page("semantic-ids", {"sids": f"{dataset}@{sids['sid_version']}"}),
         )
         for sids in facts["semantic_ids"]
     ]
@@ -197,7 +196,7 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
             "version" if age else "this version",
             version["version"],
             f"{version['rows']:,} rows, published {_moment(version['created_at'])}",
-            "/snapshots?" + urlencode({CHOSEN: f"{name}@{version['version']}"}),
+            to_page("snapshots", {CHOSEN: f"{name}@{version['version']}"}),
         )
         for age, version in reversed(list(enumerate(lineage.versions.iter_rows(named=True))))
     ]
@@ -206,7 +205,7 @@ def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
             "training",
             training["name"] or training["run_id"],
             f"{training['kind']} of {training['student']}, {training['status']}, {_moment(training['started_at'])}",
-            "/training",
+            to_page("training"),
         )
         for training in lineage.trainings.iter_rows(named=True)
     ]

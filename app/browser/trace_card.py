@@ -4,13 +4,11 @@ Text from models and catalogues is shown as plain text: `trace_html` escapes all
 do not interpret markup.
 """
 
-from urllib.parse import urlencode
-
 import polars as pl
 import streamlit as st
 from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
 
-from app.browser.pages import to_traces
+from app.browser.pages import to_page, to_traces
 from app.browser.trace_html import fields_html, find_moves, order_html, reasoning_html, table_html
 from curate.review.trace_pages import Judgement, TraceView, load_messages
 from curate.review.trace_text import annotate, name_of, short_sid
@@ -56,7 +54,7 @@ def draw_heading(view: TraceView) -> None:
     }
     st.html(fields_html(fields))
     links = st.container(horizontal=True)
-    links.link_button("All attempts on this prompt", "/compare?" + urlencode({"trace": trace["trace_id"]}))
+    links.link_button("All attempts on this prompt", to_page("compare", {"trace": trace["trace_id"]}))
     links.link_button("All traces of this user", to_traces({"user_id": trace["user_id"]}))
     links.link_button("All traces of this run", to_traces({"run_id": trace["run_id"]}))
 

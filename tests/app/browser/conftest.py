@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,32 +112,66 @@ def _every_chart_is_checked(checked_charts: None) -> None:
     """For all tests of this folder."""
 
 
-@pytest.fixture(scope="session")
-def server(shown_folder: Path, clashing_folder: Path) -> Iterator[str]:
-    """The address of `gr2 app`, one for all tests; started in a folder whose modules have the names of ours."""
+# What a server's Python tells of each address that it looks up or connects to.
+AUDIT = """
+import os, sys
+
+def note(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        with open(os.environ["GR2_TEST_AUDIT"], "a") as file:
+            print(event, *arguments[event == "socket.connect":][:2], file=file)
+
+sys.addaudithook(note)
+"""
+
+
+@contextmanager
+def running_app(folder: Path, cwd: Path, audit: Path, *options: str) -> Iterator[str]:
+    """The address of a new `gr2 app`. audit: an empty folder, in which `log` then names what it connects to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    gr2 = Path(sys.executable).with_name("gr2")
+    (audit / "sitecustomize.py").write_text(AUDIT)
     process = subprocess.Popen(
-        [gr2, "app", "--port", str(port), "--store", str(shown_folder)],
-        cwd=clashing_folder,
+        [Path(sys.executable).with_name("gr2"), "app", "--port", str(port), "--store", str(folder), *options],
+        cwd=cwd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(audit), "GR2_TEST_AUDIT": str(audit / "log")},
     )
     address = f"http://127.0.0.1:{port}"
+    base = options[options.index("--base-path") + 1] if "--base-path" in options else ""
     try:
         while True:
             try:
-                urllib.request.urlopen(f"{address}/_stcore/health").close()
+                urllib.request.urlopen(f"{address}{base}/_stcore/health").close()
                 break
             except OSError:
                 assert process.poll() is None
                 time.sleep(0.1)
-        yield address
+        yield address + base
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def run_app() -> Callable[..., AbstractContextManager[str]]:
+    """`running_app`, for tests that need options of their own."""
+    return running_app
+
+
+@pytest.fixture(scope="session")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which `server` notes what it connects to."""
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture(scope="session")
+def server(shown_folder: Path, clashing_folder: Path, audit: Path) -> Iterator[str]:
+    """The address of `gr2 app`, one for all tests; started in a folder whose modules have the names of ours."""
+    with running_app(shown_folder, clashing_folder, audit) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
