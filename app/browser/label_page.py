@@ -14,6 +14,7 @@ from app.browser.filter_bar import choose_filter
 from app.browser.pages import draw_title, escape_markdown, to_page
 from app.browser.trace_card import draw_heading, draw_trace
 from curate.review.labelling import (
+    ASSIGNMENT_TIMEOUT,
     DEFAULT_TAGS,
     Assignment,
     Order,
@@ -51,24 +52,83 @@ UNSEEN_SECONDS = 0.3
 # The bar of keys stays below the navigation while the page scrolls. The default tags fit beside the keys at 1280 px. To
 # cover what scrolls below it, the bar needs the theme's background, which every element around it hands down.
 BAR = "label-bar"
+# The note is always on the page, so that N needs no answer of the server. It is not seen while it is empty.
+NOTE = "label-note"
 BAR_STYLE = f"""<style>
 [data-testid="stLayoutWrapper"]:has(> .st-key-{BAR}) {{position: sticky; top: 3.75rem; z-index: 90}}
 [data-testid="stApp"] :has(.st-key-{BAR}), .st-key-{BAR} {{background-color: inherit}}
 .st-key-{BAR} {{padding: .4rem 0; border-bottom: 1px solid rgba(128, 128, 128, .25)}}
 .st-key-{BAR} button {{padding: .2rem .5rem; min-height: 2.1rem}}
 .st-key-{BAR} button p {{font-size: .875rem}}
+.st-key-{NOTE}:not(:focus-within):has(input:placeholder-shown) {{position: absolute; opacity: 0; pointer-events: none}}
 </style>"""
-# Streamlit cannot set the focus, so a script does. It contains no text of others.
-FOCUS_NOTE = """<script>
-{
-    const note = document.querySelector('input[aria-label="Note"]');
-    note?.focus();
-    note?.addEventListener("keydown", (pressed) => {
-        if (pressed.key === "Enter" || pressed.key === "Escape") setTimeout(() => note.blur(), 50);
+# Streamlit cannot set the focus, so a script does. It contains no text of others. Keys belong to the note from the
+# keydown of N on, before any of Streamlit's shortcuts sees them, until Enter, Escape or a click gives them back. If the
+# next trace arrives meanwhile, with a note of its own, the text moves there.
+NOTE_KEYS = """<script>
+(() => {
+    const field = () => document.querySelector('.st-key-label-note input');
+    const isTyping = (target) => target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
+    const known = window.gr2Note;
+    if (known) {
+        known.resume();
+        return;
+    }
+    const note = (window.gr2Note = { open: false, text: "", of: null, resume() {
+        const input = field();
+        if (!note.open || !input) {
+            // Enter would press a button again that was clicked.
+            if (document.activeElement?.closest(".st-key-label-bar button")) document.activeElement.blur();
+            return;
+        }
+        if (note.of !== input && note.text && !input.value) {
+            Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, note.text);
+            input.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+        note.of = input;
+        if (document.activeElement !== input) input.focus();
+    } });
+    const begin = () => {
+        const input = field();
+        Object.assign(note, { open: true, text: input.value, of: input });
+        note.resume();
+    };
+    const end = () => Object.assign(note, { open: false, text: "", of: null });
+    window.addEventListener("keydown", (pressed) => {
+        const input = field();
+        if (!input) return end();
+        if (note.open && pressed.target !== input && !isTyping(pressed.target)) {
+            // The note was replaced. This key goes to the new one, which has the focus when the letter is entered.
+            pressed.stopImmediatePropagation();
+            note.resume();
+        } else if (!note.open && pressed.key.toLowerCase() === "n" && !isTyping(pressed.target)
+                && !pressed.ctrlKey && !pressed.altKey && !pressed.metaKey) {
+            pressed.stopImmediatePropagation();
+            pressed.preventDefault();
+            begin();
+        }
+    }, true);
+    // After Streamlit, which stores the note on Enter and when the focus leaves.
+    window.addEventListener("keydown", (pressed) => {
+        if (pressed.target === field() && !pressed.isComposing && ["Enter", "Escape"].includes(pressed.key)) {
+            end();
+            pressed.target.blur();
+        }
     });
-} // RUN
+    window.addEventListener("input", (typed) => {
+        if (note.open && typed.target === note.of) note.text = typed.target.value;
+    }, true);
+    window.addEventListener("focusin", (entered) => {
+        if (entered.target === field() && !note.open) begin();
+    });
+    window.addEventListener("pointerdown", (clicked) => {
+        if (clicked.target !== field()) end();
+    }, true);
+    window.addEventListener("click", (clicked) => {
+        if (field() && clicked.target.closest?.(".st-key-note-open")) begin();
+    });
+})(); // RUN
 </script>"""
-LEAVE_NOTE = "<script>document.activeElement?.blur() // RUN\n</script>"
 
 
 def draw_labels(store: Store) -> None:
@@ -207,8 +267,12 @@ class Desk:
                 tags=self.tags,
                 note=note,
                 seconds=round(time.monotonic() - since, 3),
+                on_stale=self._say_stale,
             )
         )
+
+    def _say_stale(self) -> None:
+        self.state["stale"] = True
 
     def undo(self) -> None:
         """Take back the last label and show its trace again."""
@@ -225,6 +289,7 @@ class Desk:
 
     def _attempt(self, step: Callable[[], tuple[Assignment | None, Progress]]) -> None:
         """Take a step. If the store fails, keep the trace and remember the error."""
+        self.state["stale"] = False
         try:
             self._go_on(step())
         except Gr2Error as error:
@@ -248,6 +313,15 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
     if trouble := desk.state.get("trouble"):
         st.error("The last label was not stored. The trace is still open: try again.")
         st.code(str(trouble), language=None, wrap_lines=True)
+    if desk.state.get("stale"):
+        st.warning(
+            "The last label was not stored: the trace was no longer assigned to you. You labelled it in another "
+            f"window, or left it for more than {ASSIGNMENT_TIMEOUT.total_seconds() / 60:.0f} minutes. "
+            "Below is the trace that is assigned to you now."
+            if assignment is not None
+            else "The last label was not stored: the trace was no longer assigned to you. You labelled it in another "
+            "window, or somebody else did."
+        )
     if assignment is None:
         draw_end(progress)
     else:
@@ -293,33 +367,22 @@ def draw_keys(desk: Desk, assignment: Assignment | None) -> None:
                 on_click=desk.toggle,
                 args=(assignment, tag),
             )
-        draw_note_button(desk, assignment)
+        st.button("Note", key="note-open", shortcut="N")
     draw_note(desk, assignment)
 
 
-def draw_note_button(desk: Desk, assignment: Assignment) -> None:
-    """N opens the note and puts the cursor there."""
-
-    def begin() -> None:
-        desk.state["noting"] = assignment
-        desk.state["typing"] = True
-
-    st.button("Note", key="note-open", shortcut="N", on_click=begin)
-
-
 def draw_note(desk: Desk, assignment: Assignment) -> None:
-    """The note, once it is open. Enter, Escape or any other step gives the keys back."""
-    key = desk.note_key(assignment)
-    if desk.state.get("noting") == assignment or st.session_state.get(key):
+    """The note. N puts the cursor there. Enter, Escape or a click elsewhere gives the keys back."""
+    with st.container(key=NOTE):
         st.text_input(
             "Note",
-            key=key,
+            key=desk.note_key(assignment),
             placeholder="Write a note. Enter keeps it.",
             label_visibility="collapsed",
             persist_state="session",
         )
-    script = FOCUS_NOTE if desk.state.pop("typing", False) else LEAVE_NOTE
-    st.html(script.replace("RUN", str(time.time_ns())), unsafe_allow_javascript=True)
+    # Each run of the page is told, because the script runs only if its text is new.
+    st.html(NOTE_KEYS.replace("RUN", str(time.time_ns())), unsafe_allow_javascript=True)
 
 
 def draw_end(progress: Progress) -> None:

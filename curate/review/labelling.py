@@ -7,7 +7,7 @@ transaction, so the next trace appears only if the label is stored.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -165,11 +165,12 @@ def label_assigned(
     tags: Sequence[str] = (),
     note: str | None = None,
     seconds: float | None = None,
+    on_stale: Callable[[], None] | None = None,
 ) -> tuple[Assignment | None, Progress]:
     """Store a label for the assigned trace, and assign the next one like `claim_next`.
 
-    If the trace is no longer assigned to the annotator, because another window of theirs has labelled it, no second
-    label is stored.
+    If the trace is no longer assigned to the annotator, because another window of theirs has labelled it or it was
+    left for too long, no label is stored. `on_stale` is then called, so that the annotator can be told.
     """
     check_annotator(annotator)
     if label is Label.UNDO:
@@ -187,6 +188,8 @@ def label_assigned(
                 queue_id=queue.queue_id,
                 shown={"place": assignment.place, "blind": queue.settings.blind},
             )
+        elif on_stale is not None:
+            on_stale()
         return _claim_next(session, queue, annotator)
 
 

@@ -1,15 +1,19 @@
 """A store with traces, the app as Streamlit's AppTest runs it, and the app in a real Chromium."""
 
+import asyncio
 import json
 import os
+import queue
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -172,6 +176,41 @@ def server(shown_folder: Path, clashing_folder: Path, audit: Path) -> Iterator[s
     """The address of `gr2 app`, one for all tests; started in a folder whose modules have the names of ours."""
     with running_app(shown_folder, clashing_folder, audit) as address:
         yield address
+
+
+async def pass_on_late(port: int, started: "queue.Queue[tuple[int, Callable[[], None]]]") -> None:
+    """Pass connections on to a port, each way 200 ms late, until told to stop. Tells its port, and how to stop it."""
+    loop = asyncio.get_running_loop()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            loop.call_later(0.2, writer.write, data)
+        await asyncio.sleep(0.3)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(OSError):
+            await asyncio.gather(forward(reader, to_there), forward(there, writer))
+
+    stopped = asyncio.Event()
+    listening = await asyncio.start_server(connect, "127.0.0.1", 0)
+    started.put((listening.sockets[0].getsockname()[1], partial(loop.call_soon_threadsafe, stopped.set)))
+    await stopped.wait()
+    listening.close()
+
+
+@pytest.fixture
+def distant_server(server: str) -> Iterator[str]:
+    """The same server behind a network that takes 200 ms in each direction."""
+    started: queue.Queue[tuple[int, Callable[[], None]]] = queue.Queue()
+    # In a thread of its own, because Playwright's loop runs in this one.
+    thread = threading.Thread(target=asyncio.run, args=(pass_on_late(int(server.rpartition(":")[2]), started),))
+    thread.start()
+    port, stop = started.get(timeout=60)
+    yield f"http://127.0.0.1:{port}"
+    stop()
+    thread.join()
 
 
 @pytest.fixture(scope="module")

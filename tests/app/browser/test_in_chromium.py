@@ -206,3 +206,44 @@ def test_a_key_pressed_twice_labels_one_trace(server: str, traced: Store, open_b
     with traced.reading() as session:
         events = session.connection.execute("select count(*) from labels.label_events").fetchone()
     assert events == (4,)
+
+
+def test_keys_belong_to_the_note_from_n_on_whatever_the_network_takes(
+    distant_server: str, traced: Store, open_browser: Open
+) -> None:
+    queue = make_queue(traced, QueueSettings("distant", size=20), "ann")
+    page = open_browser()
+    page.goto(f"{distant_server}/label?queue={queue.queue_id}")
+    page.get_by_label("Your name").fill("ann")
+    page.keyboard.press("Enter")
+    look(page, 0)
+    # Every letter of it is a key elsewhere.
+    page.keyboard.type("nbugs 12z")
+    expect(page.get_by_label("Note")).to_have_value("bugs 12z")
+    # The keys are back at once, and the label comes after the note.
+    page.keyboard.press("Enter")
+    page.keyboard.press("g")
+    look(page, 1)
+    # The note that is begun while the label before it is on its way belongs to the next trace.
+    expect(page.get_by_label("Note")).to_have_value("")
+    page.keyboard.press("b")
+    page.keyboard.type("nsun")
+    look(page, 2)
+    page.keyboard.type("ny")
+    expect(page.get_by_label("Note")).to_have_value("sunny")
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Note")).not_to_be_focused()
+    page.keyboard.press("u")
+    look(page, 3)
+    # A click on the button opens it too, and a click elsewhere gives the keys back.
+    page.get_by_role("button", name="Note").click()
+    expect(page.get_by_label("Note")).to_be_focused()
+    page.keyboard.type("gs")
+    page.get_by_role("heading", name="Label").click()
+    page.keyboard.press("s")
+    look(page, 4)
+    with traced.reading() as session:
+        rows = session.connection.execute(
+            "select label, tags, note from labels.label_events order by created_at"
+        ).fetchall()
+    assert rows == [("good", [], "bugs 12z"), ("bad", [], None), ("unsure", [], "sunny"), ("skip", [], "gs")]

@@ -143,3 +143,24 @@ def test_without_traces_the_page_says_how_to_make_some(open_labels: Open, traced
 
 def test_an_unknown_queue_is_a_line(open_labels: Open) -> None:
     assert "no label queue 'nope'" in open_labels(queue="nope").code[0].value
+
+
+def test_a_key_in_a_stale_window_says_why_nothing_was_stored(open_labels: Open, traced: Store) -> None:
+    queue = make_queue(traced, QueueSettings("windows", size=3), "ann")
+    page, other = (open_labels(queue=queue.queue_id) for _ in range(2))
+    key_of(other, "Good").click().run()
+    assert not other.warning
+    key_of(page, "Bad").click().run()
+    assert not page.exception
+    assert "was not stored: the trace was no longer assigned to you" in page.warning[0].value
+    assert [label for _, label, *_ in events(traced)] == ["good"]
+    # The page has gone on to the next trace, whose label is stored.
+    key_of(page, "Unsure").click().run()
+    assert not page.warning
+    assert [label for _, label, *_ in events(traced)] == ["good", "unsure"]
+    # Of the last trace too.
+    key_of(other, "Good").click().run()
+    key_of(other, "Good").click().run()
+    key_of(page, "Bad").click().run()
+    assert "was not stored" in page.warning[0].value
+    assert [label for _, label, *_ in events(traced)] == ["good", "unsure", "good"]
