@@ -2,16 +2,16 @@
 
 DuckDB allows either one writing process or many reading ones, so no connection stays open: open, one transaction,
 close. If a file is locked, the caller waits with jitter. After `file_locks.WAIT_S` it fails with an error that names
-the process that holds the file. Labels are stored in a separate file, attached read-only as `labels`, so that labelling
-never waits for a long load.
+the process that holds the file. Labels are stored in a separate file, attached read-only as `labels` once a statement
+names them, so that labelling never waits for a long load, nor for readers of anything else.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import polars as pl
@@ -25,9 +25,12 @@ from store.file_locks import AccessMode, busy, locks_by_path
 from store.queries import query
 from store.temporary import temporary_folder
 
+# The labels themselves, or a view of them.
+_NAMES_LABELS = re.compile(r"\blabels\b|\blabels_current\b|\bacceptance_funnel\b")
 _LOCK_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
 
 Parameters = dict[str, Any]
+T = TypeVar("T")
 
 
 class Put(NamedTuple):
@@ -40,32 +43,49 @@ class Put(NamedTuple):
 class Session:
     """One open transaction, whose methods run named statements. It is valid only inside the `with` that created it."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self.connection = connection
+    def __init__(self, connection: duckdb.DuckDBPyConnection, attach_labels: Callable[[], None] | None = None) -> None:
+        self._connection = connection
+        self._attach_labels = attach_labels
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB's own connection, for statements without a name. They may name labels, so these are attached."""
+        return self._connection_for(None)
+
+    def _connection_for(self, text: str | None) -> duckdb.DuckDBPyConnection:
+        """The connection, with labels if the text names them. None stands for any text."""
+        if self._attach_labels is not None and (text is None or _NAMES_LABELS.search(text)):
+            self._attach_labels()
+            self._attach_labels = None
+        return self._connection
 
     def execute(self, name: str, /, **parameters: Any) -> int:
         """Run one statement. Returns the number of changed rows, or the number that it selects, or 0 without either."""
-        rows = self.connection.execute(query(name), parameters or None).fetchall()
+        text = query(name)
+        rows = self._connection_for(text).execute(text, parameters or None).fetchall()
         return int(rows[0][0]) if rows and isinstance(rows[0][0], int) else 0
 
     def frame(self, name: str, /, where: Sequence[str] = (), **parameters: Any) -> pl.DataFrame:
         """Run one query and return all of its rows. where: names of conditions that the rows must meet."""
-        frame: pl.DataFrame = self.connection.sql(query(name, where), params=parameters or None).pl()
+        text = query(name, where)
+        frame: pl.DataFrame = self._connection_for(text).sql(text, params=parameters or None).pl()
         return frame
 
     def rows(self, name: str, /, where: Sequence[str] = (), **parameters: Any) -> list[tuple[Any, ...]]:
         """Run one query and return its rows as tuples. where: names of conditions that the rows must meet."""
-        return self.connection.execute(query(name, where), parameters or None).fetchall()
+        text = query(name, where)
+        return self._connection_for(text).execute(text, parameters or None).fetchall()
 
     def reader(self, name: str, /, **parameters: Any) -> pa.RecordBatchReader:
         """Run one query and return its rows in Arrow batches, so that they need not fit in memory."""
-        return self.connection.sql(query(name), params=parameters or None).to_arrow_reader()
+        text = query(name)
+        return self._connection_for(text).sql(text, params=parameters or None).to_arrow_reader()
 
     def insert(self, name: str, batch: Any, **parameters: Any) -> int:
         """Run one statement that reads the table `batch` (Polars, Arrow or a reader). Returns the same as `execute`."""
-        self.connection.register("batch", batch)
+        self._connection.register("batch", batch)
         count = self.execute(name, **parameters)
-        self.connection.unregister("batch")
+        self._connection.unregister("batch")
         return count
 
     def put(self, table: str, frame: Any) -> Put:
@@ -92,7 +112,8 @@ def _first_line(error: BaseException) -> str:
 def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iterator[Session]:
     """Open one transaction on a DuckDB file. It is committed at the end of the block, or rolled back on an error.
 
-    labels: the file of labels, to attach read-only, or None.
+    labels: the file of labels, or None. It is attached read-only: for a writer at once, because views are made of it,
+    and for a reader when a statement names it.
 
     Raises StoreBusyError if the file stays in use for longer than WAIT_S, and StoreError if DuckDB cannot read or write
     it (a full disk, a damaged file). Nothing of the transaction is kept then.
@@ -100,20 +121,43 @@ def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iter
     try:
         with ExitStack() as stack:
             stack.enter_context(locks_by_path[path].acquire(path, mode))
-            if labels is not None:
+            reads, engine = mode is AccessMode.READ, engine_of(path.parent)
+
+            def attach(file: Path, attached: Callable[[], AbstractContextManager[T]]) -> T:
+                # Each try enters a new context.
+                return _once_unlocked(file, lambda: stack.enter_context(attached()))
+
+            # Leaving the context closes the connection, which rolls back open transactions.
+            connection = attach(path, partial(engine.connected, path, read_only=reads))
+
+            def attach_labels() -> None:
+                assert labels is not None
                 stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
-            # Each try enters a new context. Leaving it closes the connection, which rolls back open transactions.
-            attached = partial(engine_of(path.parent).attached, path, read_only=mode is AccessMode.READ, labels=labels)
-            connection = _once_unlocked(path, lambda: stack.enter_context(attached()))
+                # A transaction does not see what is attached after its beginning. Nothing is lost in between: the file
+                # cannot change while it is attached.
+                connection.commit()
+                attach(labels, partial(engine.attached, labels, read_only=True))
+                # Nothing can be detached that an open transaction reads.
+                stack.callback(_roll_back, connection)
+                connection.begin()
+
             connection.begin()
-            yield Session(connection)
+            session = Session(connection, attach_labels if labels is not None else None)
+            if not reads and labels is not None:
+                assert session.connection is connection
+            yield session
             connection.commit()
     except (duckdb.FatalException, duckdb.IOException, duckdb.TransactionException) as error:
         failure = "could not be written, nothing was stored" if mode is AccessMode.WRITE else "could not be read"
         raise StoreError(f"{path} {failure}: {_first_line(error)}") from error
 
 
-def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
+def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    with suppress(duckdb.TransactionException):  # committed
+        connection.rollback()
+
+
+def _once_unlocked(path: Path, opened: Callable[[], T]) -> T:
     """The result of `opened`, which is called again while another process holds a file locked."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_lock_error),

@@ -49,31 +49,37 @@ class Engine:
         spill = folder / f"{PREFIX}{os.getpid()}-engine"
         self._database = duckdb.connect(":memory:", config=SETTINGS | {"temp_directory": str(spill)})
         self._attachments: defaultdict[Path, _Attachment] = defaultdict(_Attachment)
+        self._is_closed = False
 
     @contextmanager
-    def attached(self, file: Path, *, read_only: bool, labels: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection to a file and, read-only, to the labels. The first user attaches them, the last detaches them.
+    def connected(self, file: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection whose database is a file, which is attached as in `attached`."""
+        with self.attached(file, read_only=read_only), closing(self._database.cursor()) as connection:
+            connection.execute(f"use {_name(file)}")
+            connection.execute("set enable_progress_bar = false")
+            if not read_only:
+                connection.execute("set timezone = 'UTC'")
+            yield connection
 
-        The caller must hold the file lock. Raises duckdb.Error if a file cannot be attached.
+    @contextmanager
+    def attached(self, file: Path, *, read_only: bool) -> Iterator[None]:
+        """Keep a file attached for the block. The first user attaches it, the last one detaches it.
+
+        The caller must hold the file lock. Raises duckdb.Error if the file cannot be attached.
         """
         attachment = self._attachments[file]
         try:
             with attachment.lock:
                 if attachment.users == 0:
-                    self._attach(file, read_only=read_only, labels=labels)
+                    self._attach(file, read_only=read_only)
                 attachment.users += 1
             try:
-                with closing(self._database.cursor()) as connection:
-                    connection.execute(f"use {_name(file)}")
-                    connection.execute("set enable_progress_bar = false")
-                    if not read_only:
-                        connection.execute("set timezone = 'UTC'")
-                    yield connection
+                yield
             finally:
                 with attachment.lock:
                     attachment.users -= 1
                     if attachment.users == 0:
-                        self._detach(file, labels)
+                        self._detach(file)
         except (duckdb.InternalException, duckdb.FatalException):
             # After such an error, DuckDB refuses all further statements.
             _give_up(self)
@@ -81,28 +87,25 @@ class Engine:
 
     def close(self) -> None:
         """Create no more connections. Open ones keep the instance alive."""
+        self._is_closed = True
         self._database.close()
 
-    def _attach(self, file: Path, *, read_only: bool, labels: Path | None) -> None:
+    def _attach(self, file: Path, *, read_only: bool) -> None:
         with self._whole(), closing(self._database.cursor()) as connection:
             connection.execute(f"attach {_quoted(file)} as {_name(file)}{' (read_only)' if read_only else ''}")
-            if labels is not None:
-                try:
-                    connection.execute(f"attach {_quoted(labels)} as {_name(labels)} (read_only)")
-                except duckdb.IOException:  # locked
-                    connection.execute(f"detach {_name(file)}")
-                    raise
             if read_only:
                 connection.execute(f"set memory_limit = '{_READING_MEMORY}'")
 
-    def _detach(self, file: Path, labels: Path | None) -> None:
+    def _detach(self, file: Path) -> None:
+        if self._is_closed:
+            # The last connection closes all files.
+            return
         with self._whole(), closing(self._database.cursor()) as connection:
-            if labels is not None:
-                connection.execute(f"detach {_name(labels)}")
             # On a full disk the checkpoint fails, but the file is detached, and committed data stays in its log.
             with suppress(duckdb.IOException):
                 connection.execute(f"detach {_name(file)}")
-            connection.execute("reset memory_limit")
+            if not any(attachment.users for attachment in list(self._attachments.values())):
+                connection.execute("reset memory_limit")
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 
 from store import InputError, Store, StoreBusyError, StoreError, file_locks
+from store.database import _NAMES_LABELS
+from store.labels import Label, put_label
 
 
 def run_row(run_id: str) -> pl.DataFrame:
@@ -202,3 +204,41 @@ def test_a_thread_that_reads_may_read_again_while_another_waits_to_write(store: 
             assert session.connection.execute("select 1").fetchone() == (1,)
     writer.join()
     assert written.is_set()
+
+
+def test_labels_are_attached_for_readers_that_name_them_alone(store: Store) -> None:
+    put_label(store, "trace", "ann", Label.GOOD)
+    attached = "select database_name from duckdb_databases() where database_name = 'labels'"
+    with store.reading() as session:
+        session.rows("dataset_names")
+        assert session._connection.execute(attached).fetchall() == []
+        # Whoever labels does not wait for this reader.
+        put_label(store, "other", "ann", Label.BAD)
+        assert session.frame("browse_labels", trace_id="other")["label"].to_list() == ["bad"]
+        assert session._connection.execute(attached).fetchall() == [("labels",)]
+        session.rows("dataset_names")
+        # A second reader, who leaves first, takes them from nobody.
+        with store.reading() as second:
+            assert second.connection.execute("select count(*) from labels_current").fetchone() == (2,)
+        assert session.connection.execute("select count(*) from labels_current").fetchone() == (2,)
+    put_label(store, "third", "ann", Label.BAD)
+
+
+def test_a_reader_that_fails_gives_the_labels_back(store: Store) -> None:
+    with pytest.raises(duckdb.ConversionException), store.reading() as session:
+        session.connection.execute("select label::int from labels_current union all select 'x'::int")
+    put_label(store, "trace", "ann", Label.GOOD)
+    with store.reading() as session:
+        assert session.connection.execute("select count(*) from labels_current").fetchone() == (1,)
+
+
+def test_every_view_of_labels_is_known_as_one(store: Store) -> None:
+    with store.reading() as session:
+        made = session.connection.execute(
+            "select view_name, sql from duckdb_views() where not internal and database_name = 'store' "
+            "union all select function_name, macro_definition from duckdb_functions() where not internal "
+            "and database_name = 'store'"
+        ).fetchall()
+    views = {name for name, text in made if text and _NAMES_LABELS.search(text.partition(" AS ")[2] or text)}
+    assert views
+    assert all(_NAMES_LABELS.search(name) for name in views)
