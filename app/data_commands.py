@@ -49,9 +49,17 @@ def simulate(
 
 def ingest(
     name: Name,
-    items: Annotated[Path, typer.Option(help="File of items: JSONL, CSV or Parquet; plain, gzip or zstd.")],
-    interactions: Annotated[Path, typer.Option(help="File of interactions, in the same kinds of files.")],
+    interactions: Annotated[
+        Path,
+        typer.Option(
+            help="File of interactions: JSON, CSV, TSV or Parquet; plain, or in gzip, bzip2, xz, zstd or zip."
+        ),
+    ],
     given: Annotated[Given, OptionsOf(IngestSettings)],
+    items: Annotated[
+        Path | None,
+        typer.Option(help="File of items, in the same kinds of files. Default: what the interactions tell of them."),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Read items and interactions into the store and split them. All of it, or nothing.
@@ -141,13 +149,25 @@ def print_ingest(summary: "IngestSummary") -> None:
         f"({summary.train:,} train, {summary.valid:,} valid, {summary.test:,} test) in {summary.seconds:.1f} s"
         + ("; all of it was there already" if summary.already_there else "")
     )
+    if summary.first_time and summary.last_time:
+        ties = summary.shuffled_ties
+        say(
+            f"from {summary.first_time:%Y-%m-%d} to {summary.last_time:%Y-%m-%d}"
+            + (f"; {ties:,} interactions at the same time as another of their user, shuffled" if ties else "")
+        )
     dropped = {
+        "repeated items": summary.dropped_repeated_items,
+        "rated too low": summary.dropped_low_rating,
         "repeated": summary.dropped_repeated,
         "of unknown items": summary.dropped_unknown,
         "outside the k-core": summary.dropped_by_k_core,
     }
     if any(dropped.values()):
         say("left out: " + ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count))
+    doubtful = {"before 1990": summary.before_1990, "after today": summary.after_today}
+    if any(doubtful.values()):
+        many = " and ".join(f"{count:,} interactions are from {when}" for when, count in doubtful.items() if count)
+        typer.echo(f"gr2: {many}; check the column and the unit of time, and name another by --columns", err=True)
 
 
 def print_candidates(summary: "CandidateSummary", oracle: "RankerMetrics") -> None:

@@ -1,31 +1,35 @@
-"""Bytes to lines and rows: compression, encoding and the errors that users' files bring. What columns mean is
-`curate.datasets.formats`' part.
+"""Files to lines and rows, with the errors that users' files bring. What columns mean is `curate.datasets.columns`'
+part, and how a file is unpacked that of `curate.datasets.compression`.
 
-Compression is told by the first bytes, never by the name. Files are streamed, so their size does not matter. Whatever a
-file holds, nothing but InputError comes out, with file and line.
+Files are streamed, so their size does not matter. Whatever a file holds, nothing but InputError comes out, with file
+and line.
 """
 
+import ast
 import csv
-import gzip
 import io
-import zlib
+import json
+import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.datasets.compression import DAMAGES, PARQUET, first_bytes, open_contents
 from store import InputError
 
 MAX_LINE_BYTES = 1 << 26
 PARQUET_ROWS = 50_000
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_PARQUET = b"PAR1"
+# A quoted field of a tab-separated file may span so many lines.
+MAX_QUOTED_LINES = 100
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 Row = tuple[int, Any]
 """A line's number, from 1, and what it holds."""
@@ -36,107 +40,130 @@ def fail(path: Path, line: int | None, what: str) -> NoReturn:
     raise InputError(f"{path}:{line}: {what}" if line is not None else f"{path}: {what}")
 
 
-def shorten(value: object) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def shorten(value: object, most: int = 80) -> str:
+    """A value as a message shows it, in at most so many characters."""
+    # repr of a text of megabytes would be made only to be cut.
+    text = repr(value[: most + 1] if isinstance(value, str) else value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def is_parquet(path: Path) -> bool:
     """Whether the file is Parquet. Raises InputError where there is no such file, or it is empty or a folder."""
-    return _first_bytes(path) == _PARQUET
+    return first_bytes(path).startswith(PARQUET)
 
 
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            first = file.read(4)
-    except FileNotFoundError:
-        fail(path, None, "there is no such file")
-    except IsADirectoryError:
-        fail(path, None, "this is a folder; name the file in it")
-    except OSError as error:
-        fail(path, None, f"it cannot be read: {error.strerror}")
-    if not first:
-        fail(path, None, "the file is empty")
-    return first
+def read_lines(path: Path, *, fallback: str | None = None, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, ends of line taken off.
 
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    first = _first_bytes(path)
-    with path.open("rb") as file:
-        if first.startswith(_GZIP):
-            with gzip.open(file) as unzipped:
-                yield io.BufferedReader(unzipped, 1 << 20)
-        elif first == _ZSTD:
-            with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as unzipped:
-                yield io.BufferedReader(unzipped, 1 << 20)
-        else:
-            yield file
-
-
-def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, blank ones left out, ends of line taken off.
+    The text is UTF-8, or UTF-16 where it begins with that byte order mark. fallback: the encoding of lines that are not
+    UTF-8; None refuses them. blank: whether blank lines are told too.
 
     Raises InputError on bytes that are not in the encoding, damaged compression, or a line over 64 MB.
     """
     number = 0
     try:
-        with _opened(path) as file:
-            while raw := file.readline(MAX_LINE_BYTES):
-                number += 1
-                if number == 1 and raw.startswith(_BOM):
-                    raw = raw[len(_BOM) :]
-                if len(raw) == MAX_LINE_BYTES:
+        with _open_lines(path) as lines:
+            for number, raw in enumerate(lines, 1):
+                if number == 1:
+                    raw = raw.removeprefix(_BOM)  # noqa: PLW2901
+                    _check_first(path, raw)
+                if len(raw) >= MAX_LINE_BYTES:
                     fail(
                         path, number, "the line has more than 64 MB; is this a JSON array? One object a line is wanted"
                     )
                 try:
-                    line = raw.decode(encoding).rstrip("\r\n")
+                    line = raw.decode().rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    fail(
-                        path,
-                        number,
-                        f"byte {error.start + 1} of the line, 0x{raw[error.start]:02x}, is not {encoding.upper()}; "
-                        "convert the file, for example with iconv",
-                    )
-                if line and not line.isspace():
+                    if fallback is None:
+                        fail(
+                            path,
+                            number,
+                            f"byte {error.start + 1} of the line, 0x{raw[error.start]:02x}, is not UTF-8; "
+                            "convert the file, for example with iconv",
+                        )
+                    line = raw.decode(fallback).rstrip("\r\n")
+                if blank or (line and not line.isspace()):
                     yield number, line
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except DAMAGES as error:
         fail(path, number + 1, f"the compressed file is damaged: {error}")
+    except UnicodeError as error:
+        fail(path, number + 1, f"the text is not UTF-16, though it begins as such: {error}")
 
 
-def first_line(path: Path, encoding: str = "utf-8") -> str:
-    """The first line that is not blank. Raises InputError where there is none."""
-    for _, line in read_lines(path, encoding):
+@contextmanager
+def _open_lines(path: Path) -> Iterator[Iterator[bytes]]:
+    """Lines as UTF-8 bytes, a very long one cut at MAX_LINE_BYTES."""
+    with open_contents(path) as file:
+        if file.peek(2)[:2] not in _UTF_16:
+            yield iter(partial(file.readline, MAX_LINE_BYTES), b"")
+            return
+        text = io.TextIOWrapper(file, "utf-16", newline="\n")
+        try:
+            yield (line.encode() for line in iter(partial(text.readline, MAX_LINE_BYTES), ""))
+        finally:
+            # It would close the file that is closed elsewhere.
+            text.detach()
+
+
+def _check_first(path: Path, raw: bytes) -> None:
+    """Refuse what has no lines of text; of that, later errors would only tell the symptoms."""
+    if b"\x00" in raw[:1000]:
+        fail(path, 1, "the line holds NUL bytes; save the file as UTF-8 text or as Parquet")
+    if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
+        fail(path, 1, "lines end in carriage returns alone; convert them, for example with tr '\\r' '\\n'")
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not blank, as Latin-1 where it is not UTF-8. Raises InputError where there is none."""
+    for _, line in read_lines(path, fallback="latin-1"):
         return line
     fail(path, None, "the file has no line that is not blank")
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One object a line. Raises InputError at a line that is none."""
+    """One object a line: JSON, in which NaN may stand, or a Python dictionary as in Amazon's metadata of 2014.
+
+    Raises InputError at a line that is none.
+    """
     for number, line in read_lines(path):
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            fail(path, number, f"this is not JSON ({error}): {shorten(line)}")
+            row = _read_loosely(line)
+            if row is None:
+                fail(path, number, f"this is not JSON ({error}): {shorten(line)}")
         if not isinstance(row, dict):
             fail(path, number, f"a JSON object is wanted on each line, this is {shorten(row)}")
         yield number, row
 
 
-def read_delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> Iterator[tuple[int, list[str]]]:
+def _read_loosely(line: str) -> Any:
+    """What strict JSON is not: NaN and Infinity as Python writes them, and Python's own dictionaries; None for others.
+
+    What stands in a value counts as a float there, so that a column which nothing uses does no harm.
+    """
+    try:
+        if line.lstrip().startswith(("{'", "{u'", '{u"')):
+            with warnings.catch_warnings(action="ignore"):
+                return ast.literal_eval(line.strip())
+        return json.loads(line)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def read_delimited_rows(path: Path, delimiter: str, *, fallback: str | None = None) -> Iterator[tuple[int, list[str]]]:
     """The fields of each row, the header's included; quotes are understood where the delimiter is one character.
 
-    Raises InputError on a row with another number of fields than the first.
+    fallback: as of `read_lines`. Raises InputError on a row with another number of fields than the first.
     """
     if len(delimiter) > 1:
         rows: Iterator[tuple[int, list[str]]] = (
-            (number, line.split(delimiter)) for number, line in read_lines(path, encoding)
+            (number, line.split(delimiter)) for number, line in read_lines(path, fallback=fallback)
         )
+    elif delimiter in ",;":
+        rows = _csv_rows(path, delimiter, fallback)
     else:
-        rows = _csv_rows(path, delimiter, encoding)
+        rows = _tabbed_rows(path, delimiter, fallback)
     width = 0
     for number, fields in rows:
         width = width or len(fields)
@@ -149,40 +176,119 @@ def read_delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> 
         yield number, fields
 
 
-def _csv_rows(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    at = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal at
-        for number, line in read_lines(path, encoding):
-            at = number
-            yield line + "\n"
-
-    # Fields of a megabyte are rare but legal; the module's own limit is 128 kB.
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Fields of a megabyte are rare but legal; the module's own limit is 128 kB."""
     before = csv.field_size_limit(MAX_LINE_BYTES)
-    # Quotes are ordinary letters in tab- and pipe-separated dumps.
-    reader = (
-        csv.reader(lines(), delimiter=delimiter, strict=True)
-        if delimiter in ",;"
-        else csv.reader(lines(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    )
     try:
-        for fields in reader:
-            yield at, fields
-    except csv.Error as error:
-        fail(path, at, f"this is not CSV: {error}")
+        yield
     finally:
         csv.field_size_limit(before)
 
 
-def read_parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a Parquet file, numbered from 1. Raises InputError where it is damaged."""
+def _csv_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[tuple[int, list[str]]]:
+    at = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal at
+        # A blank line may stand within quotes.
+        for number, line in read_lines(path, fallback=fallback, blank=True):
+            at = number
+            yield line + "\n"
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    with _long_fields():
+        try:
+            for fields in reader:
+                if len(fields) > 1 or (fields and fields[0].strip()):
+                    yield at, fields
+        except csv.Error as error:
+            fail(path, at, f"this is not CSV: {error}")
+
+
+def _tabbed_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Rows of tab- and pipe-separated files. Some quote as CSV does; in others quotes are letters: "Weird Al" Live.
+
+    A field is quoted where its line is sound CSV with the first line's number of fields; otherwise quotes are letters.
+    """
+    lines = read_lines(path, fallback=fallback, blank=True)
+    ahead: deque[tuple[int, str]] = deque()
+    width = 0
+    while (row := ahead.popleft() if ahead else next(lines, None)) is not None:
+        number, line = row
+        if not line or line.isspace():
+            continue
+        fields = line.split(delimiter)
+        if '"' in line and any(field.startswith('"') for field in fields):
+            quoted, taken = _split_quoted(line, delimiter), 0
+            while (
+                quoted is None
+                and taken < MAX_QUOTED_LINES
+                and (taken > 0 or line.count('"') % 2)
+                and (taken < len(ahead) or _look_ahead(lines, ahead))
+                # A line that is a row of its own continues no quoted field.
+                and ('"' in ahead[taken][1] or not width or ahead[taken][1].count(delimiter) != width - 1)
+            ):
+                line += "\n" + ahead[taken][1]
+                taken += 1
+                if ahead[taken - 1][1].count('"'):
+                    quoted = _split_quoted(line, delimiter)
+                    quoted = quoted if quoted and len(quoted) == (width or len(quoted)) else None
+            if quoted and (len(quoted) == width or not width or len(fields) != width):
+                for _ in range(taken):
+                    number, _ = ahead.popleft()
+                fields = quoted
+        width = width or len(fields)
+        yield number, fields
+
+
+def _look_ahead(lines: Iterator[tuple[int, str]], ahead: deque[tuple[int, str]]) -> bool:
+    """Read one line more; False at the end of the file."""
+    following = next(lines, None)
+    if following is None:
+        return False
+    ahead.append(following)
+    return True
+
+
+def _split_quoted(line: str, delimiter: str) -> list[str] | None:
+    """The fields of a row with CSV quotes; None where it is no sound row."""
+    try:
+        with _long_fields():
+            (fields,) = csv.reader([line], delimiter=delimiter, strict=True)
+    except (csv.Error, ValueError):
+        return None
+    return fields
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a Parquet file's columns. Raises InputError where it is damaged or has a name twice."""
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, pa.ArrowException, ValueError) as error:
+        fail(path, None, f"the Parquet file is damaged: {error}")
+    for name in names:
+        if names.count(name) > 1:
+            fail(path, None, f"there are {names.count(name)} columns {name!r}; rename or leave out all but one")
+    return names
+
+
+def read_parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a Parquet file, numbered from 1; `columns` alone, if given. Raises InputError where it is damaged."""
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(PARQUET_ROWS):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
+                for row in pa.table({name: _without_ns(batch.column(name)) for name in batch.schema.names}).to_pylist():
                     number += 1
                     yield number, row
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
         fail(path, number + 1, f"the Parquet file is damaged: {error}")
+
+
+def _without_ns(column: pa.Array) -> pa.Array:
+    """Python's times have microseconds."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return column.cast(pa.timestamp("us", kind.tz), safe=False)
+    return column

@@ -1,21 +1,22 @@
 """What items and interactions look like in the files that people have.
 
-Known are named columns under many names (JSON lines, CSV, TSV, Parquet; Amazon's dumps of 2014 and 2023 and MovieLens'
-CSV are such files) and a few layouts without a header: MovieLens 100K and 1M, and Amazon's ratings-only CSV of 2014.
-Rows come out as Arrow tables in chunks, with the line that each is from. Other files are read by formats of one's own
-(`FORMATS`), which only say what stands in which column.
+Known are named columns under many names (`curate.datasets.columns`; JSON, CSV, TSV, Parquet), a JSON document that maps
+identifiers to what belongs to them, and a few layouts without a header: MovieLens 100K and 1M, and the ratings-only CSV
+of Amazon 2014 and 2018. Rows come out as Arrow tables in chunks, with the line that each is from. Other files are read
+by formats of one's own (`FORMATS`), which only say what stands in which column.
 """
 
-import ast
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
 import pyarrow as pa
 
+from curate.datasets.columns import INTERACTION_NAMES, ITEM_NAMES, LOG_ITEM_NAMES, Columns, GivenColumns, Rows
 from curate.datasets.files import (
     fail,
     first_line,
@@ -23,12 +24,16 @@ from curate.datasets.files import (
     read_delimited_rows,
     read_json_rows,
     read_lines,
-    read_parquet_rows,
     shorten,
 )
+from curate.datasets.times import parse_time
+from curate.datasets.values import to_categories, to_identifier, to_number, to_rating, to_text, to_whole_number
+from store import InputError
 from store.registry import Registry
 
 CHUNK_ROWS = 50_000
+# A document is read whole.
+MAX_DOCUMENT_CHARACTERS = 1 << 29
 
 ITEM_SCHEMA = pa.schema(
     {
@@ -50,23 +55,9 @@ INTERACTION_SCHEMA = pa.schema(
         "line": pa.int64(),
     }
 )
+LOG_SCHEMA = pa.schema([*INTERACTION_SCHEMA, *(field for field in ITEM_SCHEMA if field.name in LOG_ITEM_NAMES)])
+"""Interactions with what their file tells of the items."""
 
-# Names of columns without case, underscores and what follows a colon (RecBole's types), the preferred first.
-ITEM_NAMES = {
-    "item_id": ("itemid", "parentasin", "asin", "movieid", "productid", "item"),
-    "title": ("title", "name", "movietitle", "productname", "keyphrase"),
-    "categories": ("categories", "category", "genres", "genre", "class"),
-    "brand": ("brand", "store", "manufacturer"),
-    "description": ("description",),
-}
-INTERACTION_NAMES = {
-    "user_id": ("userid", "reviewerid", "user"),
-    "item_id": ITEM_NAMES["item_id"],
-    "position": ("position", "order"),
-    "timestamp": ("timestamp", "unixreviewtime", "time", "datetime", "date", "sortingtimestamp"),
-    "rating": ("rating", "overall", "stars"),
-}
-_NOTHING = {"", "unknown", "n/a", "na", "nan", "none", "null"}
 _GENRES = (
     *(
         "unknown",
@@ -82,15 +73,22 @@ _GENRES = (
     ),
     *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-_LATEST = datetime(2200, 1, 1)  # noqa: DTZ001
 
-
-Rows = Iterator[tuple[int, dict[str, Any]]]
-"""The line of each row, from 1, and its values by the names of ITEM_SCHEMA or INTERACTION_SCHEMA.
-
-Absent values are absent or None. Values are as the file has them: texts, numbers, times, lists; they are converted and
-checked afterwards.
-"""
+Converters = Mapping[str, Callable[[Any], Any]]
+_ITEM_CONVERTERS: Converters = {
+    "item_id": to_identifier,
+    "title": to_text,
+    "categories": to_categories,
+    "brand": to_text,
+    "description": to_text,
+}
+_INTERACTION_CONVERTERS: Converters = {
+    "user_id": to_identifier,
+    "item_id": to_identifier,
+    "position": to_whole_number,
+    "timestamp": parse_time,
+    "rating": to_rating,
+}
 
 
 class Format(NamedTuple):
@@ -106,19 +104,21 @@ class Format(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A file without a header: its delimiter, encoding, and which field is what."""
+    """A file without a header: its delimiter, and which field is what. fallback: the encoding of lines that are not
+    UTF-8."""
 
     format: str
     delimiter: str
     fields: int
     columns: Mapping[str, int]
-    encoding: str = "utf-8"
+    fallback: str | None = None
 
 
 _INTERACTION_LAYOUTS = (
     _Layout("movielens", "\t", 4, {"user_id": 0, "item_id": 1, "rating": 2, "timestamp": 3}),
     _Layout("movielens", "::", 4, {"user_id": 0, "item_id": 1, "rating": 2, "timestamp": 3}),
     _Layout("amazon-2014", ",", 4, {"user_id": 0, "item_id": 1, "rating": 2, "timestamp": 3}),
+    _Layout("amazon-2018", ",", 4, {"item_id": 0, "user_id": 1, "rating": 2, "timestamp": 3}),
 )
 _ITEM_LAYOUTS = (
     _Layout("movielens", "|", 24, {"item_id": 0, "title": 1, "categories": 5}, "latin-1"),
@@ -126,65 +126,75 @@ _ITEM_LAYOUTS = (
 )
 
 
-def read_items(path: Path, format: str = "auto") -> Iterator[pa.Table]:  # noqa: A002
+class _Kind(NamedTuple):
+    """What a file is read for: the names of its columns, those that it must have, and its layouts without a header."""
+
+    names: Mapping[str, Sequence[str]]
+    required: Sequence[str]
+    layouts: Sequence[_Layout]
+
+
+_ITEMS = _Kind(ITEM_NAMES, ("item_id",), _ITEM_LAYOUTS)
+_INTERACTIONS = _Kind(INTERACTION_NAMES, ("user_id", "item_id"), _INTERACTION_LAYOUTS)
+_LOG = _INTERACTIONS._replace(names={**INTERACTION_NAMES, **LOG_ITEM_NAMES})
+
+
+def read_items(path: Path, format: str = "auto", given: GivenColumns | None = None) -> Iterator[pa.Table]:  # noqa: A002
     """Items in chunks of ITEM_SCHEMA; empty texts are null, categories a path from general to specific.
 
-    Raises InputError with file and line on whatever does not fit.
+    given: names of columns by the user. Raises InputError with file and line on whatever does not fit.
     """
-    rows = _open(path, FORMATS.find(format).items)
-    converters: dict[str, Callable[[Any], Any]] = {
-        "item_id": _identifier,
-        "title": _text,
-        "categories": _categories,
-        "brand": _text,
-        "description": _text,
-    }
-    return _chunks(path, rows, ITEM_SCHEMA, converters)
+    return _chunks(path, _open(path, format, _ITEMS, given), ITEM_SCHEMA, _ITEM_CONVERTERS)
 
 
-def read_interactions(path: Path, format: str = "auto") -> Iterator[pa.Table]:  # noqa: A002
+def read_interactions(
+    path: Path,
+    format: str = "auto",  # noqa: A002
+    given: GivenColumns | None = None,
+    *,
+    items_too: bool = False,
+    rating_counts: bool = False,
+) -> Iterator[pa.Table]:
     """Interactions in chunks of INTERACTION_SCHEMA; `position` or `timestamp` (UTC) is null where the file has none.
 
-    Raises InputError with file and line on whatever does not fit.
+    items_too: in chunks of LOG_SCHEMA, with what the file tells of the items. rating_counts: not a number is then no
+    rating, and an error. Raises InputError with file and line on whatever does not fit.
     """
-    rows = _open(path, FORMATS.find(format).interactions)
-    converters: dict[str, Callable[[Any], Any]] = {
-        "user_id": _identifier,
-        "item_id": _identifier,
-        "position": _whole_number,
-        "timestamp": _timestamp,
-        "rating": _number,
-    }
-    return _chunks(path, _with_time(path, rows), INTERACTION_SCHEMA, converters)
+    rows = _with_time(path, _open(path, format, _LOG if items_too else _INTERACTIONS, given))
+    converters = dict(_INTERACTION_CONVERTERS)
+    if rating_counts:
+        converters["rating"] = to_number
+    if items_too:
+        converters |= {name: _ITEM_CONVERTERS[name] for name in LOG_ITEM_NAMES}
+    return _chunks(path, rows, LOG_SCHEMA if items_too else INTERACTION_SCHEMA, converters)
 
 
-def _open(path: Path, read: Callable[[Path], Rows]) -> Rows:
+def _open(path: Path, format: str, kind: _Kind, given: GivenColumns | None) -> Rows:  # noqa: A002
     """The rows of a file. Raises InputError where it is not there, is empty or a folder."""
     is_parquet(path)
-    return read(path)
+    own = FORMATS.find(format)
+    if format in _BUILT_IN:
+        return _rows(path, format, kind, given)
+    if given and given.pairs:
+        raise InputError(f"`columns` is for gr2's own formats; {format} says itself which column is what")
+    return own.items(path) if kind is _ITEMS else own.interactions(path)
 
 
-def _rows(
-    path: Path,
-    format: str,  # noqa: A002
-    names: Mapping[str, Sequence[str]],
-    layouts: Sequence[_Layout],
-    required: Sequence[str],
-) -> Rows:
+def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = None) -> Rows:  # noqa: A002
     """Rows by our column names, with their lines; absent columns are absent."""
+    columns = Columns(kind.names, kind.required, given)
     if is_parquet(path):
-        return _named_rows(path, read_parquet_rows(path), names, required)
-    start = first_line(path, "latin-1").lstrip("\ufeffï»¿")
+        return columns.rows_of_parquet(path)
+    start = first_line(path)
     if start.lstrip().startswith("{"):
-        rows = _literal_rows(path) if _is_literal(start) and format in ("auto", "amazon-2014") else read_json_rows(path)
-        return _named_rows(path, rows, names, required)
+        return columns.rows_of_objects(path, _json_rows(path, start, columns, kind))
     if start.lstrip().startswith("["):
         fail(path, 1, "a JSON array; one object a line is wanted (jq -c '.[]' makes that)")
     delimiter = max("\t,|;", key=start.count)
-    known = {name for synonyms in names.values() for name in synonyms}
-    if start.count(delimiter) and any(_normal(name) in known for name in start.split(delimiter)):
-        return _headed_rows(path, delimiter, names, required)
-    for layout in layouts:
+    header = start.split(delimiter)
+    if len(header) > 1 and any(columns.find(name) for name in header):
+        return columns.rows_under_header(path, delimiter)
+    for layout in kind.layouts:
         # Amazon's ratings come in two orders of columns, so that layout is taken on the user's word alone.
         allowed = format == layout.format or (format == "auto" and layout.format == "movielens")
         if allowed and len(start.split(layout.delimiter)) == layout.fields:
@@ -192,98 +202,88 @@ def _rows(
     return fail(
         path,
         1,
-        f"the first line names no column that is known, such as {', '.join(required)}, and fits no format without a "
-        f"header: {shorten(start)}; give the `format`, one of {', '.join(FORMATS.names()[1:])}, or add a header",
+        f"the first line names no column that is known, such as {', '.join(kind.required)}, and fits no format without "
+        f"a header: {shorten(start, 400)}; say which column is which by `columns`, such as {kind.required[0]}=THEIRS, "
+        f"give the `format`, one of {', '.join(FORMATS.names()[1:])}, or add a header",
     )
 
 
-def _built_in(format: str) -> Format:  # noqa: A002
-    """gr2's own formats differ in what they take a file without a header for."""
-    return Format(
-        partial(_rows, format=format, names=ITEM_NAMES, layouts=_ITEM_LAYOUTS, required=("item_id",)),
-        partial(
-            _rows,
-            format=format,
-            names=INTERACTION_NAMES,
-            layouts=_INTERACTION_LAYOUTS,
-            required=("user_id", "item_id"),
-        ),
-    )
-
-
+_BUILT_IN = ("auto", "generic", "amazon-2014", "amazon-2018", "amazon-2023", "movielens")
+# gr2's own formats differ in what they take a file without a header for.
 FORMATS: Registry[Format] = Registry(
     "format",
     "gr2.formats",
-    {name: _built_in(name) for name in ("auto", "generic", "amazon-2014", "amazon-2023", "movielens")},
+    {
+        name: Format(partial(_rows, format=name, kind=_ITEMS), partial(_rows, format=name, kind=_INTERACTIONS))
+        for name in _BUILT_IN
+    },
     Format,
 )
 
 
-def _named_rows(
-    path: Path,
-    rows: Rows,
-    names: Mapping[str, Sequence[str]],
-    required: Sequence[str],
-) -> Rows:
-    """Rows of objects, whose keys may differ from row to row."""
-    ours: dict[str, tuple[str, int] | None] = {}
+def _json_rows(path: Path, start: str, columns: Columns, kind: _Kind) -> Rows:
+    """Objects a line, or those of a document: one object that maps items to their properties, or users to theirs."""
+    if start.strip() == "{":
+        return _document_rows(path, kind)
+    try:
+        first = orjson.loads(start)
+    except orjson.JSONDecodeError:
+        return read_json_rows(path)
+    if isinstance(first, dict) and first and not any(columns.find(key) for key in first):
+        if all(isinstance(value, list | dict) for value in first.values()):
+            return _document_rows(path, kind)
+    elif kind is not _ITEMS and not any((match := columns.find(key)) and match.column == "item_id" for key in first):
+        return _unnested(read_json_rows(path))
+    return read_json_rows(path)
+
+
+def _document_rows(path: Path, kind: _Kind) -> Rows:
+    """Of {"ITEM": {"title": ...}} or {"USER": ["ITEM", ...]}, as LC-Rec's files are; the line is the entry's number."""
+    lines, size = [], 0
+    for _, line in read_lines(path):
+        lines.append(line)
+        size += len(line)
+        if size > MAX_DOCUMENT_CHARACTERS:
+            fail(path, None, "this JSON document has more than 512 MB; write one object a line")
+    text = "\n".join(lines)
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            fail(path, None, f"this is not JSON ({error}); is it one object a line, each on a line of its own?")
+    for number, (key, value) in enumerate(document.items(), 1):
+        if kind is _ITEMS:
+            if not isinstance(value, dict | str):
+                fail(path, number, f"an item's properties are wanted for {key!r}, this is {shorten(value)}")
+            yield number, {"item_id": key, **(value if isinstance(value, dict) else {"title": value})}
+        elif not isinstance(value, list):
+            fail(path, number, f"a list of items is wanted for user {key!r}, this is {shorten(value)}")
+        else:
+            for place, item in enumerate(value):
+                properties = item if isinstance(item, dict) else {"item_id": item}
+                yield number, {"user_id": key, "position": place, **properties}
+
+
+def _unnested(rows: Rows) -> Rows:
+    """Of {"user_id": ..., "items": [{"item_id": ...}, ...]} an interaction for each object of the list."""
     for number, row in rows:
-        found: dict[str, Any] = {}
-        places: dict[str, int] = {}
-        for key, value in row.items():
-            if key not in ours:
-                ours[key] = _find_name(key, names)
-            match = ours[key]
-            if match is None or value is None or value == "":
-                continue
-            column, place = match
-            if place < places.get(column, 99):
-                found[column], places[column] = value, place
-        for column in required:
-            if column not in found:
-                fail(path, number, f"no {column}; its columns are {shorten(', '.join(map(str, row)))}")
-        yield number, found
-
-
-def _headed_rows(path: Path, delimiter: str, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> Rows:
-    """Rows under a header."""
-    rows = read_delimited_rows(path, delimiter)
-    _, header = next(rows)
-    matches = [(match, index) for index, name in enumerate(header) if (match := _find_name(name, names))]
-    columns = {column: index for (column, _), index in sorted(matches, key=lambda pair: -pair[0][1])}
-    for column in required:
-        if column not in columns:
-            fail(path, 1, f"no column {column}; its columns are {', '.join(header)}")
-    empty = True
-    for number, fields in rows:
-        empty = False
-        yield number, {column: fields[index] for column, index in columns.items()}
-    if empty:
-        fail(path, 1, "nothing follows the header")
+        lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if not lists:
+            yield number, row
+            continue
+        user = {key: value for key, value in row.items() if key != lists[0]}
+        for place, item in enumerate(row[lists[0]]):
+            yield number, {**user, "position": place, **(item if isinstance(item, dict) else {})}
 
 
 def _laid_out_rows(path: Path, layout: _Layout) -> Rows:
-    for number, fields in read_delimited_rows(path, layout.delimiter, layout.encoding):
+    for number, fields in read_delimited_rows(path, layout.delimiter, fallback=layout.fallback):
         row: dict[str, Any] = {column: fields[index] for column, index in layout.columns.items()}
         if layout.fields == 24:
             flags = fields[layout.columns["categories"] :]
             row["categories"] = [genre for genre, flag in zip(_GENRES[1:], flags[1:], strict=True) if flag == "1"]
-        yield number, row
-
-
-def _is_literal(line: str) -> bool:
-    """Whether a line is one of Amazon's metadata of 2014: a Python dictionary in single quotes."""
-    return line.lstrip("{ ").startswith("'")
-
-
-def _literal_rows(path: Path) -> Rows:
-    for number, line in read_lines(path):
-        try:
-            row = ast.literal_eval(line)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            fail(path, number, f"this is no Python dictionary, as in Amazon's metadata of 2014: {shorten(line)}")
         yield number, row
 
 
@@ -304,6 +304,7 @@ def _chunks(
 ) -> Iterator[pa.Table]:
     """Convert values and gather rows; an error names the column and the value."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    number = None
 
     def gathered() -> pa.Table:
         try:
@@ -325,103 +326,7 @@ def _chunks(
         if len(columns["line"]) == CHUNK_ROWS:
             yield gathered()
             columns = {name: [] for name in schema.names}
+    if number is None:
+        fail(path, None, "there are no rows in it")
     if columns["line"]:
         yield gathered()
-
-
-def _find_name(name: str, names: Mapping[str, Sequence[str]]) -> tuple[str, int] | None:
-    """Our name for a column, and how well it fits: 0 is best."""
-    normal = _normal(name)
-    return next(((column, known.index(normal)) for column, known in names.items() if normal in known), None)
-
-
-def _normal(name: str) -> str:
-    return str(name).split(":", 1)[0].strip().strip('"').lower().replace("_", "").replace(" ", "")
-
-
-def _identifier(value: Any) -> str:
-    """Identifiers are texts; 5 and 5.0 are "5"."""
-    if isinstance(value, str):
-        text = value.strip()
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = str(value)
-    elif isinstance(value, float) and value.is_integer():
-        text = str(int(value))
-    else:
-        raise ValueError("it must be text or a whole number")
-    if not text:
-        raise ValueError("it must not be empty")
-    return text
-
-
-def _text(value: Any) -> str | None:
-    """Text, lists of texts joined; None for what says that there is none."""
-    if isinstance(value, list):
-        value = " ".join(part for part in value if isinstance(part, str))
-    if value is None:
-        return None
-    if not isinstance(value, str | int | float):
-        raise ValueError("it must be text")
-    text = str(value).strip()
-    return None if text.lower() in _NOTHING else text
-
-
-def _categories(value: Any) -> list[str]:
-    """A path: a list, the longest of several lists (Amazon 2014), `a > b > c`, or `a|b|c`."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = value.split(">" if ">" in value else "|")
-    if not isinstance(value, list):
-        raise ValueError("it must be a list or a text such as 'a > b > c'")
-    if value and all(isinstance(path, list) for path in value):
-        value = max(value, key=len)
-    if not all(isinstance(part, str) for part in value):
-        raise ValueError("each category must be text")
-    return [part.strip() for part in value if part.strip().lower() not in _NOTHING]
-
-
-def _whole_number(value: Any) -> int | None:
-    if value is None or value == "":
-        return None
-    number = _number(value)
-    if number is None or not number.is_integer() or abs(number) >= 2**62:
-        raise ValueError("it must be a whole number")
-    return int(number)
-
-
-def _number(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("it must be a number")
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError("it must be a number") from None
-
-
-def _timestamp(value: Any) -> datetime | None:
-    """UTC, from seconds, milliseconds or microseconds since 1970 (by size) or ISO 8601; naive times are UTC."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, datetime):
-        moment = value
-    else:
-        try:
-            seconds = _number(value)
-        except ValueError:
-            try:
-                moment = datetime.fromisoformat(str(value))
-            except ValueError:
-                raise ValueError("it must be unix time or ISO 8601") from None
-        else:
-            if seconds is None or not 0 <= seconds < 1e17:
-                raise ValueError("it must be unix time from 1970 on")
-            while seconds > 1e11:
-                seconds /= 1000
-            moment = datetime(1970, 1, 1) + timedelta(seconds=seconds)  # noqa: DTZ001
-    moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    if moment >= _LATEST:
-        raise ValueError("it lies after the year 2200")
-    return moment

@@ -6,12 +6,14 @@ transaction: nothing is ever half ingested. Splits follow the paper (arXiv 2602.
 
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
 import polars as pl
 
-from curate.datasets.formats import read_interactions, read_items
+from curate.datasets.columns import GivenColumns
+from curate.datasets.formats import INTERACTION_SCHEMA, read_interactions, read_items
 from store import InputError, Session, Store
 from store.settings import check, option
 from store.values import utc_now
@@ -21,6 +23,8 @@ from store.values import utc_now
 class IngestSettings:
     """How files become a dataset.
 
+    columns: pairs such as "user_id=visitorid", our name of a column and the files'. min_rating: leaves out interactions
+    with a lower rating or none.
     k_core: keep users and items with at least so many interactions, until nothing changes; 0 keeps all.
     split: "last" leaves each user's last interaction out for test and the one before for valid; "time" cuts all
     interactions by date into the last `test_share` and the `valid_share` before it.
@@ -29,8 +33,16 @@ class IngestSettings:
 
     format: str = option(
         "auto",
-        help="Format of the files: auto (told by their columns), generic, amazon-2014, amazon-2023, movielens, or your "
-        "own as module:object.",
+        help="Format of the files: auto (told by their columns), generic, amazon-2014, amazon-2018, amazon-2023, "
+        "movielens, or your own as module:object.",
+    )
+    columns: tuple[str, ...] | None = option(
+        None,
+        help="Names of columns that gr2 does not recognise, as OURS=THEIRS with commas between, such as "
+        "user_id=visitorid,item_id=itemid.",
+    )
+    min_rating: float | None = option(
+        None, help="Leave out interactions with a lower rating, and those without one. Default: keep all."
     )
     k_core: int = option(
         5, help="Minimum number of interactions of each user and item that is kept; 0 keeps all.", low=0
@@ -50,6 +62,7 @@ class IngestSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        GivenColumns.parse(self.columns or ())
         if not (self.valid_share > 0 and self.test_share > 0 and self.valid_share + self.test_share < 1):
             raise InputError(
                 f"`valid_share` is {self.valid_share} and `test_share` is {self.test_share}; each must be over 0, and "
@@ -59,7 +72,11 @@ class IngestSettings:
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """What an ingest read, dropped and stored. `already_there`: the same dataset stood in the store before."""
+    """What an ingest read, dropped and stored. `already_there`: the same dataset stood in the store before.
+
+    first_time, last_time: UTC, None where there are no times. shuffled_ties: interactions that share their time with
+    another of their user, whose order the seed decides. before_1990, after_today: interactions of doubtful years.
+    """
 
     dataset: str
     items: int
@@ -70,43 +87,50 @@ class IngestSummary:
     test: int
     read_items: int
     read_interactions: int
+    dropped_repeated_items: int
+    dropped_low_rating: int
     dropped_unknown: int
     dropped_repeated: int
     dropped_by_k_core: int
+    first_time: datetime | None
+    last_time: datetime | None
+    shuffled_ties: int
+    before_1990: int
+    after_today: int
     already_there: bool
     seconds: float
 
 
 def ingest(
-    store: Store, dataset: str, items: Path, interactions: Path, settings: IngestSettings | None = None
+    store: Store, dataset: str, items: Path | None, interactions: Path, settings: IngestSettings | None = None
 ) -> IngestSummary:
     """Read two files into the store as `dataset`.
 
-    The same files again change nothing. Raises InputError with file and line on bad input, and where another dataset
-    has the name.
+    items: None takes the items from the interactions, with the categories, brands and titles of products that stand
+    there. The same files again change nothing. Raises InputError with file and line on bad input, and where another
+    dataset has the name.
     """
     settings = settings or IngestSettings()
     _check_name(dataset)
     started = time.perf_counter()
+    given = GivenColumns.parse(settings.columns or ())
     with store.scratch() as scratch:
-        scratch.execute("create_raw_items")
-        read_items_count = 0
-        for chunk in read_items(items, settings.format):
-            read_items_count += scratch.insert("append_raw_items", chunk)
+        read = _read_files(scratch, items, interactions, settings, given)
+        given.check_used([interactions] if items is None else [items, interactions])
+        repeated_items = scratch.execute("drop_repeated_items")
         for item_id, line, first in scratch.rows("first_duplicate_item"):
             raise InputError(
-                f"{items}:{line}: item {item_id!r} stands here again, first at line {first}; keep one of them"
+                f"{items}:{line}: item {item_id!r} stands here again, first at line {first}, with other values; keep "
+                "one of them"
             )
-
-        scratch.execute("create_raw_interactions")
-        read = 0
-        for chunk in read_interactions(interactions, settings.format):
-            read += scratch.insert("append_raw_interactions", chunk)
+        low = _drop_low_ratings(scratch, interactions, settings.min_rating)
         unknown = scratch.execute("drop_unknown_items") if settings.drop_unknown_items else 0
         for item_id, line, count in scratch.rows("first_unknown_item"):
+            alike = scratch.rows("item_alike", item_id=item_id)
             raise InputError(
                 f"{interactions}:{line}: item {item_id!r} is not in {items} ({count:,} such items in all); "
-                "add it there, or leave such interactions out with `drop_unknown_items`"
+                + (f"there is {alike[0][0]!r}, did identifiers lose leading zeros? " if alike else "")
+                + "add it there, or leave such interactions out with `drop_unknown_items`"
             )
         if settings.split == "time":
             for (line,) in scratch.rows("first_interaction_without_time"):
@@ -116,16 +140,52 @@ def ingest(
             scratch,
             dataset,
             source="files",
-            source_settings={"items_file": items.name, "interactions_file": interactions.name},
+            source_settings={"items_file": items and items.name, "interactions_file": interactions.name},
             settings=settings,
             counts={
-                "read_items": read_items_count,
-                "read_interactions": read,
+                **read,
+                "dropped_repeated_items": repeated_items,
+                "dropped_low_rating": low,
                 "dropped_unknown": unknown,
                 "dropped_repeated": scratch.execute("drop_repeated_interactions"),
             },
             started=started,
         )
+
+
+def _read_files(
+    scratch: Session, items: Path | None, interactions: Path, settings: IngestSettings, given: GivenColumns
+) -> dict[str, int]:
+    """Put both files into the scratch database; returns how many rows of each were read."""
+    scratch.execute("create_raw_items")
+    scratch.execute("create_raw_interactions")
+    read_items_count = read = 0
+    for chunk in read_items(items, settings.format, given) if items else ():
+        read_items_count += scratch.insert("append_raw_items", chunk)
+    for chunk in read_interactions(
+        interactions,
+        settings.format,
+        given,
+        items_too=items is None,
+        rating_counts=settings.min_rating is not None,
+    ):
+        if items is None:
+            scratch.insert("append_items_of_log", chunk)
+        read += scratch.insert("append_raw_interactions", chunk.select(INTERACTION_SCHEMA.names))
+    if items is None:
+        scratch.execute("merge_items_of_log")
+    return {"read_items": read_items_count, "read_interactions": read}
+
+
+def _drop_low_ratings(scratch: Session, interactions: Path, min_rating: float | None) -> int:
+    if min_rating is None:
+        return 0
+    if scratch.rows("count_ratings") == [(0,)]:
+        raise InputError(
+            f"{interactions}: no interaction has a rating, so none is {min_rating:g} or more; leave out `min_rating`, "
+            "or name the column by `columns`: rating=THEIRS"
+        )
+    return scratch.execute("drop_low_ratings", min_rating=min_rating)
 
 
 def put_dataset(
@@ -161,6 +221,8 @@ def put_dataset(
             counts={
                 "read_items": items.height,
                 "read_interactions": interactions.height,
+                "dropped_repeated_items": 0,
+                "dropped_low_rating": 0,
                 "dropped_unknown": 0,
                 "dropped_repeated": 0,
             },
@@ -181,6 +243,9 @@ def _finish(
 ) -> IngestSummary:
     """Filter and split what stands in the scratch database, then store it in one transaction."""
     dropped = _keep_core(scratch, settings.k_core)
+    # A day's grace, since times without a zone may be of any.
+    tomorrow = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+    span = scratch.frame("time_span", now=tomorrow).row(0, named=True)
     scratch.execute("create_ordered_interactions", seed=str(settings.seed))
     if settings.split == "last":
         scratch.execute("split_last_out", dataset=dataset)
@@ -222,6 +287,11 @@ def _finish(
         **split,
         **counts,
         dropped_by_k_core=dropped,
+        first_time=span["first_time"],
+        last_time=span["last_time"],
+        shuffled_ties=span["shuffled_ties"],
+        before_1990=span["before_1990"],
+        after_today=span["after_today"],
         already_there=known.height > 0,
         seconds=time.perf_counter() - started,
     )

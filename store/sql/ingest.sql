@@ -16,6 +16,32 @@ insert into raw_items by name from batch
 -- name: append_raw_interactions
 insert into raw_interactions by name from batch
 
+-- name: append_items_of_log
+-- What interactions tell of their items; `merge_items_of_log` makes one row of each.
+insert into raw_items by name select item_id, title, categories, brand, description, line from batch
+
+-- name: merge_items_of_log
+-- One row for each item, with the first of each value that the log tells.
+create or replace table raw_items as
+select
+    item_id,
+    arg_min(title, line) filter (title is not null) as title,
+    coalesce(arg_min(categories, line) filter (len(categories) > 0), []) as categories,
+    arg_min(brand, line) filter (brand is not null) as brand,
+    arg_min(description, line) filter (description is not null) as description,
+    min(line) as line
+from raw_items
+group by item_id
+
+-- name: drop_repeated_items
+-- The same item told twice: all columns alike.
+delete from raw_items
+where line in (
+    select line
+    from raw_items
+    qualify row_number() over (partition by item_id, title, categories, brand, description order by line) > 1
+)
+
 -- name: first_duplicate_item
 -- The first line that gives an item again, and the line that gave it before.
 select item_id, line, first_line
@@ -30,6 +56,17 @@ from raw_interactions anti join raw_items using (item_id)
 group by item_id
 order by line
 limit 1
+
+-- name: item_alike
+-- An item whose identifier differs from this one by leading zeros or case alone.
+select item_id from raw_items where lower(ltrim(item_id, '0')) = lower(ltrim($item_id, '0')) limit 1
+
+-- name: count_ratings
+select count(rating) as ratings from raw_interactions
+
+-- name: drop_low_ratings
+-- An interaction without a rating goes too.
+delete from raw_interactions where coalesce(rating < $min_rating, true)
 
 -- name: drop_unknown_items
 delete from raw_interactions where item_id not in (select item_id from raw_items)
@@ -94,6 +131,20 @@ from ordered_interactions, (
 
 -- name: first_interaction_without_time
 select line from raw_interactions where timestamp is null order by line limit 1
+
+-- name: time_span
+-- When interactions took place, how many are in doubtful years, and how many share their time with another of their user.
+select
+    min(timestamp) as first_time,
+    max(timestamp) as last_time,
+    coalesce(sum(interactions) filter (interactions > 1), 0) :: bigint as shuffled_ties,
+    coalesce(sum(interactions) filter (timestamp < timestamp '1990-01-01'), 0) :: bigint as before_1990,
+    coalesce(sum(interactions) filter (timestamp > $now), 0) :: bigint as after_today
+from (
+    select user_id, timestamp, position, count(*) as interactions
+    from raw_interactions
+    group by user_id, timestamp, position
+)
 
 -- name: split_counts
 select

@@ -121,8 +121,15 @@ def test_unknown_items_are_an_error_or_left_out(store: Store, tmp_path: Path) ->
     assert (summary.dropped_unknown, summary.interactions) == (2, 1)
 
 
-def test_a_duplicate_item_names_both_lines(store: Store, tmp_path: Path) -> None:
-    files = write(tmp_path, [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a"}], [buy("u", "a", 1)])
+def test_an_item_told_twice_counts_once(store: Store, tmp_path: Path) -> None:
+    files = write(tmp_path, [{"item_id": "a", "price": 1}, {"item_id": "a", "price": 2}], [buy("u", "a", 1)])
+    summary = ingest(store, "shop", *files, IngestSettings(k_core=0))
+    assert (summary.items, summary.read_items, summary.dropped_repeated_items) == (1, 2, 1)
+
+
+def test_a_duplicate_item_with_other_values_names_both_lines(store: Store, tmp_path: Path) -> None:
+    items = [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a", "title": "A"}]
+    files = write(tmp_path, items, [buy("u", "a", 1)])
     with pytest.raises(InputError, match=r"items\.jsonl:3: item 'a' stands here again, first at line 1"):
         ingest(store, "shop", *files)
 
@@ -134,6 +141,66 @@ def test_after_any_bad_input_the_store_holds_nothing_of_it(store: Store, tmp_pat
         with pytest.raises(InputError, match=r"interactions\.jsonl:4"):
             ingest(store, "shop", *files, IngestSettings(k_core=0))
     assert fetch(store, "select (select count(*) from datasets), (select count(*) from items)") == [(0, 0)]
+
+
+def test_low_ratings_are_left_out_and_no_ratings_are_a_clear_error(store: Store, tmp_path: Path) -> None:
+    rows = [
+        {**buy("u", item, time), "rating": rating}
+        for time, (item, rating) in enumerate(zip("abc", (5, 3, 2), strict=True))
+    ]
+    summary = run(store, tmp_path, [*rows, buy("u", "d", 9)], min_rating=3)
+    assert (summary.interactions, summary.dropped_low_rating) == (2, 2)
+    with pytest.raises(InputError, match="no interaction has a rating, so none is 3 or more; leave out `min_rating`"):
+        run(store, tmp_path, [buy("u", "d", 9)], min_rating=3)
+
+
+def test_not_a_number_is_no_rating_unless_ratings_count(store: Store, tmp_path: Path) -> None:
+    rows = [{**buy("u", "a", 1), "rating": float("nan"), "price": float("nan")}]
+    assert run(store, tmp_path, rows).interactions == 1
+    with pytest.raises(InputError, match=r"interactions\.jsonl:1: rating is nan: it must be a number"):
+        run(store, tmp_path, rows, min_rating=3)
+    with pytest.raises(InputError, match=r"interactions\.jsonl:1: timestamp is nan: it must be unix time"):
+        run(store, tmp_path, [{**buy("u", "a", 1), "timestamp": float("nan")}])
+
+
+def test_the_summary_tells_of_dates_and_ties(store: Store, tmp_path: Path) -> None:
+    day = 1_400_000_000
+    rows = [buy("u", "a", day), buy("u", "b", day), buy("v", "a", day), buy("v", "b", 5), buy("v", "c", 4_000_000_000)]
+    summary = run(store, tmp_path, rows)
+    assert (summary.shuffled_ties, summary.before_1990, summary.after_today) == (2, 1, 1)
+    assert [moment and moment.year for moment in (summary.first_time, summary.last_time)] == [1970, 2096]
+
+
+def test_without_a_file_of_items_the_log_tells_of_them(store: Store, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(
+        "event_time,product_id,category_code,brand,user_id\n2019-10-01 00:00:00 UTC,7,,,u\n"
+        "2019-10-02 00:00:00 UTC,8,a.b,acme,u\n2019-10-03 00:00:00 UTC,7,electronics.phone,,u\n"
+    )
+    summary = ingest(store, "log", None, log, IngestSettings(k_core=0))
+    assert (summary.items, summary.interactions, summary.dropped_repeated_items) == (2, 3, 0)
+    assert fetch(store, "select item_id, title, categories, brand from items order by item_id") == [
+        ("7", None, ["electronics", "phone"], None),
+        ("8", None, ["a", "b"], "acme"),
+    ]
+
+
+def test_the_title_of_a_review_is_no_title_of_an_item(store: Store, tmp_path: Path) -> None:
+    rows = [{**buy("u", "a", 1), "title": "Great & good"}]
+    _, log = write(tmp_path, [], rows)
+    ingest(store, "log", None, log, IngestSettings(k_core=0))
+    assert fetch(store, "select title from items") == [(None,)]
+
+
+def test_lost_leading_zeros_are_named(store: Store, tmp_path: Path) -> None:
+    files = write(tmp_path, [{"item_id": "0108"}], [buy("u", "108", 1)])
+    with pytest.raises(InputError, match="there is '0108', did identifiers lose leading zeros"):
+        ingest(store, "shop", *files, IngestSettings(k_core=0))
+
+
+def test_a_column_that_no_file_has_is_misspelt(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`columns` has item_id=itmid, but there is no column 'itmid'"):
+        run(store, tmp_path, [buy("u", "a", 1)], columns=("item_id=itmid",))
 
 
 def test_a_split_by_time_wants_times(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,275 @@
+"""Which column of a file is what: the names that common dumps use, and those that a user gives by `columns`.
+
+It turns rows of fields and objects into rows by our names; what stands in them is `curate.datasets.values`' part.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from curate.datasets.files import fail, parquet_columns, read_delimited_rows, read_parquet_rows, shorten
+from curate.datasets.values import split_categories
+from store import InputError
+
+# Names of columns without case, blanks, underscores, hyphens and what follows a colon (RecBole's types), the preferred
+# first.
+_ITEM_IDS = (
+    *("itemid", "parentasin", "asin", "movieid", "productid", "articleid", "bookid", "businessid", "videoid"),
+    *("trackid", "songid", "artistid", "gameid", "appid", "newsid", "recipeid", "animeid", "isbn", "sku"),
+    *("item", "product", "movie", "book", "video", "track", "iid"),
+)
+_PRODUCT_TITLES = (
+    *("itemtitle", "itemname", "movietitle", "producttitle", "productname", "prodname", "booktitle", "videotitle"),
+    *("gametitle", "appname", "songtitle", "songname", "tracktitle", "trackname", "businessname", "keyphrase"),
+)
+_CATEGORIES = (
+    *("categories", "category", "genres", "genre", "class", "categorycode", "categoryname", "producttypename"),
+    *("productgroupname", "firstlevelcategoryname", "tags", "tag", "topics", "feat", "maincategory"),
+)
+_BRANDS = ("brand", "brandname", "store", "manufacturer", "publisher", "developer", "author", "artistname", "artist")
+ITEM_NAMES = {
+    "item_id": (*_ITEM_IDS, "id"),
+    "title": ("title", "name", *_PRODUCT_TITLES, "caption"),
+    "categories": _CATEGORIES,
+    "brand": _BRANDS,
+    "description": ("description", "detaildesc"),
+}
+INTERACTION_NAMES = {
+    "user_id": (
+        *("userid", "reviewerid", "visitorid", "customerid", "memberid", "playerid", "uid", "username", "user"),
+        *("customer", "visitor", "sessionid", "session"),
+    ),
+    "item_id": _ITEM_IDS,
+    "position": ("position", "order"),
+    # A finer time before a coarser.
+    "timestamp": (
+        *("timestampns", "timens", "timestampus", "timeus", "timestampms", "timems", "timestamp", "unixreviewtime"),
+        *("unixtime", "ts", "eventtime", "eventtimestamp", "time", "datetime", "createdat", "dateadded", "reviewtime"),
+        *("reviewdate", "clicktime", "date", "tdat", "day", "sortingtimestamp"),
+    ),
+    "rating": ("rating", "overall", "stars", "score"),
+}
+# What a log without a file of items may tell of them; its bare title may be that of a review.
+LOG_ITEM_NAMES: dict[str, tuple[str, ...]] = {
+    "title": _PRODUCT_TITLES,
+    "categories": _CATEGORIES,
+    "brand": ("brand", "brandname", "manufacturer"),
+    "description": (),
+}
+_SEPARATORS = {"categories": "|;,", "genres": "|;,", "tags": "|;,", "tag": "|;,", "topics": "|;,", "categorycode": "."}
+_ORDER = ("timestamp", "position")
+
+Rows = Iterator[tuple[int, dict[str, Any]]]
+"""The line of each row, from 1, and its values by our names of columns.
+
+Absent values are absent or None. Values are as the file has them: texts, numbers, times, lists; they are converted and
+checked afterwards.
+"""
+
+
+class Match(NamedTuple):
+    """What a column is: our name, how well it fits (0 is best), and what separates several categories in a text."""
+
+    column: str
+    place: int
+    separators: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenColumns:
+    """Names of columns that a user gave. pairs: our name and theirs. used: those that a file turned out to have."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    used: set[str] = field(default_factory=set)
+
+    @classmethod
+    def parse(cls, pairs: Sequence[str]) -> "GivenColumns":
+        """`user_id=visitorid` and the like. Raises InputError on what is no such pair."""
+        known = {**INTERACTION_NAMES, **ITEM_NAMES}
+        found = []
+        for pair in pairs:
+            ours, equals, theirs = (part.strip() for part in pair.partition("="))
+            if not equals or not theirs or ours not in known:
+                raise InputError(
+                    f"`columns` has {pair!r}; each must be OURS=THEIRS, and OURS one of {', '.join(known)}, as in "
+                    "user_id=visitorid,item_id=itemid"
+                )
+            found.append((ours, theirs))
+        return cls(tuple(found))
+
+    def check_used(self, paths: Sequence[Path]) -> None:
+        """Raise InputError on a name that no file had: it is misspelt."""
+        for ours, theirs in self.pairs:
+            if theirs not in self.used:
+                places = " or ".join(map(str, paths))
+                raise InputError(f"`columns` has {ours}={theirs}, but there is no column {theirs!r} in {places}")
+
+
+class Columns:
+    """What the columns of one file are called.
+
+    names: for each of our columns, the names that are known. required: columns without which a row is nothing. given:
+    names by the user, which replace the known ones, beside item_id, whose name may differ between the two files. A
+    given name may lead into an object of JSON: product.id.
+    """
+
+    def __init__(
+        self, names: Mapping[str, Sequence[str]], required: Sequence[str], given: GivenColumns | None = None
+    ) -> None:
+        given = given or GivenColumns()
+        self.required = required
+        self._used = given.used
+        self._given = {theirs: ours for ours, theirs in given.pairs if ours in names}
+        replaced = set(self._given.values()) - {"item_id"}
+        self._names = {ours: () if ours in replaced else known for ours, known in names.items()}
+        self._needs_order = "timestamp" in names and "user_id" in required
+        self._paths = [(theirs, theirs.split(".")) for theirs in self._given if "." in theirs]
+
+    def find(self, name: str) -> Match | None:
+        """What a column of this name is; None if it is nothing that is known."""
+        name = str(name)
+        bare = name.strip().strip('"')
+        ours = self._given.get(name) or self._given.get(bare) or self._given.get(bare.split(":", 1)[0])
+        normal = _normal(name)
+        separators = " " if name.endswith(":token_seq") else ""
+        separators = _SEPARATORS.get(normal, "") + ("," if separators else "") + separators
+        if ours is not None:
+            self._used.update({name, bare, bare.split(":", 1)[0]} & self._given.keys())
+            return Match(ours, -1, separators)
+        for ours, known in self._names.items():
+            if normal in known:
+                return Match(ours, known.index(normal), separators)
+        return None
+
+    def choose(self, path: Path, header: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """For each of our columns, the index of the one in the header and its separators.
+
+        Raises InputError where a required one is missing, or two fit equally well.
+        """
+        best: dict[str, tuple[int, int, str]] = {}
+        for index, name in enumerate(header):
+            match = self.find(name)
+            if match is None:
+                continue
+            known = best.get(match.column)
+            if known is not None and known[0] == match.place:
+                other = header[known[1]]
+                fail(
+                    path,
+                    1,
+                    f"there are two columns for {match.column}, {other!r} and {name!r}; "
+                    + ("rename one of them" if other == name else f"say which by `columns`: {match.column}={name}"),
+                )
+            if known is None or match.place < known[0]:
+                best[match.column] = (match.place, index, match.separators)
+        self._check(path, 1, best, header, "no column ")
+        self._check_given(path, header)
+        return {column: (index, separators) for column, (_, index, separators) in best.items()}
+
+    def _check(
+        self, path: Path, line: int, found: Mapping[str, Any], header: Sequence[object], no: str = "no "
+    ) -> None:
+        for column in self.required:
+            if column not in found:
+                names = [theirs for theirs, ours in self._given.items() if ours == column]
+                named = f" called {names[0]!r}, as `columns` has it" if names else ""
+                fail(
+                    path,
+                    line,
+                    f"{no}{column}{named}; its columns are {_list(header)}; say which it is by `columns`: "
+                    f"{column}=THEIRS",
+                )
+        if self._needs_order and not any(column in found for column in _ORDER):
+            fail(
+                path,
+                line,
+                "neither timestamp nor position; one of them must tell the order of a user's interactions; its columns "
+                f"are {_list(header)}; say which it is by `columns`: timestamp=THEIRS",
+            )
+
+    def _check_given(self, path: Path, header: Sequence[object]) -> None:
+        """Raise InputError where a name is given that the file has not."""
+        for theirs, ours in self._given.items():
+            if ours != "item_id" and theirs not in self._used:
+                fail(path, 1, f"no column {theirs!r}, which `columns` names; its columns are {_list(header)}")
+
+    def rows_of_objects(self, path: Path, rows: Rows) -> Rows:
+        """Rows of objects, whose keys may differ from row to row. Raises InputError where a required one is missing."""
+        matches: dict[str, Match | None] = {}
+        sources: dict[str, str] = {}
+        first = True
+        for number, row in rows:
+            found: dict[str, Any] = {}
+            places: dict[str, int] = {}
+            for key, value in row.items():
+                if key not in matches:
+                    matches[key] = self.find(key)
+                match = matches[key]
+                if match is None or value is None or value in ("", []):
+                    continue
+                column, place, separators = match
+                if place < places.get(column, 99):
+                    if separators and column == "categories" and isinstance(value, str):
+                        value = split_categories(value, separators)  # noqa: PLW2901
+                    found[column], places[column], sources[column] = value, place, key
+            for theirs, path_to in self._paths:
+                if (value := _follow(row, path_to)) is not None:
+                    found[self._given[theirs]] = value
+                    self._used.add(theirs)
+            self._check(path, number, found, [*row])
+            if first:
+                first = False
+                # A file's identifiers are those of its first row, even if later ones have another kind beside them.
+                for column in self.required:
+                    if (source := sources.get(column)) and (match := matches[source]):
+                        matches[source] = match._replace(place=-1)
+            yield number, found
+        self._check_given(path, [*matches])
+
+    def rows_of_parquet(self, path: Path) -> Rows:
+        """Rows of a Parquet file; only the columns that are something are read."""
+        names = parquet_columns(path)
+        chosen = self.choose(path, names)
+        by_name = {names[index]: (column, separators) for column, (index, separators) in chosen.items()}
+        for number, row in read_parquet_rows(path, list(by_name)):
+            found = {}
+            for name, value in row.items():
+                column, separators = by_name[name]
+                if separators and column == "categories" and isinstance(value, str):
+                    value = split_categories(value, separators)  # noqa: PLW2901
+                found[column] = value
+            yield number, found
+
+    def rows_under_header(self, path: Path, delimiter: str) -> Rows:
+        """Rows under a header. Raises InputError where a required column is missing, or nothing follows the header."""
+        rows = read_delimited_rows(path, delimiter)
+        _, header = next(rows)
+        chosen = self.choose(path, header)
+        columns = [(column, index) for column, (index, _) in chosen.items()]
+        separated = chosen["categories"][1] if "categories" in chosen else ""
+        empty = True
+        for number, fields in rows:
+            empty = False
+            row: dict[str, Any] = {column: fields[index] for column, index in columns}
+            if separated:
+                row["categories"] = split_categories(row["categories"], separated)
+            yield number, row
+        if empty:
+            fail(path, 1, "nothing follows the header")
+
+
+def _normal(name: str) -> str:
+    bare = str(name).split(":", 1)[0].strip().strip('"').lower()
+    return bare.replace("_", "").replace(" ", "").replace("-", "")
+
+
+def _follow(row: Any, path: Sequence[str]) -> Any:
+    """What stands in nested objects at the end of a path; None if there is nothing."""
+    for key in path:
+        row = row.get(key) if isinstance(row, dict) else None
+    return row
+
+
+def _list(names: Sequence[object]) -> str:
+    return shorten(", ".join(map(str, names)), 400).strip("'\"")

@@ -1,0 +1,125 @@
+"""Times as logs write them: unix time of any unit, dates in digits, ISO 8601, e-mail and C dates.
+
+All come out in UTC. It knows neither files nor columns.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+_LATEST = datetime(2200, 1, 1)  # noqa: DTZ001
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
+_WANTED = "it must be unix time or ISO 8601, or a date such as 20140513"
+# Digits that are a date and not a number of seconds, by their count: 20140513 would be a day of August 1970.
+_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+# Dates whose order of day and month is plain. Goodreads and Twitter, then C, then Amazon of 2014, then people.
+_PATTERNS = (
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Y",
+    "%m %d, %Y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+    "%d-%b-%Y",
+    "%d %b %Y",
+    "%d %B %Y",
+    "%Y-%m-%d %H:%M:%S",
+    "%Y-%m-%d %H:%M:%S %z",
+    "%Y/%m/%d",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y.%m.%d",
+    "%b %d, %Y %H:%M:%S",
+    "%d-%b-%Y %H:%M:%S",
+    "%d/%b/%Y:%H:%M:%S %z",
+)
+
+
+def parse_time(value: Any) -> datetime | None:
+    """A moment in UTC, without a zone; None and empty text are None. Naive times are UTC.
+
+    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, by their size; 8, 12 or 14 digits that
+    begin with a year from 1900 to 2199 are a date. Raises ValueError on everything else, and on years from 2200 on.
+
+    >>> parse_time("20140513")
+    datetime.datetime(2014, 5, 13, 0, 0)
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        # Seconds of the years since 1973, as most logs have them.
+        if 9 <= len(value) <= 10 and value.isdecimal():
+            return _EPOCH + timedelta(seconds=int(value))
+        moment = _parse_text(value.strip())
+    elif isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, date):
+        moment = datetime(value.year, value.month, value.day)  # noqa: DTZ001
+    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        moment = _parse_number(value)
+    else:
+        raise ValueError(_WANTED)
+    moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    if moment >= _LATEST:
+        raise ValueError("it lies after the year 2200")
+    return moment
+
+
+def _parse_text(text: str) -> datetime:
+    if text.isascii() and text.isdigit():
+        return _parse_number(int(text))
+    try:
+        number = float(text)
+    except ValueError:
+        pass
+    else:
+        return _parse_number(number)
+    bare = text[:-4] if text[-4:] in (" UTC", " GMT") else text
+    for parse in _PARSERS:
+        try:
+            # Without a zone, a time is UTC in any case.
+            return parse(bare)
+        except (ValueError, TypeError, IndexError):
+            continue
+    raise ValueError(_WANTED)
+
+
+def _parse_number(number: float | Decimal) -> datetime:
+    if not 0 <= number < 1e20:  # not a number fails too
+        raise ValueError("it must be unix time from 1970 on, or a date such as 20140513")
+    whole = int(number)
+    if whole == number and 1900 <= int(str(whole)[:4]) < 2200 and (pattern := _DIGITS.get(len(str(whole)))):
+        try:
+            return datetime.strptime(str(whole), pattern)  # noqa: DTZ007
+        except ValueError:
+            # Thirteen hours and more digits are a time as well: 12 digits may be milliseconds.
+            if pattern == _DIGITS[8]:
+                raise ValueError("its eight digits must be a date, as in 20140513") from None
+    if number < 1e11:
+        microseconds = whole * 1_000_000 + round((number - whole) * 1_000_000)
+    elif number < 1e14:
+        microseconds = whole * 1000 + round((number - whole) * 1000)
+    else:
+        microseconds = whole if number < 1e17 else whole // 1000
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _strptime(pattern: str) -> Callable[[str], datetime]:
+    return lambda text: datetime.strptime(text, pattern)  # noqa: DTZ007
+
+
+def _parse_named_zone(text: str) -> datetime:
+    """As date(1) writes it: Tue May 13 16:53:20 UTC 2014."""
+    words = text.split()
+    if len(words) != 6 or words[4] not in ("UTC", "GMT"):
+        raise ValueError(_WANTED)
+    return datetime.strptime(" ".join((*words[:4], words[5])), "%a %b %d %H:%M:%S %Y")  # noqa: DTZ007
+
+
+_PARSERS: tuple[Callable[[str], datetime], ...] = (
+    datetime.fromisoformat,
+    *map(_strptime, _PATTERNS),
+    _parse_named_zone,
+    parsedate_to_datetime,
+)

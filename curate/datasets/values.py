@@ -1,0 +1,215 @@
+"""Values as users' files hold them, turned into what a dataset stores: identifiers, texts, categories and numbers.
+
+Each function takes a value of any type and raises ValueError, without the value, on what it cannot turn. It knows
+neither files nor columns.
+"""
+
+import ast
+import html
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+# Without case and what stands around it: (no genres listed), <NA>, #N/A and N.A. are here too.
+_NOTHING = frozenset(
+    {
+        *("", "unknown", "n/a", "na", "n.a", "nan", "nat", "none", "null", "undefined", "\\n"),
+        *("no genres listed", "no genre", "no genres", "no category", "no categories", "uncategorized"),
+        *("not available", "not applicable", "not specified", "not provided", "unspecified", "no data", "no title"),
+        *("no brand", "no name", "unknown brand", "unknown title", "unknown author", "unknown artist"),
+    }
+)
+# Longer texts say something, and need not be looked at.
+_LONGEST = 40
+_AROUND = "()[]{}<>#-?.*'\" \t\r\n\xa0"
+_TAGS = (
+    "a|abbr|b|big|blockquote|body|br|button|center|cite|code|del|div|dd|dl|dt|em|font|form|h[1-6]|head|hr|html|i|iframe"
+    "|img|input|ins|label|li|link|mark|meta|ol|p|pre|q|s|script|section|small|span|strike|strong|style|sub|sup|svg|table"
+    "|tbody|td|th|thead|tr|tt|u|ul|video"
+)
+# Only what HTML knows: "Love <3" and "<Untitled>" are titles.
+_MARKUP = re.compile(rf"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.I | re.S)
+_BREAKS = re.compile(r"<\s*/?\s*(br|p|div|li|tr|td|h[1-6])\b", re.I)
+_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+_ROUNDED = re.compile(r"[+-]?\d+(\.\d+)?e\+?\d+", re.I)
+_SIGNS_AND_DIGITS = frozenset("+-0123456789")
+_EXACT_FLOAT = 2**53
+
+
+def is_nothing(text: str) -> bool:
+    """Whether a text says that there is no value: empty, N/A, (no genres listed) and the like.
+
+    >>> is_nothing("(no genres listed)"), is_nothing("Nothing but Thieves")
+    (True, False)
+    """
+    return len(text) <= _LONGEST and text.strip(_AROUND).lower() in _NOTHING
+
+
+def to_identifier(value: Any) -> str:
+    """Identifiers are texts. A whole number is the same whatever its type: 5, 5.0 and "5.0" are "5"; "007" stays.
+
+    Raises ValueError on numbers that have lost digits as floats: they may stand for several identifiers.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if not text.isdecimal() and text[:1] in _SIGNS_AND_DIGITS:
+            text = _whole(text)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = str(value)
+    elif isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        if isinstance(value, float) and abs(value) > _EXACT_FLOAT:
+            raise ValueError("a float of this size has lost digits; write identifiers as whole numbers or texts")
+        text = str(int(value))
+    elif isinstance(value, bytes):
+        text = _decode(value)
+    else:
+        raise ValueError("it must be text or a whole number")
+    if not text:
+        raise ValueError("it must not be empty")
+    return text
+
+
+def _whole(text: str) -> str:
+    """Data frames hold whole numbers as floats where a value is missing: 5.0 is 5."""
+    if text.endswith(".0") and text[:-2].removeprefix("-").isdecimal():
+        return text[:-2]
+    if _ROUNDED.fullmatch(text):
+        raise ValueError("a number with an exponent has lost digits; write identifiers as whole numbers or texts")
+    return text
+
+
+def to_text(value: Any) -> str | None:
+    """Text without HTML; lists of texts joined, objects by their name; None for what says that there is nothing."""
+    if isinstance(value, dict):
+        value = value.get("name")
+    if isinstance(value, list):
+        value = " ".join(part for part in value if isinstance(part, str))
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bytes):
+        value = _decode(value)
+    if not isinstance(value, str | int | float | Decimal):
+        raise ValueError("it must be text")
+    text = _without_html(str(value)).strip()
+    return None if is_nothing(text) else text
+
+
+def to_categories(value: Any) -> list[str]:
+    """A path from general to specific: a list, the longest of several lists (Amazon 2014), or a text.
+
+    A text is `a > b > c`, `a|b|c`, or a list as Python or JSON writes it. Of objects, the name counts.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return []
+    if isinstance(value, bytes):
+        value = _decode(value)
+    if isinstance(value, str):
+        value = split_categories(value)
+    if isinstance(value, int | dict) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list):
+        raise ValueError("it must be a list or a text such as 'a > b > c'")
+    if value and all(isinstance(path, list) for path in value):
+        value = max(value, key=len)
+    found = []
+    for part in value:
+        if isinstance(part, dict):
+            part = part.get("name", part.get("description"))  # noqa: PLW2901
+        if part is None or (isinstance(part, float) and math.isnan(part)):
+            continue
+        if not isinstance(part, str | int) or isinstance(part, bool):
+            raise ValueError("each category must be text")
+        text = _without_html(str(part)).strip()
+        if not is_nothing(text):
+            found.append(text)
+    return found
+
+
+def split_categories(text: str, separators: str = "") -> list[Any]:
+    """The parts of a text that lists categories.
+
+    separators: what may separate them beside `>` and `|`, the preferred first; a blank stands for any white space.
+    """
+    text = _without_html(text).strip()
+    if text[:1] + text[-1:] in ("[]", "{}", "()") and not is_nothing(text):
+        return _parse_list(text)
+    for separator in (">", "|", *separators):
+        if separator != " " and separator in text:
+            # RecBole's conversions quote each: 'Action', 'Crime'
+            quoted = separator == "," and text[0] in "'\"" and text[-1] == text[0]
+            return _parse_list(text) if quoted else text.split(separator)
+    if " " in separators:
+        return _parse_list(text) if text[:1] in ("'", '"') and text[-1] == text[0] else text.split()
+    return [text]
+
+
+def _parse_list(text: str) -> list[Any]:
+    """The parts of a list as Python, JSON, NumPy or RecBole writes it."""
+    if "{" in text[1:]:
+        try:
+            found = ast.literal_eval(text.replace(": null", ": None"))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+        else:
+            if isinstance(found, list | tuple):
+                return list(found)
+    quoted = [one or other for one, other in _QUOTED.findall(text)]
+    if quoted:
+        return [re.sub(r"\\(.)", r"\1", part) for part in quoted]
+    return re.split(r"[,\s]+" if re.fullmatch(r"[\d\s,.\[\](){}-]+", text) else ",", text[1:-1])
+
+
+def to_number(value: Any) -> float | None:
+    """A finite number; None for nothing, an empty text, or a word such as N/A."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise ValueError("it must be a number")
+    try:
+        number = float(value)
+    except ValueError:
+        if isinstance(value, str) and is_nothing(value):
+            return None
+        raise ValueError("it must be a number") from None
+    if not math.isfinite(number):
+        raise ValueError("it must be a number")
+    return number
+
+
+def to_rating(value: Any) -> float | None:
+    """A number; None for nothing, which is also what not a number says where nothing uses ratings."""
+    if value is None:
+        return None
+    try:
+        return None if math.isnan(float(value)) else to_number(value)
+    except (ValueError, TypeError):
+        return to_number(value)
+
+
+def to_whole_number(value: Any) -> int | None:
+    """A whole number below 2^62; None for nothing."""
+    if value is None or (number := to_number(value)) is None:
+        return None
+    if not number.is_integer() or abs(number) >= 2**62:
+        raise ValueError("it must be a whole number")
+    return int(number)
+
+
+def _without_html(text: str) -> str:
+    """Entities become the letters they stand for, also those written twice, and tags go."""
+    if "&" in text:
+        for _ in range(2):
+            text = html.unescape(text)
+        text = text.replace("\xa0", " ")
+    if "<" in text and _MARKUP.search(text):
+        text = _MARKUP.sub(lambda tag: " " if _BREAKS.match(tag[0]) else "", text)
+        text = re.sub(r" {2,}", " ", text)
+    return text
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode().strip()
+    except UnicodeDecodeError:
+        return value.hex()
