@@ -172,6 +172,8 @@ def print_ingest(summary: "IngestSummary") -> None:
 
 def print_candidates(summary: "CandidateSummary", oracle: "RankerMetrics") -> None:
     """How many lists there are, and how good the pre-ranker and, on simulated data, the best order is."""
+    if summary.repeated_scores:
+        say(f"{summary.repeated_scores:,} scores of pairs that stand in the file again were left out; the best counts")
     print_table(
         ("split", "lists", "hold the target", "new"),
         [(split.split, split.lists, split.with_target, split.new) for split in summary.splits],

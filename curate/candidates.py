@@ -8,8 +8,8 @@ leave out the fold of its user.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,10 @@ class SplitCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CandidateSummary:
-    """The candidate lists that were made. full: metrics over all lists. conditional: over those with their target."""
+    """The candidate lists that were made. full: metrics over all lists. conditional: over those with their target.
+
+    repeated_scores: imported scores of a pair that the file tells more than once, beside the best one.
+    """
 
     dataset: str
     pre_ranker: str
@@ -83,6 +86,7 @@ class CandidateSummary:
     full: RankerMetrics
     conditional: RankerMetrics
     seconds: float
+    repeated_scores: int = 0
 
 
 def make_candidates(
@@ -108,7 +112,8 @@ def import_candidates(
     The optional column `position` is the index of the target among the user's interactions (0 is the first). Without
     it, the optional column `split` selects the user's valid or test interaction; the default is test. Scores may have
     any scale: if one of them is 0 or less, all are treated as logits and stored as exp(score - best of the list).
-    pre_ranker: the name of these lists; None means the name of the file.
+    pre_ranker: the name of these lists; None means the name of the file. If a pair of list and item stands there more
+    than once, its best score counts.
 
     Raises InputError on a file that does not fit, or if the store has lists of this name with other candidates.
     """
@@ -122,13 +127,12 @@ def _make(
     settings = PreRankerSettings()
     with store.scratch() as scratch:
         _load(store, scratch, dataset)
-        if scores is not None:
-            _load_scores(scratch, scores)
+        repeated = _load_scores(scratch, scores) if scores is not None else 0
         scratch.execute("create_made")
         for number, source in enumerate(SOURCES, 1):
             _make_source(scratch, dataset, pre_ranker, source, settings, imported=scores is not None)
             on_progress(Counted(f"part {number} of {len(SOURCES)} made, {source.split} lists", number, len(SOURCES)))
-        return _store_made(store, scratch, dataset, pre_ranker, started)
+        return replace(_store_made(store, scratch, dataset, pre_ranker, started), repeated_scores=repeated)
 
 
 def _load(store: Store, scratch: Session, dataset: str) -> None:
@@ -182,8 +186,8 @@ def _make_source(
         scratch.execute("append_made_evidence", dataset=dataset, pre_ranker=pre_ranker)
 
 
-def _load_scores(scratch: Session, path: Path) -> None:
-    """Read a Parquet file of scores and match its rows to lists."""
+def _load_scores(scratch: Session, path: Path) -> int:
+    """Read a Parquet file of scores and match its rows to lists; returns how many rows told a pair again."""
     if not path.is_file():
         raise InputError(f"{path} is not a file; `scores` must be Parquet with user_id, item_id, score")
     try:
@@ -194,8 +198,8 @@ def _load_scores(scratch: Session, path: Path) -> None:
         rows = (
             pl.scan_parquet(path)
             .select(
-                pl.col("user_id").cast(pl.String),
-                pl.col("item_id").cast(pl.String),
+                _identifiers("user_id", schema),
+                _identifiers("item_id", schema),
                 pl.col("score").cast(pl.Float64),
                 (pl.col("position").cast(pl.Int64) if "position" in schema else pl.lit(None, pl.Int64)).alias(
                     "position"
@@ -211,6 +215,15 @@ def _load_scores(scratch: Session, path: Path) -> None:
     # The query returns at most one row.
     for row, user_id, item_id, problem in scratch.rows("first_bad_score"):
         raise InputError(f"{path}: row {row} (user {user_id!r}, item {item_id!r}): {problem}")
+    return scratch.execute("drop_repeated_scores")
+
+
+def _identifiers(name: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """Identifiers as ingestion reads them: a data frame's 5.0 is the item "5"."""
+    column = pl.col(name)
+    if schema[name].is_float() or schema[name].is_decimal():
+        column = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False)).otherwise(None)
+    return column.cast(pl.String).alias(name)
 
 
 def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, started: float) -> CandidateSummary:

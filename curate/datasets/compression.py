@@ -80,7 +80,8 @@ def open_contents(path: Path) -> Iterator[io.BufferedReader]:
     """
     first_bytes(path)
     with ExitStack() as opened:
-        file = opened.enter_context(io.BufferedReader(opened.enter_context(path.open("rb", 0)), BUFFER_BYTES))
+        raw = opened.enter_context(path.open("rb", 0))
+        file: io.BufferedReader[Any] = opened.enter_context(io.BufferedReader(raw, BUFFER_BYTES))
         if _starts(file) == _ZIP:
             file = opened.enter_context(_open_member(path, file))
         while unpack := next((unpack for start, unpack in _UNPACKERS.items() if file.peek(8).startswith(start)), None):

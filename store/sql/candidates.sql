@@ -322,6 +322,13 @@ left join lists
 -- name: first_bad_score
 select row, user_id, item_id, problem from imported where problem is not null order by row limit 1
 
+-- name: drop_repeated_scores
+-- The same candidate of the same list told again; the best score counts.
+delete from imported
+where row in (
+    select row from imported qualify row_number() over (partition by list, item order by score desc, row) > 1
+)
+
 -- name: keep_imported_lists
 delete from batch_lists where list not in (select list from imported)
 

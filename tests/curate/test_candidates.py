@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from curate.candidates import FOLDS, PRE_RANKER, PreRankerSettings, import_candidates, make_candidates
+from curate.datasets.ingest import IngestSettings, put_dataset
 from store import InputError, Session, Store, database
 
 P = PreRankerSettings()
@@ -168,6 +169,33 @@ def test_imported_logits_are_stored_as_odds_against_the_best_of_the_list(tiny: S
     rows = fetch(tiny, "select item_id, score from evidence order by score desc")
     assert [row["item_id"] for row in rows] == ["e", "l", "k"]
     assert [row["score"] for row in rows] == pytest.approx([1.0, math.exp(-4), 0.0])
+
+
+def test_a_pair_that_is_scored_twice_keeps_its_best_score(tiny: Store, tmp_path: Path) -> None:
+    columns = {"user_id": ["u00"] * 5, "item_id": ["l", "e", "l", "e", "k"], "score": [0.2, 0.9, 0.7, 0.1, 0.3]}
+    summary = import_candidates(tiny, "tiny", write(tmp_path / "s.parquet", **columns))
+    assert summary.repeated_scores == 2
+    (row,) = fetch(tiny, "from candidate_lists where pre_ranker = 's'")
+    assert row["item_ids"] == ["e", "l", "k"]
+    assert row["scores"] == pytest.approx([0.9, 0.7, 0.3])
+
+
+def test_identifiers_that_a_data_frame_made_floats_are_found(store: Store, tmp_path: Path) -> None:
+    rows = [
+        {"user_id": str(user), "item_id": str(item), "timestamp": None} for user in range(3) for item in range(1, 5)
+    ]
+    items = pl.DataFrame({"item_id": ["1", "2", "3", "4"]}).with_columns(
+        *(pl.lit(None, pl.String).alias(name) for name in ("title", "brand", "description")),
+        categories=pl.lit([], pl.List(pl.String)),
+    )
+    interactions = pl.DataFrame(rows, schema_overrides={"timestamp": pl.Datetime})
+    settings = IngestSettings(k_core=0)
+    put_dataset(store, "numbers", items, interactions, source="test", source_settings={}, settings=settings)
+    scores = write(tmp_path / "s.parquet", user_id=[0.0, 1.0], item_id=[4.0, 1.0], score=[0.5, 0.5])
+    assert import_candidates(store, "numbers", scores).splits[0].lists == 2
+    bad = write(tmp_path / "b.parquet", user_id=[0.5], item_id=[4.0], score=[0.5])
+    with pytest.raises(InputError, match="there is no such user"):
+        import_candidates(store, "numbers", bad)
 
 
 @pytest.mark.parametrize(
