@@ -17,6 +17,8 @@ from curate.endpoints.failures import read_failure
 from curate.endpoints.settings import EndpointSettings
 from store.errors import TeacherError
 
+# How servers refuse a request that is too large for them: as bad, as too large, or as not to be processed.
+TOO_LARGE = (400, 413, 422)
 MAX_CHARACTERS = 16_000
 # A thousand vectors of 8,192 dimensions, with 20 digits each.
 MAX_BYTES = 160 * 2**20
@@ -24,6 +26,8 @@ MAX_BYTES = 160 * 2**20
 
 class OpenAIEmbedder:
     """Asks an embeddings endpoint for batches of `embed_batch` texts, of each the first MAX_CHARACTERS.
+
+    A batch that the server refuses as too large is asked for in halves.
 
     The key is read from the environment and nowhere else. Raises TeacherError where no key is set though one is needed.
     """
@@ -59,18 +63,25 @@ class OpenAIEmbedder:
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         client = EndpointClient(self._settings, max_bytes=MAX_BYTES)
         try:
-            batches = [
-                await self._ask(client, [text[:MAX_CHARACTERS] for text in texts[start : start + self._batch]])
-                for start in range(0, len(texts), self._batch)
-            ]
+            batches = []
+            start = 0
+            while start < len(texts):
+                batch = [text[:MAX_CHARACTERS] for text in texts[start : start + self._batch]]
+                vectors = await self._ask(client, batch)
+                if vectors is None:
+                    # Later batches start with what the server was found to take.
+                    self._batch = len(batch) // 2
+                    continue
+                batches.append(vectors)
+                start += len(batch)
         finally:
             await client.close()
         if len({batch.shape[1] for batch in batches}) > 1:
             raise TeacherError(f"{client.endpoint.shown} gave embeddings of several lengths by {self.model!r}")
         return np.concatenate(batches)
 
-    async def _ask(self, client: EndpointClient, texts: list[str]) -> NDArray[np.float32]:
-        """The vectors of one batch, after as many tries as the settings allow."""
+    async def _ask(self, client: EndpointClient, texts: list[str]) -> NDArray[np.float32] | None:
+        """The vectors of one batch, after as many tries as the settings allow; None if it may only be too large."""
         # Floats rather than base64, which not every compatible server knows.
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         where = f"{client.endpoint.shown} gave no embeddings by {self.model!r}"
@@ -84,6 +95,8 @@ class OpenAIEmbedder:
                     return _read_vectors(response.body, len(texts))
                 reason, wait_s = str(failure), failure.retry_after_s
                 passes = failure.status in (408, 409, 425, 429) or failure.status >= 500
+                if failure.status in TOO_LARGE and len(texts) > 1:
+                    return None
                 if not passes or failure.about_credit:
                     raise TeacherError(f"{where}: {reason}{_advice(failure.status, client.endpoint.key_hint)}")
             except TransportError as error:
@@ -103,7 +116,7 @@ def _advice(status: int, key_hint: str) -> str:
         return f"; {key_hint}"
     if status in (404, 405):
         return "; check the model, and the base URL, which usually ends in /v1"
-    return "; smaller batches (`embed_batch`) may help" if status in (400, 413, 422) else ""
+    return ""
 
 
 def _read_vectors(body: bytes, texts: int) -> NDArray[np.float32]:

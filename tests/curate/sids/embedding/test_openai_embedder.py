@@ -21,6 +21,9 @@ class Endpoint(BaseHTTPRequestHandler):
             server.failures -= 1
             self.send_error(503)
             return
+        if len(asked["input"]) > server.limit or "poison" in asked["input"]:
+            self.send_error(server.refusal)
+            return
         if asked["model"] == "unknown":
             self.send_error(404)
             return
@@ -46,6 +49,7 @@ class Endpoint(BaseHTTPRequestHandler):
 def endpoint() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     server.asked, server.failures, server.answers = [], 0, []
+    server.limit, server.refusal = 10_000, 400
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -75,6 +79,22 @@ def test_a_failure_is_tried_again(endpoint: Any) -> None:
     endpoint.failures = 1
     assert OpenAIEmbedder("m", url(endpoint)).embed(["aa"]).tolist() == [[2, 2]]
     assert len(endpoint.asked) == 2
+
+
+@pytest.mark.parametrize("refusal", [400, 413, 422])
+def test_a_batch_that_is_too_large_for_the_server_is_asked_for_in_halves(endpoint: Any, refusal: int) -> None:
+    endpoint.limit, endpoint.refusal = 32, refusal
+    texts = ["a" * (number % 7) + "b" for number in range(300)]
+    vectors = OpenAIEmbedder("m", url(endpoint)).embed(texts)
+    assert vectors.tolist() == [[len(text), len(text) - 1] for text in texts]
+    # The limit is found once: 256, 128 and 64 are refused.
+    assert [len(asked) for asked in endpoint.asked] == [256, 128, 64, *[32] * 9, 12]
+
+
+def test_a_text_that_is_refused_alone_ends_it(endpoint: Any) -> None:
+    with pytest.raises(TeacherError, match="gave no embeddings by 'm'"):
+        OpenAIEmbedder("m", url(endpoint)).embed(["poison", "a", "b", "c"])
+    assert [len(asked) for asked in endpoint.asked] == [4, 2, 1]
 
 
 def test_refusals_and_silence_are_clear_errors(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
