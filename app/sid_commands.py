@@ -1,6 +1,7 @@
 """`gr2 sids`: make semantic IDs, list, compare and explain them."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,6 +83,18 @@ def make(
             metavar="DATASET[@VERSION]",
         ),
     ] = None,
+    own: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="File of your own semantic IDs or vectors: CSV, Parquet or JSON with item_id and codes or embedding, "
+            "or an .npy. IDs are stored as they are; of vectors, IDs are made.",
+        ),
+    ] = None,
+    item_ids: Annotated[
+        Path | None,
+        typer.Option(help="Text file with the item of each row of an .npy, one a line. Default: row i is item i."),
+    ] = None,
     accept_shared: Annotated[
         bool,
         typer.Option("--accept-shared", help="Mark the version fit for training even if under 99% of IDs are unique."),
@@ -94,9 +107,15 @@ def make(
     """
     from curate.sids.assignment import assign_semantic_ids
     from curate.sids.extension import extend_semantic_ids
+    from curate.sids.imported.versions import import_semantic_ids
     from curate.sids.methods import open_embedder
+    from store import InputError
     from train.sids.methods import load_quantizer, make_quantizer
 
+    if own is not None and extend is not None:
+        raise InputError("--from and --extend both say where IDs come from; give one of them")
+    if item_ids is not None and own is None:
+        raise InputError("--item-ids names the rows of an .npy; give it by --from")
     opened = open_store(store)
     by_url = partial(open_embedder, endpoint=endpoint)
     with status_line() as on_progress:
@@ -107,6 +126,20 @@ def make(
                 extend,
                 open_embedder=by_url,
                 load_quantizer=load_quantizer,
+                accept_shared=accept_shared,
+                on_progress=on_progress,
+            )
+        elif own is not None:
+            summary = import_semantic_ids(
+                opened,
+                name,
+                own,
+                make_quantizer(method, codes),
+                EmbedderSettings(**vectors),
+                item_ids=item_ids,
+                codebook_size=codes.get("codebook_size"),
+                copurchase_weight=copurchase_weight,
+                open_embedder=by_url,
                 accept_shared=accept_shared,
                 on_progress=on_progress,
             )

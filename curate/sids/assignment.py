@@ -20,6 +20,9 @@ from curate.sids.versions import SidSummary, load_items, load_summary, name_vers
 from store import Session, Store
 from store.records import Item
 
+FROM_FILE = "file"
+"""The kind of embedder of versions whose vectors were read from a file."""
+
 
 def assign_semantic_ids(
     store: Store,
@@ -27,6 +30,7 @@ def assign_semantic_ids(
     quantizer: Quantizer | None = None,
     embedder: EmbedderSettings | None = None,
     *,
+    vectors: tuple[str, NDArray[np.float32]] | None = None,
     copurchase_weight: float = COPURCHASE_WEIGHT,
     open_embedder: OpenEmbedder = open_embedder,
     accept_shared: bool = False,
@@ -34,9 +38,10 @@ def assign_semantic_ids(
 ) -> SidSummary:
     """Assign an ID to each item of `dataset` and store them as a version. The same settings again change nothing.
 
-    quantizer: None means residual k-means. embedder: None means the defaults of EmbedderSettings. copurchase_weight:
-    the length of the co-purchase part of an item's vector; the text part has length 1. accept_shared: mark the version
-    as fit for training even if fewer than 99% of its IDs are distinct.
+    quantizer: None means residual k-means. embedder: None means the defaults of EmbedderSettings. vectors: a name, and
+    vectors (N, D) of the items in the order of their IDs, which take the place of the embedder's and are scaled to
+    length 1. copurchase_weight: the length of the co-purchase part of an item's vector; the text part has length 1.
+    accept_shared: mark the version as fit for training even if fewer than 99% of its IDs are distinct.
 
     Raises InputError on an unknown dataset, or if its items cannot be embedded or outnumber the IDs.
     """
@@ -45,20 +50,28 @@ def assign_semantic_ids(
     with store.reading() as session:
         find_dataset(session, dataset)
         items = load_items(session, dataset)
-    opened = open_embedder(embedder, store.embeddings, [item.text for item in items], None)
+    if vectors is None:
+        opened = open_embedder(embedder, store.embeddings, [item.text for item in items], None)
+        source = asdict(embedder) | {"name": opened.name}
+    else:
+        source = {"kind": FROM_FILE, "name": vectors[0]}
     settings = {
         "method": quantizer.method,
         **quantizer.settings(),
         "copurchase_weight": copurchase_weight,
-        "embedder": asdict(embedder) | {"name": opened.name},
+        "embedder": source,
     }
     version = name_version(dataset, settings)
     with store.reading() as session:
         known = load_summary(session, version, started)
         pairs_P_2 = load_pairs(session, dataset, items)
     if known is not None:
-        return _accept(store, known) if accept_shared else known
-    texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
+        return accept_version(store, known) if accept_shared else known
+    if vectors is None:
+        texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
+    else:
+        lengths_N = np.linalg.norm(vectors[1], axis=1, keepdims=True)
+        texts_N_T = np.divide(vectors[1], lengths_N, out=np.zeros_like(vectors[1]), where=lengths_N > 0)
     copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, copurchase_weight, seed=quantizer.seed)
     fitted, codes_N_F = quantizer.fit(vectors_N_D, pairs_P_2, on_progress)
     ids_N_L, moved = complete_codes(
@@ -97,7 +110,7 @@ def load_pairs(session: Session, dataset: str, items: Sequence[Item]) -> NDArray
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _accept(store: Store, known: SidSummary) -> SidSummary:
+def accept_version(store: Store, known: SidSummary) -> SidSummary:
     """Mark a stored version as fit for training, because its user accepts shared IDs."""
     with store.writing() as session:
         session.execute("accept_sid_version", **known.version._asdict())

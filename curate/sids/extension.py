@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.datasets.catalogue import find_dataset
+from curate.sids.assignment import FROM_FILE
 from curate.sids.embedding.copurchases import Copurchases
 from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids, perplexity, reconstruction_errors
@@ -72,6 +73,11 @@ def extend_semantic_ids(
         known = load_summary(session, version, started)
     if known is not None:
         return known
+    if stored["embedder"]["kind"] == FROM_FILE:
+        raise InputError(
+            f"{source} was made from vectors in a file, and new items have none there; give a file with the vectors of "
+            f"all items to gr2 sids {dataset} --from"
+        )
     folder = model_folder(store, source)
     if not folder.is_dir():
         raise InputError(

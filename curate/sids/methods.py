@@ -26,6 +26,9 @@ EMBEDDERS: Factories[TextEmbedder] = Factories(
     TextEmbedder,
 )
 
+IMPORTED = "imported"
+"""The method of IDs that were made elsewhere."""
+
 OpenEmbedder = Callable[[EmbedderSettings, Path, Sequence[str], str | None], TextEmbedder]
 """Settings, the folder that keeps what is fitted, the corpus to fit on, and the name of the embedder that was fitted
 before and is wanted again, None to fit anew, to an embedder."""
@@ -68,6 +71,6 @@ def open_embedder(
 
 def load_quantizer(method: str, folder: Path) -> FittedQuantizer:
     """What a version was made with, if it needs no torch."""
-    if method == ResidualKMeans.method:
+    if method in (ResidualKMeans.method, IMPORTED):
         return ResidualCodebooks.load(folder)
     raise missing_package(f"method {method}", "torch", "train")

@@ -2,6 +2,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from curate.sids.versions import list_versions
@@ -48,6 +49,27 @@ def test_ids_are_extended_to_another_dataset(shop: Store, ok: Ok) -> None:
     assert "rq-vae-4x256" in ok("sids", "later", "--extend", "shop@rq-vae", "--store", shop.folder)
 
 
+def test_ids_and_vectors_come_from_a_file(shop: Store, ok: Ok, gr2: Gr2, tmp_path: Path) -> None:
+    with shop.reading() as session:
+        items = session.frame("catalogue_of", dataset="shop").select("item_id")
+    ids = tmp_path / "ids.csv"
+    ids.write_text(
+        "item_id,codes\n" + "".join(f"{item},{row // 9}-{row % 9}\n" for row, (item,) in enumerate(items.rows()))
+    )
+    words = ["sids", "shop", "--from", ids, "--store", shop.folder]
+    assert "80 distinct semantic IDs (100.00% unique), version imported-2x9-" in ok(*words)
+    assert "it was there already" in ok(*words)
+    vectors, names = tmp_path / "v.npy", tmp_path / "items.txt"
+    np.save(vectors, np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32))
+    names.write_text("".join(f"{item}\n" for (item,) in items.rows()))
+    words = ["sids", "shop", "--from", vectors, "--store", shop.folder]
+    assert "version rq-kmeans-4x256-" in ok(*words, "--item-ids", names)
+    refused = gr2(*words)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "80 of 80 items of the dataset have no row" in refused.stderr
+    assert "by --item-ids" in refused.stderr
+
+
 def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> None:
     words = ["sids", "shop", "--levels", 1, "--random-levels", 0, "--codebook-size", 8, "--store", shop.folder]
     assert "not marked fit for training: under 99%" in ok(*words)
@@ -62,6 +84,9 @@ def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> No
         (["shop", "--epochs", "3"], "method rq-kmeans has no --epochs"),
         (["shop", "--method", "rq-vae", "--balanced"], "method rq-vae has no --balanced"),
         (["shop", "--embedder", "hf"], "embedder 'hf' needs"),
+        (["shop", "--from", "none.csv"], "none.csv: there is no such file"),
+        (["shop", "--from", "none.csv", "--extend", "other"], "--from and --extend both say where IDs come from"),
+        (["shop", "--item-ids", "none.txt"], "--item-ids names the rows of an .npy; give it by --from"),
         (["shop", "--extend", "other"], "'other' names no version of semantic IDs; there are: shop@"),
         (["compare", "shop", "shop"], "both name shop@"),
         (["explain", "nope"], "no item 'nope' has a semantic ID"),

@@ -1,0 +1,1 @@
+"""Semantic IDs and vectors that somebody made elsewhere, read from a file."""
