@@ -230,6 +230,9 @@ class Columns:
     def rows_of_parquet(self, path: Path) -> Rows:
         """Rows of a Parquet file; only the columns that are something are read."""
         names = parquet_columns(path)
+        if any(path_to[0] in names for _, path_to in self._paths):
+            yield from self.rows_of_objects(path, read_parquet_rows(path))
+            return
         chosen = self.choose(path, names)
         by_name = {names[index]: (column, separators) for column, (index, separators) in chosen.items()}
         for number, row in read_parquet_rows(path, list(by_name)):

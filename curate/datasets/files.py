@@ -283,7 +283,7 @@ def read_parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[
                     number += 1
                     yield number, row
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
-        fail(path, number + 1, f"the Parquet file is damaged: {error}")
+        fail(path, number + 1, f"the Parquet file is damaged, or holds a value out of range: {error}")
 
 
 def _without_ns(column: pa.Array) -> pa.Array:

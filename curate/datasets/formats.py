@@ -192,7 +192,7 @@ def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = Non
         fail(path, 1, "a JSON array; one object a line is wanted (jq -c '.[]' makes that)")
     delimiter = max("\t,|;", key=start.count)
     header = start.split(delimiter)
-    if len(header) > 1 and any(columns.find(name) for name in header):
+    if (len(header) > 1 or kind is _ITEMS) and any(columns.find(name) for name in header):
         return columns.rows_under_header(path, delimiter)
     for layout in kind.layouts:
         # Amazon's ratings come in two orders of columns, so that layout is taken on the user's word alone.

@@ -20,6 +20,8 @@ _NOTHING = frozenset(
         *("no brand", "no name", "unknown brand", "unknown title", "unknown author", "unknown artist"),
     }
 )
+# What programs write for a missing identifier; all these lines would become one user or item.
+_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "None", "null", "NULL", "\\N"})
 # Longer texts say something, and need not be looked at.
 _LONGEST = 40
 _AROUND = "()[]{}<>#-?.*'\" \t\r\n\xa0"
@@ -67,6 +69,8 @@ def to_identifier(value: Any) -> str:
         raise ValueError("it must be text or a whole number")
     if not text:
         raise ValueError("it must not be empty")
+    if text in _MISSING:
+        raise ValueError("it stands for a missing value; leave the line out, or give it an identifier")
     return text
 
 

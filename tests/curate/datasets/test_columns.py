@@ -98,6 +98,13 @@ def test_a_name_may_lead_into_nested_objects(tmp_path: Path) -> None:
     line = json.dumps({"user": {"id": "u"}, "product": {"ids": {"sku": 7}}, "ts": 1_400_000_000})
     (row,) = interactions(tmp_path / "f", line, "user_id=user.id", "item_id=product.ids.sku")
     assert (row["user_id"], row["item_id"]) == ("u", "7")
+    pq.write_table(pa.table({"user": [{"id": "v"}], "item_id": [8], "ts": [1_400_000_000]}), tmp_path / "g")
+    (chunk,) = read_interactions(tmp_path / "g", given=GivenColumns.parse(["user_id=user.id"]))
+    assert chunk["user_id"].to_pylist() == ["v"]
+
+
+def test_items_may_be_a_column_of_identifiers_alone(tmp_path: Path) -> None:
+    assert [row["item_id"] for row in items(tmp_path / "f", "item_id\n7\n8\n")] == ["7", "8"]
 
 
 def test_identifiers_are_those_of_the_first_row_even_if_better_ones_follow(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ def test_an_identifier_is_the_same_whatever_its_type(value: Any, identifier: str
 
 
 @pytest.mark.parametrize(
-    "value", ["7.656119797098248e+16", 7.656119797098248e16, 1.5, float("nan"), None, "", True, []]
+    "value", ["7.656119797098248e+16", 7.656119797098248e16, 1.5, float("nan"), None, "", True, [], "nan", "None"]
 )
 def test_what_identifies_nothing_for_certain_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"lost digits|must"):
+    with pytest.raises(ValueError, match=r"lost digits|must|missing value"):
         to_identifier(value)
 
 
