@@ -102,6 +102,7 @@ def midtrain(
             settings,
             codebook_rows=codebook_rows,
             resume=resume,
+            given=given,
             on_progress=on_progress,
         )
     print_training(name, done, ("loss", "mean_token_accuracy"))
@@ -125,7 +126,9 @@ def sft(
 
     reference, begin = _begin(snapshot, student, resume=resume)
     with status_line() as on_progress:
-        done = train_sft(open_store(store), reference, begin, name, settings, resume=resume, on_progress=on_progress)
+        done = train_sft(
+            open_store(store), reference, begin, name, settings, resume=resume, given=given, on_progress=on_progress
+        )
     print_training(name, done, ("loss", "mean_token_accuracy"))
 
 
@@ -147,7 +150,9 @@ def dapo(
 
     reference, begin = _begin(snapshot, student, resume=resume)
     with status_line() as on_progress:
-        done = train_dapo(open_store(store), reference, begin, name, settings, resume=resume, on_progress=on_progress)
+        done = train_dapo(
+            open_store(store), reference, begin, name, settings, resume=resume, given=given, on_progress=on_progress
+        )
     print_training(name, done, ("reward", "answers/promotion", "answers/valid", "answers/copied"))
 
 
@@ -174,5 +179,9 @@ def print_student(name: str, done: "StudentSummary") -> None:
 def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -> None:
     """Where the student is, and the last figures of its training."""
     figures = ", ".join(f"{metric} {done.figures[metric]:.4g}" for metric in shown if metric in done.figures)
-    say(f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s; at the end {figures}; run {done.run_id}")
+    optimizer, rate = done.settings.get("optimizer", "adamw"), done.settings["learning_rate"]
+    say(
+        f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s with {optimizer}, learning rate {rate:g}; "
+        f"at the end {figures}; run {done.run_id}"
+    )
     say(f"  {done.folder}")

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -46,13 +46,18 @@ OnProgress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """The result of a training. figures: the last logged value of each metric. seconds: wall time of this process."""
+    """The result of a training.
+
+    figures: the last logged value of each metric. seconds: wall time of this process. settings: those recorded, in
+    which every default is resolved.
+    """
 
     run_id: str
     folder: Path
     steps: int
     figures: dict[str, float]
     seconds: float
+    settings: Mapping[str, Any]
 
 
 def student_folder(store: Store, name: str) -> Path:
@@ -171,6 +176,7 @@ def open_run(
         run_id, facts = load_training(store, kind, name) if resume else _begin(kind, name, folder, snapshot, settings)
         run = TrainingRun(store, run_id, folder)
         try:
+            run.settings = facts
             if is_main_process():
                 run.record(kind, snapshot, facts)
             yield run
@@ -230,6 +236,7 @@ class TrainingRun:
         self.run_id = run_id
         self.folder = folder
         self.checkpoints = folder / CHECKPOINTS
+        self.settings: Mapping[str, Any] = {}
         self._started = time.perf_counter()
         self._waiting: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
@@ -316,19 +323,28 @@ class TrainingRun:
                 for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
                     file.replace(self.folder / file.name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-        return TrainingSummary(self.run_id, self.folder, steps, figures, time.perf_counter() - self._started)
+        return TrainingSummary(
+            self.run_id, self.folder, steps, figures, time.perf_counter() - self._started, self.settings
+        )
 
 
 class StoreCallback(TrainerCallback):
     """Passes the metrics that a trainer logs to a run, and reports some of them in a progress line.
 
-    shown: the metrics of the progress line, in order.
+    shown: the metrics of the progress line, in order. remark: makes the end of the line from all metrics, or "".
     """
 
-    def __init__(self, run: TrainingRun, shown: tuple[str, ...], on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        run: TrainingRun,
+        shown: tuple[str, ...],
+        on_progress: OnProgress,
+        remark: Callable[[Mapping[str, float]], str] = lambda _: "",
+    ) -> None:
         self._run = run
         self._shown = shown
         self._on_progress = on_progress
+        self._remark = remark
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         """Queue the metrics and report the progress line."""
@@ -339,7 +355,8 @@ class StoreCallback(TrainerCallback):
         values = {row["metric"]: row["value"] for row in rows}
         line = ", ".join(f"{name} {values[name]:.4g}" for name in self._shown if name in values)
         if line:
-            message = f"step {state.global_step:,} of {state.max_steps:,}: {line}"
+            remark = self._remark(values)
+            message = f"step {state.global_step:,} of {state.max_steps:,}: {line}" + (f"; {remark}" if remark else "")
             self._on_progress(Counted(message, state.global_step, state.max_steps))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002

@@ -32,6 +32,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from store.errors import InputError
+from train.students.chat import ChatFormat
 
 # Rewards that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
 ROUNDING = 1e-6
@@ -129,10 +130,13 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     out of the KL term. Losses that average over rows and not over tokens (grpo, sapo, dr_grpo, luspo) count its rows as
     zeros. If no group of a batch has spread, the loss is 0, and only weight decay and momentum move the weights.
 
+    Chat prompts are rendered as everywhere in gr2 (`train.students.chat`).
+
     Logs these metrics in addition to TRL's: refill/groups, the share of replaced groups; refill/rounds; refill/left,
-    the share without spread after the last round; refill/reward, the mean reward of the completions trained on. The
-    completions and rewards that TRL and the reward functions log are those of the first rollouts. num_tokens counts
-    all rollouts.
+    the share without spread after the last round; refill/empty, the share of batches in which no group is left, for
+    lack of spread or because all completions were cut off; refill/reward, the mean reward of the completions trained
+    on. The completions and rewards that TRL and the reward functions log are those of the first rollouts. num_tokens
+    counts all rollouts.
 
     Raises InputError if refill_rounds is negative. With refill_rounds > 0 it also raises InputError on a group that
     would be split between processes, on streamed data, on images, and on advantages that depend on the rest of the
@@ -209,6 +213,13 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         # DAPO's loss divides by the tokens of all processes. TRL counted those of its own rollout, so count again.
         merged["num_items_in_batch"] = self.accelerator.gather(counted_B_T.sum()).sum()
         return merged
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        """Token ids of each prompt, its images and their fields. Only the texts of chats differ from TRL's."""
+        if isinstance(prompts[0], str) or any(not isinstance(message["content"], str) for message in prompts[0]):
+            tokenized: tuple[list[list[int]], Any, dict[str, Any]] = super()._tokenize_prompts(prompts)
+            return tokenized
+        return ChatFormat.of(self._tokenizer).encode_prompts(prompts), None, {}
 
     def _sample(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's own method. It logs and calls collectives, so all processes must call it with equally many inputs."""
@@ -290,4 +301,5 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         metrics["refill/groups"].append(all_replaced / all_groups)
         metrics["refill/rounds"].append(rounds)
         metrics["refill/left"].append(all_left / all_groups)
+        metrics["refill/empty"].append(float(all_left == all_groups))
         metrics["refill/reward"].append(earned / all_rewards if all_rewards else math.nan)

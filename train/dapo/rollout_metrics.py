@@ -16,6 +16,17 @@ from train.dapo.rewards import JudgedCompletion, RewardFunction
 SHARES = ("valid", "copied", "truncated")
 
 
+def describe_waste(metrics: Mapping[str, float]) -> str:
+    """What a progress line says about batches that taught nothing, given the metrics of a log entry; "" if all did."""
+    if metrics.get("completions/clipped_ratio") == 1.0:
+        return "nothing learned: every completion was cut off at max_tokens"
+    # Without refilling, TRL's share of groups without spread is the only sign.
+    empty = metrics.get("refill/empty", float(metrics.get("frac_reward_zero_std", 0.0) == 1.0))
+    if empty == 1.0:
+        return "nothing learned: no group has completions of different rewards"
+    return f"{empty:.0%} of batches taught nothing" if empty else ""
+
+
 class LoggedReward(RewardFunction):
     """A reward function that also logs the diagnostics of its completions as answers/<name>. Rewards do not change.
 

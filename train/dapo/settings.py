@@ -1,6 +1,6 @@
 """Settings of reinforcement learning by DAPO, apart from torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from store import InputError
 from store.settings import check, option
@@ -12,7 +12,8 @@ class DapoSettings:
 
     num_iterations: TRL's; epsilon and epsilon_high matter from the second step on a batch on. refill_rounds: of dynamic
     sampling. min_pass_rate, max_pass_rate: prompts that were never tried count as 0. max_tokens: the last fifth of it
-    is punished by degrees, and what is cut off is left out of the loss. save_steps: a checkpoint keeps no generated
+    is punished by degrees, and what is cut off is left out of the loss. learning_rate: None leaves it to the kind of
+    model (see `resolve`). save_steps: a checkpoint keeps no generated
     batch, so it is a multiple of num_iterations.
     """
 
@@ -57,9 +58,9 @@ class DapoSettings:
     epsilon_high: float = option(
         0.28, help="Upper clipping bound of the probability ratio, above 1.", low=0.0, group="Optimizer"
     )
-    learning_rate: float = option(
-        1e-4,
-        help="Learning rate. The default suits students from scratch; 1e-6 suits pretrained models.",
+    learning_rate: float | None = option(
+        None,
+        help="Learning rate. Default: 1e-4 for students from scratch, 1e-6 for pretrained models.",
         low=0.0,
         group="Optimizer",
     )
@@ -90,3 +91,9 @@ class DapoSettings:
             raise InputError(
                 f"`min_pass_rate` is {self.min_pass_rate}; it must not be above `max_pass_rate`, {self.max_pass_rate}"
             )
+
+    def resolve(self, *, from_scratch: bool) -> "DapoSettings":
+        """The same settings with a learning rate, where None stood, that suits the kind of model."""
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=1e-4 if from_scratch else 1e-6)

@@ -6,6 +6,7 @@ spread are replaced by fresh prompts. Rewards are verifiable: the target's promo
 (`train.dapo.rewards`).
 """
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from trl import GRPOConfig
 from store import InputError, Store
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
-from train.dapo.rollout_metrics import LoggedReward
+from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.settings import DapoSettings
-from train.inputs import open_inputs
+from train.inputs import open_inputs, resume_settings
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -30,7 +31,9 @@ from train.runs import (
     open_run,
     student_folder,
 )
+from train.students.chat import ChatFormat
 from train.students.lora import make_lora
+from train.students.student import most_tokens
 
 SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
 COLUMNS = ["prompt", "candidates", "target", "history"]
@@ -89,26 +92,31 @@ def train_dapo(
     settings: DapoSettings,
     *,
     resume: bool = False,
+    given: Collection[str] = (),
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
-    """Train `student` on the snapshot's prompts. The new student is called `name`. resume: as in `train_sft`.
+    """Train `student` on the snapshot's prompts. The new student is called `name`. resume, given: as in `train_sft`.
 
     Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
-    tokenizer lacks semantic IDs, if the split is empty, if a prompt leaves no room for an answer, or if each prompt has
-    candidates that share a semantic ID.
+    tokenizer cannot write conversations or lacks semantic IDs that the prompts show, if the split is empty, if a prompt
+    leaves no room for an answer, if each prompt has candidates that share a semantic ID, or if a resumed training was
+    started with other settings.
     """
     if resume:
         _, known = load_training(store, "dapo", name)
-        settings = DapoSettings(**{field: known[field] for field in asdict(settings) if field in known})
+        settings = resume_settings(name, known, settings, given)
         reference, student = known["reference"], known["student"]
     functions = reward_functions(settings)
-    snapshot, rows, model, tokenizer, vocabulary = open_inputs(store, "dapo", reference, student)
+    snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "dapo", reference, student)
+    settings = settings.resolve(from_scratch=from_scratch)
+    chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
-    _check_lengths(prompts, tokenizer, settings, getattr(model.config, "max_position_embeddings", None))
+    _check_lengths(prompts, chat, settings, most_tokens(model))
     weights = [1.0, settings.overlong_weight][: len(functions)]
-    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights)
+    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights, chat.end_id)
     facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
     with open_run(store, "dapo", name, snapshot, facts, resume=resume) as run:
+        on_progress(f"{student}: learning rate {settings.learning_rate:g}")
         # LoRA's first weights are random.
         set_seed(settings.seed)
         if settings.lora_rank:
@@ -119,27 +127,23 @@ def train_dapo(
             args=arguments,
             train_dataset=prompts,
             processing_class=tokenizer,
-            callbacks=[StoreCallback(run, SHOWN, on_progress)],
+            callbacks=[StoreCallback(run, SHOWN, on_progress, remark=describe_waste)],
             refill_rounds=settings.refill_rounds,
         )
         return run.carry_out(trainer, tokenizer, resume=resume)
 
 
-def _check_lengths(prompts: datasets.Dataset, tokenizer: Any, settings: DapoSettings, positions: int | None) -> None:
+def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSettings, positions: int) -> None:
     """Raises InputError if the longest prompt and the longest answer together exceed the model's positions."""
-    texts = [
-        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        for prompt in prompts["prompt"]
-    ]
-    longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
-    if positions is not None and longest + settings.max_tokens > positions:
+    longest = max(len(ids) for ids in chat.encode_prompts(prompts["prompt"]))
+    if longest + settings.max_tokens > positions:
         raise InputError(
             f"the longest prompt has {longest:,} tokens; with answers of up to {settings.max_tokens:,} that is more "
             f"than the model's {positions:,}: lower `max_tokens`, or publish a snapshot with a shorter template"
         )
 
 
-def _arguments(settings: DapoSettings, folder: Path, weights: list[float]) -> GRPOConfig:
+def _arguments(settings: DapoSettings, folder: Path, weights: list[float], end_id: int) -> GRPOConfig:
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": settings.steps,
@@ -173,4 +177,6 @@ def _arguments(settings: DapoSettings, folder: Path, weights: list[float]) -> GR
     }
     if settings.vllm_url is not None:
         arguments |= {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_url}
+        # A base model's own settings, which the server reads, may not name the token that ends a turn.
+        arguments["generation_kwargs"] = {"stop_token_ids": [end_id]}
     return GRPOConfig(**arguments, **device_arguments())

@@ -1,6 +1,6 @@
 """Settings of mid-training, apart from torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from store.settings import check, option
 
@@ -10,8 +10,9 @@ class MidtrainSettings:
     """Settings of `train_midtrain`.
 
     next_item, persona, caption, general: the shares in which texts of each task are drawn. If a snapshot has no text of
-    a task, the others take over its share. These defaults and that of warmup_learning_rate are the paper's. packing:
-    pays only on a GPU with flash attention.
+    a task, the others take over its share. These defaults and that of warmup_learning_rate are the paper's.
+    learning_rate: None leaves it to the kind of model (see `resolve`). packing: pays only on a GPU with flash
+    attention.
     """
 
     next_item: float = option(0.6573, low=0.0)
@@ -25,7 +26,13 @@ class MidtrainSettings:
     steps: int = option(
         1_000, help="Number of steps after the warm-up, in which all weights are trained.", low=1, group="Steps"
     )
-    learning_rate: float = option(1e-3, help="Peak learning rate after the warm-up, which uses 5e-4.", group="Steps")
+    learning_rate: float | None = option(
+        None,
+        help="Peak learning rate after the warm-up, which uses 5e-4. Default: 1e-3 for students from scratch, 1e-4 for "
+        "pretrained models.",
+        low=0.0,
+        group="Steps",
+    )
     weight_decay: float = 0.01
     batch_size: int = option(64, help="Number of sequences per step and process.", low=1, group="Steps")
     max_length: int = option(1024, help="Maximum length of a text, in tokens.", low=2, group="Texts")
@@ -38,6 +45,12 @@ class MidtrainSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def resolve(self, *, from_scratch: bool) -> "MidtrainSettings":
+        """The same settings with a learning rate, where None stood, that suits the kind of model."""
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=1e-3 if from_scratch else 1e-4)
 
     @property
     def shares(self) -> dict[str, float]:

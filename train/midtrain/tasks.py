@@ -24,6 +24,7 @@ from trl.data_utils import pack_dataset
 from store.errors import InputError
 from train.midtrain.settings import MidtrainSettings
 from train.runs import device_arguments, last_checkpoint, metric_rows
+from train.students.student import most_tokens
 from train.students.vocabulary import Vocabulary
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -44,6 +45,8 @@ def midtrain(
 ) -> dict[str, float]:
     """Train a causal model in place on the training split of a snapshot of kind midtrain. The caller saves it.
 
+    settings: without learning rate, that of a student from scratch is taken.
+
     output_dir: receives the checkpoints, in one folder per phase. on_log: receives the metrics of each logged step,
     warm-up first; after a resume it receives all of them again. resume: continue from the last checkpoint, in the same
     order of data, or from the beginning if there is none. Returns the last value of each metric.
@@ -51,10 +54,11 @@ def midtrain(
     Raises InputError before the first step if there is nothing to train on, if a text is too long, if `max_length`
     exceeds the model's positions, or if the folder has checkpoints of another training.
     """
+    settings = settings.resolve(from_scratch=True)
     phases = [(WARM_UP, settings.warmup_steps)] * (settings.warmup_steps > 0) + [(FULL, settings.steps)]
     if not resume and any(last_checkpoint(output_dir / phase) for phase, _ in phases):
         raise InputError(f"{output_dir} holds checkpoints of a training; go on with it by `resume`")
-    encoded = encode_texts(rows, tokenizer, settings, longest=_most_tokens(model))
+    encoded = encode_texts(rows, tokenizer, settings, longest=most_tokens(model))
     told: dict[str, float] = {}
 
     def tell(step: int, metrics: dict[str, float]) -> None:
@@ -205,10 +209,6 @@ class _Teller(TrainerCallback):
         # The trainer's last entry has no loss. It sums up the run, and its times are wrong after a resume.
         if state.is_world_process_zero and "loss" in logs:
             self._tell(self._before + step, {row["metric"]: row["value"] for row in metric_rows(step, logs)})
-
-
-def _most_tokens(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", 2**31))
 
 
 def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfig:

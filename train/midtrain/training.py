@@ -1,6 +1,6 @@
 """One mid-training from a snapshot of texts: it adds semantic IDs to any model, is recorded and resumable."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -10,6 +10,7 @@ from curate.sids.versions import SidVersion, load_settings, model_folder
 from store import InputError, Store
 from store.progress import Counted
 from store.snapshots import Snapshot
+from train.inputs import resume_settings
 from train.midtrain.settings import MidtrainSettings
 from train.midtrain.tasks import midtrain
 from train.runs import (
@@ -24,7 +25,7 @@ from train.runs import (
 )
 from train.sids.methods import load_quantizer
 from train.snapshots import load_snapshot
-from train.students.student import load_student
+from train.students.student import is_from_scratch, load_student
 from train.students.vocabulary import add_vocabulary
 
 
@@ -37,9 +38,10 @@ def train_midtrain(
     *,
     codebook_rows: bool = False,
     resume: bool = False,
+    given: Collection[str] = (),
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
-    """Teach `student` the snapshot's semantic IDs; the new student is called `name`. resume: as in `train_sft`.
+    """Teach `student` the snapshot's semantic IDs; the new student is called `name`. resume, given: as in `train_sft`.
 
     If the model's tokenizer lacks the IDs, they are added: a pretrained model from elsewhere starts here.
     codebook_rows: initialize their embeddings with the quantizer's vectors, and not with the mean of all rows.
@@ -49,16 +51,18 @@ def train_midtrain(
     """
     if resume:
         _, known = load_training(store, "midtrain", name)
-        settings = MidtrainSettings(**{field: known[field] for field in asdict(settings) if field in known})
+        settings = resume_settings(name, known, settings, given, codebook_rows=codebook_rows)
         reference, student, codebook_rows = known["reference"], known["student"], known["codebook_rows"]
     snapshot = open_snapshot(store, reference)
     rows = load_snapshot(snapshot.path, kind="midtrain")
     model, tokenizer = load_student(find_student(store, student))
+    settings = settings.resolve(from_scratch=is_from_scratch(model, tokenizer))
     codebooks = _load_codebooks(store, snapshot) if codebook_rows else ()
     vocabulary = add_vocabulary(model, tokenizer, *sid_sizes(snapshot), codebooks=codebooks, seed=settings.seed)
     facts = {**asdict(settings), "student": student, "codebook_rows": codebook_rows, "templates": []}
     steps = settings.warmup_steps + settings.steps
     with open_run(store, "midtrain", name, snapshot, facts, resume=resume) as run:
+        on_progress(f"{student}: learning rate {settings.learning_rate:g}")
 
         def tell(step: int, metrics: dict[str, float]) -> None:
             run.keep(metric_rows(step, metrics))

@@ -2,11 +2,16 @@
 
 Completions go through the same parser as everywhere. One that is not a permutation is invalid, and the evaluation
 counts it. FIRST (arXiv 2406.15657) generates nothing: it sorts candidates by the logits of the first token of the
-answer, so a single prefill gives a valid ranking, without reasoning.
+answer, so a single prefill gives a valid ranking, without reasoning. Many tokenizers write 10 as 1 and 0; then the
+first token does not tell 1 from 10, and the tokens after it decide.
+
+A beginning of an answer is made of tokens, not of text: a tokenizer may join the bracket to the number behind it, or
+put a space in between, so only the tokens of whole answers show what a student reads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -20,48 +25,65 @@ from store import InputError, Store
 from store.progress import Counted
 from train.ranking.settings import StudentSettings
 from train.runs import find_student, trained_on
+from train.students.chat import ChatFormat
 from train.students.student import best_device, load_student
 
 BATCH = 64
 DEFAULTS = StudentSettings()
-# The beginning of an answer with an empty explanation, up to the first candidate.
-DIRECT = render_completion("", [])[: -len("]}")]
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A loaded model with its name, its tokenizer, and the prompt template that it was trained on."""
+    """A loaded model with its name, its tokenizer's chat format, and the prompt template that it was trained on."""
 
     name: str
     model: Any
-    tokenizer: Any
+    chat: ChatFormat
     template: Template
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers."""
+        return self.chat.tokenizer
 
     def prompt(self, task: RerankTask) -> str:
         """The task in the student's chat format, up to the point where the student begins to write."""
-        messages = list(self.template.render(task))
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return text
+        return self.chat.prompt(self.template.render(task))
 
-    def read(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and attention mask (B, T), padded on the left."""
-        # The chat template has written the special tokens. Generation continues at the right end, so pad on the left.
-        tokens = self.tokenizer(
-            list(texts), add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-        )
-        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+    def prompts(self, tasks: Sequence[RerankTask]) -> list[list[int]]:
+        """The tokens of each prompt."""
+        return self.chat.encode_prompts(self.template.render(task) for task in tasks)
 
-    def batches(self, tasks: Sequence[RerankTask], ending: str = "") -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Batches of tasks with prompts of similar length: their indices in `tasks`, and the model's inputs.
+    def direct_answers(self, task: RerankTask) -> list[list[int]]:
+        """For each candidate, the tokens of an answer with an empty explanation whose ranking begins with it."""
+        names: list[Any] = [candidate.item.sid for candidate in task.candidates]
+        if self.template.answer == NUMBERS:
+            names = list(range(1, len(names) + 1))
+        # A second entry, because the tokens at the end of a name depend on what comes after it.
+        answers = [render_completion("", [name, names[0]]) for name in names]
+        ids: list[list[int]] = self.chat.encode_answers(answers)["input_ids"]
+        return ids
 
-        ending: text to append to each prompt, as the beginning of the answer.
-        """
+    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Batches of rows of tokens of similar length: their indices in `rows`, and the model's inputs (B, T)."""
         # Similar lengths need little padding. The indices let callers restore the order.
-        texts = [self.prompt(task) + ending for task in tasks]
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            yield places, self.read([texts[place] for place in places])
+            longest = len(rows[places[-1]])
+            input_ids_B_T = torch.full((len(places), longest), self.tokenizer.pad_token_id)
+            attention_mask_B_T = torch.zeros_like(input_ids_B_T)
+            # Generation continues at the right end, so pad on the left.
+            for row, place in enumerate(places):
+                input_ids_B_T[row, longest - len(rows[place]) :] = torch.tensor(rows[place])
+                attention_mask_B_T[row, longest - len(rows[place]) :] = 1
+            yield (
+                places,
+                {
+                    "input_ids": input_ids_B_T.to(self.model.device),
+                    "attention_mask": attention_mask_B_T.to(self.model.device),
+                },
+            )
 
 
 def open_student(store: Store, reference: str, template: str | None = None) -> Student:
@@ -83,7 +105,7 @@ def open_student(store: Store, reference: str, template: str | None = None) -> S
     if prompt_template.strategy == "targeted":
         raise InputError(f"template {template} shows the target to the student; choose one that does not")
     model, tokenizer = load_student(place)
-    return Student(name, model.to(best_device()), tokenizer, prompt_template)
+    return Student(name, model.to(best_device()), ChatFormat.of(tokenizer), prompt_template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +137,21 @@ class GeneratingRanker:
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
         """One ranking per task. A completion that is not a permutation of the candidates is marked invalid."""
-        beginning = "" if self.reasoning else DIRECT
-        # The parser needs the whole answer, so the part that the student did not write is put in front again.
-        return [
-            read_ranking(beginning + text, task)
-            for task, text in zip(tasks, self.complete(tasks, beginning), strict=True)
-        ]
+        return [read_ranking(text, task) for task, text in zip(tasks, self.complete(tasks), strict=True)]
 
     @torch.inference_mode()
-    def complete(self, tasks: Sequence[RerankTask], beginning: str = "") -> list[str]:
-        """The texts that the student generates after the prompt and `beginning`, one per task."""
+    def complete(self, tasks: Sequence[RerankTask]) -> list[str]:
+        """The answers, one per task. The beginning that a student without reasoning did not write is part of them."""
         student = self.student
+        prompts = student.prompts(tasks)
+        beginnings = [[] if self.reasoning else _beginning(student.direct_answers(task)) for task in tasks]
         texts = [""] * len(tasks)
         finished = 0
         student.model.eval()
         options = _cache_options(student.model)
-        for places, inputs in student.batches(tasks, beginning):
+        for places, inputs in student.batches(
+            [[*prompt, *beginning] for prompt, beginning in zip(prompts, beginnings, strict=True)]
+        ):
             output_B_T = student.model.generate(
                 **inputs,
                 do_sample=False,
@@ -139,9 +160,10 @@ class GeneratingRanker:
                 **options,
             )
             # generate() repeats the prompt, which ends in the same column of every row.
-            completions_B_T = output_B_T[:, inputs["input_ids"].shape[1] :]
-            answers = student.tokenizer.batch_decode(completions_B_T, skip_special_tokens=True)
-            for place, answer in zip(places, answers, strict=True):
+            completions_B_T = output_B_T[:, inputs["input_ids"].shape[1] :].tolist()
+            answers = [[*beginnings[place], *ids] for place, ids in zip(places, completions_B_T, strict=True)]
+            decoded = student.tokenizer.batch_decode(answers, skip_special_tokens=True)
+            for place, answer in zip(places, decoded, strict=True):
                 texts[place] = answer
             finished += len(places)
             message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
@@ -162,9 +184,12 @@ def _cache_options(model: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class FirstTokenRanker:
-    """Sorts candidates by the logits of their numbers at the first position of the ranking.
+    """Sorts candidates by the probability that the ranking begins with their number.
 
-    Raises InputError if the template's answers are not numbers. `rank` raises it if a number is not a single token.
+    If each number begins with a token of its own, this is the order of the logits at the first position. Otherwise the
+    log-probabilities of further tokens are added, up to the token that tells a number from all others.
+
+    Raises InputError if the template's answers are not numbers.
     """
 
     student: Student
@@ -189,29 +214,62 @@ class FirstTokenRanker:
     @torch.inference_mode()
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
         """One ranking per task, which is always a permutation of the candidates."""
+        prompts = self.student.prompts(tasks)
+        answers = [self.student.direct_answers(task) for task in tasks]
+        scores = [[0.0] * len(task.candidates) for task in tasks]
+        # Each group: a task, places of candidates whose answers are alike so far, and the number of these tokens.
+        groups = [
+            (number, list(range(len(task.candidates))), len(_beginning(answers[number])))
+            for number, task in enumerate(tasks)
+        ]
+        while groups := [group for group in groups if len(group[1]) > 1]:
+            read = [[*prompts[number], *answers[number][places[0]][:shared]] for number, places, shared in groups]
+            tokens = [[answers[number][place][shared] for place in places] for number, places, shared in groups]
+            parted = []
+            for (number, places, shared), ids, log_probs in zip(
+                groups, tokens, self._log_probs(read, tokens), strict=True
+            ):
+                by_token: dict[int, list[int]] = {}
+                for place, token, log_prob in zip(places, ids, log_probs, strict=True):
+                    scores[number][place] += log_prob
+                    by_token.setdefault(token, []).append(place)
+                parted += [(number, alike, shared + 1) for alike in by_token.values()]
+            groups = parted
+        return [
+            # sorted() is stable: ties keep the pre-ranker's order.
+            Ranked([task.candidates[place].item.item_id for place in sorted(range(len(row)), key=lambda k: -row[k])])
+            for task, row in zip(tasks, scores, strict=True)
+        ]
+
+    def _log_probs(self, read: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The log-probability of each of a row's `tokens` after the tokens that were read, row by row."""
         student = self.student
         student.model.eval()
-        most = max((len(task.candidates) for task in tasks), default=0)
-        ids_K = [self._number_token(number) for number in range(1, most + 1)]
-        ranked: list[Ranked | None] = [None] * len(tasks)
-        for places, inputs in student.batches(tasks, DIRECT):
-            # Padding is on the left, so the last position is the end of every prompt.
-            logits_B_K = student.model(**inputs, logits_to_keep=1).logits[:, -1, ids_K]
-            for place, logits_K in zip(places, logits_B_K, strict=True):
-                candidates = tasks[place].candidates
-                # A shorter list has no use for the higher numbers. Stable: ties keep the pre-ranker's order.
-                best_first = logits_K[: len(candidates)].argsort(descending=True, stable=True).tolist()
-                ranked[place] = Ranked([candidates[index].item.item_id for index in best_first])
-        return [ranking for ranking in ranked if ranking is not None]
-
-    def _number_token(self, number: int) -> int:
-        ids = self.student.tokenizer.encode(str(number), add_special_tokens=False)
-        if len(ids) != 1:
-            raise InputError(
-                f"the tokenizer of {self.student.name} splits {number} into {len(ids)} tokens, but mode first-token "
-                "needs one token per number; use another mode"
+        rows: list[list[float]] = [[]] * len(read)
+        for places, inputs in student.batches(read):
+            # generate() knows how each model counts positions behind padding on the left; a plain call does not.
+            output = student.model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=1,
+                pad_token_id=student.tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
             )
-        return int(ids[0])
+            # float64, so that different logits stay different.
+            for place, log_probs_V in zip(places, output.logits[0].double().log_softmax(-1), strict=True):
+                rows[place] = log_probs_V[tokens[place]].tolist()
+        return rows
+
+
+def _beginning(answers: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all answers to a task begin with. They are empty for one answer, where nothing is to be chosen.
+
+    >>> _beginning([[1, 2, 3], [1, 2, 4]])
+    [1, 2]
+    """
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*answers, strict=False)) if len(answers) > 1 else ()
+    return [tokens[0] for tokens in alike]
 
 
 def student_rankers(

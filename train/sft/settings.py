@@ -1,6 +1,6 @@
 """Settings of supervised fine-tuning, apart from torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from store import InputError
 from store.settings import check, option
@@ -8,11 +8,11 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """Settings of `train_sft`. The defaults are for students from scratch.
+    """Settings of `train_sft`.
 
     reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False trains on orders without explanations.
     epochs: passes over the training split; max_steps, if given, can end the training earlier. packing: pays only on a
-    GPU with flash attention. optimizer: students from scratch learn faster with muon; LoRA needs adamw.
+    GPU with flash attention. optimizer, learning_rate: None leaves them to the kind of model (see `resolve`).
     """
 
     reasoning_weight: float = option(
@@ -30,15 +30,15 @@ class SftSettings:
     gradient_accumulation_steps: int = option(
         1, help="Number of batches per optimizer step (gradient accumulation).", low=1, group="Steps"
     )
-    optimizer: str = option(
-        "muon",
-        help="Optimizer: muon learns faster from scratch, adamw is for pretrained models and LoRA.",
+    optimizer: str | None = option(
+        None,
+        help="Optimizer. Default: muon for students from scratch, adamw for pretrained models and LoRA.",
         choices=("muon", "adamw"),
         group="Optimizer",
     )
-    learning_rate: float = option(
-        5e-3,
-        help="Peak learning rate. The default suits students from scratch; 1e-5 suits pretrained models.",
+    learning_rate: float | None = option(
+        None,
+        help="Peak learning rate. Default: 5e-3 for students from scratch, 1e-5 for pretrained models.",
         low=0.0,
         group="Optimizer",
     )
@@ -59,3 +59,9 @@ class SftSettings:
         check(self)
         if self.optimizer == "muon" and self.lora_rank:
             raise InputError(f"`lora_rank` is {self.lora_rank}; LoRA's thin matrices need adamw as `optimizer`")
+
+    def resolve(self, *, from_scratch: bool) -> "SftSettings":
+        """The same settings with an optimizer and a learning rate, where None stood, that suit the kind of model."""
+        optimizer = self.optimizer or ("muon" if from_scratch and not self.lora_rank else "adamw")
+        learning_rate = self.learning_rate if self.learning_rate is not None else 5e-3 if from_scratch else 1e-5
+        return replace(self, optimizer=optimizer, learning_rate=learning_rate)

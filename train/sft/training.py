@@ -1,5 +1,6 @@
 """One SFT training from a snapshot of traces: it is checked before the first step, recorded and resumable."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from store import Store
-from train.inputs import open_inputs
+from train.inputs import open_inputs, resume_settings
 from train.runs import (
     CHECKPOINTS,
     OnProgress,
@@ -23,6 +24,7 @@ from train.sft.muon import MuonWithAdamW
 from train.sft.settings import SftSettings
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.students.lora import make_lora
+from train.students.student import most_tokens
 
 SHOWN = ("loss", "mean_token_accuracy", "learning_rate")
 
@@ -35,27 +37,33 @@ def train_sft(
     settings: SftSettings,
     *,
     resume: bool = False,
+    given: Collection[str] = (),
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
     """Train `student` on the snapshot's training split. The new student is called `name`.
 
     resume: continue an unfinished training of this name from its last checkpoint, with the settings that it began with
-    and in the same order of data.
+    and in the same order of data. given: names of settings that were chosen although they equal the default, so that a
+    resumed training checks them too.
 
     Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
-    tokenizer lacks semantic IDs, if the split is empty, or if a row is too long.
+    tokenizer cannot write conversations or lacks semantic IDs that the rows show, if the split is empty, if a row is
+    too long, or if a resumed training was started with other settings.
     """
     if resume:
         _, known = load_training(store, "sft", name)
-        settings = SftSettings(**{field: known[field] for field in asdict(settings) if field in known})
+        settings = resume_settings(name, known, settings, given)
         reference, student = known["reference"], known["student"]
-    snapshot, rows, model, tokenizer, vocabulary = open_inputs(store, "sft", reference, student)
+    snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "sft", reference, student)
+    settings = settings.resolve(from_scratch=from_scratch)
+    assert settings.learning_rate is not None
     loss = SftLoss(settings.reasoning_weight, settings.answer_weight)
-    limit = min(settings.max_tokens, getattr(model.config, "max_position_embeddings", settings.max_tokens))
+    limit = min(settings.max_tokens, most_tokens(model))
     encoded = encode_traces(rows, tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
     arguments = training_arguments(settings, student_folder(store, name) / CHECKPOINTS, limit)
     facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
     with open_run(store, "sft", name, snapshot, facts, resume=resume) as run:
+        on_progress(f"{student}: {settings.optimizer}, learning rate {settings.learning_rate:g}")
         # LoRA's first weights are random.
         set_seed(settings.seed)
         if settings.lora_rank:
@@ -74,7 +82,11 @@ def train_sft(
 
 
 def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTConfig:
-    """The arguments of TRL's trainer. folder: for checkpoints. limit: maximum length of a packed row, in tokens."""
+    """The arguments of TRL's trainer. folder: for checkpoints. limit: maximum length of a packed row, in tokens.
+
+    settings: without learning rate, that of a student from scratch is taken.
+    """
+    settings = settings.resolve(from_scratch=True)
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,

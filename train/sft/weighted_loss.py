@@ -27,6 +27,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from prompts.completion import EXPLANATION, RECOMMENDATIONS, render_completion
 from store.errors import InputError
 from store.settings import check, option
+from train.students.chat import ChatFormat
 
 # The label that TRL and PyTorch leave out of the loss.
 IGNORED = -100
@@ -51,13 +52,19 @@ def encode_traces(
     max_tokens: the maximum length of a row, prompt and completion together. reasoning: False trains on the answer
     alone, with an empty explanation.
 
-    Raises InputError if there are no rows, if a row is too long, or if the chat template renders a prompt differently
-    when a completion follows.
+    Raises InputError if there are no rows, if a row is too long, or if the tokenizer does not tell where its tokens
+    stand in a text.
     """
     if len(rows) == 0:
         raise InputError("the split has no rows; publish a snapshot whose split has rows")
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the model's tokenizer ({type(tokenizer).__name__}) does not tell where its tokens stand in a text, which "
+            "loss weights need; save it as a fast tokenizer, with a tokenizer.json"
+        )
+    chat = ChatFormat.of(tokenizer)
     encoded = rows.map(
-        lambda batch: _encode(batch, tokenizer, loss, reasoning=reasoning),
+        lambda batch: _encode(batch, chat, loss, reasoning=reasoning),
         batched=True,
         batch_size=512,
         remove_columns=rows.column_names,
@@ -75,40 +82,22 @@ def encode_traces(
     return encoded
 
 
-def _encode(batch: Mapping[str, Sequence[Any]], tokenizer: Any, loss: SftLoss, *, reasoning: bool) -> dict[str, Any]:
+def _encode(batch: Mapping[str, Sequence[Any]], chat: ChatFormat, loss: SftLoss, *, reasoning: bool) -> dict[str, Any]:
     columns: dict[str, list[list[Any]]] = {"input_ids": [], "labels": [], "weights": []}
-    texts, starts, borders = [], [], []
-    for prompt, completion in zip(batch["prompt"], batch["completion"], strict=True):
-        answer = completion[0]["content"] if reasoning else _without_reasoning(completion[0]["content"])
-        before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
-        # The last occurrence: a prompt may quote an answer as an example.
-        at = whole.rfind(answer)
-        if not whole.startswith(before) or at < 0:
-            raise InputError(
-                "the tokenizer's chat template renders a prompt differently when an answer follows it, so the model "
-                "would be trained on other prompts than it is given later; use a tokenizer with another chat template"
-            )
-        # The last occurrence again: the reasoning may mention the key. Without the key everything is reasoning.
+    texts = [completion[0]["content"] for completion in batch["completion"]]
+    answers = texts if reasoning else [_without_reasoning(text) for text in texts]
+    tokens = chat.encode_answers(answers, return_offsets_mapping=True)
+    for prompt_ids, answer, ids, offsets in zip(
+        chat.encode_prompts(batch["prompt"]), answers, tokens["input_ids"], tokens["offset_mapping"], strict=True
+    ):
+        # The last occurrence: the reasoning may mention the key. Without the key everything is reasoning.
         key = answer.rfind(f'"{RECOMMENDATIONS}"')
-        texts.append(whole)
-        starts.append(len(before))
-        borders.append(at + (key if key >= 0 else len(answer)))
-    # The chat template has written the special tokens already.
-    tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    for ids, offsets, start, border in zip(tokens["input_ids"], tokens["offset_mapping"], starts, borders, strict=True):
-        is_completion_T = [first >= start for first, _ in offsets]
-        columns["input_ids"].append(ids)
-        columns["labels"].append(
-            [token if is_completion else IGNORED for token, is_completion in zip(ids, is_completion_T, strict=True)]
-        )
-        columns["weights"].append(
-            [
-                # `end > border` and not `first >= border`: a token across the border belongs to the answer.
-                0.0 if not is_completion else loss.answer_weight if end > border else loss.reasoning_weight
-                for (_, end), is_completion in zip(offsets, is_completion_T, strict=True)
-            ]
-        )
+        border = key if key >= 0 else len(answer)
+        columns["input_ids"].append([*prompt_ids, *ids])
+        columns["labels"].append([IGNORED] * len(prompt_ids) + ids)
+        # `end > border` and not `start >= border`: a token across the border belongs to the answer.
+        weights = [loss.answer_weight if end > border else loss.reasoning_weight for _, end in offsets]
+        columns["weights"].append([0.0] * len(prompt_ids) + weights)
     return dict(columns)
 
 

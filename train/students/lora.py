@@ -14,16 +14,16 @@ from store.errors import InputError
 from train.students.vocabulary import Vocabulary
 
 
-def make_lora(model: Any, vocabulary: Vocabulary, *, rank: int = 16, alpha: int = 32) -> Any:
+def make_lora(model: Any, vocabulary: Vocabulary | None, *, rank: int = 16, alpha: int = 32) -> Any:
     """A peft model that trains only the LoRA weights of all linear layers except the head, and the new rows.
 
-    `merge_and_unload()` of the result returns the trained plain model. rank, alpha: LoRA changes each layer by
-    alpha / rank * B A.
+    `merge_and_unload()` of the result returns the trained plain model. vocabulary: None if there are no new rows. rank,
+    alpha: LoRA changes each layer by alpha / rank * B A.
 
-    Raises InputError if the head has a bias, which peft would drop.
+    Raises InputError if there are new rows and the head has a bias, which peft would drop.
     """
     head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
+    if vocabulary is not None and getattr(head, "bias", None) is not None:
         raise InputError(
             f"{type(model).__name__} has a bias in its head, which LoRA with new tokens does not support; "
             "train all weights instead"
@@ -36,7 +36,7 @@ def make_lora(model: Any, vocabulary: Vocabulary, *, rank: int = 16, alpha: int 
         r=rank,
         lora_alpha=alpha,
         target_modules="all-linear",
-        trainable_token_indices={name: list(vocabulary.new_rows) for name in names},
+        trainable_token_indices={name: list(vocabulary.new_rows) for name in names} if vocabulary else None,
     )
     with warnings.catch_warnings():
         # peft uses a deprecated name of transformers.

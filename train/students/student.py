@@ -18,29 +18,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from store.errors import InputError
 from store.temporary import temporary_folder
+from train.students.chat import CHATML, TURN, give_template, set_end_tokens
 from train.students.settings import InitSettings
 from train.students.vocabulary import ROWS_MULTIPLE, add_tokens
 
 PAD = "<|endoftext|>"
-START = "<|im_start|>"
-END = "<|im_end|>"
+START, END = TURN
 MAX_TOKENS = 4096
+# The mark of a student from scratch in its config, which transformers saves with everything trained from it.
+FROM_SCRATCH = "gr2_from_scratch"
 DEFAULTS = InitSettings()
-
-# ChatML. The `generation` block marks the assistant's text, its end token included, so that trainers find the tokens to
-# train on. A prompt with the generation prompt is a prefix of the whole conversation, so nothing is tokenized twice.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{ message['content'] + '<|im_end|>' }}{%- endgeneration -%}
-{%- else -%}
-{{ message['content'] + '<|im_end|>' }}
-{%- endif -%}
-{{ '\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
-"""
 
 # In this order: a letter with a count (a7), which compact prompts consist of; words with the space before them; numbers
 # in groups of at most two digits; punctuation; line ends with the indent that follows; spaces. Digits never include a
@@ -134,7 +121,10 @@ def init_student(
 def load_student(path: Path | str) -> tuple[Any, Any]:
     """Load model and tokenizer of any causal language model from a folder or the hub, in the precision of its weights.
 
-    A tokenizer without a padding token pads with its end token. Raises InputError if transformers cannot load them.
+    A tokenizer without chat template gets one (`train.students.chat`), and one without padding token pads with its end
+    token. Generation stops at the end of a turn.
+
+    Raises InputError if transformers cannot load them, or if the tokenizer cannot write conversations.
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
@@ -144,10 +134,24 @@ def load_student(path: Path | str) -> tuple[Any, Any]:
     if not tokenizer.encode("a", add_special_tokens=False):
         # transformers creates an empty tokenizer if the folder has none.
         raise InputError(f"there is no tokenizer with the model in {str(path)!r}; save it into the same folder")
+    give_template(tokenizer)
+    set_end_tokens(model, tokenizer)
     if tokenizer.pad_token is None:
         # Any token will do, because padding is masked.
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def is_from_scratch(model: Any, tokenizer: Any) -> bool:
+    """Whether `init_student` made this model or the one that it descends from. Any other model is pretrained."""
+    # Students of gr2 0.1 have no mark. Only `init_student` gives a tokenizer exactly this template.
+    return bool(getattr(model.config, FROM_SCRATCH, False)) or tokenizer.chat_template == CHATML
+
+
+def most_tokens(model: Any) -> int:
+    """The number of tokens that a model reads at most, or 2**31 if its config does not say."""
+    # A model that also reads images keeps the settings of its text in a config of its own.
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
 def best_device() -> str:
@@ -179,7 +183,7 @@ def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
         pad_token=PAD,
         eos_token=END,
         extra_special_tokens=[START],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHATML,
         model_max_length=MAX_TOKENS,
         clean_up_tokenization_spaces=False,
     )
@@ -219,6 +223,7 @@ def _random_model(shape: StudentSize, tokenizer: Any, rope_theta: float, seed: i
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    setattr(config, FROM_SCRATCH, True)
     # The caller's random state stays as it is.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -53,6 +53,12 @@ def add_tokens(tokenizer: Any, levels: int, codebook_size: int) -> Vocabulary:
     return find_vocabulary(tokenizer, levels, codebook_size)
 
 
+def missing_token(tokenizer: Any, levels: int, codebook_size: int) -> str | None:
+    """The first token of semantic IDs that a tokenizer lacks, or None if it has them all."""
+    ids = tokenizer.get_vocab()
+    return next((token for token in sid_tokens(levels, codebook_size) if token not in ids), None)
+
+
 def find_vocabulary(tokenizer: Any, levels: int, codebook_size: int) -> Vocabulary:
     """Find the tokens of semantic IDs in a tokenizer that has them.
 
@@ -61,7 +67,7 @@ def find_vocabulary(tokenizer: Any, levels: int, codebook_size: int) -> Vocabula
     """
     ids = tokenizer.get_vocab()
     tokens = sid_tokens(levels, codebook_size)
-    missing = next((token for token in tokens if token not in ids), None)
+    missing = missing_token(tokenizer, levels, codebook_size)
     if missing is not None:
         raise InputError(
             f"the model's tokenizer has no token {missing}, which semantic IDs of {levels} levels with {codebook_size} "

@@ -1,0 +1,203 @@
+"""The chat format of a student: the text before an answer, the text after it, and the tokens that end it.
+
+A prompt is what the chat template writes before an answer, not what it writes when asked to begin one. The two differ:
+Qwen3 puts an empty thinking block between them. So that a student is asked as it was trained, SFT, DAPO and every mode
+of evaluation take their prompts from here. Prompt and answer are tokenized apart, because in generation the prompt's
+tokens are fixed before the answer has any.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from store.errors import InputError
+
+Message = Mapping[str, str]
+
+# ChatML. The `generation` block marks the assistant's text, its end token included, so that trainers find the tokens to
+# train on. A prompt with the generation prompt is a prefix of the whole conversation, so nothing is tokenized twice.
+CHATML = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{ message['content'] + '<|im_end|>' }}{%- endgeneration -%}
+{%- else -%}
+{{ message['content'] + '<|im_end|>' }}
+{%- endif -%}
+{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+# For tokenizers that have no token for a turn: it needs an end token and nothing else.
+PLAIN = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ 'Answer:\\n' }}{%- generation -%}{{ message['content'] + eos_token }}{%- endgeneration -%}
+{%- else -%}
+{{ message['content'] + '\\n\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ 'Answer:\\n' }}{%- endif -%}
+"""
+# Marks a template that gr2 gave to a model of somebody else's, so that it is not taken for one of gr2's own students.
+GIVEN = "{#- gr2 wrote this template, because the tokenizer had none. -#}\n"
+TURN = ("<|im_start|>", "<|im_end|>")
+
+# Texts that no template has a reason to change.
+_SYSTEM, _USER, _ANSWER = "gr2systemtext", "gr2usertext", "gr2answertext"
+_PROBE = ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER})
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How a tokenizer writes conversations of a system text, a user's text and an answer.
+
+    has_system: whether the template has a system role; if not, the system text begins the user's turn. ending: the text
+    after an answer. end_id: the first token of `ending` that ends a turn, after which generation stops.
+    """
+
+    tokenizer: Any
+    has_system: bool
+    ending: str
+    end_id: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "ChatFormat":
+        """Find the chat format of a tokenizer that has a chat template (see `give_template`).
+
+        Raises InputError if the template loses a text or fails, if it writes other texts before an answer than without
+        one, or if no token ends an answer.
+        """
+        has_system, text = _try_template(tokenizer)
+        alone = tokenizer.apply_chat_template(
+            list(_PROBE) if has_system else _merge_system(_PROBE), tokenize=False, add_generation_prompt=True
+        )
+        # Between the user's text and the answer they may differ, as with Qwen3.
+        if alone.partition(_USER)[0] != text.partition(_USER)[0]:
+            raise InputError(
+                "the tokenizer's chat template renders a prompt differently when an answer follows it, so other "
+                "programs would give the model other prompts than it is trained on; use a tokenizer with another chat "
+                "template"
+            )
+        ending = text.rpartition(_ANSWER)[2]
+        end_id = next((token for token in _encode(tokenizer, ending) if _is_marker(tokenizer, token)), None)
+        if end_id is None:
+            # The template ends an answer with plain text or nothing, where nobody would know when to stop.
+            _need_end_token(tokenizer, "the model's chat template ends an answer with no token of its own")
+            ending, end_id = tokenizer.eos_token, tokenizer.eos_token_id
+        return cls(tokenizer, has_system, ending, int(end_id))
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text up to the first character of an answer, special tokens included.
+
+        messages: system and user, in the form of `Template.render`.
+        """
+        return _render(self.tokenizer, self._arrange(messages)).rpartition(_ANSWER)[0]
+
+    def encode_prompts(self, conversations: Iterable[Sequence[Message]]) -> list[list[int]]:
+        """The tokens of each prompt."""
+        texts = [self.prompt(messages) for messages in conversations]
+        # The chat template has written the special tokens. Not verbose: lengths are checked by those who have a limit.
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def encode_answers(self, answers: Sequence[str], **options: Any) -> Any:
+        """The tokenizer's output for answers with their endings: what is to be generated after a prompt."""
+        texts = [answer + self.ending for answer in answers]
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)
+
+    def _arrange(self, messages: Sequence[Message]) -> list[Message]:
+        return list(messages) if self.has_system else _merge_system(messages)
+
+
+def give_template(tokenizer: Any) -> None:
+    """Give a tokenizer without chat template one that it can write: ChatML if it has the tokens, else a plain one.
+
+    It is saved with the tokenizer. Raises InputError if the tokenizer has no end token either.
+    """
+    if tokenizer.chat_template:
+        return
+    vocabulary = tokenizer.get_vocab()
+    if all(token in vocabulary for token in TURN):
+        template = CHATML
+    else:
+        _need_end_token(tokenizer, "the model's tokenizer has no chat template")
+        template = PLAIN
+    # Models expect the token that begins every text, and a chat template has to write it itself.
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    tokenizer.chat_template = GIVEN + ("{{- bos_token -}}\n" if begins else "") + template
+
+
+def set_end_tokens(model: Any, tokenizer: Any) -> None:
+    """Make generation stop at the end of a turn, also with a base model, whose own end token ends a document.
+
+    The model's generation settings are saved with it, so other programs stop there too. A tokenizer without end token
+    gets that of a turn.
+    """
+    end_id = ChatFormat.of(tokenizer).end_id
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
+    known = model.generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    ids = list(dict.fromkeys([end_id, tokenizer.eos_token_id, *known]))
+    model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        # Some models come with a temperature and do not say that it is for sampling. transformers loads such settings,
+        # but once they are changed it refuses to save them, at the first checkpoint.
+        model.generation_config.do_sample = True
+
+
+def _try_template(tokenizer: Any) -> tuple[bool, str]:
+    """Whether the template has a system role, and what it makes of a conversation. Raises InputError if it cannot."""
+    reason = ""
+    for has_system, messages in ((True, list(_PROBE)), (False, _merge_system(_PROBE))):
+        try:
+            text = _render(tokenizer, messages)
+        except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+            # Whatever a stranger's template raises: Gemma 2 and Mistral refuse a system role this way.
+            reason = f"it says {str(error).strip()!r}"
+            continue
+        places = [text.find(_SYSTEM), text.find(_USER), text.rfind(_ANSWER)]
+        if -1 not in places and places == sorted(places):
+            return has_system, text
+        reason = f"it writes {text[:200]!r}"
+    raise InputError(
+        "the chat template of the model's tokenizer cannot write a system text, a user's text and an answer in this "
+        f"order: {reason}; set another `chat_template` in the tokenizer's folder, or delete it, and gr2 gives it one"
+    )
+
+
+def _render(tokenizer: Any, messages: Sequence[Message]) -> str:
+    text: str = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": _ANSWER}], tokenize=False)
+    return text
+
+
+def _merge_system(messages: Sequence[Message]) -> list[Message]:
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    first, *others = [message for message in messages if message["role"] != "system"]
+    return [{**first, "content": "\n\n".join([*system, first["content"]])}, *others]
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False) if text else []
+    return ids
+
+
+def _is_marker(tokenizer: Any, token: int) -> bool:
+    """Whether a token is special or was added to the learned ones. Gemma also added line ends, which end no turn."""
+    added = tokenizer.added_tokens_decoder.get(token)
+    return token in tokenizer.all_special_ids or (added is not None and bool(added.content.strip()))
+
+
+def _need_end_token(tokenizer: Any, problem: str) -> None:
+    """Raises InputError if the tokenizer has no end token, or does not read it back from a text."""
+    if tokenizer.eos_token is None:
+        raise InputError(f"{problem}, and there is no end token; set `eos_token` or `chat_template` of the tokenizer")
+    if _encode(tokenizer, tokenizer.eos_token)[-1:] != [tokenizer.eos_token_id]:
+        raise InputError(
+            f"{problem}, and the tokenizer does not read its end token {tokenizer.eos_token!r} from a text; "
+            "add it to the tokenizer as a special token, or set `chat_template`"
+        )
