@@ -265,6 +265,14 @@ def test_a_direct_answer_goes_on_from_the_tokens_that_it_was_trained_on(levels: 
             assert answer.strip().startswith('{"explanation":"","recommendations":')
 
 
+def test_a_prompt_that_a_model_cannot_hold_is_a_clear_error(levels: Store, tmp_path: Path) -> None:
+    student = open_student(levels, save_stranger(tmp_path / "base", "gpt2", make_tokenizer()), LEVELS)
+    task = tasks_of(levels, 1)
+    (prompt,) = student.prompts(task)
+    with pytest.raises(InputError, match=f"has {len(prompt):,} tokens; with answers of up to 1,000 that is more than"):
+        GeneratingRanker(student, max_tokens=1000).rank(task)
+
+
 def test_a_student_of_somebody_else_takes_part_in_an_evaluation(levels: Store, tmp_path: Path) -> None:
     begun = save_stranger(tmp_path / "base", "gpt2", make_tokenizer())
     words = [

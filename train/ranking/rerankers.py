@@ -26,7 +26,7 @@ from store.progress import Counted
 from train.ranking.settings import StudentSettings
 from train.runs import find_student, trained_on
 from train.students.chat import ChatFormat
-from train.students.student import best_device, load_student
+from train.students.student import best_device, load_student, most_tokens
 
 BATCH = 64
 DEFAULTS = StudentSettings()
@@ -64,19 +64,28 @@ class Student:
         ids: list[list[int]] = self.chat.encode_answers(answers)["input_ids"]
         return ids
 
-    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Batches of rows of tokens of similar length: their indices in `rows`, and the model's inputs (B, T)."""
+    def batches(self, rows: Sequence[Sequence[int]], max_tokens: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Batches of rows of tokens of similar length: their indices in `rows`, and the model's inputs (B, T).
+
+        Raises InputError if the longest row and the `max_tokens` that follow exceed the model's positions.
+        """
         # Similar lengths need little padding. The indices let callers restore the order.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        longest, positions = max(map(len, rows), default=0), most_tokens(self.model)
+        if longest + max_tokens > positions:
+            raise InputError(
+                f"the longest prompt of {self.name} has {longest:,} tokens; with answers of up to {max_tokens:,} that "
+                f"is more than the model's {positions:,}: lower `max_tokens`, or choose a shorter template"
+            )
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            longest = len(rows[places[-1]])
-            input_ids_B_T = torch.full((len(places), longest), self.tokenizer.pad_token_id)
+            width = len(rows[places[-1]])
+            input_ids_B_T = torch.full((len(places), width), self.tokenizer.pad_token_id)
             attention_mask_B_T = torch.zeros_like(input_ids_B_T)
             # Generation continues at the right end, so pad on the left.
             for row, place in enumerate(places):
-                input_ids_B_T[row, longest - len(rows[place]) :] = torch.tensor(rows[place])
-                attention_mask_B_T[row, longest - len(rows[place]) :] = 1
+                input_ids_B_T[row, width - len(rows[place]) :] = torch.tensor(rows[place])
+                attention_mask_B_T[row, width - len(rows[place]) :] = 1
             yield (
                 places,
                 {
@@ -149,9 +158,8 @@ class GeneratingRanker:
         finished = 0
         student.model.eval()
         options = _cache_options(student.model)
-        for places, inputs in student.batches(
-            [[*prompt, *beginning] for prompt, beginning in zip(prompts, beginnings, strict=True)]
-        ):
+        read = [[*prompt, *beginning] for prompt, beginning in zip(prompts, beginnings, strict=True)]
+        for places, inputs in student.batches(read, self.max_tokens):
             output_B_T = student.model.generate(
                 **inputs,
                 do_sample=False,
@@ -246,7 +254,7 @@ class FirstTokenRanker:
         student = self.student
         student.model.eval()
         rows: list[list[float]] = [[]] * len(read)
-        for places, inputs in student.batches(read):
+        for places, inputs in student.batches(read, 1):
             # generate() knows how each model counts positions behind padding on the left; a plain call does not.
             output = student.model.generate(
                 **inputs,

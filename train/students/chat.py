@@ -70,10 +70,7 @@ class ChatFormat:
         Raises InputError if the template loses a text or fails, if it writes other texts before an answer than without
         one, or if no token ends an answer.
         """
-        has_system, text = _try_template(tokenizer)
-        alone = tokenizer.apply_chat_template(
-            list(_PROBE) if has_system else _merge_system(_PROBE), tokenize=False, add_generation_prompt=True
-        )
+        has_system, alone, text = _try_template(tokenizer)
         # Between the user's text and the answer they may differ, as with Qwen3.
         if alone.partition(_USER)[0] != text.partition(_USER)[0]:
             raise InputError(
@@ -150,11 +147,15 @@ def set_end_tokens(model: Any, tokenizer: Any) -> None:
         model.generation_config.do_sample = True
 
 
-def _try_template(tokenizer: Any) -> tuple[bool, str]:
-    """Whether the template has a system role, and what it makes of a conversation. Raises InputError if it cannot."""
+def _try_template(tokenizer: Any) -> tuple[bool, str, str]:
+    """Whether the template has a system role, and what it makes of a conversation without and with an answer.
+
+    Raises InputError if it fails or loses a text.
+    """
     reason = ""
     for has_system, messages in ((True, list(_PROBE)), (False, _merge_system(_PROBE))):
         try:
+            alone = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             text = _render(tokenizer, messages)
         except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
             # Whatever a stranger's template raises: Gemma 2 and Mistral refuse a system role this way.
@@ -162,7 +163,7 @@ def _try_template(tokenizer: Any) -> tuple[bool, str]:
             continue
         places = [text.find(_SYSTEM), text.find(_USER), text.rfind(_ANSWER)]
         if -1 not in places and places == sorted(places):
-            return has_system, text
+            return has_system, alone, text
         reason = f"it writes {text[:200]!r}"
     raise InputError(
         "the chat template of the model's tokenizer cannot write a system text, a user's text and an answer in this "
