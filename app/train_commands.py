@@ -180,8 +180,10 @@ def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -
     """Where the student is, and the last figures of its training."""
     figures = ", ".join(f"{metric} {done.figures[metric]:.4g}" for metric in shown if metric in done.figures)
     optimizer, rate = done.settings.get("optimizer", "adamw"), done.settings["learning_rate"]
+    # A training that is shorter than the interval of its log has no figures.
+    end = f"at the end {figures}; " if figures else ""
     say(
         f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s with {optimizer}, learning rate {rate:g}; "
-        f"at the end {figures}; run {done.run_id}"
+        f"{end}run {done.run_id}"
     )
     say(f"  {done.folder}")
