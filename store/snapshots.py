@@ -6,17 +6,22 @@
         data/<split>-00000-of-00001.parquet
 
 The version is the sha256 of the manifest. A snapshot contains no time and no machine name, so the same store gives the
-same bytes. This module does not know how rows are selected; `curate.snapshots.publishing` does.
+same bytes. Rows pass through on disk, a part at a time, so that a snapshot may be larger than the memory. This module
+does not know how rows are selected; `curate.snapshots.publishing` does.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
+import pyarrow.parquet as pq
 
 from store.errors import InputError, SnapshotError
 from store.temporary import temporary_folder
@@ -24,6 +29,10 @@ from store.temporary import temporary_folder
 FORMAT_VERSION = 1
 VERSION_DIGITS = 16
 ROW_GROUP_ROWS = 20_000
+_VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
+_KEYS = {"format_version", "files", "splits"}
+# Rows that are Python objects at the same time: some 40 KB each.
+PART_ROWS = 1_000
 
 
 class Snapshot(NamedTuple):
@@ -34,13 +43,74 @@ class Snapshot(NamedTuple):
 
     @property
     def version(self) -> str:
-        """The version, which is the name of the folder."""
-        return self.path.name
+        """The version, whatever the folder is called."""
+        return _seal(self.manifest)[0]
+
+
+class SplitRows(NamedTuple):
+    """The rows of one split in the order to keep; they may lie on disk.
+
+    rows: their number. sha256: what `rows_sha256` gives for them.
+    """
+
+    frame: pl.LazyFrame
+    rows: int
+    sha256: str
+
+
+@contextmanager
+def spool_rows(
+    folder: Path, schema: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Iterator[dict[str, SplitRows]]:
+    """Take rows, each with its split, one by one, and keep them in files below `folder` for the length of the block.
+
+    Yields the rows by split. Raises SnapshotError if they cannot be written.
+    """
+    with temporary_folder(folder) as temporary:
+        spools: dict[str, _Spool] = {}
+        for split, row in rows:
+            if split not in spools:
+                spools[split] = _Spool(temporary / f"{len(spools)}", schema)
+            spools[split].append(row)
+        yield {split: spool.finish() for split, spool in spools.items()}
+
+
+class _Spool:
+    """Files of PART_ROWS rows each, and the digest of the rows so far."""
+
+    def __init__(self, folder: Path, schema: Mapping[str, Any]) -> None:
+        self._folder, self._schema = folder, schema
+        self._waiting: list[Mapping[str, Any]] = []
+        self._parts: list[Path] = []
+        self._rows = 0
+        self._digest = hashlib.sha256()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) == PART_ROWS:
+            self._flush()
+
+    def finish(self) -> SplitRows:
+        self._flush()
+        return SplitRows(pl.scan_ipc(self._parts, glob=False), self._rows, self._digest.hexdigest())
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        frame = pl.DataFrame(self._waiting, schema=self._schema)
+        part = self._folder / f"{len(self._parts):06}.arrow"
+        with _writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            frame.write_ipc(part, compression="lz4")
+        _digest_rows(self._digest, frame)
+        self._parts.append(part)
+        self._rows += frame.height
+        self._waiting = []
 
 
 def write_snapshot(
     folder: Path,
-    splits: Mapping[str, pl.DataFrame],
+    splits: Mapping[str, pl.DataFrame | SplitRows],
     body: Mapping[str, Any],
     card: str,
     *,
@@ -48,32 +118,42 @@ def write_snapshot(
 ) -> Snapshot:
     """Write a snapshot below `folder`. If one with the same content exists, it is left as it is.
 
-    splits: rows by split name, in the order to keep. body: facts about the selection and its lineage, in types that
-    JSON can hold. card: text of README.md. latest: the newest snapshot of the same name, which becomes the parent if
-    the content differs. The snapshot is written to a temporary folder, synced and renamed, so that a reader sees all of
-    it or nothing.
+    splits: rows by split name, in the order to keep; whole, or as `spool_rows` gives them. body: facts about the
+    selection and its lineage, in types that JSON can hold. card: text of README.md. latest: the newest snapshot of the
+    same name, which becomes the parent if the content differs. The snapshot is written to a temporary folder, synced
+    and renamed, so that a reader sees all of it or nothing.
 
     Raises SnapshotError if it cannot be written. Nothing is kept then.
     """
-    try:
+    with _writing(folder):
         return _write(folder, splits, body, card, latest)
-    except OSError as error:
-        raise SnapshotError(
-            f"{folder}: the snapshot could not be written ({error.strerror}); nothing was kept"
-        ) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A full disk or a read-only folder is one line."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+        raise SnapshotError(f"{folder}: the snapshot could not be written ({reason}); nothing was kept") from error
 
 
 def _write(
-    folder: Path, splits: Mapping[str, pl.DataFrame], body: Mapping[str, Any], card: str, latest: Snapshot | None
+    folder: Path,
+    splits: Mapping[str, pl.DataFrame | SplitRows],
+    body: Mapping[str, Any],
+    card: str,
+    latest: Snapshot | None,
 ) -> Snapshot:
     with temporary_folder(folder) as temporary:
         # A subfolder, because a temporary folder is readable only by its owner, and a snapshot should not be.
         staged = temporary / "snapshot"
         data = staged / "data"
         data.mkdir(parents=True)
-        for split, frame in splits.items():
+        for split, rows in splits.items():
             # With fixed row groups and compression, the bytes depend on the rows alone.
-            frame.write_parquet(
+            (rows.frame if isinstance(rows, SplitRows) else rows.lazy()).sink_parquet(
                 data / f"{split}-00000-of-00001.parquet",
                 compression="zstd",
                 compression_level=3,
@@ -85,9 +165,7 @@ def _write(
         manifest = {
             "format_version": FORMAT_VERSION,
             **body,
-            "splits": {
-                split: {"rows": frame.height, "rows_sha256": rows_sha256(frame)} for split, frame in splits.items()
-            },
+            "splits": {split: _count(rows) for split, rows in splits.items()},
             "files": files,
         }
         # With the latest snapshot's own parent, the same content gives its very version. Only new content gets a new
@@ -125,50 +203,124 @@ def _version_of(manifest: bytes) -> str:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a snapshot folder, checked against the version in the folder's name.
 
+    A folder that was given another name, which is no version, has the version that its manifest hashes to.
+
     Raises InputError if there is no snapshot, and SnapshotError if the manifest was changed or is too new.
     """
     file = path / "manifest.json"
     if not file.is_file():
         raise InputError(f"{path} is not a snapshot: it has no manifest.json")
-    text = file.read_bytes()
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise SnapshotError(f"{file} cannot be read: {error.strerror}") from error
     version = _version_of(text)
-    if version != path.name:
+    if _VERSION.fullmatch(path.name) and version != path.name:
         raise SnapshotError(f"{file} was changed: its hash is {version}, but the folder is named {path.name}")
-    manifest: dict[str, Any] = orjson.loads(text)
+    try:
+        manifest = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise SnapshotError(f"{file} was changed: it is no JSON ({error})") from error
+    if not isinstance(manifest, dict) or _KEYS - manifest.keys():
+        raise InputError(f"{path} is not a snapshot: its manifest.json lacks some of {', '.join(sorted(_KEYS))}")
     if manifest["format_version"] > FORMAT_VERSION:
         raise SnapshotError(
             f"{file} has format {manifest['format_version']}, this gr2 reads up to {FORMAT_VERSION}; "
             "install a newer gr2"
         )
+    if _seal(manifest)[1] != text:
+        raise SnapshotError(f"{file} was changed: it is not as gr2 writes it; publish the snapshot again")
     return manifest
 
 
 def verify_snapshot(path: Path) -> Snapshot:
-    """Hash every file again. Raises SnapshotError with the name of each changed, missing or additional file."""
+    """Hash every file again. Raises SnapshotError with the name of each changed, missing or additional file.
+
+    Nothing but the files of the manifest may be in the folder: no link, which may lead to other contents tomorrow, and
+    no empty folder.
+    """
     manifest = read_manifest(path)
     expected = manifest["files"]
-    present = {str(file.relative_to(path)) for file in _files(path)} - {"manifest.json"}
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - present)]
-    problems += [f"{name} does not belong to it" for name in sorted(present - expected.keys())]
-    problems += [
-        f"{name} was changed" for name in sorted(expected.keys() & present) if _describe(path / name) != expected[name]
-    ]
+    try:
+        present, links = _contents(path)
+        problems = [f"{name} is a link" for name in links]
+        problems += [f"{name} is missing" for name in sorted(expected.keys() - present - set(links))]
+        problems += [f"{name} does not belong to it" for name in sorted(present - expected.keys() - {"manifest.json"})]
+        problems += [
+            f"{name} was changed"
+            for name in sorted(expected.keys() & present)
+            if _describe(path / name) != expected[name]
+        ]
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be verified: {error.filename}: {error.strerror}") from error
     if problems:
         raise SnapshotError(f"{path} is damaged: {'; '.join(problems)}")
     return Snapshot(path, manifest)
 
 
+def _contents(folder: Path) -> tuple[set[str], list[str]]:
+    """The names of what a folder holds, and of the links among it; of folders only those that hold no file."""
+    present: set[str] = set()
+    links = []
+    for parent, folders, files in os.walk(folder, onerror=_fail):
+        for name in [*folders, *files]:
+            entry = Path(parent, name)
+            relative = entry.relative_to(folder).as_posix()
+            mode = entry.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                links.append(relative)
+            elif not stat.S_ISDIR(mode) or not any(entry.iterdir()):
+                present.add(relative)
+    return present, sorted(links)
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def split_files(snapshot: Snapshot, split: str) -> list[Path]:
+    """The data files of one split, by their names in the manifest. Nothing in a name is a pattern."""
+    pattern = re.compile(rf"data/{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet")
+    return [snapshot.path / name for name in sorted(snapshot.manifest["files"]) if pattern.fullmatch(name)]
+
+
 def read_split(path: Path, split: str) -> pl.DataFrame:
-    """The rows of one split."""
-    return pl.read_parquet(path / "data" / f"{split}-*.parquet")
+    """The rows of one split. Raises InputError if the snapshot has no such split."""
+    files = split_files(Snapshot(path, read_manifest(path)), split)
+    if not files:
+        raise InputError(f"{path} has no split {split!r}")
+    return pl.read_parquet(files, glob=False)
+
+
+def iterate_rows(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """The rows of all splits, without having them all in memory. Raises SnapshotError if a file cannot be read."""
+    for split in snapshot.manifest["splits"]:
+        for file in split_files(snapshot, split):
+            try:
+                with pq.ParquetFile(file) as opened:
+                    for batch in opened.iter_batches(PART_ROWS):
+                        yield from batch.to_pylist()
+            except (OSError, ValueError) as error:
+                raise SnapshotError(f"{file} cannot be read ({error}); verify the snapshot") from error
 
 
 def rows_sha256(frame: pl.DataFrame) -> str:
     """A hash of the rows' values and order, which does not depend on how Parquet stores them."""
     digest = hashlib.sha256()
+    _digest_rows(digest, frame)
+    return digest.hexdigest()
+
+
+def _digest_rows(digest: "hashlib._Hash", frame: pl.DataFrame) -> None:
     for row in frame.iter_rows(named=True):
         digest.update(orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
-    return digest.hexdigest()
+
+
+def _count(rows: pl.DataFrame | SplitRows) -> dict[str, Any]:
+    """What the manifest says of a split."""
+    if isinstance(rows, SplitRows):
+        return {"rows": rows.rows, "rows_sha256": rows.sha256}
+    return {"rows": rows.height, "rows_sha256": rows_sha256(rows)}
 
 
 def _describe(file: Path) -> dict[str, Any]:

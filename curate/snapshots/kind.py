@@ -1,13 +1,13 @@
 """What a kind of snapshot is, and what one selection of it gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import polars as pl
 
 from curate.traces.filter import TraceFilter
-from store import Gr2Error, InputError, Session
+from store import Gr2Error, InputError, Session, Store
 from store.former_names import renamed
 from store.registry import Registry
 from store.settings import option
@@ -129,14 +129,23 @@ _SELECTION = tuple(field.name for field in fields(SnapshotSettings) if field.nam
 class Contents:
     """What is written of a selection.
 
-    render: the rows, each with the split of the store that it belongs to; called when the store is free again.
-    selection, lineage: what the manifest says beyond the settings.
+    render: the rows in the order to keep, each with the split of the store that it belongs to; called when the store is
+    free again. A generator keeps memory low. stream: the same, in place of `render`, for a kind that still has to read
+    what its rows are made of: it reads the store in parts, each in a short transaction of its own. selection, lineage:
+    what the manifest says beyond the settings.
     """
 
-    render: Callable[[], list[SplitRow]]
-    sid_versions: tuple[str, ...]
+    render: Callable[[], Iterable[SplitRow]] | None = None
+    sid_versions: tuple[str, ...] = ()
     selection: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    stream: Callable[[Store], Iterable[SplitRow]] | None = None
+
+    def rows(self, store: Store) -> Iterable[SplitRow]:
+        """The rows, made one after the other. Not within a transaction."""
+        if self.stream is not None:
+            return self.stream(store)
+        return self.render() if self.render is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +172,17 @@ class Counts:
 class Selection:
     """What settings select, told without making a row.
 
-    targets: (user_id, position) of every interaction that a row teaches. refusal: why nothing of it is to be published,
-    None where nothing speaks against it. load: the contents, of the first so many rows or of all; only within the
-    transaction.
+    targets: (user_id, position) of every interaction that a row teaches, as a set or as a frame of these two columns.
+    refusal: why nothing of it is to be published, None where nothing speaks against it. load: the contents, of the
+    first so many rows or of all; only within the transaction. check: finds a further refusal that takes long to look
+    for; called when the store is free again.
     """
 
     counts: Counts
-    targets: set[tuple[str, int]]
+    targets: set[tuple[str, int]] | pl.DataFrame
     refusal: Gr2Error | None
     load: Callable[[int | None], Contents]
+    check: Callable[[Store], Gr2Error | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

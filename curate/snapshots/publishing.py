@@ -3,6 +3,7 @@
 What a kind of snapshot holds is `curate.snapshots`' affair; files and hashes are `store.snapshots`'.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,15 @@ from curate.snapshots import KINDS, Counts, Kind, Selection, SnapshotSettings
 from curate.snapshots.kind import SplitRow
 from curate.traces.rulesets import find_ruleset, pin_rulesets, versions_in_force
 from store import Gr2Error, InputError, Session, SnapshotError, Store
-from store.snapshots import Snapshot, read_manifest, read_split, verify_snapshot, write_snapshot
+from store.snapshots import (
+    Snapshot,
+    SplitRows,
+    iterate_rows,
+    read_manifest,
+    spool_rows,
+    verify_snapshot,
+    write_snapshot,
+)
 from store.temporary import temporary_folder
 from store.values import utc_now
 
@@ -73,7 +82,9 @@ def preview(store: Store, settings: SnapshotSettings) -> Preview:
         selected = KINDS.find(settings.kind).select(session, settings)
         refusal = _refusal(session, settings, selected)
         contents = None if refusal else selected.load(PREVIEW_ROWS)
-    return Preview(selected.counts, str(refusal) if refusal else None, contents.render() if contents else [])
+    if contents and not (refusal := selected.check(store)):
+        return Preview(selected.counts, None, list(contents.rows(store)))
+    return Preview(selected.counts, str(refusal), [])
 
 
 def rebuild(store: Store, snapshot: Snapshot) -> bool:
@@ -144,7 +155,7 @@ def load_lineage(store: Store, snapshot: Snapshot) -> Lineage:
     if KINDS.find(snapshot.manifest["kind"]).key == "trace_id":
         files = [snapshot.path / file for file in snapshot.manifest["files"] if file.endswith(".parquet")]
         try:
-            traces = pl.read_parquet(files, columns=["trace_id"])["trace_id"].to_list()
+            traces = pl.read_parquet(files, columns=["trace_id"], glob=False)["trace_id"].to_list()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise SnapshotError(f"{snapshot.path} is damaged: its rows cannot be read ({error}); verify it") from error
     with store.reading() as session:
@@ -178,11 +189,11 @@ def diff(older: Snapshot, newer: Snapshot) -> SnapshotDiff:
     key = KINDS.find(kinds.pop()).key
 
     def rows(snapshot: Snapshot) -> dict[str, bytes]:
+        """Digests of the rows by their keys."""
         verify_snapshot(snapshot.path)
         return {
-            row[key]: orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
-            for split in snapshot.manifest["splits"]
-            for row in read_split(snapshot.path, split).iter_rows(named=True)
+            row[key]: hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).digest()
+            for row in iterate_rows(snapshot)
         }
 
     before, after = rows(older), rows(newer)
@@ -231,12 +242,8 @@ def _write(
         sizes = {
             version: load_settings(session, SidVersion(settings.dataset, version)) for version in contents.sid_versions
         }
-    rows = contents.render()
-    splits = {
-        SPLIT_NAMES[split]: pl.DataFrame([row for of, row in rows if of == split], schema=kind.schema)
-        for split in settings.splits
-        if any(of == split for of, _ in rows)
-    }
+    if refusal := selected.check(store):
+        raise refusal
     body: dict[str, Any] = {
         "name": name,
         "kind": settings.kind,
@@ -256,21 +263,25 @@ def _write(
             **contents.lineage,
         },
     }
-    card = _card(name, kind, settings, splits)
     if remade:
         original = remade.manifest
-        card = _read_card(remade)
         body["selection"] = original["selection"] | {
             name: value for name, value in contents.selection.items() if name == "labels"
         }
         body["lineage"] |= {name: original["lineage"][name] for name in ("code_commit", "libraries")}
-    return write_snapshot(folder, splits, body, card, latest=latest)
+    with spool_rows(store.folder, kind.schema, contents.rows(store)) as spooled:
+        splits = {SPLIT_NAMES[split]: spooled[split] for split in settings.splits if split in spooled}
+        card = _read_card(remade) if remade else _card(name, kind, settings, splits)
+        return write_snapshot(folder, splits, body, card, latest=latest)
 
 
 def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) -> Gr2Error | None:
     """Why a selection must not be published; None where it may."""
-    keys = sorted({f"{user_id}\x1f{position}" for user_id, position in selected.targets})
-    forbidden = session.rows("test_targets", dataset=settings.dataset, keys=keys) if keys else []
+    taught = selected.targets
+    if not isinstance(taught, pl.DataFrame):
+        taught = pl.DataFrame(sorted(taught), schema={"user_id": pl.String, "position": pl.Int64}, orient="row")
+    session.insert("create_taught", taught)
+    forbidden = session.rows("test_targets", dataset=settings.dataset)
     if forbidden:
         return SnapshotError(
             f"the selection holds test targets, of user {forbidden[0][0]!r} at position {forbidden[0][1]} for one; "
@@ -286,12 +297,12 @@ def _read_card(snapshot: Snapshot) -> str:
         raise SnapshotError(f"{snapshot.path} is damaged: its README.md cannot be read ({error}); verify it") from error
 
 
-def _card(name: str, kind: Kind, settings: SnapshotSettings, splits: dict[str, pl.DataFrame]) -> str:
+def _card(name: str, kind: Kind, settings: SnapshotSettings, splits: Mapping[str, SplitRows]) -> str:
     """A dataset card whose YAML makes `datasets.load_dataset(folder)` find the splits."""
     # `load_dataset` takes no colon in the name of a configuration.
     config_name = settings.kind.rpartition(":")[2]
     files = "\n".join(f"      - split: {split}\n        path: data/{split}-*.parquet" for split in splits)
-    counts = "\n".join(f"| {split} | {frame.height:,} |" for split, frame in splits.items())
+    counts = "\n".join(f"| {split} | {rows.rows:,} |" for split, rows in splits.items())
     return f"""---
 configs:
   - config_name: {config_name}

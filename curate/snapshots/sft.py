@@ -4,7 +4,7 @@ That prompt is never the one that showed a teacher the target: a targeted trace 
 template's student.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -19,13 +19,13 @@ from curate.snapshots.kind import (
     SnapshotSettings,
     SplitRow,
 )
+from curate.snapshots.trace_rows import Wording, iterate_traces, read_texts
 from curate.traces.filter import check_filter
 from curate.traces.rules import find_leak
 from curate.traces.rulesets import Ruleset, find_ruleset
-from curate.traces.tasks import ListedTask, load_tasks, render_list
 from prompts.completion import NUMBERS, render_completion
 from prompts.templates import Template, load_template, parse_template
-from store import Gr2Error, InputError, Session, SnapshotError
+from store import Gr2Error, InputError, Session, SnapshotError, Store
 
 SCHEMA: Schema = {
     "trace_id": pl.String,
@@ -55,50 +55,59 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
     session.rows("select_traces", where=chosen.where, rules=ruleset.rules, splits=settings.splits, **chosen.parameters)
     totals = session.frame("snapshot_trace_totals").row(0, named=True)
     counts = Counts(groups=session.frame("snapshot_trace_groups"), **totals)
+    nothing = InputError(
+        f"no trace of {settings.dataset!r} is accepted under ruleset {settings.ruleset!r} with these filters; "
+        "gr2 status shows the funnel"
+    )
+    suspects = session.frame("snapshot_suspects")
     return Selection(
         counts,
-        targets=set(session.rows("snapshot_trace_targets")),
-        refusal=_refusal(session, settings, counts.rows),
-        load=lambda limit: _load(session, settings, ruleset, limit),
+        targets=session.frame("snapshot_trace_targets"),
+        refusal=None if counts.rows else nothing,
+        load=lambda limit: _load(session, settings, ruleset, counts.groups, limit),
+        check=lambda store: _check(store, suspects, counts.rows),
     )
 
 
-def _refusal(session: Session, settings: SnapshotSettings, rows: int) -> Gr2Error | None:
-    """Why not to publish: nothing is selected, or a completion that the rule no_leak did not pass leaks its target."""
-    if rows == 0:
-        return InputError(
-            f"no trace of {settings.dataset!r} is accepted under ruleset {settings.ruleset!r} with these filters; "
-            "gr2 status shows the funnel"
-        )
-    return _find_leaks(session.rows("snapshot_suspects"), rows)
+def _check(store: Store, suspects: pl.DataFrame, rows: int) -> Gr2Error | None:
+    """Why not to publish: a text that the rule no_leak did not pass leaks its target. rows: of the whole selection."""
+    leaks = Leaks(rows)
+    for texts in read_texts(store, suspects):
+        for trace_id, reasoning, completion in texts.select("trace_id", "reasoning", "completion").iter_rows():
+            leaks.look(trace_id, completion if reasoning is None else reasoning)
+    return leaks.refusal
 
 
-def _load(session: Session, settings: SnapshotSettings, ruleset: Ruleset, limit: int | None) -> Contents:
-    """The selected traces with their texts, in the order of their ids, and what they are rendered with."""
-    selected = session.frame("snapshot_traces", limit=limit)
+def _load(
+    session: Session, settings: SnapshotSettings, ruleset: Ruleset, groups: pl.DataFrame, limit: int | None
+) -> Contents:
+    """Which traces are written, and what they are rendered with."""
+    session.execute("create_wordings")
+    worded = session.frame("snapshot_wordings")
+    chosen = session.frame("snapshot_chosen", limit=limit)
+    made_by = groups.filter(pl.col("rows") > 0)
     versions = dict(session.rows("snapshot_rule_versions", rules=ruleset.rules))
     events, newest = session.rows("label_watermark", dataset=settings.dataset)[0]
-    tasks: dict[str, ListedTask] = {}
-    for (sid_version,), group in selected.group_by("sid_version"):
-        lists = group["list_id"].unique().to_list()
-        tasks |= load_tasks(session, settings.dataset, str(sid_version), lists)
-    templates = selected.select("template", "template_sha256").unique().sort("template", "template_sha256").rows()
+    templates = worded.select("template", "template_sha256").unique().sort("template", "template_sha256").rows()
     students = {sha256: _student(session, template, sha256) for template, sha256 in templates}
+    wordings = {
+        number: Wording(sid_version, students[sha256], knowledge_priming)
+        for number, sid_version, _, sha256, knowledge_priming in worded.iter_rows()
+    }
 
-    def render() -> list[SplitRow]:
-        rows = [
-            (row["split"], _row(row, tasks[row["list_id"]], students[row["template_sha256"]]))
-            for row in selected.iter_rows(named=True)
-        ]
-        # Again, on what is written: verdicts may be older than the rule.
-        completions = [(row["trace_id"], row["completion"][0]["content"]) for _, row in rows]
-        if leaks := _find_leaks(completions, len(rows)):
-            raise leaks
-        return rows
+    def stream(store: Store) -> Iterator[SplitRow]:
+        leaks = Leaks(chosen.height)
+        for trace in iterate_traces(store, settings.dataset, chosen, wordings):
+            row = _row(trace, wordings[trace["wording"]].student)
+            # Again, on what is written: verdicts may be older than the rule.
+            leaks.look(row["trace_id"], row["completion"][0]["content"])
+            yield trace["split"], row
+        if leaks.refusal:
+            raise leaks.refusal
 
     return Contents(
-        render=render,
-        sid_versions=tuple(sorted(selected["sid_version"].unique())),
+        stream=stream,
+        sid_versions=tuple(sorted(worded["sid_version"].unique())),
         selection={
             "ruleset": ruleset.name,
             "rules": [{"rule": rule, "version": versions[rule]} for rule in ruleset.rules],
@@ -106,7 +115,7 @@ def _load(session: Session, settings: SnapshotSettings, ruleset: Ruleset, limit:
         },
         lineage={
             "templates": [{"template": template, "sha256": sha256} for template, sha256 in templates],
-            "teachers": sorted({f"{teacher}/{model}" for teacher, model in selected.select("teacher", "model").rows()}),
+            "teachers": sorted({f"{teacher}/{model}" for teacher, model in made_by.select("teacher", "model").rows()}),
         },
     )
 
@@ -118,47 +127,59 @@ def _student(session: Session, template: str, sha256: str) -> Template:
     return teacher if teacher.student == template else load_template(teacher.student)
 
 
-def _row(row: dict[str, Any], listed: ListedTask, student: Template) -> dict[str, Any]:
+def _row(trace: dict[str, Any], student: Template) -> dict[str, Any]:
     """What a trainer gets of one trace; every item is a semantic ID."""
-    task, messages = render_list(student, listed, knowledge_priming=row["knowledge_priming"])
-    sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
-    parsed = row["ranking"] is not None and all(item in sids for item in row["ranking"])
-    ranking = [sids[item] for item in row["ranking"]] if parsed else None
-    candidates = list(sids.values())
-    completion = row["completion"]
+    candidates, target = trace["candidates"], trace["target"]
+    sids = dict(zip(trace["item_ids"], candidates, strict=True))
+    parsed = trace["ranking"] is not None and all(item in sids for item in trace["ranking"])
+    ranking = [sids[item] for item in trace["ranking"]] if parsed else None
+    completion = trace["completion"]
     if ranking is not None:
         numbers = [candidates.index(sid) + 1 for sid in ranking]
-        completion = render_completion(row["reasoning"], numbers if student.answer == NUMBERS else ranking)
-    target = sids.get(listed.target_item_id)
+        completion = render_completion(trace["reasoning"], numbers if student.answer == NUMBERS else ranking)
     return {
-        "trace_id": row["trace_id"],
-        "list_id": row["list_id"],
-        "prompt": list(messages),
+        "trace_id": trace["trace_id"],
+        "list_id": trace["list_id"],
+        "prompt": trace["prompt"],
         "completion": [{"role": "assistant", "content": completion}],
-        "reasoning": row["reasoning"],
+        "reasoning": trace["reasoning"],
         "ranking": ranking,
         "candidates": candidates,
-        "history": [item.sid for item in task.history],
+        "history": trace["history"],
         "target": target,
         "target_rank": candidates.index(target) + 1 if target else None,
-        "pass_rate": row["pass_rate"],
+        "pass_rate": trace["pass_rate"],
         "template": student.name,
-        "strategy": row["strategy"],
-        "teacher": row["teacher"],
-        "model": row["model"],
-        "temperature": row["temperature"],
+        "strategy": trace["strategy"],
+        "teacher": trace["teacher"],
+        "model": trace["model"],
+        "temperature": trace["temperature"],
     }
 
 
-def _find_leaks(texts: Sequence[tuple[str, str]], rows: int) -> SnapshotError | None:
-    """What to say where a text, of a trace id, tells that its writer was shown the target; rows: of the selection."""
-    leaks = [(trace_id, leak) for trace_id, text in texts if (leak := find_leak(text))]
-    if not leaks:
-        return None
-    return SnapshotError(
-        f"{len(leaks)} of {rows} traces leak the target, {leaks[0][0]} for one, by the words {leaks[0][1]!r}; "
-        "nothing was published: use ruleset strict, or label them bad"
-    )
+class Leaks:
+    """Counts texts that tell that their writer was shown the target. rows: how many rows the selection has."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._count = 0
+        self._first: tuple[str, str] | None = None
+
+    def look(self, trace_id: str, text: str) -> None:
+        """Look at the text of one trace."""
+        if leak := find_leak(text):
+            self._count += 1
+            self._first = min(self._first or (trace_id, leak), (trace_id, leak))
+
+    @property
+    def refusal(self) -> SnapshotError | None:
+        """What to say of them; None where there are none. It names the first by id."""
+        if self._first is None:
+            return None
+        return SnapshotError(
+            f"{self._count} of {self._rows} traces leak the target, {self._first[0]} for one, by the words "
+            f"{self._first[1]!r}; nothing was published: use ruleset strict, or label them bad"
+        )
 
 
 SFT = Kind("trace_id", SCHEMA, "Reasoning traces for re-ranking; `prompt` and `completion` are chat messages.", select)

@@ -12,11 +12,20 @@ where error is null
 -- and: conditions
 
 -- name: snapshot_rule_versions
--- The newest version of each rule by which selected traces were judged.
+-- The newest version of each rule by which selected traces were judged. A rule of one version needs no look at the
+-- traces: they passed it.
+with versions as (
+    select rule, max(rule_version) as rule_version, count(distinct rule_version) as several
+    from verdicts
+    where list_contains($rules, rule)
+    group by rule
+)
+select rule, rule_version from versions where several = 1
+union all
 select rule, max(rule_version) as rule_version
 from verdicts
 semi join (from selected_traces where good) as chosen using (created_at, trace_id)
-where list_contains($rules, rule)
+where rule in (select rule from versions where several > 1)
 group by rule
 
 -- name: snapshot_trace_totals
@@ -47,45 +56,53 @@ from candidate_lists
 where list_id in (select list_id from selected_traces where good)
 
 -- name: snapshot_suspects
--- Those that the rule no_leak did not pass, as what cannot be parsed, with what would be written of them.
-with suspects as (
-    select trace_id, created_at
+-- Those that the rule no_leak did not pass, as what cannot be parsed.
+select trace_id, created_at
+from selected_traces
+where good
+    and (outcome is null or outcome not in (select outcome from outcomes where list_contains(passed_rules, 'no_leak')))
+
+-- name: create_wordings
+-- How the prompts of the selected traces are worded, numbered.
+create or replace temp table wordings as
+select row_number() over (order by sid_version, template, template_sha256, knowledge_priming)::integer as wording, *
+from (
+    select distinct sid_version, template, template_sha256, knowledge_priming
+    from prompts
+    where prompt_id in (select prompt_id from selected_traces where good)
+)
+
+-- name: snapshot_wordings
+select wording, sid_version, template, template_sha256, knowledge_priming from wordings order by wording
+
+-- name: snapshot_chosen
+-- The fixed list that rows are made from: the first of the selected traces by id, or all. Pass rates are those of now.
+with chosen as (
+    select trace_id, created_at, group_id, prompt_id
     from selected_traces
     where good
-        and (outcome is null or outcome not in (select outcome from outcomes where list_contains(passed_rules, 'no_leak')))
+        and ($limit is null or trace_id in (
+            select trace_id from selected_traces where good order by trace_id limit coalesce($limit, 0)
+        ))
 )
-select trace_id, coalesce(reasoning, completion) as text
-from traces
-semi join suspects using (created_at, trace_id)
-order by trace_id
-
--- name: snapshot_traces
--- The first of them, or all, with what is written of them.
-with chosen as (
-    select trace_id, created_at, group_id from selected_traces where good order by trace_id limit $limit
-)
-select
-    traces.trace_id,
-    traces.prompt_id,
-    traces.list_id,
-    traces.split,
-    prompts.sid_version,
-    traces.template,
-    prompts.template_sha256,
-    traces.strategy,
-    prompts.knowledge_priming,
-    traces.teacher,
-    traces.model,
-    traces.temperature,
-    traces.completion,
-    traces.reasoning,
-    traces.ranking,
-    rates.pass_rate
-from traces
-semi join chosen using (created_at, trace_id)
-join prompts using (prompt_id)
+select trace_id, created_at, wording, pass_rate
+from chosen
+join (
+    select prompt_id, wording
+    from prompts
+    join wordings using (sid_version, template, template_sha256, knowledge_priming)
+) as worded using (prompt_id)
 join (from pass_rates where group_id in (select group_id from chosen)) as rates using (group_id)
-order by traces.trace_id
+
+-- name: snapshot_texts
+-- What is written of some of them, given as `part`, which lie between two times.
+select list_id, split, strategy, teacher, model, temperature, completion, reasoning, ranking, part.*
+from traces
+join part using (created_at, trace_id)
+where traces.created_at between $first_time and $last_time
+
+-- name: create_part
+create or replace temp table part as from batch
 
 -- name: snapshot_lists
 -- The lists that hold their target, with the pass rate of the one model that tried a prompt most often.
@@ -138,13 +155,16 @@ group by user_id, chosen.split
 having count(*) > 1 and count(*) filter (interactions.split = chosen.split) > 0
 order by chosen.split, user_id
 
+-- name: create_taught
+-- The interactions that a selection teaches.
+create or replace temp table taught as select user_id, position from batch
+
 -- name: test_targets
--- Which of these (user_id, position) pairs, given as `batch`, are test interactions.
-select interactions.user_id, interactions.position
+-- Which of them are test interactions.
+select user_id, position
 from interactions
-where dataset = $dataset
-    and split = 'test'
-    and list_contains($keys, user_id || chr(31) || position)
+semi join taught using (user_id, position)
+where dataset = $dataset and split = 'test'
 order by all
 limit 5
 

@@ -1,0 +1,126 @@
+"""`gr2 snapshot publish` of many traces, against its bars: memory, and how long it keeps writers out of the store.
+
+    python bench/publish_scale.py [--traces 200000 1000000] [--keep FOLDER]
+
+Makes a store as bench/two_million.py does, for each number of traces, publishes all of its traces in a process of its
+own, and verifies the snapshot. Then `gr2 verify` judges them again, and the processor seconds per trace of both sizes
+are compared: a cost that is linear in the number of traces gives 1.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import two_million
+from measure import Bars
+
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
+from curate.traces.verification import verify
+from store import Session, Store
+from store.snapshots import verify_snapshot
+
+BASE_TRACES = 20_000
+
+
+class TimedStore(Store):
+    """A store that knows how long the longest of its transactions took, by the clock and in processor seconds."""
+
+    longest = (0.0, 0.0)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A read-only transaction, timed."""
+        with self._timed(), super().reading() as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that may write, timed."""
+        with self._timed(), super().writing() as session:
+            yield session
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started, worked = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            held = (time.perf_counter() - started, time.process_time() - worked)
+            TimedStore.longest = max(TimedStore.longest, held)
+
+
+def work(step: str, folder: Path) -> None:
+    """One step in this process; prints its figures as JSON."""
+    store = TimedStore.open(folder)
+    TimedStore.longest, started, worked = (0.0, 0.0), time.perf_counter(), time.process_time()
+    if step == "publish":
+        snapshot = publish(store, f"scale-{os.getpid()}", SnapshotSettings("big", ruleset="answered"))
+        rows = sum(split["rows"] for split in snapshot.manifest["splits"].values())
+    else:
+        rows = verify(store, "big").traces
+    figures = {
+        "rows": rows,
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - worked,
+        "longest_s": TimedStore.longest[0],
+        "longest_cpu_s": TimedStore.longest[1],
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    if step == "publish":
+        verify_snapshot(snapshot.path)
+    print(json.dumps(figures))
+
+
+def measure(step: str, folder: Path, bars: Bars) -> dict[str, float]:
+    """The figures of one step in a process of its own, and its bars."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--step", step, "--keep", str(folder)], stdout=subprocess.PIPE, check=True, text=True
+    )
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    name = f"{step} of {figures['rows']:,} traces"
+    print(
+        f"       {name}: {figures['seconds']:.0f} s, {figures['cpu_seconds']:.0f} s of processors; in the longest hold "
+        f"{figures['longest_cpu_s']:.1f} s of processors",
+        flush=True,
+    )
+    bars.at_most(f"{name}, peak memory, GB", figures["peak_gb"], 1.0)
+    bars.at_most(f"{name}, longest hold of the store, s", figures["longest_s"], 2.0)
+    return figures
+
+
+def main() -> None:
+    """Build, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--traces", type=int, nargs="+", default=[200_000, 1_000_000])
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--step", choices=("publish", "verify"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.step:
+        work(asked.step, asked.keep)
+        return
+    bars = Bars()
+    costs: dict[str, list[float]] = {"publish": [], "verify": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        for traces in asked.traces:
+            two_million.COPIES = traces // BASE_TRACES
+            folder = (asked.keep or Path(temporary)) / f"{traces}"
+            two_million.build(folder)
+            for step, found in costs.items():
+                figures = measure(step, folder, bars)
+                found.append(figures["cpu_seconds"] / figures["rows"])
+    for step, found in costs.items():
+        bars.at_most(f"{step}, processor seconds per trace, largest to smallest store", found[-1] / found[0], 1.5)
+    sys.exit(not bars.met)
+
+
+if __name__ == "__main__":
+    main()
