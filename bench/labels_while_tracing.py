@@ -97,7 +97,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         store = build(Path(temporary) / "store")
-        queue = make_queue(store, QueueSettings("while tracing", size=2 * asked.labels), PEOPLE[0])
+        queue = make_queue(store, QueueSettings("while-tracing", size=2 * asked.labels), PEOPLE[0])
         with running_app(store.folder) as app:
             command = [*GR2, "trace", "bench", "--teacher", "evidence", "--temperature", "0.5"]
             attempts = ["--max-attempts", "200", "--num-accepted", "200", "--store", str(store.folder)]

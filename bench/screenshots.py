@@ -46,7 +46,7 @@ def prepare(store: Store) -> list[Picture]:
     """Put people's work into the store; returns what to look at."""
     argued = TraceFilter(template="rerank_evidence.v1")
     dataset = find_traces(store, argued).rows["dataset"][0]
-    queue = make_queue(store, QueueSettings("evidence, two people each", argued, size=60, overlap=2), "Ann")
+    queue = make_queue(store, QueueSettings("evidence-two-people-each", argued, size=60, overlap=2), "Ann")
     people = ("Ann", "Ben", "Cem")
     for number in range(90):
         person = people[number % 3]
@@ -65,7 +65,7 @@ def prepare(store: Store) -> list[Picture]:
         label_assigned(
             store, queue, person, assignment, label, seconds=4.0 + number % 5, tags=["generic"] if moody else []
         )
-    blind = make_queue(store, QueueSettings("first look", argued, size=200), "Ann")
+    blind = make_queue(store, QueueSettings("first-look", argued, size=200), "Ann")
     publish(store, "liked", SnapshotSettings(dataset, ruleset="paper", traces=TraceFilter(label="good")))
     moved = find_traces(
         store, TraceFilter(passes="strict", split="train", template="rerank_evidence.v1"), limit=300

@@ -172,7 +172,7 @@ def measure_pages(store: Store, runs: int, bars: Bars) -> None:
     bars.at_most(
         "overview with the funnel, p95 s", p95(lambda _: page(store, "overview_page", "draw_overview"), runs), 1.0
     )
-    queue = make_queue(store, QueueSettings(f"bench {time.time()}", size=1_000), "ann")
+    queue = make_queue(store, QueueSettings(f"bench-{time.time()}", size=1_000), "ann")
     # AppTest presses keys sooner than people see a trace.
     label_page.UNSEEN_SECONDS = 0
     label = page(store, "label_page", "draw_labels", queue=queue.queue_id)

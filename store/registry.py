@@ -17,11 +17,11 @@ from typing import Any, Generic, TypeVar, cast
 
 from store.errors import InputError
 from store.installation import missing_package
+from store.names import is_name
 
 T = TypeVar("T")
 
-# Names go into tables, file names and pages; these characters are safe in all of them.
-NAME = re.compile(r"[\w.-]{1,100}|(?=.{1,100}$)[\w.]+:[\w.]+")
+_MODULE_AND_OBJECT = re.compile(r"(?=.{1,100}$)[\w.]+:[\w.]+")
 
 
 class Registry(Generic[T]):
@@ -56,7 +56,7 @@ class Registry(Generic[T]):
 
     def _locate(self, name: str) -> str:
         """Where an object is that is not gr2's own."""
-        if NAME.fullmatch(name):
+        if is_name(name) or _MODULE_AND_OBJECT.fullmatch(name):
             if ":" in name:
                 # Scripts have the folder of their interpreter on the path, not the one that they are run in. It comes
                 # last, so that nothing in it hides a module of somebody else's.

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
 
 from store.errors import InputError, SnapshotError
 from store.temporary import temporary_folder
@@ -33,6 +35,7 @@ _VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 _KEYS = {"format_version", "files", "splits"}
 # Rows that are Python objects at the same time: some 40 KB each.
 PART_ROWS = 1_000
+PACE_S = 60.0
 
 
 class Snapshot(NamedTuple):
@@ -48,12 +51,13 @@ class Snapshot(NamedTuple):
 
 
 class SplitRows(NamedTuple):
-    """The rows of one split in the order to keep; they may lie on disk.
+    """The rows of one split on disk, in the order to keep.
 
-    rows: their number. sha256: what `rows_sha256` gives for them.
+    parts: IPC files of PART_ROWS rows. rows: their number. sha256: what `rows_sha256` gives for them.
     """
 
-    frame: pl.LazyFrame
+    parts: list[Path]
+    schema: Mapping[str, Any]
     rows: int
     sha256: str
 
@@ -92,7 +96,7 @@ class _Spool:
 
     def finish(self) -> SplitRows:
         self._flush()
-        return SplitRows(pl.scan_ipc(self._parts, glob=False), self._rows, self._digest.hexdigest())
+        return SplitRows(self._parts, self._schema, self._rows, self._digest.hexdigest())
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -152,9 +156,10 @@ def _write(
         data = staged / "data"
         data.mkdir(parents=True)
         for split, rows in splits.items():
+            file = data / f"{split}-00000-of-00001.parquet"
             # With fixed row groups and compression, the bytes depend on the rows alone.
-            (rows.frame if isinstance(rows, SplitRows) else rows.lazy()).sink_parquet(
-                data / f"{split}-00000-of-00001.parquet",
+            (_paced(rows, file) if isinstance(rows, SplitRows) else rows.lazy()).sink_parquet(
+                file,
                 compression="zstd",
                 compression_level=3,
                 row_group_size=ROW_GROUP_ROWS,
@@ -188,6 +193,36 @@ def _write(
             staged.rename(target)
             _sync(folder)
     return Snapshot(target, orjson.loads(text))
+
+
+def _paced(rows: SplitRows, file: Path) -> pl.LazyFrame:
+    """Rows on disk as a frame that gives a row group only after the one before was written to `file`.
+
+    Polars would otherwise read ahead, and hold five row groups in memory where one is enough.
+    """
+    parts = ROW_GROUP_ROWS // PART_ROWS
+
+    def read(*_: object) -> Iterator[pl.DataFrame]:
+        written = 0
+        for first in range(0, len(rows.parts), parts):
+            if first:
+                written = _wait_for_more(file, written)
+            yield pl.scan_ipc(rows.parts[first : first + parts], glob=False).collect()
+
+    return register_io_source(read, schema=dict(rows.schema), is_pure=False)
+
+
+def _wait_for_more(file: Path, size: int) -> int:
+    """Wait until a file has grown beyond a size and grows no more. Returns its size.
+
+    Only memory depends on this, so there is a limit to it.
+    """
+    before = now = size
+    ends = time.monotonic() + PACE_S
+    while time.monotonic() < ends and (now <= size or now != before):
+        time.sleep(0.1)
+        before, now = now, file.stat().st_size
+    return now
 
 
 def _seal(manifest: dict[str, Any]) -> tuple[str, bytes]:

@@ -31,6 +31,7 @@ from store import InputError, Store
 from store.database import Session
 from store.errors import StoreBusyError
 from store.former_names import renamed
+from store.names import check_name
 from store.progress import Counted
 from store.snapshots import Snapshot, read_manifest
 from store.temporary import temporary_folder
@@ -62,8 +63,7 @@ class TrainingSummary:
 
 def student_folder(store: Store, name: str) -> Path:
     """The folder of the student of this name, whether it exists or not. Raises InputError on an unusable name."""
-    if not name or name != Path(name).name or name.startswith("."):
-        raise InputError(f"{name!r} cannot name a student: use a plain file name")
+    check_name("student", name)
     return store.models / "students" / name
 
 

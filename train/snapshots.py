@@ -4,13 +4,14 @@ It knows nothing of how traces were made: a folder is all it needs. `datasets.lo
 same without anything of ours.
 """
 
+import glob
 from pathlib import Path
 from typing import Literal, overload
 
 import datasets
 
 from store.errors import SnapshotError
-from store.snapshots import verify_snapshot
+from store.snapshots import split_files, verify_snapshot
 
 
 @overload
@@ -35,7 +36,11 @@ def load_snapshot(
     snapshot = verify_snapshot(Path(path).absolute())
     if snapshot.manifest["kind"] != kind:
         raise SnapshotError(f"{path} is a snapshot of kind {snapshot.manifest['kind']!r}; {kind!r} is wanted")
-    files = {split: str(snapshot.path / "data" / f"{split}-*.parquet") for split in snapshot.manifest["splits"]}
+    # `datasets` takes each name for a pattern.
+    files = {
+        split: [glob.escape(str(file)) for file in split_files(snapshot, split)]
+        for split in snapshot.manifest["splits"]
+    }
     loaded: datasets.DatasetDict | datasets.IterableDatasetDict = datasets.load_dataset(
         "parquet", data_files=files, streaming=streaming
     )

@@ -15,6 +15,7 @@ import polars as pl
 from curate.datasets.columns import GivenColumns
 from curate.datasets.formats import INTERACTION_SCHEMA, read_interactions, read_items
 from store import InputError, Session, Store
+from store.names import check_name
 from store.settings import check, option
 from store.values import utc_now
 
@@ -111,7 +112,7 @@ def ingest(
     dataset has the name.
     """
     settings = settings or IngestSettings()
-    _check_name(dataset)
+    check_name("dataset", dataset)
     started = time.perf_counter()
     given = GivenColumns.parse(settings.columns or ())
     with store.scratch() as scratch:
@@ -204,7 +205,7 @@ def put_dataset(
     `source` and `source_settings` say in the store where they come from. Raises InputError where another dataset has
     the name.
     """
-    _check_name(dataset)
+    check_name("dataset", dataset)
     started = time.perf_counter()
     with store.scratch() as scratch:
         scratch.execute("create_raw_items")
@@ -309,8 +310,3 @@ def _keep_core(scratch: Session, k_core: int) -> int:
         dropped += now
     scratch.execute("drop_items_without_interactions")
     return dropped
-
-
-def _check_name(dataset: str) -> None:
-    if not dataset or not all(part.isalnum() for part in dataset.replace("_", "-").split("-")):
-        raise InputError(f"{dataset!r} cannot name a dataset: use letters, digits, '-' and '_'")

@@ -19,6 +19,7 @@ import polars as pl
 from curate.traces.filter import TraceFilter, check_filter
 from store import InputError, Session, Store
 from store.labels import Label, append_label
+from store.names import check_name
 from store.values import utc_now
 
 # After this time an assignment is free again, because its annotator has probably left.
@@ -101,6 +102,7 @@ class Progress(NamedTuple):
 def make_queue(store: Store, settings: QueueSettings, author: str) -> Queue:
     """Select the traces and store the queue. Raises InputError if no trace matches, or on an unusable author name."""
     check_annotator(author)
+    check_name("queue", settings.name)
     chosen = settings.traces
     statement = {
         Order.RANDOM: "choose_random",

@@ -19,6 +19,7 @@ from curate.snapshots import KINDS, Counts, Kind, Selection, SnapshotSettings
 from curate.snapshots.kind import SplitRow
 from curate.traces.rulesets import find_ruleset, pin_rulesets, versions_in_force
 from store import Gr2Error, InputError, Session, SnapshotError, Store
+from store.names import check_name
 from store.snapshots import (
     Snapshot,
     SplitRows,
@@ -41,8 +42,7 @@ def publish(store: Store, name: str, settings: SnapshotSettings) -> Snapshot:
     Raises InputError where nothing is selected, SnapshotError where a row holds a test target or leaks the target;
     nothing is written then.
     """
-    if not name or name != Path(name).name or name.startswith("."):
-        raise InputError(f"{name!r} cannot name a snapshot: use a plain file name")
+    check_name("snapshot", name)
     latest = _newest(store, name)
     snapshot = _write(store, store.snapshots / name, settings, name, latest)
     row = {
@@ -107,19 +107,23 @@ def find_snapshot(store: Store, reference: str) -> Snapshot:
     name, _, version = reference.partition("@")
     with store.reading() as session:
         versions = session.rows("snapshot_versions", name=name)
-    matching = [path for known, path in versions if known.startswith(version)]
+    matching = [(known, path) for known, path in versions if known.startswith(version)]
     if not matching:
         raise InputError(f"there is no snapshot {reference!r}; gr2 snapshot list shows those that there are")
     if version and len(matching) > 1:
         raise InputError(f"{reference!r} fits {len(matching)} versions; give more of its digits")
-    path = store.folder / matching[0]
-    return Snapshot(path, read_manifest(path))
+    known, place = matching[0]
+    path = store.folder / place
+    snapshot = Snapshot(path, read_manifest(path))
+    if snapshot.version != known:
+        raise SnapshotError(f"{path} was changed: its version is {snapshot.version}, but {known} was published there")
+    return snapshot
 
 
 def load_snapshots(store: Store) -> pl.DataFrame:
     """All snapshots, newest first: name, version, kind, rows, created_at, path."""
     with store.reading() as session:
-        return session.frame("snapshot_list").sort("created_at", "name", descending=[True, False])
+        return session.frame("snapshots_newest_first")
 
 
 class Options(NamedTuple):

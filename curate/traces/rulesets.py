@@ -5,7 +5,6 @@ were made under, so that a snapshot can be rebuilt after its ruleset has changed
 verdicts alone; `unjudged_traces` says where verdicts are missing, which `gr2 verify` adds.
 """
 
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ import polars as pl
 from curate.traces.rules import check_rule_names
 from store import InputError, Session, Store
 from store.former_names import VALUES
+from store.names import check_name
 from store.values import utc_now
 
-NAME = re.compile(r"[\w.-]{1,100}")
 MOST_DESCRIPTION = 500
 
 
@@ -101,8 +100,7 @@ def add_ruleset(store: Store, name: str, rules: Sequence[str], description: str 
     If the newest version has the same rules and description, nothing is added. Raises InputError on an unusable name,
     on an unknown rule, and if a rule is named twice.
     """
-    if not NAME.fullmatch(name):
-        raise InputError(f"{name!r} cannot name a ruleset: use 1 to 100 letters, digits, '.', '-' and '_'")
+    check_name("ruleset", name)
     if name in VALUES["ruleset"]:
         raise InputError(f"{name!r} is what gr2 0.1 called {VALUES['ruleset'][name]!r}; choose another name")
     if len(description) > MOST_DESCRIPTION:

@@ -1,5 +1,6 @@
 -- name: sid_version_names
-select sid_version from sid_versions where dataset = $dataset and fit_for_training order by created_at desc
+-- The newest first, by the order in which they were stored: a clock may have been set back.
+select sid_version from sid_versions where dataset = $dataset and fit_for_training order by rowid desc
 
 -- name: pre_ranker_names
 select pre_ranker from candidate_lists where dataset = $dataset group by pre_ranker order by pre_ranker

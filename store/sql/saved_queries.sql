@@ -22,11 +22,11 @@ order by function_name
 insert into saved_queries (name, query, author, created_at) values ($name, $query, $author, $created_at)
 
 -- name: saved_queries
--- The newest of each name that was not removed.
+-- The newest of each name, by the order in which they were saved, that was not removed.
 select name, query, author, created_at
 from (
     from labels.saved_queries
-    qualify row_number() over (partition by name order by created_at desc, rowid desc) = 1
+    qualify row_number() over (partition by name order by rowid desc) = 1
 )
 where query <> ''
 order by lower(name), name

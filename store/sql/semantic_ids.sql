@@ -9,7 +9,7 @@ where dataset = $dataset and sid_version = $sid_version
 -- name: sid_version_list
 select dataset, sid_version, method, items, uniqueness, fit_for_training, created_at
 from sid_versions
-order by created_at desc, dataset, sid_version
+order by rowid desc
 
 -- name: sid_measures_of
 select measure, level, value from sid_measures where dataset = $dataset and sid_version = $sid_version

@@ -179,10 +179,14 @@ join traces using (trace_id)
 where dataset = $dataset
 
 -- name: snapshot_list
-select name, version, kind, rows, created_at, path from snapshots order by name, created_at
+-- By name, in the order in which they were published: a clock may have been set back.
+select name, version, kind, rows, created_at, path from snapshots order by name, rowid
+
+-- name: snapshots_newest_first
+select name, version, kind, rows, created_at, path from snapshots order by rowid desc
 
 -- name: snapshot_versions
-select version, path from snapshots where name = $name order by created_at desc
+select version, path from snapshots where name = $name order by rowid desc
 
 -- name: snapshot_ancestors
 -- A version and those before it, by parent.

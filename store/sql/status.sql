@@ -6,7 +6,7 @@ select
     (select count(distinct user_id) from interactions where interactions.dataset = datasets.dataset) as users,
     (select count(*) from interactions where interactions.dataset = datasets.dataset) as interactions,
     (
-        select round(arg_max(uniqueness, created_at), 4) from sid_versions where sid_versions.dataset = datasets.dataset
+        select round(arg_max(uniqueness, rowid), 4) from sid_versions where sid_versions.dataset = datasets.dataset
     ) as sid_uniqueness,
     (
         select count(*) from candidate_lists where candidate_lists.dataset = datasets.dataset

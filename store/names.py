@@ -1,0 +1,28 @@
+"""Names that people give to datasets, snapshots, students, queues and rulesets: one rule for all of them.
+
+They go into tables, file names, addresses of pages and references such as NAME@VERSION; what the rule lets through is
+safe in each.
+"""
+
+import re
+
+from store.errors import InputError
+
+_NAME = re.compile(r"(?!\.)[\w.-]{1,100}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is 1 to 100 letters, digits, '.', '-' and '_', and does not start with '.'.
+
+    >>> [is_name(text) for text in ("beauty-2.1", ".hidden", "a/b", "")]
+    [True, False, False, False]
+    """
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises InputError if a name cannot be given. kind: what is named, such as "snapshot"."""
+    if not is_name(name):
+        raise InputError(
+            f"{name!r} cannot name a {kind}: use 1 to 100 letters, digits, '.', '-' and '_', and do not start with '.'"
+        )
