@@ -225,7 +225,7 @@ def test_settings_out_of_range_are_clear_errors(options: dict[str, Any], message
         IngestSettings(**options)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", "x;y"])
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", "x;y", "..", ".x", "x" * 101])
 def test_names_that_cannot_be_are_refused(store: Store, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="cannot name a dataset"):
         ingest(store, name, tmp_path / "x", tmp_path / "y")
