@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,27 @@ def test_traces_of_an_older_store_learn_their_lists_and_outcomes(tmp_path: Path)
             ("ann", None)
         ]
         assert session.connection.execute("select count(distinct group_id) from traces").fetchone() == (1,)
+
+
+# What was released stays as it is, since stores have run it: a change gets a new number. Add each new migration here.
+RELEASED = {
+    "main/0001_initial.sql": "72c198828893c8a286c77031152b3e9c4754d726b5db89549a6c83e022108b7d",
+    "main/0002_sid_measures.sql": "3b7247ebb728c1cc3e4fdbca2bf2cc9012be808b8d448302503cf757fea61526",
+    "main/0003_rankings.sql": "2ff56795a62d30bb7ad0df321d88f2307388fe9bfa35d99ce6ede0f433aaf8e8",
+    "main/0004_run_metrics.sql": "ffee64469678ce791486932406e4e866272213d44ea7a1f22484bddb8a07ffe2",
+    "main/0005_traces_know_their_lists.sql": "e142cfd9817b1f4367a4fa77e175aff6d5ed4599540a5d9285434afff4c2f0f4",
+    "main/0006_names_of_the_field.sql": "c77ec72b0ca80840760e4e6901be57a110d48b9f6c761080e146a7da39f8292a",
+    "main/0007_rulesets.sql": "9a039faee22af888b0eca0936a8a3677935620a359070dcdb6f2ee834621713e",
+    "labels/0001_initial.sql": "df7d714dd5ef0b8e725c4a2d2054dad411b9920d7e08223e1958e0accfef96f1",
+    "labels/0002_queues.sql": "180c15c2247fa78ec7bf072df25aaecb9604ae0ab7d082238111d080d64a3ba1",
+    "labels/0003_names_of_the_field.sql": "00b2a639d4680f482c5e422e1f6775ce5fbad9eb2563d6eb11d0794115b63f38",
+}
+
+
+def test_a_migration_that_was_released_is_what_it_was() -> None:
+    found = {
+        f"{database}/{step.number:04}_{step.name}.sql": hashlib.sha256(step.text.encode()).hexdigest()
+        for database in ("main", "labels")
+        for step in load_migrations(database)
+    }
+    assert {name: found.get(name) for name in RELEASED} == RELEASED
