@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.snapshots.kind import MESSAGES
-from curate.traces.tasks import ListedTask, load_tasks, render_list
+from curate.traces.tasks import ListedTask, load_tasks, locate_lists, places_of, render_list
 from prompts.templates import Template
 from store import SnapshotError, Store
 from store.temporary import temporary_folder
@@ -72,10 +72,12 @@ def iterate_traces(
         needed = []
         for texts in read_texts(store, chosen):
             traces.append(texts)
-            needed.append(texts.select("wording", "list_id", "bucket").unique())
+            places = texts.select("wording", "list_id", "bucket").unique()
+            # A copy, because a part of a frame keeps all texts of the frame in memory.
+            needed.append(pl.DataFrame(places.rows(), schema=places.schema, orient="row"))
         lists = pl.concat(needed).group_by("wording", "list_id").agg(pl.col("bucket").unique())
         needed.clear()
-        for rendered in _render_prompts(store, dataset, lists.sort("wording", "list_id"), wordings):
+        for rendered in _render_prompts(store, dataset, lists, wordings):
             prompts.append(rendered)
         for bucket in range(-(-chosen.height // rows)):
             joined = traces.read(bucket).join(prompts.read(bucket), on=["list_id", "wording"])
@@ -86,14 +88,20 @@ def _render_prompts(
     store: Store, dataset: str, lists: pl.DataFrame, wordings: Mapping[int, Wording]
 ) -> Iterator[pl.DataFrame]:
     """Each prompt is rendered once, however many traces answer it, and goes to each bucket that needs it."""
+    with store.reading() as session:
+        lists = locate_lists(session, lists)
     for number, wording in wordings.items():
         for part in lists.filter(wording=number).iter_slices(PROMPT_BATCH):
             with store.reading() as session:
-                tasks = load_tasks(session, dataset, wording.sid_version, part["list_id"].to_list())
+                tasks = load_tasks(
+                    session, dataset, wording.sid_version, part["list_id"].to_list(), within=places_of(part)
+                )
             prompts = pl.DataFrame(
                 [_render_prompt(number, wording, listed) for listed in tasks.values()], schema=_PROMPT_SCHEMA
             )
-            for few in prompts.join(part, on=["list_id", "wording"]).iter_slices(PROMPT_BATCH // 10):
+            for few in prompts.join(part.select("list_id", "wording", "bucket"), on=["list_id", "wording"]).iter_slices(
+                PROMPT_BATCH // 10
+            ):
                 yield few.explode("bucket")
 
 
@@ -121,7 +129,7 @@ class _Buckets:
 
     def append(self, frame: pl.DataFrame) -> None:
         for (bucket,), part in frame.partition_by("bucket", as_dict=True, include_key=False).items():
-            table = part.to_arrow()
+            table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
             if bucket not in self._writers:
                 self._writers[bucket] = pa.ipc.new_stream(
                     self._folder / f"{bucket}", table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")

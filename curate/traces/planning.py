@@ -17,7 +17,7 @@ from curate.datasets.sources import choose_sources
 from curate.traces.rules import RULE_NAMES, check_rule_names
 from curate.traces.rulesets import Ruleset, describe_unjudged, find_ruleset, unjudged_traces
 from curate.traces.settings import SamplingSettings
-from curate.traces.tasks import ListedTask, load_tasks, render_list
+from curate.traces.tasks import ListedTask, load_tasks, locate_lists, places_of, render_list
 from curate.traces.teachers.protocol import FOR_GOOD, Teacher, TeacherRequest
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
@@ -156,10 +156,21 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
 
 
 def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> Iterator[list[OpenPrompt]]:
-    """Render the prompts of open lists in batches, and store those of each batch before yielding it."""
+    """Render the prompts of open lists in batches, and store those of each batch before yielding it.
+
+    In the order in which lists lie in the store, so that a batch reads its own part of them and not all.
+    """
+    with store.reading() as session:
+        lists = locate_lists(session, lists)
     for batch in lists.iter_slices(PROMPT_BATCH):
         with store.reading() as session:
-            tasks = load_tasks(session, plan.settings.dataset, plan.sid_version, batch["list_id"].to_list())
+            tasks = load_tasks(
+                session,
+                plan.settings.dataset,
+                plan.sid_version,
+                batch["list_id"].to_list(),
+                within=places_of(batch),
+            )
         prompts = [
             _open_prompt(plan, tasks[list_id], answered, accepted)
             for list_id, answered, accepted in batch.select("list_id", "answered", "accepted").iter_rows()

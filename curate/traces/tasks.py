@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import polars as pl
 
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from prompts.templates import Template
@@ -22,9 +25,42 @@ class ListedTask:
     target_item_id: str
 
 
-def load_tasks(session: Session, dataset: str, sid_version: str, list_ids: Sequence[str]) -> dict[str, ListedTask]:
-    """The tasks of candidate lists, by list id, with the last 20 items of each history. Unknown ids are left out."""
-    lists = session.frame("task_lists", list_ids=list(list_ids))
+class Places(NamedTuple):
+    """Where lists lie in the store: the first and last row of the lists themselves, and of their evidence."""
+
+    first: int = 0
+    last: int = 2**62
+    first_evidence: int = 0
+    last_evidence: int = 2**62
+
+
+def locate_lists(session: Session, lists: pl.DataFrame) -> pl.DataFrame:
+    """Lists (list_id, and any other columns) in the order in which they lie in the store, with what `places_of` needs.
+
+    Lists are never changed or removed, so that their places stay.
+    """
+    session.insert("create_located_lists", lists.select("list_id").unique())
+    return lists.join(session.frame("located_lists"), on="list_id").sort("place", maintain_order=True)
+
+
+def places_of(located: pl.DataFrame) -> Places:
+    """Where neighbours in the result of `locate_lists` lie. One row at least."""
+    ends = located.select(
+        pl.min("place"), pl.max("place").alias("last"), pl.min("first_evidence"), pl.max("last_evidence")
+    )
+    first, last, first_evidence, last_evidence = ends.row(0)
+    return Places(first, last, first_evidence or 0, last_evidence or 0)
+
+
+def load_tasks(
+    session: Session, dataset: str, sid_version: str, list_ids: Sequence[str], within: Places | None = None
+) -> dict[str, ListedTask]:
+    """The tasks of candidate lists, by list id, with the last 20 items of each history. Unknown ids are left out.
+
+    within: where the lists lie, if that is known; what lies elsewhere is then not read. None reads through all lists.
+    """
+    places = within or Places()
+    lists = session.frame("task_lists", list_ids=list(list_ids), first=places.first, last=places.last)
     # Lists share many items, so each item is loaded once.
     item_ids_of_lists = sorted(
         {item for column in ("history", "item_ids") for items in lists[column] for item in items}
@@ -37,7 +73,7 @@ def load_tasks(session: Session, dataset: str, sid_version: str, list_ids: Seque
     }
     evidence: dict[str, list[Evidence]] = {}
     for list_id, score, last_weight, links, category, category_items, brand_items, popularity in session.rows(
-        "task_evidence", list_ids=list(list_ids)
+        "task_evidence", list_ids=list(list_ids), first=places.first_evidence, last=places.last_evidence
     ):
         evidence.setdefault(list_id, []).append(
             Evidence(

@@ -5,7 +5,7 @@ A completion that the parser reads differently than when it was stored is judged
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -18,7 +18,9 @@ from store import Store
 
 VERIFY_BATCH = 5_000
 READING_SCHEMA = {name: TRACE_SCHEMA[name] for name in ("trace_id", "created_at", "reasoning", "ranking")}
-BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 (times of the store are UTC without a zone)
+# created_at and trace_id: traces lie in about this order.
+Key = tuple[datetime, str]
+BEGINNING: Key = (datetime(1, 1, 1), "")  # noqa: DTZ001 (times of the store are UTC without a zone)
 
 
 @dataclass(slots=True)
@@ -50,19 +52,18 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
             rules = [*RULE_NAMES, *(rule for (rule,) in session.rows("rules_of_rulesets"))]
     rules = check_rule_names(dict.fromkeys(rules))
     summary = VerifySummary()
-    # Pages by (created_at, id) and not by OFFSET: traces that a run adds meanwhile shift no page.
-    after_time, after_id = BEGINNING, ""
-    while True:
+    for after, until in _ranges(store, dataset):
         with store.reading() as session:
             traces = session.rows(
-                "completions_to_judge", dataset=dataset, after_time=after_time, after_id=after_id, batch=VERIFY_BATCH
+                "completions_to_judge",
+                dataset=dataset,
+                after_time=after[0],
+                after_id=after[1],
+                until_time=until[0],
+                until_id=until[1],
             )
             tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, *_ in traces])
-        if not traces:
-            return summary
         # Judging happens between the transactions, so that the store is locked only to read and to write.
-        first_time = traces[0][1]
-        after_id, after_time = traces[-1][:2]
         verdicts, readings = [], []
         for trace_id, created_at, prompt_id, completion, finish_reason, *stored, _ in traces:
             answer = answer_to(tasks[prompt_id], completion, finish_reason or "")
@@ -86,11 +87,31 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
                 current = session.frame(
                     "verdicts_of_batch",
                     trace_ids=[trace_id for trace_id, *_ in traces],
-                    first_time=first_time,
-                    last_time=after_time,
+                    first_time=traces[0][1],
+                    last_time=traces[-1][1],
                 )
                 session.insert("judge_batch", current)
                 session.execute("put_batch_outcomes")
                 session.execute("update_outcomes")
         summary.new_verdicts += new_verdicts
         summary.new_readings += len(readings)
+    return summary
+
+
+def _ranges(store: Store, dataset: str) -> Iterator[tuple[Key, Key]]:
+    """Ranges of keys with VERIFY_BATCH completions each: after the first key, up to and with the second.
+
+    DuckDB reads a range alone, while the first rows after a key would cost a look at all that come later. Traces that a
+    run adds meanwhile get ranges of their own in the end.
+    """
+    after = BEGINNING
+    while True:
+        with store.reading() as session:
+            ends = session.rows(
+                "ranges_to_judge", dataset=dataset, after_time=after[0], after_id=after[1], batch=VERIFY_BATCH
+            )
+        if not ends:
+            return
+        for end in ends:
+            yield after, end
+            after = end

@@ -73,16 +73,32 @@ insert into journals values ($run_id, $committed_offset)
 -- name: end_run
 update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
 
+-- name: ranges_to_judge
+-- The last key of each batch of stored completions of a dataset, from the oldest on.
+with numbered as (
+    select
+        created_at,
+        trace_id,
+        row_number() over (order by created_at, trace_id) as place,
+        count(*) over () as traces
+    from traces
+    where dataset = $dataset
+        and completion is not null
+        and created_at >= $after_time
+        and (created_at, trace_id) > ($after_time, $after_id)
+)
+select created_at, trace_id from numbered where place % $batch = 0 or place = traces order by place
+
 -- name: completions_to_judge
--- Stored completions of a dataset and what was read in them, in batches from the oldest on.
+-- Stored completions of a dataset after a key, up to and with another, and what was read in them.
 select trace_id, created_at, prompt_id, completion, finish_reason, reasoning, ranking, outcome is null as unjudged
 from traces
 where dataset = $dataset
     and completion is not null
-    and created_at >= $after_time
-    and (created_at, trace_id) > ($after_time, $after_id)
+    and created_at between $after_time and $until_time
+    and (created_at > $after_time or trace_id > $after_id)
+    and (created_at < $until_time or trace_id <= $until_id)
 order by created_at, trace_id
-limit $batch
 
 -- name: verdicts_of_batch
 -- All newest verdicts of the traces given; the times say where they lie.

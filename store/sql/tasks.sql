@@ -3,13 +3,28 @@
 -- name: task_lists
 select list_id, history[-20:] as history, target_item_id, item_ids, scores
 from candidate_lists
-where list_id in (select unnest($list_ids))
+where rowid between $first and $last and list_id in (select unnest($list_ids))
 
 -- name: task_evidence
 select list_id, score, last_weight, links, shared_category, shared_category_items, same_brand_items, popularity
 from evidence
-where list_id in (select unnest($list_ids))
+where rowid between $first and $last and list_id in (select unnest($list_ids))
 order by list_id, rank
+
+-- name: create_located_lists
+-- Where the lists of `batch` lie: their own row, and the first and the last of their evidence.
+create or replace temp table located_lists as
+with lists as (select list_id, rowid as place from candidate_lists semi join batch using (list_id)),
+facts as (
+    select list_id, min(rowid) as first_evidence, max(rowid) as last_evidence
+    from evidence
+    semi join batch using (list_id)
+    group by list_id
+)
+from lists left join facts using (list_id)
+
+-- name: located_lists
+from located_lists
 
 -- name: task_items
 select items.item_id, semantic_ids.text as sid, items.title, items.categories, items.brand

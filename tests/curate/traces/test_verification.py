@@ -10,7 +10,7 @@ from curate.traces.planning import SamplingSettings
 from curate.traces.recording import load_tasks_of_prompts
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
-from curate.traces.verification import verify
+from curate.traces.verification import BEGINNING, verify
 from store import InputError, Store
 
 
@@ -108,3 +108,31 @@ def test_what_is_unknown_is_a_clear_error(traced: Store) -> None:
         verify(traced, "nope")
     with pytest.raises(InputError, match="no rule is called 'nice'"):
         verify(traced, "shop", ["nice"])
+
+
+def test_ranges_of_keys_take_each_completion_once_and_read_no_others(traced: Store) -> None:
+    # Many traces of one moment, and a failed request, which has no completion.
+    with traced.writing() as session:
+        session.connection.execute("update traces set created_at = '2026-01-01' where trace_id < '8'")
+        session.connection.execute(
+            "update traces set completion = null where trace_id = (select max(trace_id) from traces)"
+        )
+    expected = fetch(traced, "select trace_id from traces where completion is not null order by created_at, trace_id")
+    found, sizes, after = [], [], BEGINNING
+    with traced.reading() as session:
+        ends = session.rows("ranges_to_judge", dataset="shop", after_time=after[0], after_id=after[1], batch=7)
+        for end in ends:
+            rows = session.rows(
+                "completions_to_judge",
+                dataset="shop",
+                after_time=after[0],
+                after_id=after[1],
+                until_time=end[0],
+                until_id=end[1],
+            )
+            sizes.append(len(rows))
+            found += [(trace_id,) for trace_id, *_ in rows]
+            after = end
+        assert not session.rows("ranges_to_judge", dataset="shop", after_time=after[0], after_id=after[1], batch=7)
+    assert found == expected
+    assert sizes == [7] * 11 + [2]
