@@ -4,17 +4,19 @@ No teacher is needed: a list that holds its target is enough. Where traces of th
 rate under ruleset paper goes with it, and the model that it is the pass rate of.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
 from curate.datasets.sources import choose_sources
-from curate.snapshots.kind import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings
+from curate.snapshots.kind import MESSAGES, Contents, Counts, Kind, Schema, Selection, SnapshotSettings, SplitRow
 from curate.traces.tasks import ListedTask, load_tasks, render_list
 from prompts.templates import Template, load_template
-from store import InputError, Session
+from store import InputError, Session, Store
 
 TEMPLATE = "rerank_evidence.v1"
+PROMPT_BATCH = 1_000
 SCHEMA: Schema = {
     "list_id": pl.String,
     "prompt": MESSAGES,
@@ -48,12 +50,15 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
     nothing = InputError(f"no list of {settings.dataset!r} in splits {', '.join(settings.splits)} holds its target")
 
     def load(limit: int | None) -> Contents:
-        rows = selected.head(selected.height if limit is None else limit)
-        tasks = load_tasks(session, settings.dataset, sid_version, rows["list_id"].to_list())
+        def stream(store: Store) -> Iterator[SplitRow]:
+            for part in selected.head(selected.height if limit is None else limit).iter_slices(PROMPT_BATCH):
+                with store.reading() as reading:
+                    tasks = load_tasks(reading, settings.dataset, sid_version, part["list_id"].to_list())
+                for row in part.iter_rows(named=True):
+                    yield row["split"], _row(row, tasks[row["list_id"]], template)
+
         return Contents(
-            render=lambda: [
-                (row["split"], _row(row, tasks[row["list_id"]], template)) for row in rows.iter_rows(named=True)
-            ],
+            stream=stream,
             sid_versions=(sid_version,),
             lineage={
                 "templates": [{"template": template.name, "sha256": template.sha256}],
@@ -70,7 +75,7 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
             users=selected["user_id"].n_unique(),
             prompts=selected.height,
         ),
-        targets=set(selected.select("user_id", "position").rows()),
+        targets=selected.select("user_id", "position"),
         refusal=None if selected.height else nothing,
         load=load,
     )

@@ -42,10 +42,10 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
 
     def load(limit: int | None) -> Contents:
         return Contents(
-            render=lambda: [
+            render=lambda: (
                 (text.split, {"row_id": f"{text.task}/{text.name}", "task": text.task, "text": text.render()})
                 for text in planned[:limit]
-            ],
+            ),
             sid_versions=(sid_version,),
             lineage={"general_texts": len(texts)},
         )

@@ -1,3 +1,5 @@
+from datetime import datetime
+
 import pytest
 
 from curate.review.saved_queries import SavedQuery, list_queries, remove_query, save_query
@@ -88,3 +90,10 @@ def test_what_nobody_saved_cannot_be_removed(store: Store) -> None:
     for name in ("nope", "Hardest prompts"):
         with pytest.raises(InputError, match=f"no saved query is called '{name}'"):
             remove_query(store, name, "ann")
+
+
+def test_the_query_that_was_saved_last_counts_even_if_the_clock_was_set_back(store: Store) -> None:
+    save_query(store, "mine", "select 1", "ann")
+    with store.labelling() as session:
+        session.execute("save_query", name="mine", query="select 2", author="ann", created_at=datetime(2001, 1, 1))  # noqa: DTZ001
+    assert [query.query for query in own(store)] == ["select 2"]

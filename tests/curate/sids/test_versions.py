@@ -1,5 +1,6 @@
 import pytest
 
+from curate.datasets.sources import choose_sids
 from curate.sids.assignment import assign_semantic_ids
 from curate.sids.comparison import compare_versions
 from curate.sids.explanation import explain_item, typical_words
@@ -79,3 +80,18 @@ def test_typical_words_are_common_inside_and_rare_outside() -> None:
     inside = {"soap": 0.9, "the": 1.0, "lavender": 0.3, "odd": 0.1}
     everywhere = {"soap": 0.2, "the": 0.9, "lavender": 0.01, "odd": 0.001}
     assert [word for word, _ in typical_words(inside, everywhere)] == ["soap", "lavender", "the"]
+
+
+def test_the_version_that_was_made_last_is_the_newest_even_if_the_clock_was_set_back(
+    two_versions: tuple[Store, str, str],
+) -> None:
+    store, first, second = two_versions
+    with store.writing() as session:
+        session.connection.execute(
+            "update sid_versions set created_at = '2001-01-01', fit_for_training = true where sid_version = $1",
+            [second],
+        )
+        session.execute("accept_sid_version", dataset="tiny", sid_version=first)
+    with store.reading() as session:
+        assert choose_sids(session, "tiny", None) == second
+    assert list_versions(store)["sid_version"].to_list() == [second, first]

@@ -15,7 +15,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from curate.review.trace_pages import find_traces
-from curate.snapshots import SnapshotSettings
+from curate.snapshots import KINDS, SnapshotSettings
+from curate.snapshots.kind import Contents
 from curate.snapshots.publishing import (
     diff,
     find_snapshot,
@@ -222,10 +223,65 @@ def test_a_snapshot_that_was_moved_still_verifies(traced: Store, tmp_path: Path)
     assert verify_snapshot(Path(moved)).version == snapshot.version
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "run[1]", "a b", "x" * 101])
 def test_names_that_are_no_file_names_are_refused(traced: Store, name: str) -> None:
     with pytest.raises(InputError, match="cannot name a snapshot"):
         publish(traced, name, SnapshotSettings("shop"))
+
+
+def test_the_snapshot_that_was_published_last_is_the_newest_even_if_the_clock_was_set_back(traced: Store) -> None:
+    first = publish(traced, "shop", SnapshotSettings("shop"))
+    second = publish(traced, "shop", SnapshotSettings("shop", ruleset="strict"))
+    with traced.writing() as session:
+        session.connection.execute(
+            "update snapshots set created_at = '2001-01-01' where version = $1", [second.version]
+        )
+    assert find_snapshot(traced, "shop") == second
+    assert load_snapshots(traced)["version"].to_list() == [second.version, first.version]
+    third = publish(traced, "shop", SnapshotSettings("shop", splits=("train",)))
+    assert third.manifest["parent"] == second.version
+
+
+def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(traced: Store) -> None:
+    first = publish(traced, "shop", SnapshotSettings("shop"))
+    second = publish(traced, "shop", SnapshotSettings("shop", splits=("train",)))
+    renamed = traced.snapshots / "shop" / "mine"
+    first.path.rename(renamed)
+    with traced.writing() as session:
+        session.connection.execute(
+            "update snapshots set path = 'snapshots/shop/mine' where version = $1", [second.version]
+        )
+    assert verify_snapshot(renamed).version == first.version
+    with pytest.raises(SnapshotError, match=f"its version is {first.version}, but {second.version} was published"):
+        find_snapshot(traced, "shop")
+
+
+def selected(store: Store, settings: SnapshotSettings) -> Contents:
+    with store.reading() as session:
+        return KINDS.find(settings.kind).select(session, settings).load(None)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dapo", "midtrain"])
+def test_others_can_write_while_rows_are_made_and_change_none_of_them(traced: Store, kind: str) -> None:
+    settings = SnapshotSettings("shop", kind=kind)
+    expected = [(split, row) for split, row in selected(traced, settings).rows(traced)]
+    rows = iter(selected(traced, settings).rows(traced))
+    found = [next(rows)]
+    sample(traced, EvidenceTeacher(), SamplingSettings("shop", limit=60, max_attempts=3, num_accepted=3))
+    put_label(traced, fetch(traced, "select min(trace_id) from accepted_traces('paper')")[0][0], "ann", Label.BAD)
+    assert found + list(rows) == expected
+
+
+def test_a_selected_trace_that_is_gone_when_its_text_is_read_is_a_clear_error(traced: Store) -> None:
+    contents = selected(traced, SnapshotSettings("shop"))
+    with traced.writing() as session:
+        session.connection.execute(
+            "delete from traces where trace_id ="
+            " (select min(trace_id) from accepted_traces('paper') where split = 'train')"
+        )
+    with pytest.raises(SnapshotError, match=r"1 selected traces were removed .* publish again"):
+        list(contents.rows(traced))
+    assert [path.name for path in traced.folder.iterdir() if path.name.startswith(".temporary")] == []
 
 
 def test_what_is_not_there_is_a_clear_error(traced: Store) -> None:
