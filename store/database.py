@@ -20,7 +20,7 @@ import tenacity
 from store import file_locks
 from store.engines import SETTINGS, engine_of, sandbox
 from store.errors import StoreError
-from store.file_locks import AccessMode, busy, locks_by_path
+from store.file_locks import AccessMode, busy, locks_by_path, queued
 from store.queries import query
 from store.temporary import temporary_folder
 
@@ -98,11 +98,20 @@ def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iter
     """
     try:
         with ExitStack() as stack:
+            nested = locks_by_path[path].reads_of_thread() > 0
             granted = stack.enter_context(locks_by_path[path].acquire(path, mode))
+            places = [stack.enter_context(queued(path, mode, nested=nested))]
             if labels is not None:
                 stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
+                places.append(stack.enter_context(queued(labels, AccessMode.READ, nested=nested)))
+
             # Each try enters a new context. Leaving it closes the connection, which rolls back open transactions.
-            connection = _once_unlocked(path, lambda: stack.enter_context(_opened(path, granted, labels)))
+            def try_to_open() -> duckdb.DuckDBPyConnection:
+                for keep_place in places:
+                    keep_place()
+                return stack.enter_context(_opened(path, granted, labels))
+
+            connection = _once_unlocked(path, try_to_open)
             connection.begin()
             yield Session(connection)
             connection.commit()

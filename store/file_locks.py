@@ -1,15 +1,29 @@
-"""File locks, which decide the threads of this process that may have a DuckDB file open, and how long others wait."""
+"""File locks, which decide who may have a DuckDB file open, and how long others wait.
 
+`ReadWriteLock` orders the threads of this process. `queued` orders processes: a writer announces itself, and readers
+that come after it wait, so that it waits only for those that were there before. DuckDB alone would refuse the writer
+for as long as any reader is there, and readers that overlap could keep it out for ever.
+"""
+
+import fcntl
+import os
+import random
 import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 
 from store.errors import StoreBusyError
 
 WAIT_S = 60.0
+# A writer holds new readers up for at most this part of WAIT_S. If an old reader stays for longer than that, the others
+# may read beside it until it ends; no reader waits in vain because of a writer that waits in vain.
+_ANNOUNCED_PART = 0.5
+# Seconds between two tries to lock a file.
+_NAP_S = (0.002, 0.02)
 
 
 class AccessMode(Enum):
@@ -46,7 +60,7 @@ class ReadWriteLock:
         would wait for itself.
         """
         with self._changed:
-            if mode is AccessMode.SANDBOX and self._reads_of_thread() and self._held[AccessMode.READ]:
+            if mode is AccessMode.SANDBOX and self.reads_of_thread() and self._held[AccessMode.READ]:
                 raise RuntimeError("this thread already reads the store: leave that block before you open a sandbox")
             self._waiting[mode] += 1
             try:
@@ -60,11 +74,11 @@ class ReadWriteLock:
                 mode = AccessMode.SANDBOX
             self._held[mode] += 1
         reads = mode is not AccessMode.WRITE
-        self._of_thread.reads = self._reads_of_thread() + reads
+        self._of_thread.reads = self.reads_of_thread() + reads
         try:
             yield mode
         finally:
-            self._of_thread.reads = self._reads_of_thread() - reads
+            self._of_thread.reads = self.reads_of_thread() - reads
             with self._changed:
                 self._held[mode] -= 1
                 self._changed.notify_all()
@@ -77,16 +91,91 @@ class ReadWriteLock:
         # Two instances must not be open at once (see the class), so a sandbox cannot join plain readers.
         if mode is AccessMode.SANDBOX and self._held[AccessMode.READ]:
             return False
-        if self._reads_of_thread():
+        if self.reads_of_thread():
             return True
         # Fairness: a new reader lets waiting writers go first, and a plain read also lets waiting sandboxes go first.
         return not self._waiting[AccessMode.WRITE] and not (
             mode is AccessMode.READ and self._waiting[AccessMode.SANDBOX]
         )
 
-    def _reads_of_thread(self) -> int:
+    def reads_of_thread(self) -> int:
         """The number of read locks that this thread holds."""
         return getattr(self._of_thread, "reads", 0)
+
+
+@contextmanager
+def queued(path: Path, mode: AccessMode, *, nested: bool) -> Iterator[Callable[[], None]]:
+    """Take one's place among the processes that use a file, before it is opened.
+
+    A writer keeps its place for the block. A reader that comes later waits for it here. nested: whether this thread
+    reads the file already; such a reader does not wait, because the writer waits for it. Yields a function to call
+    before each try to open the file: a writer whose time to hold up readers is over then gives its place up, and a
+    reader lets a writer go first that has come meanwhile.
+
+    Raises StoreBusyError after WAIT_S.
+    """
+    place = _Place(path)
+    try:
+        if mode is AccessMode.WRITE:
+            place.announce()
+            yield place.give_up_if_late
+        else:
+            if not nested:
+                place.let_writers_pass()
+            yield (lambda: None) if nested else place.let_writers_pass
+    finally:
+        place.give_up()
+
+
+class _Place:
+    """The lock of the file `.<name>.writer`, which the writer holds that is next or at work."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._marker = path.with_name(f".{path.name}.writer")
+        self._file: int | None = None
+        self._until = time.monotonic() + WAIT_S
+        self._announced_until = self._until
+
+    def announce(self) -> None:
+        try:
+            file = os.open(self._marker, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            # A folder that cannot be written. DuckDB says so in better words.
+            return
+        self._file = file
+        self._lock(file, fcntl.LOCK_EX)
+        self._announced_until = time.monotonic() + WAIT_S * _ANNOUNCED_PART
+        # For the error messages of those who wait; a full disk must not stop a writer that may free some space.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
+
+    def let_writers_pass(self) -> None:
+        # Without the marker, no writer has ever been here.
+        with suppress(OSError):
+            file = os.open(self._marker, os.O_RDONLY)
+            try:
+                self._lock(file, fcntl.LOCK_SH)
+            finally:
+                os.close(file)
+
+    def give_up_if_late(self) -> None:
+        if time.monotonic() > self._announced_until:
+            self.give_up()
+
+    def give_up(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _lock(self, file: int, kind: int) -> None:
+        while True:
+            with suppress(BlockingIOError):
+                return fcntl.flock(file, kind | fcntl.LOCK_NB)
+            if time.monotonic() > self._until:
+                raise busy(self._path, f"process {os.pread(file, 20, 0).decode() or '?'}, which writes,")
+            time.sleep(random.uniform(*_NAP_S))
 
 
 locks_by_path: defaultdict[Path, ReadWriteLock] = defaultdict(ReadWriteLock)
