@@ -35,6 +35,8 @@ def describe(progress: "SamplingProgress") -> str:
         parts.append(f"{progress.prompt_tokens + progress.completion_tokens:,} tokens")
     if progress.cost_usd:
         parts.append(f"${progress.cost_usd:,.2f}")
+    if progress.busy:
+        parts.append(f"store busy, {progress.waiting:,} waiting")
     if progress.stopping and progress.in_flight:
         parts.append(f"stopping: {progress.in_flight:,} answers under way, Ctrl-C again leaves them")
     return ", ".join(parts)

@@ -91,16 +91,16 @@ class Store:
         return database.scratch(self.folder)
 
     @contextmanager
-    def claim(self, name: str, purpose: str) -> Iterator[None]:
+    def claim(self, name: str, purpose: str, *, wait: bool = False) -> Iterator[None]:
         """Hold the lock `name` for the length of the block. The lock is released if the process dies.
 
-        purpose: the current activity, such as "sampling shop", for the error message of others. Raises InputError if
-        another process holds the lock.
+        purpose: the current activity, such as "sampling shop", for the error message of others. wait: wait for another
+        process that holds the lock; otherwise InputError is raised.
         """
         path = self.journals / f"{name}.lock"
         with path.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 file.seek(0)
                 raise InputError(

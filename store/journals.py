@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +26,7 @@ from store.temporary import PREFIX
 # The longest time, apart from the disk's own, from a line to its being on disk.
 SYNC_S = 0.25
 # Disk space that a run holds back: after the disk is full, the answers of requests under way still fit.
+RESERVE = ".reserve"
 RESERVE_BYTES = 4 * 1024 * 1024
 # What the operating system reports when a disk, a quota or the largest size of a file is reached.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -50,7 +51,7 @@ class JournalWriter:
         self.full: str | None = None
         self._file = -1
         self._failure: OSError | None = None
-        self._reserve = path.with_suffix(".reserve")
+        self._reserve = path.with_suffix(RESERVE)
         try:
             self._file = _open_locked(path)
             self.end = self._synced = os.fstat(self._file).st_size
@@ -187,6 +188,49 @@ def _try_lock(file: int) -> bool:
     return True
 
 
+class Rejection(NamedTuple):
+    """A line of a journal that cannot become a trace, the offset of the byte after it, and the reason."""
+
+    line: bytes
+    end: int
+    reason: str
+
+
+def rejected_file(journal: Path) -> Path:
+    """Where the rejected lines of a journal are: `<run>.rejected.jsonl`, with offset, reason and line."""
+    return journal.with_suffix(".rejected.jsonl")
+
+
+def reject(journal: Path, rejections: Sequence[Rejection]) -> int:
+    """Append lines to the file of rejected ones, and return how many were not there yet. Raises StoreError."""
+    if not rejections:
+        return 0
+    path = rejected_file(journal)
+    # A recovery that was killed before it could commit its offset rejects the same lines again.
+    known = {entry.record.get("offset") for entry in read_journal(path)}
+    new = [rejection for rejection in rejections if rejection.end not in known]
+    # As text, because no parser reads a line that is not JSON. What is not UTF-8 appears as its bytes, such as \\xff.
+    rows = [
+        {"offset": end, "reason": reason, "line": line.decode(errors="backslashreplace").rstrip("\n")}
+        for line, end, reason in new
+    ]
+    try:
+        with path.open("ab") as file:
+            if file.tell() and path.read_bytes()[-1:] != b"\n":
+                file.write(b"\n")
+            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}): free some space, then try again") from error
+    return len(new)
+
+
+def rejected_lines(journals: Path) -> dict[Path, int]:
+    """The number of rejected lines by file, for a folder of journals."""
+    return {path: sum(1 for _ in read_journal(path)) for path in sorted(journals.glob("*.rejected.jsonl"))}
+
+
 def is_live(path: Path) -> bool:
     """Whether a running process is still writing this journal."""
     with taken_over(path) as dead:
@@ -246,21 +290,39 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
 def compress_journal(path: Path) -> None:
     """Replace a journal by `<run>.jsonl.zst`, about a tenth of its size. The caller must hold the journal.
 
-    It stays as a second copy of what a teacher was paid for; `zstdcat` shows it.
+    It stays as a second copy of what a teacher was paid for; `zstdcat` shows it. An empty journal is removed.
     """
-    compressed = path.with_name(f"{path.name}.zst")
-    hidden = path.with_name(f"{PREFIX}{os.getpid()}-{compressed.name}")
-    try:
-        with path.open("rb") as source, hidden.open("wb") as target:
-            with pa.CompressedOutputStream(target, "zstd") as stream:
-                while block := source.read(1 << 20):
-                    stream.write(block)
-            # Closed by the stream above.
-        with hidden.open("rb") as target:
-            os.fsync(target.fileno())
-        hidden.rename(compressed)
-        sync_folder(path.parent)
+    with suppress(OSError):  # a full disk: the journal stays as it is, and the next run tries again
+        if path.stat().st_size:
+            with path.open("rb") as source:
+                _rewrite(source, _compressed(path), "zstd")
         path.unlink()
+
+
+def restore_journal(path: Path) -> bool:
+    """Make a journal again from its compressed copy. Returns False if there is none that can be read."""
+    try:
+        with pa.input_stream(str(_compressed(path)), compression="zstd") as source:
+            _rewrite(source, path, None)
     except OSError:
-        # A full disk: the journal stays as it is, and the next run tries again.
+        return False
+    return True
+
+
+def _compressed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.zst")
+
+
+def _rewrite(source: Any, target: Path, compression: str | None) -> None:
+    """Copy an open file to `target`, which appears only when all of it is on disk."""
+    hidden = target.with_name(f"{PREFIX}{os.getpid()}-{target.name}")
+    try:
+        with pa.output_stream(str(hidden), compression=compression) as copy:
+            while block := source.read(1 << 20):
+                copy.write(block)
+        with hidden.open("rb") as written:
+            os.fsync(written.fileno())
+        hidden.rename(target)
+        sync_folder(target.parent)
+    finally:
         hidden.unlink(missing_ok=True)

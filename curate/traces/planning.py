@@ -5,7 +5,7 @@ starting one.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,18 +154,20 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
         )
 
 
-def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> Iterator[list[OpenPrompt]]:
-    """Render the prompts of open lists in batches, and store those of each batch before yielding it."""
-    for batch in lists.iter_slices(PROMPT_BATCH):
-        with store.reading() as session:
-            tasks = load_tasks(session, plan.settings.dataset, plan.sid_version, batch["list_id"].to_list())
-        prompts = [
-            _open_prompt(plan, tasks[list_id], answered, accepted)
-            for list_id, answered, accepted in batch.select("list_id", "answered", "accepted").iter_rows()
-        ]
-        with store.writing() as session:
-            session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
-        yield prompts
+def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> list[OpenPrompt]:
+    """Render and store the prompts of open lists. Call it with at most PROMPT_BATCH lists.
+
+    Raises StoreBusyError if the store stays busy; the call may be repeated.
+    """
+    with store.reading() as session:
+        tasks = load_tasks(session, plan.settings.dataset, plan.sid_version, lists["list_id"].to_list())
+    prompts = [
+        _open_prompt(plan, tasks[list_id], answered, accepted)
+        for list_id, answered, accepted in lists.select("list_id", "answered", "accepted").iter_rows()
+    ]
+    with store.writing() as session:
+        session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
+    return prompts
 
 
 def _open_prompt(plan: Plan, listed: ListedTask, answered: Sequence[int], accepted: int) -> OpenPrompt:

@@ -2,8 +2,8 @@
 
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
 superfluous answer is paid for. Every attempt is kept. Generation never waits for the database: a response goes to the
-journal when it arrives, and a background task commits batches. The next run recovers what a killed run left in its
-journal (`curate.traces.recording`).
+journal when it arrives, and a background task (`curate.traces.writer`) commits batches. The next run recovers what a
+killed run left in its journal (`curate.traces.recording`).
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.traces.planning import OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
-from curate.traces.recording import JudgedTrace, Recovery, commit_traces, judge_record, recover
+from curate.traces.planning import PROMPT_BATCH, OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
+from curate.traces.recording import JudgedTrace, Recovery, judge_record, recover
 from curate.traces.settings import REQUESTS, RequestSettings, SamplingSettings
 from curate.traces.teachers.protocol import Completion, RequestFailedError, Teacher, TeacherRequest
-from store import Store
-from store.journals import JournalWriter
+from curate.traces.writer import TraceWriter
+from store import Store, StoreBusyError, StoreError
 from store.values import storable_text, utc_now
 
 # A batch is committed when either of these is reached.
 COMMIT_SECONDS = 3.0
 COMMIT_TRACES = 2_000
-# Workers pause above this, so that a busy store cannot let a fast teacher fill the memory.
+# Above this, traces stay in the journal alone until they are stored, so that a busy store cannot fill the memory.
 MAX_PENDING_TRACES = 20_000
 
 
@@ -38,8 +38,9 @@ class Progress:
     """The progress of a run. All counts are of this run alone.
 
     lists: candidate lists of the plan. prompts: prompts that needed samples when the run began, of which `done` are
-    finished. stored: traces committed to the store. cost_usd: None until the teacher reports a cost. recovered: earlier
-    runs whose journals were committed first.
+    finished. stored: traces committed to the store. waiting: answers that are only in the journal yet. busy: whether
+    the store is in use by others, so that they wait. rejected: traces that the store refuses. cost_usd: None until the
+    teacher reports a cost. recovered: earlier runs whose journals were committed first.
     """
 
     run_id: str
@@ -55,6 +56,9 @@ class Progress:
     completion_tokens: int = 0
     cost_usd: float | None = None
     stored: int = 0
+    waiting: int = 0
+    busy: bool = False
+    rejected: int = 0
     stopping: bool = False
     recovered: list[Recovery] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
@@ -108,13 +112,26 @@ def sample(
             # Without work there is no run to record.
             asyncio.run(teacher.close())
             return progress
-        _start_run(store, plan, run_id)
+        # The journal first: other processes take a run without one for dead.
+        writer = TraceWriter(
+            store,
+            run_id,
+            plan.rules,
+            commit_seconds=COMMIT_SECONDS,
+            commit_traces=COMMIT_TRACES,
+            max_pending=MAX_PENDING_TRACES,
+        )
+        try:
+            _start_run(store, plan, run_id)
+        except BaseException:
+            writer.abandon()
+            raise
         status = "failed"
         try:
-            status = asyncio.run(_Run(store, teacher, plan, progress, on_progress).run(lists, requests.concurrency))
+            status = asyncio.run(_Run(teacher, plan, progress, writer, on_progress).run(lists, requests.concurrency))
         finally:
-            with store.writing() as session:
-                session.execute("end_run", run_id=run_id, status=status)
+            writer.end(status)
+            writer.close()
         return progress
 
 
@@ -150,45 +167,70 @@ class _Run:
     """The workers of one run and their shared state."""
 
     def __init__(
-        self, store: Store, teacher: Teacher, plan: Plan, progress: Progress, on_progress: Callable[[Progress], None]
+        self,
+        teacher: Teacher,
+        plan: Plan,
+        progress: Progress,
+        writer: TraceWriter,
+        on_progress: Callable[[Progress], None],
     ) -> None:
-        self.store = store
+        self.store = writer.store
         self.teacher = teacher
         self.plan = plan
         self.progress = progress
         self.on_progress = on_progress
-        self.journal = JournalWriter(store.journals / f"{progress.run_id}.jsonl")
-        self.pending: list[JudgedTrace] = []
-        self.room = asyncio.Condition()
+        self.writer = writer
         self.workers: list[asyncio.Task[None]] = []
+        self.prompts_wait = False
+        self.is_over = False
 
     async def run(self, lists: pl.DataFrame, concurrency: int) -> str:
         """Sample until all prompts are finished or a signal arrives. Returns the run's status for the store."""
         source = self._prompts(lists)
         # Only one worker at a time may advance an async generator.
         lock = asyncio.Lock()
-        background = [asyncio.create_task(self._commit_regularly()), asyncio.create_task(self._report())]
+        committing = asyncio.create_task(self.writer.commit_regularly(self._is_answered))
+        reporting = asyncio.create_task(self._report())
         self.workers = [asyncio.create_task(self._work(source, lock)) for _ in range(concurrency)]
         try:
             with self._signals():
-                # The first failure ends the run. A worker that a second signal cancelled has not failed.
-                finished, _ = await asyncio.wait([*self.workers, *background], return_when=asyncio.FIRST_EXCEPTION)
-                for task in finished:
-                    if not task.cancelled() and (error := task.exception()):
-                        raise error
+                try:
+                    # The first failure ends the run. A worker that a second signal cancelled has not failed.
+                    finished, _ = await asyncio.wait([*self.workers, committing], return_when=asyncio.FIRST_EXCEPTION)
+                    for task in finished:
+                        if not task.cancelled() and (error := task.exception()):
+                            raise error
+                finally:
+                    for worker in self.workers:
+                        worker.cancel()
+                    # `committing` ends by itself once no worker is left. Cancelling it would not stop the thread that
+                    # is writing, and finish() would run beside it.
+                    await asyncio.gather(*self.workers, committing, return_exceptions=True)
+                    await self.writer.finish(lambda: self.progress.stopping)
         finally:
-            for worker in self.workers:
-                worker.cancel()
-            # Background tasks end by themselves once no worker is left. Cancelling them would not stop the thread that
-            # is writing, and the commit below would run beside it.
-            await asyncio.gather(*self.workers, *background, return_exceptions=True)
-            try:
-                await self._commit()
-            finally:
-                self.journal.close()
-                await self.teacher.close()
-                self.on_progress(self.progress)
+            self.is_over = True
+            await self.teacher.close()
+            await reporting
+            self._show()
+        self._raise_failure()
         return "interrupted" if self.progress.stopping else "done"
+
+    def _raise_failure(self) -> None:
+        """Raise StoreError if the run ended because of its store or its disk, and say where its answers are."""
+        waiting = f"; {self.writer.describe_waiting()}" if self.writer.waiting else ""
+        if self.writer.failure is not None:
+            raise StoreError(f"{self.writer.failure}{waiting}") from self.writer.failure
+        # Somebody who stops a run while the store is busy is told so, but that is no error.
+        if waiting and not self.progress.stopping:
+            raise StoreBusyError(f"{self.store.main_file} is still in use by another process{waiting}")
+
+    @property
+    def _ends(self) -> bool:
+        """Whether no new request may be sent."""
+        return self.progress.stopping or self.writer.failure is not None
+
+    def _is_answered(self) -> bool:
+        return all(worker.done() for worker in self.workers)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -211,15 +253,29 @@ class _Run:
 
     async def _prompts(self, lists: pl.DataFrame) -> AsyncIterator[OpenPrompt]:
         """All open prompts, in batches: while one is sampled, a thread renders the next."""
-        batches = open_prompts(self.store, self.plan, lists)
-        ahead = asyncio.create_task(asyncio.to_thread(next, batches, None))
+        slices = lists.iter_slices(PROMPT_BATCH)
+        ahead = asyncio.create_task(self._open(next(slices, None)))
         while (batch := await ahead) is not None:
-            ahead = asyncio.create_task(asyncio.to_thread(next, batches, None))
+            ahead = asyncio.create_task(self._open(next(slices, None)))
             for prompt in batch:
                 yield prompt
 
+    async def _open(self, lists: pl.DataFrame | None) -> list[OpenPrompt] | None:
+        """The prompts of some lists, once the store has them. None if there are no lists, or if the run ends before."""
+        while lists is not None and not self._ends:
+            try:
+                prompts = await asyncio.to_thread(open_prompts, self.store, self.plan, lists)
+            except StoreBusyError:
+                self.prompts_wait = True
+            except StoreError as error:
+                self.writer.fail(error)
+            else:
+                self.prompts_wait = False
+                return prompts
+        return None
+
     async def _work(self, source: AsyncIterator[OpenPrompt], lock: asyncio.Lock) -> None:
-        while not self.progress.stopping:
+        while not self._ends:
             async with lock:
                 prompt = await anext(source, None)
             if prompt is None:
@@ -229,27 +285,22 @@ class _Run:
     async def _sample(self, prompt: OpenPrompt) -> None:
         accepted = prompt.accepted
         for index in prompt.open_indexes:
-            if accepted >= self.plan.settings.num_accepted or self.progress.stopping:
+            if accepted >= self.plan.settings.num_accepted or self._ends:
                 break
             request = prompt.request(self.plan, index)
-            # Before the request goes out, so that after a crash the journal tells which requests may have been billed.
-            self.journal.append({"event": "sent", "trace_id": request.trace_id})
+            if not self.writer.announce(request.trace_id):
+                break
             self.progress.in_flight += 1
             try:
                 record = await self._ask(prompt, request)
             finally:
                 self.progress.in_flight -= 1
-            self.journal.append(record)
-            judged = judge_record(record, prompt.listed, self.plan.rules)
-            self.pending.append(judged)
+            judged = self.writer.keep(record, lambda each: judge_record(each, prompt.listed, self.plan.rules))
             passed = judged.accepted(self.plan.ruleset.rules)
             accepted += passed
             self.progress.count(judged, accepted=passed)
             # An offline teacher never awaits anything, and would keep the event loop from committing and reporting.
             await asyncio.sleep(0)
-            if len(self.pending) >= MAX_PENDING_TRACES:
-                async with self.room:
-                    await self.room.wait_for(lambda: len(self.pending) < MAX_PENDING_TRACES)
         else:
             # No attempt is left, so the prompt is finished, whether enough answers were accepted or not.
             self.progress.done += 1
@@ -286,34 +337,13 @@ class _Run:
             "ruleset_version": self.plan.ruleset.version,
         }
 
-    async def _commit_regularly(self) -> None:
-        while True:
-            until = time.perf_counter() + COMMIT_SECONDS
-            while time.perf_counter() < until and len(self.pending) < COMMIT_TRACES:
-                # run() commits the rest. Short naps, because one long sleep would delay the end of every run.
-                if all(worker.done() for worker in self.workers):
-                    return
-                await asyncio.sleep(0.05)
-            await self._commit()
-
-    async def _commit(self) -> None:
-        """Commit all pending traces and advance the journal's offset behind them."""
-        # Taken together, without an await between: every record before this offset is in this batch or committed.
-        batch, end = self.pending, self.journal.end
-        if not batch:
-            return
-        self.pending = []
-        try:
-            put = await asyncio.to_thread(commit_traces, self.store, self.progress.run_id, batch, end)
-        except BaseException:
-            # A later batch must not advance the offset past this one, so put it back in front.
-            self.pending = batch + self.pending
-            raise
-        self.progress.stored += put.inserted
-        async with self.room:
-            self.room.notify_all()
-
     async def _report(self) -> None:
-        while not all(worker.done() for worker in self.workers):
-            self.on_progress(self.progress)
+        while not self.is_over:
+            self._show()
             await asyncio.sleep(0.2)
+
+    def _show(self) -> None:
+        progress, writer = self.progress, self.writer
+        progress.stored, progress.waiting, progress.rejected = writer.stored, writer.waiting, writer.rejected
+        progress.busy = writer.busy or self.prompts_wait
+        self.on_progress(progress)
