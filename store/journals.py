@@ -157,7 +157,7 @@ def _open_locked(path: Path) -> int:
             os.close(file)
             raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
         return file
-    hidden = path.with_name(f"{PREFIX}{os.getpid()}-{path.name}")
+    hidden = _hidden(path)
     file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         _try_lock(file)
@@ -166,6 +166,12 @@ def _open_locked(path: Path) -> int:
         os.close(file)
         raise
     return file
+
+
+def _hidden(path: Path) -> Path:
+    """A name for a file until it is complete. With this prefix, the next run removes it if this process is killed."""
+    # With another ending too, because glob("*.jsonl") also finds hidden files.
+    return path.with_name(f"{PREFIX}{os.getpid()}-{path.name}.new")
 
 
 def _allocate(path: Path, size: int) -> None:
@@ -315,7 +321,7 @@ def _compressed(path: Path) -> Path:
 
 def _rewrite(source: Any, target: Path, compression: str | None) -> None:
     """Copy an open file to `target`, which appears only when all of it is on disk."""
-    hidden = target.with_name(f"{PREFIX}{os.getpid()}-{target.name}")
+    hidden = _hidden(target)
     try:
         with pa.output_stream(str(hidden), compression=compression) as copy:
             while block := source.read(1 << 20):

@@ -77,15 +77,16 @@ class TraceWriter:
 
     async def commit_regularly(self, is_over: Callable[[], bool]) -> None:
         """Commit batches until `is_over` returns True. `finish` commits the rest."""
-        while True:
-            until = time.perf_counter() + self._commit_seconds
-            # A busy store is left alone for a while, however much is waiting.
-            while time.perf_counter() < until and (self.busy or len(self._pending) < self._commit_traces):
-                # Short naps, because one long sleep would delay the end of every run.
-                if is_over():
-                    return
+        until = time.perf_counter() + self._commit_seconds
+        # Short naps, because one long sleep would delay the end of every run.
+        while not is_over():
+            # A store that is busy or full is left alone for a while, however much is waiting.
+            is_full = len(self._pending) >= self._commit_traces and not (self.busy or self.failure)
+            if is_full or time.perf_counter() >= until:
+                await self.commit()
+                until = time.perf_counter() + self._commit_seconds
+            else:
                 await asyncio.sleep(_NAP_S)
-            await self.commit()
 
     async def commit(self) -> None:
         """Store what is waiting. Sets `busy` if the store is in use, and `failure` if it cannot be written."""
