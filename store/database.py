@@ -88,22 +88,25 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iterator[Session]:
+def connect(
+    path: Path, mode: AccessMode, *, labels: Path | None = None, wait_s: float | None = None
+) -> Iterator[Session]:
     """Open one transaction on a DuckDB file. It is committed at the end of the block, or rolled back on an error.
 
-    labels: the file of labels, to attach read-only, or None.
+    labels: the file of labels, to attach read-only, or None. wait_s: how long to wait for the file, or None for WAIT_S.
 
-    Raises StoreBusyError if the file stays in use for longer than WAIT_S, and StoreError if DuckDB cannot read or write
+    Raises StoreBusyError if the file stays in use for longer than that, and StoreError if DuckDB cannot read or write
     it (a full disk, a damaged file). Nothing of the transaction is kept then.
     """
+    wait_s = file_locks.WAIT_S if wait_s is None else wait_s
     try:
         with ExitStack() as stack:
             nested = locks_by_path[path].reads_of_thread() > 0
-            granted = stack.enter_context(locks_by_path[path].acquire(path, mode))
-            places = [stack.enter_context(queued(path, mode, nested=nested))]
+            granted = stack.enter_context(locks_by_path[path].acquire(path, mode, wait_s))
+            places = [stack.enter_context(queued(path, mode, wait_s, nested=nested))]
             if labels is not None:
-                stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
-                places.append(stack.enter_context(queued(labels, AccessMode.READ, nested=nested)))
+                stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ, wait_s))
+                places.append(stack.enter_context(queued(labels, AccessMode.READ, wait_s, nested=nested)))
 
             # Each try enters a new context. Leaving it closes the connection, which rolls back open transactions.
             def try_to_open() -> duckdb.DuckDBPyConnection:
@@ -111,7 +114,7 @@ def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iter
                     keep_place()
                 return stack.enter_context(_opened(path, granted, labels))
 
-            connection = _once_unlocked(path, try_to_open)
+            connection = _once_unlocked(path, try_to_open, wait_s)
             connection.begin()
             yield Session(connection)
             connection.commit()
@@ -126,12 +129,14 @@ def _opened(path: Path, mode: AccessMode, labels: Path | None) -> AbstractContex
     return engine_of(path.parent).attached(path, read_only=mode is AccessMode.READ, labels=labels)
 
 
-def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
+def _once_unlocked(
+    path: Path, opened: Callable[[], duckdb.DuckDBPyConnection], wait_s: float
+) -> duckdb.DuckDBPyConnection:
     """The result of `opened`, which is called again while another process holds a file locked."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_lock_error),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),
-        stop=tenacity.stop_after_delay(file_locks.WAIT_S),
+        stop=tenacity.stop_after_delay(wait_s),
         reraise=True,
     )
     try:
@@ -139,7 +144,7 @@ def _once_unlocked(path: Path, opened: Callable[[], duckdb.DuckDBPyConnection]) 
     except duckdb.Error as error:
         if _is_lock_error(error):
             holder = _LOCK_HOLDER.search(str(error))
-            raise busy(path, f"process {holder[2]} ({holder[1]})" if holder else "another process") from error
+            raise busy(path, f"process {holder[2]} ({holder[1]})" if holder else "another process", wait_s) from error
         raise StoreError(f"{path} cannot be opened: {_first_line(error)}") from error
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from store.errors import StoreBusyError
 
 WAIT_S = 60.0
+# The same for results that took long to compute, which must not be lost because somebody reads.
+PATIENT_WAIT_S = 600.0
 # A writer holds new readers up for at most this part of WAIT_S. If an old reader stays for longer than that, the others
 # may read beside it until it ends; no reader waits in vain because of a writer that waits in vain.
 _ANNOUNCED_PART = 0.5
@@ -53,10 +55,10 @@ class ReadWriteLock:
         self._of_thread = threading.local()
 
     @contextmanager
-    def acquire(self, path: Path, mode: AccessMode) -> Iterator[AccessMode]:
+    def acquire(self, path: Path, mode: AccessMode, wait_s: float) -> Iterator[AccessMode]:
         """Hold the lock for the block. Yields the granted mode: the requested one, or SANDBOX if a READ joins one.
 
-        path: the file, for error messages. Raises StoreBusyError after WAIT_S, and RuntimeError if a reading thread
+        path: the file, for error messages. Raises StoreBusyError after wait_s, and RuntimeError if a reading thread
         would wait for itself.
         """
         with self._changed:
@@ -64,8 +66,8 @@ class ReadWriteLock:
                 raise RuntimeError("this thread already reads the store: leave that block before you open a sandbox")
             self._waiting[mode] += 1
             try:
-                if not self._changed.wait_for(lambda: self._is_free(mode), timeout=WAIT_S):
-                    raise busy(path, "a connection of this same process")
+                if not self._changed.wait_for(lambda: self._is_free(mode), timeout=wait_s):
+                    raise busy(path, "a connection of this same process", wait_s)
             finally:
                 self._waiting[mode] -= 1
                 # Also after a time-out: others may have queued only behind this waiter.
@@ -104,7 +106,7 @@ class ReadWriteLock:
 
 
 @contextmanager
-def queued(path: Path, mode: AccessMode, *, nested: bool) -> Iterator[Callable[[], None]]:
+def queued(path: Path, mode: AccessMode, wait_s: float, *, nested: bool) -> Iterator[Callable[[], None]]:
     """Take one's place among the processes that use a file, before it is opened.
 
     A writer keeps its place for the block. A reader that comes later waits for it here. nested: whether this thread
@@ -112,9 +114,9 @@ def queued(path: Path, mode: AccessMode, *, nested: bool) -> Iterator[Callable[[
     before each try to open the file: a writer whose time to hold up readers is over then gives its place up, and a
     reader lets a writer go first that has come meanwhile.
 
-    Raises StoreBusyError after WAIT_S.
+    Raises StoreBusyError after wait_s.
     """
-    place = _Place(path)
+    place = _Place(path, wait_s)
     try:
         if mode is AccessMode.WRITE:
             place.announce()
@@ -128,13 +130,15 @@ def queued(path: Path, mode: AccessMode, *, nested: bool) -> Iterator[Callable[[
 
 
 class _Place:
-    """The lock of the file `.<name>.writer`, which the writer holds that is next or at work."""
+    """The lock of the file `journals/<name>.lock`, which the writer holds that is next or at work."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float) -> None:
         self._path = path
-        self._marker = path.with_name(f".{path.name}.writer")
+        # Beside the other locks of the store.
+        self._marker = path.parent / "journals" / f"{path.name}.lock"
         self._file: int | None = None
-        self._until = time.monotonic() + WAIT_S
+        self._wait_s = wait_s
+        self._until = time.monotonic() + wait_s
         self._announced_until = self._until
 
     def announce(self) -> None:
@@ -174,16 +178,16 @@ class _Place:
             with suppress(BlockingIOError):
                 return fcntl.flock(file, kind | fcntl.LOCK_NB)
             if time.monotonic() > self._until:
-                raise busy(self._path, f"process {os.pread(file, 20, 0).decode() or '?'}, which writes,")
+                raise busy(self._path, f"process {os.pread(file, 20, 0).decode() or '?'}, which writes,", self._wait_s)
             time.sleep(random.uniform(*_NAP_S))
 
 
 locks_by_path: defaultdict[Path, ReadWriteLock] = defaultdict(ReadWriteLock)
 
 
-def busy(path: Path, holder: str) -> StoreBusyError:
+def busy(path: Path, holder: str, wait_s: float) -> StoreBusyError:
     """The error for a caller that waited too long."""
     return StoreBusyError(
-        f"{path} has been in use by {holder} for {WAIT_S:.0f} s, longer than gr2 ever holds it; "
+        f"{path} has been in use by {holder} for {wait_s:.0f} s, longer than gr2 ever holds it; "
         "close that program, then try again"
     )

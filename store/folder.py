@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from store import database
+from store import database, file_locks
 from store.database import Session
 from store.errors import InputError, StoreError
 from store.file_locks import AccessMode
@@ -78,9 +78,14 @@ class Store:
         """A read-only transaction for SQL that people write, without access to files, network or settings."""
         return database.connect(self.main_file, AccessMode.SANDBOX, labels=self.labels_file)
 
-    def writing(self) -> AbstractContextManager[Session]:
-        """A transaction that may write everything except labels."""
-        return database.connect(self.main_file, AccessMode.WRITE)
+    def writing(self, *, patient: bool = False) -> AbstractContextManager[Session]:
+        """A transaction that may write everything except labels.
+
+        patient: wait ten minutes instead of one while others use the store. It is for results that took long to
+        compute.
+        """
+        wait_s = file_locks.PATIENT_WAIT_S if patient else None
+        return database.connect(self.main_file, AccessMode.WRITE, wait_s=wait_s)
 
     def labelling(self) -> AbstractContextManager[Session]:
         """A transaction that may write labels only."""

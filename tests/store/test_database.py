@@ -278,7 +278,7 @@ def test_a_reader_is_held_up_by_a_waiting_writer_only_for_a_part_of_its_patience
         store,
     )
     try:
-        while not store.folder.joinpath(".store.duckdb.writer").exists():
+        while not store.journals.joinpath("store.duckdb.lock").exists():
             time.sleep(0.01)
         for _ in range(3):
             assert run_ids(store) == []
@@ -296,7 +296,7 @@ def test_a_thread_that_reads_may_read_again_while_another_process_waits_to_write
             "with Store(pathlib.Path(sys.argv[1])).writing(): pass",
             store,
         )
-        while not store.folder.joinpath(".store.duckdb.writer").exists():
+        while not store.journals.joinpath("store.duckdb.lock").exists():
             time.sleep(0.01)
         started = time.monotonic()
         with store.reading() as session:
@@ -313,3 +313,16 @@ def test_a_store_in_a_folder_that_cannot_be_written_can_be_read(store: Store) ->
         assert run_ids(store) == ["a"]
     finally:
         store.folder.chmod(0o755)
+
+
+def test_results_that_took_long_to_compute_wait_longer_for_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_locks, "WAIT_S", 0.2)
+    holder = hold(store.main_file, seconds=2)
+    with pytest.raises(StoreBusyError), store.writing():
+        pass
+    with store.writing(patient=True) as session:
+        session.put("runs", run_row("a"))
+    assert run_ids(store) == ["a"]
+    holder.wait()
