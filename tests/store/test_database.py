@@ -1,3 +1,4 @@
+import fcntl
 import subprocess
 import sys
 import threading
@@ -250,6 +251,18 @@ def start(code: str, store: Store) -> subprocess.Popen[str]:
     return process
 
 
+def wait_for_writer(store: Store) -> None:
+    """Return once a process has announced that it wants to write."""
+    with store.journals.joinpath("store.duckdb.lock").open() as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            fcntl.flock(file, fcntl.LOCK_UN)
+            time.sleep(0.01)
+
+
 def test_a_writer_waits_only_for_readers_of_other_processes_that_were_there_before(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,8 +291,7 @@ def test_a_reader_is_held_up_by_a_waiting_writer_only_for_a_part_of_its_patience
         store,
     )
     try:
-        while not store.journals.joinpath("store.duckdb.lock").exists():
-            time.sleep(0.01)
+        wait_for_writer(store)
         for _ in range(3):
             assert run_ids(store) == []
     finally:
@@ -296,8 +308,7 @@ def test_a_thread_that_reads_may_read_again_while_another_process_waits_to_write
             "with Store(pathlib.Path(sys.argv[1])).writing(): pass",
             store,
         )
-        while not store.journals.joinpath("store.duckdb.lock").exists():
-            time.sleep(0.01)
+        wait_for_writer(store)
         started = time.monotonic()
         with store.reading() as session:
             assert session.connection.execute("select 1").fetchone() == (1,)
