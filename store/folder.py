@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,18 +103,25 @@ class Store:
         process that holds the lock; otherwise InputError is raised.
         """
         path = self.journals / f"{name}.lock"
-        with path.open("a+") as file:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
-                file.seek(0)
+                holder = os.pread(file, 20, 0).decode().strip() or "?"
                 raise InputError(
-                    f"process {file.read().strip() or '?'} is {purpose} already; wait for it or end it, then try again"
+                    f"process {holder} is {purpose} already; wait for it or end it, then try again"
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            # Only for that message, so a full disk is no reason to stop.
+            with suppress(OSError):
+                os.ftruncate(file, 0)
+                os.pwrite(file, str(os.getpid()).encode(), 0)
             yield
+        finally:
+            os.close(file)
 
     def _prepare(self) -> None:
         """Create folders and files, and migrate. No write lock is taken if the store is up to date."""

@@ -60,9 +60,11 @@ class JournalWriter:
                 self._write(b"\n")
             # The folder too, or a power failure could take away the name of a file whose content is on disk.
             sync_folder(path.parent)
+            _allocate(self._reserve, RESERVE_BYTES)
         except OSError as error:
+            if self._file != -1:
+                os.close(self._file)
             raise self._cannot_write(error) from error
-        _allocate(self._reserve, RESERVE_BYTES)
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync_regularly, name=f"sync {path.name}", daemon=True)
         self._syncing.start()
@@ -175,15 +177,18 @@ def _hidden(path: Path) -> Path:
 
 
 def _allocate(path: Path, size: int) -> None:
-    """Make a file that takes up disk space, or none if there is no room for it."""
+    """Make a file that takes up disk space. Raises OSError, and leaves no file, if the disk has no room for it."""
     try:
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.write(bytes(size))
-    except OSError:
+    except OSError as error:
         path.unlink(missing_ok=True)
+        # Other reasons, such as a limit on the size of files, say nothing of the room for a journal.
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
 
 
 def _try_lock(file: int) -> bool:
@@ -294,7 +299,7 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
 
 
 def compress_journal(path: Path) -> None:
-    """Replace a journal by `<run>.jsonl.zst`, about a tenth of its size. The caller must hold the journal.
+    """Replace a journal by `<run>.jsonl.zst`, which is much smaller. The caller must hold the journal.
 
     It stays as a second copy of what a teacher was paid for; `zstdcat` shows it. An empty journal is removed.
     """

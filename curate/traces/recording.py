@@ -34,12 +34,16 @@ from store.journals import (
 )
 from store.temporary import remove_abandoned
 
+# A batch that is read again ends at either of these.
 BATCH = 2_000
+BATCH_BYTES = 64 * 1024 * 1024
 # The errors of values that do not fit a table, as opposed to those of a store that is busy, full or damaged.
 _REFUSALS = (
     duckdb.DataError,
     duckdb.IntegrityError,
     duckdb.InvalidInputException,
+    # Half of a batch may fit.
+    duckdb.OutOfMemoryException,
     pl.exceptions.PolarsError,
     TypeError,
     ValueError,
@@ -172,6 +176,8 @@ def read_batch(store: Store, path: Path, start: int, rules: Sequence[str], *, st
     run_id = path.stem
     for line, end in read_lines(path, start):
         if (stop is not None and end > stop) or len(records) + len(batch.rejections) == BATCH:
+            break
+        if batch.end - start >= BATCH_BYTES:
             break
         batch.end = end
         try:

@@ -192,6 +192,7 @@ class _Run:
         committing = asyncio.create_task(self.writer.commit_regularly(self._is_answered))
         reporting = asyncio.create_task(self._report())
         self.workers = [asyncio.create_task(self._work(source, lock)) for _ in range(concurrency)]
+        hurries = True
         try:
             with self._signals():
                 try:
@@ -200,13 +201,14 @@ class _Run:
                     for task in finished:
                         if not task.cancelled() and (error := task.exception()):
                             raise error
+                    hurries = False
                 finally:
                     for worker in self.workers:
                         worker.cancel()
                     # `committing` ends by itself once no worker is left. Cancelling it would not stop the thread that
                     # is writing, and finish() would run beside it.
                     await asyncio.gather(*self.workers, committing, return_exceptions=True)
-                    await self.writer.finish(lambda: self.progress.stopping)
+                    await self.writer.finish(lambda: hurries or self.progress.stopping)
         finally:
             self.is_over = True
             await self.teacher.close()

@@ -18,6 +18,8 @@ from store.journals import JournalWriter
 # How long a run that has all its answers waits for a busy store. Then the next run stores them.
 LAST_WAIT_S = 600.0
 _NAP_S = 0.05
+# The size of the journal's part that is kept in memory, for answers that are long.
+_MOST_BYTES = 256 * 1024 * 1024
 
 
 class TraceWriter:
@@ -65,14 +67,20 @@ class TraceWriter:
     def keep(self, record: dict[str, Any], judge: Callable[[dict[str, Any]], JudgedTrace]) -> JudgedTrace:
         """Journal the record of an answer, judge it, and have it stored. Sets `failure` if the journal has no room."""
         is_journalled = self._append(record)
-        trace = judge(record)
-        answer = Journalled(trace, record, self._journal.end)
         self.waiting += 1
+        try:
+            trace = judge(record)
+        except Exception:
+            # A broken rule ends the run. Read again from the journal, the answer is stored without its verdict.
+            self._overflows = True
+            raise
+        answer = Journalled(trace, record, self._journal.end)
         if not is_journalled:
             self._unjournalled.append(answer)
         elif not self._overflows:
             self._pending.append(answer)
-            self._overflows = len(self._pending) >= self._max_pending
+            size = self._journal.end - self._committed
+            self._overflows = len(self._pending) >= self._max_pending or size >= _MOST_BYTES
         return trace
 
     async def commit_regularly(self, is_over: Callable[[], bool]) -> None:

@@ -297,3 +297,14 @@ def test_what_is_left_of_dead_processes_is_removed(shop: Store) -> None:
     (shop.journals / ".temporary-999999999-trace-x.jsonl").write_bytes(b"")
     recover(shop)
     assert [file.name for file in shop.journals.iterdir() if not file.name.endswith(".lock")] == [f"{path.name}.zst"]
+
+
+def test_a_rule_that_fails_ends_the_run_and_loses_no_answer(shop: Store, write_module: WriteModule) -> None:
+    write_module("own_failing", FAILING_RULE)
+    add_ruleset(shop, "odd", ["parsed", "own_failing:broken"])
+    teacher = FakeTeacher(shuffled)
+    with pytest.raises(RuntimeError, match="this rule is broken"):
+        sample(shop, teacher, SamplingSettings("shop", ruleset="odd", max_attempts=1), concurrency=8)
+    assert len(teacher.requests) > 20
+    assert fetch(shop, "select count(*) from traces") == [(len(teacher.requests),)]
+    assert recover(shop) == []

@@ -218,6 +218,17 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_paid_for(
             assert message.startswith(str(store.journals))
         # All that was asked has its answer, in the journal or in the store.
         assert len(received(store)) == int(asked)
+        # While the disk is full, the next run does not begin, and says so in one line as well.
+        subprocess.run(["fallocate", "-l", "1G", disk / "ballast"], check=False, capture_output=True)
+        again = subprocess.run(
+            [sys.executable, "-c", SAMPLING, str(store.folder)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (again.returncode, again.stderr, again.stdout.count("\n")) == (1, "", 1)
+        assert again.stdout.startswith("0 ")
         subprocess.run(["mount", "-o", f"remount,size={4 * size}", disk], check=True)
         recover(store)
         assert fetch(store, "select count(*), count(distinct trace_id) from traces") == [(int(asked), int(asked))]
