@@ -64,6 +64,9 @@ class JournalWriter:
         except OSError as error:
             if self._file != -1:
                 os.close(self._file)
+                with suppress(OSError):
+                    if path.stat().st_size == 0:
+                        path.unlink()
             raise self._cannot_write(error) from error
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync_regularly, name=f"sync {path.name}", daemon=True)

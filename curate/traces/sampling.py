@@ -103,7 +103,8 @@ def sample(
     recovered = recover(store)
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
-        # Only under the claim: the process that held it before may have answered some of these prompts.
+        # Again under the claim: the process that held it before may have answered some of these prompts, and died.
+        recovered += recover(store)
         lists = find_open_lists(store, plan)
         run_id = f"trace-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         chosen = int(lists["chosen_lists"][0]) if lists.height else 0

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from curate.traces.planning import SamplingSettings
+from curate.traces import sampling
+from curate.traces.planning import SamplingSettings, plan_sampling
 from curate.traces.recording import (
     Batch,
     Journalled,
@@ -288,6 +289,25 @@ def test_a_live_journal_is_neither_recovered_nor_compressed(shop: Store) -> None
         assert path.exists()
     finally:
         writer.close()
+
+
+def test_answers_of_a_run_that_dies_while_another_waits_to_begin_are_not_asked_again(
+    shop: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_again(shop)
+    path = forget(shop)
+    writer = JournalWriter(path)
+
+    def plan_slowly(*arguments: Any) -> Any:
+        # The other run was alive when its journal was looked at, and is dead when this one begins.
+        writer.close()
+        return plan_sampling(*arguments)
+
+    monkeypatch.setattr(sampling, "plan_sampling", plan_slowly)
+    teacher = FakeTeacher(shuffled)
+    progress = sample(shop, teacher, SETTINGS)
+    assert teacher.requests == []
+    assert [recovery.traces for recovery in progress.recovered] == [20]
 
 
 def test_what_is_left_of_dead_processes_is_removed(shop: Store) -> None:
