@@ -37,6 +37,8 @@ def describe(progress: "SamplingProgress") -> str:
         parts.append(f"${progress.cost_usd:,.2f}")
     if progress.paused:
         parts.append("paused: the teacher does not answer, and is tried again")
+    if progress.busy:
+        parts.append(f"store busy, {progress.waiting:,} waiting")
     if progress.stopping and progress.in_flight:
         parts.append(f"stopping: {progress.in_flight:,} answers under way, Ctrl-C again leaves them")
     return ", ".join(parts)

@@ -101,6 +101,7 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
     Example: gr2 status
     """
     from curate.review.status import load_status
+    from store.journals import rejected_lines
 
     opened = open_store(store)
     for table in load_status(opened):
@@ -109,6 +110,12 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
         else:
             say(f"{table.title}: none yet; {table.next_step}\n")
     say_unjudged(opened)
+    rejected = rejected_lines(opened.journals)
+    if rejected:
+        say(
+            f"{sum(rejected.values()):,} lines of journals could not become traces; they are, with their reasons, in: "
+            f"{', '.join(map(str, rejected))}. Remove these files when you no longer need them."
+        )
 
 
 def _progress() -> "AbstractContextManager[ProgressView]":
@@ -129,6 +136,11 @@ def print_trace(progress: "Progress") -> None:
     for recovery in progress.recovered:
         unknown = f"; {recovery.unknown:,} sent, outcome unknown: asked again" if recovery.unknown else ""
         say(f"took {recovery.traces:,} traces over from run {recovery.run_id}, which was killed{unknown}")
+        if recovery.rejected:
+            say(
+                f"{recovery.rejected:,} lines of its journal cannot become traces: {recovery.rejected_file} has them "
+                "with their reasons"
+            )
     if progress.prompts == 0:
         say(
             "nothing to ask: every list has its accepted traces or no attempt left "
@@ -153,7 +165,17 @@ def print_trace(progress: "Progress") -> None:
         say(f"{progress.refused:,} prompts were refused for good and are not asked again, unless with --retry-refused")
     if progress.unparsed and not progress.parsed:
         say(f"no answer could be read: {_most_common(progress.unparsed)}")
-    if progress.stopping:
+    if progress.rejected:
+        say(
+            f"{progress.rejected:,} traces were refused by the store and are failed attempts now; their answers are in "
+            f"journals/{progress.run_id}.rejected.jsonl"
+        )
+    if progress.waiting:
+        say(
+            f"stopped while the store was busy; {progress.waiting:,} answers wait in the journal. Run the same command "
+            "again to store them and to go on from here."
+        )
+    elif progress.stopping:
         say("stopped; everything that arrived is stored. Run the same command again to go on from here.")
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import orjson
 
 from store import Store
-from store.journals import read_journal
+from store.journals import read_journal, rejected_lines
 
 GR2 = [sys.executable, "-m", "app.cli"]
 LABELLER = """
@@ -176,12 +176,13 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
 
     received: Counter[str] = Counter()
     sent = 0
-    for journal in folder.joinpath("journals").glob("*.jsonl"):
+    # Those of finished runs are compressed.
+    for journal in [*folder.glob("journals/*.jsonl"), *folder.glob("journals/*.jsonl.zst")]:
         for record, _ in read_journal(journal):
-            if record["event"] == "received":
+            if record.get("event") == "received":
                 received[record["trace_id"]] += 1
             else:
-                sent += 1
+                sent += record.get("event") == "sent"
     with Store.open(folder).reading() as session:
         query = session.connection.execute
         stored = Counter(row[0] for row in query("select trace_id from traces").fetchall())
@@ -202,6 +203,7 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
         "responses received twice": sum(count - 1 for count in received.values()),
         "verdicts stored twice": verdicts[0] - verdicts[1] if verdicts else -1,
         "labels lost": labels - kept_labels[0] if kept_labels else -1,
+        "journal lines rejected": sum(rejected_lines(folder / "journals").values()),
         "runs left open": open_runs[0] if open_runs else -1,
         "funnel off by": sum(abs(a - b) for a, b in zip(funnel or (), direct or (), strict=True)),
     }

@@ -233,7 +233,7 @@ def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, s
             f"no list could be made for {dataset!r}, because no user has two interactions; ingest a log with histories"
         )
     # Compared and written in one transaction, so that no other process can store lists of this name in between.
-    with store.writing() as session:
+    with store.writing(patient=True) as session:
         known = dict(session.rows("known_lists", dataset=dataset, pre_ranker=pre_ranker))
         different = session.insert("different_lists", scratch.reader("made_lists")) if known else 0
         if different:

@@ -21,7 +21,7 @@ import tenacity
 from store import file_locks
 from store.engines import SETTINGS, engine_of
 from store.errors import StoreError
-from store.file_locks import AccessMode, busy, locks_by_path
+from store.file_locks import AccessMode, busy, locks_by_path, queued
 from store.queries import query
 from store.temporary import temporary_folder
 
@@ -109,34 +109,47 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def connect(path: Path, mode: AccessMode, *, labels: Path | None = None) -> Iterator[Session]:
+def connect(
+    path: Path, mode: AccessMode, *, labels: Path | None = None, wait_s: float | None = None
+) -> Iterator[Session]:
     """Open one transaction on a DuckDB file. It is committed at the end of the block, or rolled back on an error.
 
     labels: the file of labels, or None. It is attached read-only: for a writer at once, because views are made of it,
-    and for a reader when a statement names it.
+    and for a reader when a statement names it. wait_s: how long to wait for a file, or None for WAIT_S.
 
-    Raises StoreBusyError if the file stays in use for longer than WAIT_S, and StoreError if DuckDB cannot read or write
+    Raises StoreBusyError if the file stays in use for longer than that, and StoreError if DuckDB cannot read or write
     it (a full disk, a damaged file). Nothing of the transaction is kept then.
     """
+    wait_s = file_locks.WAIT_S if wait_s is None else wait_s
     try:
         with ExitStack() as stack:
-            stack.enter_context(locks_by_path[path].acquire(path, mode))
+            nested = locks_by_path[path].reads_of_thread() > 0
+            stack.enter_context(locks_by_path[path].acquire(path, mode, wait_s))
+            keep_place = stack.enter_context(queued(path, mode, wait_s, nested=nested))
             reads, engine = mode is AccessMode.READ, engine_of(path.parent)
 
-            def attach(file: Path, attached: Callable[[], AbstractContextManager[T]]) -> T:
-                # Each try enters a new context.
-                return _once_unlocked(file, lambda: stack.enter_context(attached()))
+            def attach(
+                file: Path, attached: Callable[[], AbstractContextManager[T]], keep_place: Callable[[], None]
+            ) -> T:
+                def try_to_attach() -> T:
+                    keep_place()
+                    # Each try enters a new context.
+                    return stack.enter_context(attached())
+
+                return _once_unlocked(file, try_to_attach, wait_s)
 
             # Leaving the context closes the connection, which rolls back open transactions.
-            connection = attach(path, partial(engine.connected, path, read_only=reads))
+            connection = attach(path, partial(engine.connected, path, read_only=reads), keep_place)
 
             def attach_labels() -> None:
                 assert labels is not None
-                stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ))
+                nested = locks_by_path[labels].reads_of_thread() > 0
+                stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ, wait_s))
+                keep_place = stack.enter_context(queued(labels, AccessMode.READ, wait_s, nested=nested))
                 # A transaction does not see what is attached after its beginning. Nothing is lost in between: the file
                 # cannot change while it is attached.
                 connection.commit()
-                attach(labels, partial(engine.attached, labels, read_only=True))
+                attach(labels, partial(engine.attached, labels, read_only=True), keep_place)
                 # Nothing can be detached that an open transaction reads.
                 stack.callback(_roll_back, connection)
                 connection.begin()
@@ -157,12 +170,12 @@ def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
         connection.rollback()
 
 
-def _once_unlocked(path: Path, opened: Callable[[], T]) -> T:
+def _once_unlocked(path: Path, opened: Callable[[], T], wait_s: float) -> T:
     """The result of `opened`, which is called again while another process holds a file locked."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_lock_error),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),
-        stop=tenacity.stop_after_delay(file_locks.WAIT_S),
+        stop=tenacity.stop_after_delay(wait_s),
         reraise=True,
     )
     try:
@@ -170,7 +183,7 @@ def _once_unlocked(path: Path, opened: Callable[[], T]) -> T:
     except duckdb.Error as error:
         if _is_lock_error(error):
             holder = _LOCK_HOLDER.search(str(error))
-            raise busy(path, f"process {holder[2]} ({holder[1]})" if holder else "another process") from error
+            raise busy(path, f"process {holder[2]} ({holder[1]})" if holder else "another process", wait_s) from error
         raise StoreError(f"{path} cannot be opened: {_first_line(error)}") from error
 
 

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from store import file_locks
+from store.errors import StoreBusyError
+from store.file_locks import AccessMode, queued
 
 ROUND_S = 0.5
 # The layout of a DuckDB file: three headers, then blocks.
@@ -71,16 +73,20 @@ def remove_database(file: Path) -> None:
 
 @contextmanager
 def shared_lock(descriptor: int, file: Path) -> Iterator[None]:
-    """Hold the lock that DuckDB's readers hold. Raises LockedError if a writer keeps it for longer than WAIT_S."""
+    """Hold the lock that DuckDB's readers hold. Raises LockedError if writers keep it for longer than WAIT_S."""
     given_up = time.monotonic() + file_locks.WAIT_S
-    while True:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            break
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() > given_up:
-                raise LockedError(file) from None
-        time.sleep(random.uniform(0.002, 0.05))
+    try:
+        with queued(file, AccessMode.READ, file_locks.WAIT_S, nested=False) as let_writers_pass:
+            while True:
+                let_writers_pass()
+                with suppress(BlockingIOError, PermissionError):
+                    fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    break
+                if time.monotonic() > given_up:
+                    raise LockedError(file)
+                time.sleep(random.uniform(0.002, 0.05))
+    except StoreBusyError:
+        raise LockedError(file) from None
     try:
         yield
     finally:

@@ -1,15 +1,31 @@
-"""File locks, which decide the threads of this process that may have a DuckDB file open, and how long others wait."""
+"""File locks, which decide who may have a DuckDB file open, and how long others wait.
 
+`ReadWriteLock` orders the threads of this process. `queued` orders processes: a writer announces itself, and readers
+that come after it wait, so that it waits only for those that were there before. DuckDB alone would refuse the writer
+for as long as any reader is there, and readers that overlap could keep it out for ever.
+"""
+
+import fcntl
+import os
+import random
 import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 
 from store.errors import StoreBusyError
 
 WAIT_S = 60.0
+# The same for results that took long to compute, which must not be lost because somebody reads.
+PATIENT_WAIT_S = 600.0
+# A writer holds new readers up for at most this part of WAIT_S. If an old reader stays for longer than that, the others
+# may read beside it until it ends; no reader waits in vain because of a writer that waits in vain.
+_ANNOUNCED_PART = 0.5
+# Seconds between two tries to lock a file.
+_NAP_S = (0.002, 0.02)
 
 
 class AccessMode(Enum):
@@ -37,27 +53,27 @@ class ReadWriteLock:
         self._of_thread = threading.local()
 
     @contextmanager
-    def acquire(self, path: Path, mode: AccessMode) -> Iterator[None]:
+    def acquire(self, path: Path, mode: AccessMode, wait_s: float) -> Iterator[None]:
         """Hold the lock for the block.
 
-        path: the file, for error messages. Raises StoreBusyError after WAIT_S.
+        path: the file, for error messages. Raises StoreBusyError after wait_s.
         """
         with self._changed:
             self._waiting[mode] += 1
             try:
-                if not self._changed.wait_for(lambda: self._is_free(mode), timeout=WAIT_S):
-                    raise busy(path, "a connection of this same process")
+                if not self._changed.wait_for(lambda: self._is_free(mode), timeout=wait_s):
+                    raise busy(path, "a connection of this same process", wait_s)
             finally:
                 self._waiting[mode] -= 1
                 # Also after a time-out: others may have queued only behind this waiter.
                 self._changed.notify_all()
             self._held[mode] += 1
         reads = mode is not AccessMode.WRITE
-        self._of_thread.reads = self._reads_of_thread() + reads
+        self._of_thread.reads = self.reads_of_thread() + reads
         try:
             yield
         finally:
-            self._of_thread.reads = self._reads_of_thread() - reads
+            self._of_thread.reads = self.reads_of_thread() - reads
             with self._changed:
                 self._held[mode] -= 1
                 self._changed.notify_all()
@@ -68,19 +84,96 @@ class ReadWriteLock:
         if mode is AccessMode.WRITE:
             return not self._held[AccessMode.READ]
         # Fairness: a new reader lets waiting writers go first.
-        return bool(self._reads_of_thread()) or not self._waiting[AccessMode.WRITE]
+        return bool(self.reads_of_thread()) or not self._waiting[AccessMode.WRITE]
 
-    def _reads_of_thread(self) -> int:
+    def reads_of_thread(self) -> int:
         """The number of read locks that this thread holds."""
         return getattr(self._of_thread, "reads", 0)
+
+
+@contextmanager
+def queued(path: Path, mode: AccessMode, wait_s: float, *, nested: bool) -> Iterator[Callable[[], None]]:
+    """Take one's place among the processes that use a file, before it is opened.
+
+    A writer keeps its place for the block. A reader that comes later waits for it here. nested: whether this thread
+    reads the file already; such a reader does not wait, because the writer waits for it. Yields a function to call
+    before each try to open the file: a writer whose time to hold up readers is over then gives its place up, and a
+    reader lets a writer go first that has come meanwhile.
+
+    Raises StoreBusyError after wait_s.
+    """
+    place = _Place(path, wait_s)
+    try:
+        if mode is AccessMode.WRITE:
+            place.announce()
+            yield place.give_up_if_late
+        else:
+            if not nested:
+                place.let_writers_pass()
+            yield (lambda: None) if nested else place.let_writers_pass
+    finally:
+        place.give_up()
+
+
+class _Place:
+    """The lock of the file `journals/<name>.lock`, which the writer holds that is next or at work."""
+
+    def __init__(self, path: Path, wait_s: float) -> None:
+        self._path = path
+        # Beside the other locks of the store.
+        self._marker = path.parent / "journals" / f"{path.name}.lock"
+        self._file: int | None = None
+        self._wait_s = wait_s
+        self._until = time.monotonic() + wait_s
+        self._announced_until = self._until
+
+    def announce(self) -> None:
+        try:
+            file = os.open(self._marker, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            # A folder that cannot be written. DuckDB says so in better words.
+            return
+        self._file = file
+        self._lock(file, fcntl.LOCK_EX)
+        self._announced_until = time.monotonic() + WAIT_S * _ANNOUNCED_PART
+        # For the error messages of those who wait; a full disk must not stop a writer that may free some space.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
+
+    def let_writers_pass(self) -> None:
+        # Without the marker, no writer has ever been here.
+        with suppress(OSError):
+            file = os.open(self._marker, os.O_RDONLY)
+            try:
+                self._lock(file, fcntl.LOCK_SH)
+            finally:
+                os.close(file)
+
+    def give_up_if_late(self) -> None:
+        if time.monotonic() > self._announced_until:
+            self.give_up()
+
+    def give_up(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _lock(self, file: int, kind: int) -> None:
+        while True:
+            with suppress(BlockingIOError):
+                return fcntl.flock(file, kind | fcntl.LOCK_NB)
+            if time.monotonic() > self._until:
+                raise busy(self._path, f"process {os.pread(file, 20, 0).decode() or '?'}, which writes,", self._wait_s)
+            time.sleep(random.uniform(*_NAP_S))
 
 
 locks_by_path: defaultdict[Path, ReadWriteLock] = defaultdict(ReadWriteLock)
 
 
-def busy(path: Path, holder: str) -> StoreBusyError:
+def busy(path: Path, holder: str, wait_s: float) -> StoreBusyError:
     """The error for a caller that waited too long."""
     return StoreBusyError(
-        f"{path} has been in use by {holder} for {WAIT_S:.0f} s, longer than gr2 ever holds it; "
+        f"{path} has been in use by {holder} for {wait_s:.0f} s, longer than gr2 ever holds it; "
         "close that program, then try again"
     )

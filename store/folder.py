@@ -3,11 +3,11 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from store import database
+from store import database, file_locks
 from store.database import Session
 from store.errors import InputError, StoreError
 from store.file_locks import AccessMode
@@ -74,9 +74,14 @@ class Store:
         """
         return database.connect(self.main_file, AccessMode.READ, labels=self.labels_file)
 
-    def writing(self) -> AbstractContextManager[Session]:
-        """A transaction that may write everything except labels."""
-        return database.connect(self.main_file, AccessMode.WRITE)
+    def writing(self, *, patient: bool = False) -> AbstractContextManager[Session]:
+        """A transaction that may write everything except labels.
+
+        patient: wait ten minutes instead of one while others use the store. It is for results that took long to
+        compute.
+        """
+        wait_s = file_locks.PATIENT_WAIT_S if patient else None
+        return database.connect(self.main_file, AccessMode.WRITE, wait_s=wait_s)
 
     def labelling(self) -> AbstractContextManager[Session]:
         """A transaction that may write labels only."""
@@ -87,25 +92,32 @@ class Store:
         return database.scratch(self.folder)
 
     @contextmanager
-    def claim(self, name: str, purpose: str) -> Iterator[None]:
+    def claim(self, name: str, purpose: str, *, wait: bool = False) -> Iterator[None]:
         """Hold the lock `name` for the length of the block. The lock is released if the process dies.
 
-        purpose: the current activity, such as "sampling shop", for the error message of others. Raises InputError if
-        another process holds the lock.
+        purpose: the current activity, such as "sampling shop", for the error message of others. wait: wait for another
+        process that holds the lock; otherwise InputError is raised.
         """
         path = self.journals / f"{name}.lock"
-        with path.open("a+") as file:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
-                file.seek(0)
+                holder = os.pread(file, 20, 0).decode().strip() or "?"
                 raise InputError(
-                    f"process {file.read().strip() or '?'} is {purpose} already; wait for it or end it, then try again"
+                    f"process {holder} is {purpose} already; wait for it or end it, then try again"
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            # Only for that message, so a full disk is no reason to stop.
+            with suppress(OSError):
+                os.ftruncate(file, 0)
+                os.pwrite(file, str(os.getpid()).encode(), 0)
             yield
+        finally:
+            os.close(file)
 
     def _prepare(self) -> None:
         """Create folders and files, and migrate. No write lock is taken if the store is up to date."""

@@ -1,19 +1,35 @@
 """Journals: append-only JSON lines, one file per run, which make generation independent of the database.
 
 A line is written before each request ("sent") and when its response arrives ("received"). Each line is one write to the
-operating system, so a killed process loses no response that it has received. Batches are committed to the store in a
-transaction that also advances the journal's offset, so nothing is committed twice.
+operating system, so a killed process loses no response that it has received, and a thread has it on disk within
+SYNC_S, so a power failure loses no more than that. Batches are committed to the store in a transaction that also
+advances the journal's offset, so nothing is committed twice. Once all of a finished run is committed, its journal is
+compressed to `<run>.jsonl.zst`.
 """
 
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import orjson
+import pyarrow as pa
 
 from store.errors import InputError, StoreError
+from store.temporary import PREFIX
+
+# The longest time, apart from the disk's own, from a line to its being on disk.
+SYNC_S = 0.25
+# Disk space that a run holds back: after the disk is full, the answers of requests under way still fit.
+RESERVE = ".reserve"
+RESERVE_BYTES = 4 * 1024 * 1024
+# What the operating system reports when a disk, a quota or the largest size of a file is reached.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Entry(NamedTuple):
@@ -26,42 +42,156 @@ class Entry(NamedTuple):
 class JournalWriter:
     """Appends records to a run's journal. It holds the file's lock, which tells a live run from a dead one.
 
-    Raises InputError if another process writes this journal.
+    full: why the run should send nothing more, or None. The disk is full then, and the space held back is in use.
+    Raises InputError if another process writes this journal, and StoreError if it cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if not _try_lock(self._file):
-            os.close(self._file)
-            raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
-        self.end = os.fstat(self._file).st_size
-        if self.end and os.pread(self._file, 1, self.end - 1) != b"\n":
-            # A kill in the middle of a write left half a line. Ended here, it is skipped when the journal is read.
-            self._write(b"\n")
+        self.full: str | None = None
+        self._file = -1
+        self._failure: OSError | None = None
+        self._reserve = path.with_suffix(RESERVE)
+        try:
+            self._file = _open_locked(path)
+            self.end = self._synced = os.fstat(self._file).st_size
+            if self.end and os.pread(self._file, 1, self.end - 1) != b"\n":
+                # A kill in the middle of a write left half a line. Ended here, it is skipped when the journal is read.
+                self._write(b"\n")
+            # The folder too, or a power failure could take away the name of a file whose content is on disk.
+            sync_folder(path.parent)
+            _allocate(self._reserve, RESERVE_BYTES)
+        except OSError as error:
+            if self._file != -1:
+                os.close(self._file)
+                with suppress(OSError):
+                    if path.stat().st_size == 0:
+                        path.unlink()
+            raise self._cannot_write(error) from error
+        self._closing = threading.Event()
+        self._syncing = threading.Thread(target=self._sync_regularly, name=f"sync {path.name}", daemon=True)
+        self._syncing.start()
 
     def append(self, record: dict[str, Any]) -> int:
-        """Append one record and return the offset after it. Raises StoreError if the disk is full."""
-        self._write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        """Append one record and return the offset after it.
+
+        Raises StoreError if it cannot be written, or if an earlier one did not reach the disk. The journal then ends
+        with a whole line, and further records may be appended.
+        """
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            self._write_with_reserve(line)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        if self._failure is not None:
+            raise self._cannot_write(self._failure) from self._failure
         return self.end
 
     def close(self) -> None:
-        """Flush to disk and release the lock."""
-        # Only here: a write survives the death of the process without fsync, though not that of the machine.
-        os.fsync(self._file)
-        os.close(self._file)
+        """Flush to disk, release the lock and give back the space held back. Raises StoreError if the flush fails."""
+        self._closing.set()
+        self._syncing.join()
+        file, self._file = self._file, -1
+        try:
+            os.fsync(file)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        finally:
+            os.close(file)
+            self._reserve.unlink(missing_ok=True)
+
+    def _write_with_reserve(self, line: bytes) -> None:
+        try:
+            self._write(line)
+        except OSError as error:
+            if error.errno not in _FULL or self.full is not None:
+                raise
+            self.full = str(self._cannot_write(error))
+            self._reserve.unlink(missing_ok=True)
+            self._write(line)
 
     def _write(self, line: bytes) -> None:
         try:
             written = os.write(self._file, line)
-        except OSError as error:
-            raise self._cannot_write(error.strerror or str(error)) from error
-        self.end += written
-        if written != len(line):
-            raise self._cannot_write(f"only {written} of {len(line)} bytes were written")
+            while written < len(line):
+                # A disk that fills up takes a part of the line; the next write says why.
+                written += os.write(self._file, memoryview(line)[written:])
+        except OSError:
+            # Without the part that was written: the next line must not be glued to it.
+            with suppress(OSError):
+                os.ftruncate(self._file, self.end)
+            raise
+        self.end += len(line)
 
-    def _cannot_write(self, why: str) -> StoreError:
+    def _sync_regularly(self) -> None:
+        while not self._closing.wait(SYNC_S):
+            end = self.end
+            if end == self._synced:
+                continue
+            try:
+                _sync_data(self._file)
+            except OSError as error:
+                # The operating system reports a lost write only once, so it must not be tried again and forgotten.
+                self._failure = error
+                return
+            self._synced = end
+
+    def _cannot_write(self, error: OSError) -> StoreError:
+        why = error.strerror or str(error)
         return StoreError(f"{self.path} cannot be written ({why}): free some space, then run the same command again")
+
+
+# macOS has no fdatasync.
+_sync_data = getattr(os, "fdatasync", os.fsync)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of the files in a folder on disk."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _open_locked(path: Path) -> int:
+    """Open a journal and lock it. Nobody sees a new journal before it is locked and takes its run for dead."""
+    if path.exists():
+        file = os.open(path, os.O_RDWR | os.O_APPEND)
+        if not _try_lock(file):
+            os.close(file)
+            raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
+        return file
+    hidden = _hidden(path)
+    file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        _try_lock(file)
+        hidden.rename(path)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _hidden(path: Path) -> Path:
+    """A name for a file until it is complete. With this prefix, the next run removes it if this process is killed."""
+    # With another ending too, because glob("*.jsonl") also finds hidden files.
+    return path.with_name(f"{PREFIX}{os.getpid()}-{path.name}.new")
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make a file that takes up disk space. Raises OSError, and leaves no file, if the disk has no room for it."""
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        # Other reasons, such as a limit on the size of files, say nothing of the room for a journal.
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
 
 
 def _try_lock(file: int) -> bool:
@@ -72,34 +202,141 @@ def _try_lock(file: int) -> bool:
     return True
 
 
+class Rejection(NamedTuple):
+    """A line of a journal that cannot become a trace, the offset of the byte after it, and the reason."""
+
+    line: bytes
+    end: int
+    reason: str
+
+
+def rejected_file(journal: Path) -> Path:
+    """Where the rejected lines of a journal are: `<run>.rejected.jsonl`, with offset, reason and line."""
+    return journal.with_suffix(".rejected.jsonl")
+
+
+def reject(journal: Path, rejections: Sequence[Rejection]) -> int:
+    """Append lines to the file of rejected ones, and return how many were not there yet. Raises StoreError."""
+    if not rejections:
+        return 0
+    path = rejected_file(journal)
+    # A recovery that was killed before it could commit its offset rejects the same lines again.
+    known = {entry.record.get("offset") for entry in read_journal(path)}
+    new = [rejection for rejection in rejections if rejection.end not in known]
+    # As text, because no parser reads a line that is not JSON. What is not UTF-8 appears as its bytes, such as \\xff.
+    rows = [
+        {"offset": end, "reason": reason, "line": line.decode(errors="backslashreplace").rstrip("\n")}
+        for line, end, reason in new
+    ]
+    try:
+        with path.open("ab") as file:
+            if file.tell() and path.read_bytes()[-1:] != b"\n":
+                file.write(b"\n")
+            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}): free some space, then try again") from error
+    return len(new)
+
+
+def rejected_lines(journals: Path) -> dict[Path, int]:
+    """The number of rejected lines by file, for a folder of journals."""
+    return {path: sum(1 for _ in read_journal(path)) for path in sorted(journals.glob("*.rejected.jsonl"))}
+
+
 def is_live(path: Path) -> bool:
     """Whether a running process is still writing this journal."""
+    with taken_over(path) as dead:
+        return not dead
+
+
+@contextmanager
+def taken_over(path: Path) -> Iterator[bool]:
+    """Hold the journal of a dead run for the block. Yields False, and holds nothing, if its run is alive."""
     # The operating system releases a lock when its process dies, however it dies.
     file = os.open(path, os.O_RDONLY)
     try:
-        return not _try_lock(file)
+        yield _try_lock(file)
     finally:
         os.close(file)
+
+
+def read_lines(path: Path, start: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Yield each line from byte `start` on, and the offset after it. The last one may be incomplete, without its end.
+
+    A missing journal yields nothing. Compressed journals are read too.
+    """
+    if not path.exists():
+        return
+    end = start
+    with _open_to_read(path) as file:
+        file.seek(start)
+        for line in file:
+            end += len(line)
+            yield line, end
+
+
+def _open_to_read(path: Path) -> IO[bytes]:
+    if path.suffix != ".zst":
+        return path.open("rb")
+    with pa.input_stream(str(path), compression="zstd") as stream:
+        return BytesIO(stream.read())
 
 
 def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
     """Yield the complete lines from byte `start` on. Incomplete lines, left by a kill during a write, are skipped.
 
-    A missing journal yields nothing.
+    A missing journal yields nothing. Compressed journals are read too.
     """
-    if not path.exists():
-        return
-    end = start
-    with path.open("rb") as file:
-        file.seek(start)
-        for line in file:
-            end += len(line)
-            if not line.endswith(b"\n"):
-                # The last line, which a live process may be writing right now.
-                return
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if isinstance(record, dict):
-                yield Entry(record, end)
+    for line, end in read_lines(path, start):
+        if not line.endswith(b"\n"):
+            # The last line, which a live process may be writing right now.
+            return
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(record, dict):
+            yield Entry(record, end)
+
+
+def compress_journal(path: Path) -> None:
+    """Replace a journal by `<run>.jsonl.zst`, which is much smaller. The caller must hold the journal.
+
+    It stays as a second copy of what a teacher was paid for; `zstdcat` shows it. An empty journal is removed.
+    """
+    with suppress(OSError):  # a full disk: the journal stays as it is, and the next run tries again
+        if path.stat().st_size:
+            with path.open("rb") as source:
+                _rewrite(source, _compressed(path), "zstd")
+        path.unlink()
+
+
+def restore_journal(path: Path) -> bool:
+    """Make a journal again from its compressed copy. Returns False if there is none that can be read."""
+    try:
+        with pa.input_stream(str(_compressed(path)), compression="zstd") as source:
+            _rewrite(source, path, None)
+    except OSError:
+        return False
+    return True
+
+
+def _compressed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.zst")
+
+
+def _rewrite(source: Any, target: Path, compression: str | None) -> None:
+    """Copy an open file to `target`, which appears only when all of it is on disk."""
+    hidden = _hidden(target)
+    try:
+        with pa.output_stream(str(hidden), compression=compression) as copy:
+            while block := source.read(1 << 20):
+                copy.write(block)
+        with hidden.open("rb") as written:
+            os.fsync(written.fileno())
+        hidden.rename(target)
+        sync_folder(target.parent)
+    finally:
+        hidden.unlink(missing_ok=True)

@@ -17,15 +17,24 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Folders that dead processes left in `parent` are removed too.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in parent.glob(f"{PREFIX}*"):
-        # The name holds the process id.
-        if not _is_alive(abandoned.name.removeprefix(PREFIX).partition("-")[0]):
-            shutil.rmtree(abandoned, ignore_errors=True)
+    remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders and files that dead processes left in a folder."""
+    for abandoned in parent.glob(f"{PREFIX}*"):
+        # The name holds the process id.
+        if _is_alive(abandoned.name.removeprefix(PREFIX).partition("-")[0]):
+            continue
+        if abandoned.is_dir():
+            shutil.rmtree(abandoned, ignore_errors=True)
+        else:
+            abandoned.unlink(missing_ok=True)
 
 
 def _is_alive(process: str) -> bool:

@@ -257,7 +257,7 @@ class TrainingRun:
             # The checkpoint may have log entries that had not reached the store when the process died.
             state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             self._waiting = [row for entry in state.log_history for row in metric_rows(entry["step"], entry)]
-        with self.store.writing() as session:
+        with self.store.writing(patient=True) as session:
             session.put("runs", pl.DataFrame([row]))
             # put() leaves an existing row as it is, so the status of a resumed run needs its own statement.
             session.execute("resume_run", run_id=self.run_id)
@@ -286,7 +286,7 @@ class TrainingRun:
     def end(self, status: str) -> None:
         """Write the queued rows and set the run's final status. Raises StoreBusyError if the store stays busy."""
         if is_main_process():
-            with self.store.writing() as session:
+            with self.store.writing(patient=True) as session:
                 self._put_waiting(session)
                 session.execute("end_run", run_id=self.run_id, status=status)
 

@@ -124,7 +124,7 @@ def _put(
         for outcome in outcomes
         for listed, ranked in zip(lists.listed, outcome.ranked, strict=True)
     ]
-    with store.writing() as session:
+    with store.writing(patient=True) as session:
         session.put("runs", pl.DataFrame([run]))
         session.put("evaluations", pl.DataFrame(evaluations))
         session.put("evaluation_differences", pl.DataFrame(differences))

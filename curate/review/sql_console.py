@@ -23,7 +23,7 @@ import pyarrow as pa
 import store as store_package
 from store import InputError, Session, Store, StoreError
 from store.child_processes import ChildDiedError, pool_of
-from store.file_locks import busy
+from store.file_locks import WAIT_S, busy
 from store.temporary import temporary_folder
 
 
@@ -121,7 +121,7 @@ def query_frames(store: Store, query: str, limits: QueryLimits) -> "Iterator[Que
 def _read(answer: dict[str, Any], work: Path, limits: QueryLimits) -> "QueryFrames":
     """The rows of an answer. Raises the error that it reports instead."""
     if "locked" in answer:
-        raise busy(Path(answer["locked"]), "another process")
+        raise busy(Path(answer["locked"]), "another process", WAIT_S)
     if "unreadable" in answer:
         raise StoreError(_shortened(answer["unreadable"]))
     if "out_of_memory" in answer:

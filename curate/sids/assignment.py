@@ -112,6 +112,6 @@ def load_pairs(session: Session, dataset: str, items: Sequence[Item]) -> NDArray
 
 def accept_version(store: Store, known: SidSummary) -> SidSummary:
     """Mark a stored version as fit for training, because its user accepts shared IDs."""
-    with store.writing() as session:
+    with store.writing(patient=True) as session:
         session.execute("accept_sid_version", **known.version._asdict())
     return replace(known, fit_for_training=True)

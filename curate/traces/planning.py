@@ -5,7 +5,7 @@ starting one.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +130,14 @@ def _check_verdicts(session: Session, dataset: str, ruleset: Ruleset) -> None:
 
 
 def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
-    """Lists that need samples: list_id, answered (indexes), accepted, chosen_lists (the number of lists of the run)."""
+    """Lists that need samples: list_id, answered (indexes), accepted, chosen_lists (the number of lists of the run).
+
+    They are in the order in which they lie in the store, with what `places_of` needs, so that a batch reads its own
+    part of the store and not all of it.
+    """
     settings = plan.settings
     with store.reading() as session:
-        return session.frame(
+        lists = session.frame(
             "open_lists",
             dataset=settings.dataset,
             split=settings.split,
@@ -153,31 +157,25 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             max_attempts=settings.max_attempts,
             for_good=[] if settings.retry_refused else list(FOR_GOOD),
         )
+        return locate_lists(session, lists)
 
 
-def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> Iterator[list[OpenPrompt]]:
-    """Render the prompts of open lists in batches, and store those of each batch before yielding it.
+def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> list[OpenPrompt]:
+    """Render and store the prompts of open lists. Call it with at most PROMPT_BATCH lists.
 
-    In the order in which lists lie in the store, so that a batch reads its own part of them and not all.
+    Raises StoreBusyError if the store stays busy; the call may be repeated.
     """
     with store.reading() as session:
-        lists = locate_lists(session, lists)
-    for batch in lists.iter_slices(PROMPT_BATCH):
-        with store.reading() as session:
-            tasks = load_tasks(
-                session,
-                plan.settings.dataset,
-                plan.sid_version,
-                batch["list_id"].to_list(),
-                within=places_of(batch),
-            )
-        prompts = [
-            _open_prompt(plan, tasks[list_id], answered, accepted)
-            for list_id, answered, accepted in batch.select("list_id", "answered", "accepted").iter_rows()
-        ]
-        with store.writing() as session:
-            session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
-        yield prompts
+        tasks = load_tasks(
+            session, plan.settings.dataset, plan.sid_version, lists["list_id"].to_list(), within=places_of(lists)
+        )
+    prompts = [
+        _open_prompt(plan, tasks[list_id], answered, accepted)
+        for list_id, answered, accepted in lists.select("list_id", "answered", "accepted").iter_rows()
+    ]
+    with store.writing() as session:
+        session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
+    return prompts
 
 
 def _open_prompt(plan: Plan, listed: ListedTask, answered: Sequence[int], accepted: int) -> OpenPrompt:

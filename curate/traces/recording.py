@@ -1,49 +1,55 @@
 """The path from journal records to traces and verdicts in the store, exactly once per record.
 
-A record is judged when it arrives (by the sampler) or when the journal of a dead run is read again (`recover`). Both
-end in `commit_traces`, a single transaction that writes the rows and advances the journal's offset.
+A record is judged when it arrives (by the sampler) or when its journal is read again (`read_batch`). Both end in
+`commit_batch`, a single transaction that writes the rows and advances the journal's offset. Whatever the store refuses
+is set aside with its reason and does not keep the rest away.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import duckdb
+import orjson
 import polars as pl
 
+from curate.traces.records import DERIVED, TRACE_SCHEMA, RecordError, created_at, parse_record
 from curate.traces.rules import RULE_NAMES, RULES, Answer, Verdict, judge
 from curate.traces.tasks import ListedTask, load_tasks
 from prompts.completion import ParsedCompletion, parse_completion
 from store import InputError, Put, Session, Store
-from store.journals import is_live, read_journal
+from store.journals import (
+    RESERVE,
+    Rejection,
+    compress_journal,
+    read_journal,
+    read_lines,
+    reject,
+    rejected_file,
+    restore_journal,
+    taken_over,
+)
+from store.temporary import remove_abandoned
 
-RECOVERY_BATCH = 2_000
+# A batch that is read again ends at either of these.
+BATCH = 2_000
+BATCH_BYTES = 64 * 1024 * 1024
+# The errors of values that do not fit a table, as opposed to those of a store that is busy, full or damaged.
+_REFUSALS = (
+    duckdb.DataError,
+    duckdb.IntegrityError,
+    duckdb.InvalidInputException,
+    # Half of a batch may fit.
+    duckdb.OutOfMemoryException,
+    pl.exceptions.PolarsError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
 
-# Given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
-TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "trace_id": pl.String,
-    "prompt_id": pl.String,
-    "run_id": pl.String,
-    "teacher": pl.String,
-    "model": pl.String,
-    "temperature": pl.Float64,
-    "max_tokens": pl.Int32,
-    "sample_index": pl.Int32,
-    "completion": pl.String,
-    "reasoning": pl.String,
-    "ranking": pl.List(pl.String),
-    "finish_reason": pl.String,
-    "prompt_tokens": pl.Int32,
-    "completion_tokens": pl.Int32,
-    "cost_usd": pl.Float64,
-    "latency_ms": pl.Float64,
-    "error": pl.String,
-    "error_kind": pl.String,
-    "created_at": pl.Datetime("us"),
-    "ruleset": pl.String,
-    "ruleset_version": pl.Int32,
-}
 VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "trace_id": pl.String,
     "rule": pl.String,
@@ -74,18 +80,45 @@ class Recovery:
     """The result of recovering the journal of a dead run.
 
     traces: newly stored traces. unknown: requests that were sent without a recorded answer; they are sent again.
+    rejected: lines that cannot become a trace; they are in `rejected_file` now.
     """
 
     run_id: str
     traces: int
     unknown: int
+    rejected: int
+    rejected_file: Path
+
+
+class Journalled(NamedTuple):
+    """A judged record, and the offset of the byte after its line in the journal."""
+
+    trace: JudgedTrace
+    record: dict[str, Any]
+    end: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """A part of a journal that ends at the offset `end`: its traces, and the lines that cannot become one."""
+
+    end: int
+    traces: list[Journalled] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+
+
+class Stored(NamedTuple):
+    """The result of committing a batch: the numbers of new traces, and of lines that were newly rejected."""
+
+    inserted: int
+    rejected: int
 
 
 def judge_record(record: dict[str, Any], listed: ListedTask, rules: Sequence[str]) -> JudgedTrace:
     """Parse a "received" record of the journal and judge it by the named rules against its candidate list."""
     # get(), because journals of earlier releases lack some columns.
-    row = {name: record.get(name) for name in TRACE_SCHEMA}
-    row["created_at"] = datetime.fromisoformat(record["created_at"])
+    row = {name: None if name in DERIVED else record.get(name) for name in TRACE_SCHEMA}
+    row["created_at"] = created_at(record)
     if row["completion"] is None:
         return JudgedTrace(row, [])
     answer = answer_to(listed, row["completion"], row["finish_reason"] or "")
@@ -137,17 +170,130 @@ def verdict_frame(verdicts: Sequence[tuple[str, datetime, Verdict]]) -> pl.DataF
     return pl.DataFrame(rows, schema=VERDICT_SCHEMA, orient="row")
 
 
-def recover(store: Store) -> list[Recovery]:
-    """Commit the records that dead runs left in their journals. Live runs are skipped; they commit their own."""
+def read_batch(store: Store, path: Path, start: int, rules: Sequence[str], *, stop: int | None = None) -> Batch:
+    """Read and judge the next answers of a journal, at most BATCH, from byte `start` on.
+
+    The batch's `end` is `start` if nothing is left. stop: the offset to read up to; None means the end of a dead run's
+    journal.
+    """
+    batch = Batch(start)
+    records: list[tuple[dict[str, Any], bytes, int]] = []
+    run_id = path.stem
+    for line, end in read_lines(path, start):
+        if (stop is not None and end > stop) or len(records) + len(batch.rejections) == BATCH:
+            break
+        if batch.end - start >= BATCH_BYTES:
+            break
+        batch.end = end
+        try:
+            record = parse_record(line, run_id)
+        except RecordError as error:
+            # A last line without its end was cut off by a kill. Its request counts as one without an answer.
+            if line.endswith(b"\n"):
+                batch.rejections.append(Rejection(line, end, str(error)))
+            continue
+        if record["event"] == "received":
+            records.append((record, line, end))
     with store.reading() as session:
-        runs = session.rows("sampling_runs")
+        listed = load_tasks_of_prompts(session, [record["prompt_id"] for record, _, _ in records])
+    for record, line, end in records:
+        if (task := listed.get(record["prompt_id"])) is None:
+            batch.rejections.append(Rejection(line, end, f"the store has no prompt {record['prompt_id'][:60]!r}"))
+        else:
+            batch.traces.append(Journalled(_judge_again(record, task, rules), record, end))
+    return batch
+
+
+def _judge_again(record: dict[str, Any], listed: ListedTask, rules: Sequence[str]) -> JudgedTrace:
+    try:
+        return judge_record(record, listed, rules)
+    except Exception:
+        # Rules can be anybody's code, and one that fails must not keep answers away. `gr2 verify` adds its verdicts.
+        return judge_record(record, listed, RULE_NAMES)
+
+
+def commit_batch(store: Store, path: Path, batch: Batch) -> Stored:
+    """Store a batch and the journal's new committed offset.
+
+    A trace that the store refuses becomes a failed attempt with the reason as its error, and its record is kept in
+    the file of rejected lines. Raises StoreError if the store or that file cannot be written.
+    """
+    # Before the offset moves past these lines.
+    rejected = reject(path, batch.rejections)
+    try:
+        put = commit_traces(store, path.stem, [each.trace for each in batch.traces], batch.end)
+        return Stored(put.inserted, rejected)
+    except _REFUSALS as error:
+        if not batch.traces:
+            raise
+        if len(batch.traces) == 1:
+            stored = _commit_refused(store, path, batch, error)
+            return Stored(stored.inserted, rejected + stored.rejected)
+    # Halves, to find the trace that is to blame in few transactions.
+    half = len(batch.traces) // 2
+    first = commit_batch(store, path, Batch(batch.traces[half - 1].end, batch.traces[:half]))
+    second = commit_batch(store, path, Batch(batch.end, batch.traces[half:]))
+    return Stored(first.inserted + second.inserted, rejected + first.rejected + second.rejected)
+
+
+def _commit_refused(store: Store, path: Path, batch: Batch, error: Exception) -> Stored:
+    ((trace, record, end),) = batch.traces
+    reason = f"the store refuses this trace: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    rejected = reject(path, [Rejection(orjson.dumps(record, default=repr), end, reason)])
+    unknown = dict.fromkeys(("completion", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", *DERIVED))
+    failed = JudgedTrace({**trace.row, **unknown, "latency_ms": None, "error": reason}, [])
+    try:
+        return Stored(commit_traces(store, path.stem, [failed], batch.end).inserted, rejected)
+    except _REFUSALS:
+        # Not even what was asked can be stored, such as a prompt that is gone.
+        commit_traces(store, path.stem, [], batch.end)
+        return Stored(0, rejected)
+
+
+def recover(store: Store) -> list[Recovery]:
+    """Commit the records that dead runs left in their journals. Live runs are skipped; they commit their own.
+
+    Journals of which nothing is left to commit are compressed. If the store knows nothing of one that is compressed,
+    because it was restored from an older copy, that one is recovered too. Nothing that a journal holds raises an error;
+    only a store that is busy, full or damaged raises StoreError.
+    """
     recoveries = []
-    for run_id, ended, committed_offset, rules in runs:
-        path = store.journals / f"{run_id}.jsonl"
-        # A run that ended may still have a tail to commit, if its last commit failed. Its lock shows whether it lives.
-        if path.exists() and (not ended or path.stat().st_size > committed_offset) and not is_live(path):
-            recoveries.append(_recover_run(store, run_id, committed_offset, _findable([*RULE_NAMES, *(rules or ())])))
+    # One process at a time: the next one must not plan before the answers that this one finds are stored.
+    with store.claim("recovery", "recovering journals", wait=True):
+        remove_abandoned(store.journals)
+        for run_id, known in _runs(store).items():
+            path = store.journals / f"{run_id}.jsonl"
+            if not (path.exists() or (known.is_uncommitted and restore_journal(path))):
+                continue
+            with taken_over(path) as dead:
+                if not dead:
+                    continue
+                # Only now, because the run may have ended in the meantime.
+                run = _runs(store)[run_id]
+                # A run that ended may still have a tail to commit, if its last commit failed.
+                if not run.ended or path.stat().st_size > run.committed_offset:
+                    rules = _findable([*RULE_NAMES, *(run.rules or ())])
+                    recoveries.append(_recover_run(store, path, run.committed_offset, rules))
+                path.with_suffix(RESERVE).unlink(missing_ok=True)
+                compress_journal(path)
     return recoveries
+
+
+class _SamplingRun(NamedTuple):
+    """What the store knows of a run: whether it ended, how much is committed, and the rules of its ruleset."""
+
+    ended: bool
+    committed_offset: int
+    rules: Sequence[str] | None
+
+    @property
+    def is_uncommitted(self) -> bool:
+        return not self.ended or self.committed_offset == 0
+
+
+def _runs(store: Store) -> dict[str, _SamplingRun]:
+    with store.reading() as session:
+        return {run_id: _SamplingRun(*facts) for run_id, *facts in session.rows("sampling_runs")}
 
 
 def _findable(rules: Sequence[str]) -> tuple[str, ...]:
@@ -163,35 +309,35 @@ def _findable(rules: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _recover_run(store: Store, run_id: str, committed_offset: int, rules: Sequence[str]) -> Recovery:
-    traces = 0
-    waiting: set[str] = set()
-    records: list[dict[str, Any]] = []
-    end = committed_offset
-    # Read from the start: a request from before the committed offset may have its answer after it, or none at all.
-    for record, line_end in read_journal(store.journals / f"{run_id}.jsonl"):
-        end = max(end, line_end)
-        if record.get("event") == "sent":
-            waiting.add(record["trace_id"])
-        elif record.get("event") == "received":
-            waiting.discard(record["trace_id"])
-            if line_end > committed_offset:
-                records.append(record)
-        if len(records) == RECOVERY_BATCH:
-            # In batches with an offset each, so that a recovery that is killed too continues where it stopped.
-            traces += commit_traces(store, run_id, _judge_records(store, records, rules), end).inserted
-            records = []
-    traces += commit_traces(store, run_id, _judge_records(store, records, rules), end).inserted
+def _recover_run(store: Store, path: Path, committed_offset: int, rules: Sequence[str]) -> Recovery:
+    unknown, status = _outcome(path)
+    traces = rejected = 0
+    start = committed_offset
+    # In batches with an offset each, so that a recovery that is killed too continues where it stopped.
+    while (batch := read_batch(store, path, start, rules)).end > start:
+        stored = commit_batch(store, path, batch)
+        traces, rejected, start = traces + stored.inserted, rejected + stored.rejected, batch.end
     with store.writing() as session:
         # Runs that recorded their own end keep their status.
-        session.execute("end_run", run_id=run_id, status="killed")
-    return Recovery(run_id, traces, len(waiting))
+        session.execute("end_run", run_id=path.stem, status=status)
+    return Recovery(path.stem, traces, unknown, rejected, rejected_file(path))
 
 
-def _judge_records(store: Store, records: Sequence[dict[str, Any]], rules: Sequence[str]) -> list[JudgedTrace]:
-    with store.reading() as session:
-        listed = load_tasks_of_prompts(session, [record["prompt_id"] for record in records])
-    return [judge_record(record, listed[record["prompt_id"]], rules) for record in records]
+def _outcome(path: Path) -> tuple[int, str]:
+    """The number of requests of a journal without an answer, and the status that its run ended with."""
+    waiting: set[str] = set()
+    status = "killed"
+    # From the start: a request from before the committed offset may have its answer after it, or none at all.
+    for record, _ in read_journal(path):
+        event, trace_id = record.get("event"), record.get("trace_id")
+        if event == "sent" and isinstance(trace_id, str):
+            waiting.add(trace_id)
+        elif event == "received" and isinstance(trace_id, str):
+            waiting.discard(trace_id)
+        elif event == "ended":
+            # A run writes this if the store was busy when it ended.
+            status = str(record.get("status", status))
+    return len(waiting), status
 
 
 def load_tasks_of_prompts(session: Session, prompt_ids: Sequence[str]) -> dict[str, ListedTask]:

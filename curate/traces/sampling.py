@@ -3,8 +3,8 @@
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
 superfluous answer is paid for. Every attempt is kept. A failed request uses up no attempt: it is sent again a few times
 within the run, and by later runs, unless the prompt is refused for good. Generation never waits for the database: a
-response goes to the journal when it arrives, and a background task commits batches. The next run recovers what a killed
-run left in its journal (`curate.traces.recording`).
+response goes to the journal when it arrives, and a background task (`curate.traces.writer`) commits batches. The next
+run recovers what a killed run left in its journal (`curate.traces.recording`).
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.traces.outages import Outages
-from curate.traces.planning import OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
-from curate.traces.recording import JudgedTrace, Recovery, commit_traces, judge_record, recover
+from curate.traces.planning import PROMPT_BATCH, OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
+from curate.traces.recording import JudgedTrace, Recovery, judge_record, recover
 from curate.traces.settings import REQUESTS, RequestSettings, SamplingSettings
+from curate.traces.teachers.outages import Outages
 from curate.traces.teachers.protocol import (
     FOR_GOOD,
     Completion,
@@ -32,14 +32,14 @@ from curate.traces.teachers.protocol import (
     Teacher,
     TeacherRequest,
 )
-from store import Store
-from store.journals import JournalWriter
-from store.values import utc_now
+from curate.traces.writer import TraceWriter
+from store import Store, StoreBusyError, StoreError
+from store.values import storable_text, utc_now
 
 # A batch is committed when either of these is reached.
 COMMIT_SECONDS = 3.0
 COMMIT_TRACES = 2_000
-# Workers pause above this, so that a busy store cannot let a fast teacher fill the memory.
+# Above this, traces stay in the journal alone until they are stored, so that a busy store cannot fill the memory.
 MAX_PENDING_TRACES = 20_000
 
 
@@ -48,10 +48,11 @@ class Progress:
     """The progress of a run. All counts are of this run alone.
 
     lists: candidate lists of the plan. prompts: prompts that needed samples when the run began, of which `done` are
-    finished. stored: traces committed to the store. cost_usd: None until the teacher reports a cost. recovered: earlier
-    runs whose journals were committed first. refused: prompts that no later run asks again. errors: how often requests
-    failed, by error. unparsed: how often an answer could not be read, by reason. paused: whether the run waits, because
-    nothing answers.
+    finished. stored: traces committed to the store. waiting: answers that are only in the journal yet. busy: whether
+    the store is in use by others, so that they wait. rejected: traces that the store refuses. cost_usd: None until the
+    teacher reports a cost. recovered: earlier runs whose journals were committed first. refused: prompts that no later
+    run asks again. errors: how often requests failed, by error. unparsed: how often an answer could not be read, by
+    reason. paused: whether the run waits, because nothing answers.
     """
 
     run_id: str
@@ -70,6 +71,9 @@ class Progress:
     completion_tokens: int = 0
     cost_usd: float | None = None
     stored: int = 0
+    waiting: int = 0
+    busy: bool = False
+    rejected: int = 0
     stopping: bool = False
     paused: bool = False
     recovered: list[Recovery] = field(default_factory=list)
@@ -120,7 +124,8 @@ def sample(
     recovered = recover(store)
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
-        # Only under the claim: the process that held it before may have answered some of these prompts.
+        # Again under the claim: the process that held it before may have answered some of these prompts, and died.
+        recovered += recover(store)
         lists = find_open_lists(store, plan)
         run_id = f"trace-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         chosen = int(lists["chosen_lists"][0]) if lists.height else 0
@@ -129,13 +134,26 @@ def sample(
             # Without work there is no run to record.
             asyncio.run(teacher.close())
             return progress
-        _start_run(store, plan, run_id, teacher)
+        # The journal first: other processes take a run without one for dead.
+        writer = TraceWriter(
+            store,
+            run_id,
+            plan.rules,
+            commit_seconds=COMMIT_SECONDS,
+            commit_traces=COMMIT_TRACES,
+            max_pending=MAX_PENDING_TRACES,
+        )
+        try:
+            _start_run(store, plan, run_id, teacher)
+        except BaseException:
+            writer.abandon()
+            raise
         status = "failed"
         try:
-            status = asyncio.run(_Run(store, teacher, plan, progress, on_progress).run(lists, requests.concurrency))
+            status = asyncio.run(_Run(teacher, plan, progress, writer, on_progress).run(lists, requests.concurrency))
         finally:
-            with store.writing() as session:
-                session.execute("end_run", run_id=run_id, status=status)
+            writer.end(status)
+            writer.close()
         return progress
 
 
@@ -173,53 +191,80 @@ class _Run:
     """The workers of one run and their shared state."""
 
     def __init__(
-        self, store: Store, teacher: Teacher, plan: Plan, progress: Progress, on_progress: Callable[[Progress], None]
+        self,
+        teacher: Teacher,
+        plan: Plan,
+        progress: Progress,
+        writer: TraceWriter,
+        on_progress: Callable[[Progress], None],
     ) -> None:
-        self.store = store
+        self.store = writer.store
         self.teacher = teacher
         self.plan = plan
         self.progress = progress
         self.on_progress = on_progress
-        self.journal = JournalWriter(store.journals / f"{progress.run_id}.jsonl")
-        self.pending: list[JudgedTrace] = []
-        self.room = asyncio.Condition()
+        self.writer = writer
         self.workers: list[asyncio.Task[None]] = []
-        self.outages = Outages(lambda: progress.stopping)
+        self.outages = Outages(lambda: self._ends)
         # Prompts of which a request failed, to be asked again, and how many answers there were when it did.
         self.again: deque[tuple[int, OpenPrompt]] = deque()
         # Refusals from before the first answer: only then does one tell a refused prompt from a useless set-up.
         self.held: list[tuple[OpenPrompt, dict[str, Any]]] = []
+        self.prompts_wait = False
+        self.is_over = False
 
     async def run(self, lists: pl.DataFrame, concurrency: int) -> str:
         """Sample until all prompts are finished or a signal arrives. Returns the run's status for the store."""
         source = self._prompts(lists)
         # Only one worker at a time may advance an async generator.
         lock = asyncio.Lock()
-        background = [asyncio.create_task(self._commit_regularly()), asyncio.create_task(self._report())]
+        committing = asyncio.create_task(self.writer.commit_regularly(self._is_answered))
+        reporting = asyncio.create_task(self._report())
         self.workers = [asyncio.create_task(self._work(source, lock)) for _ in range(concurrency)]
+        hurries = True
         try:
             with self._signals():
-                # The first failure ends the run. A worker that a second signal cancelled has not failed.
-                finished, _ = await asyncio.wait([*self.workers, *background], return_when=asyncio.FIRST_EXCEPTION)
-                for task in finished:
-                    if not task.cancelled() and (error := task.exception()):
-                        raise error
+                try:
+                    # The first failure ends the run. A worker that a second signal cancelled has not failed.
+                    finished, _ = await asyncio.wait([*self.workers, committing], return_when=asyncio.FIRST_EXCEPTION)
+                    for task in finished:
+                        if not task.cancelled() and (error := task.exception()):
+                            raise error
+                    hurries = False
+                finally:
+                    for worker in self.workers:
+                        worker.cancel()
+                    # `committing` ends by itself once no worker is left. Cancelling it would not stop the thread that
+                    # is writing, and finish() would run beside it.
+                    await asyncio.gather(*self.workers, committing, return_exceptions=True)
+                    self._release_held()
+                    await self.writer.finish(lambda: hurries or self.progress.stopping)
         finally:
-            for worker in self.workers:
-                worker.cancel()
-            # Background tasks end by themselves once no worker is left. Cancelling them would not stop the thread that
-            # is writing, and the commit below would run beside it.
-            await asyncio.gather(*self.workers, *background, return_exceptions=True)
-            try:
-                self._release_held()
-                await self._commit()
-            finally:
-                self.journal.close()
-                await self.teacher.close()
-                self.on_progress(self.progress)
+            self.is_over = True
+            await self.teacher.close()
+            await reporting
+            self._show()
+        self._raise_failure()
         if self.progress.stopping:
             return "interrupted"
         return "done" if self.outages.answered else "failed"
+
+    def _raise_failure(self) -> None:
+        """Raise StoreError if the run ended because of its store or its disk, and say where its answers are."""
+        waiting = f"; {self.writer.describe_waiting()}" if self.writer.waiting else ""
+        if self.writer.failure is not None:
+            raise StoreError(f"{self.writer.failure}{waiting}") from self.writer.failure
+        # Somebody who stops a run while the store is busy is told so, but that is no error.
+        if waiting and not self.progress.stopping:
+            raise StoreBusyError(f"{self.store.main_file} is still in use by another process{waiting}")
+
+    @property
+    def _ends(self) -> bool:
+        """Whether no new request may be sent."""
+        return self.progress.stopping or self.writer.failure is not None
+
+    def _is_answered(self) -> bool:
+        return all(worker.done() for worker in self.workers)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -242,15 +287,29 @@ class _Run:
 
     async def _prompts(self, lists: pl.DataFrame) -> AsyncIterator[OpenPrompt]:
         """All open prompts, in batches: while one is sampled, a thread renders the next."""
-        batches = open_prompts(self.store, self.plan, lists)
-        ahead = asyncio.create_task(asyncio.to_thread(next, batches, None))
+        slices = lists.iter_slices(PROMPT_BATCH)
+        ahead = asyncio.create_task(self._open(next(slices, None)))
         while (batch := await ahead) is not None:
-            ahead = asyncio.create_task(asyncio.to_thread(next, batches, None))
+            ahead = asyncio.create_task(self._open(next(slices, None)))
             for prompt in batch:
                 yield prompt
 
+    async def _open(self, lists: pl.DataFrame | None) -> list[OpenPrompt] | None:
+        """The prompts of some lists, once the store has them. None if there are no lists, or if the run ends before."""
+        while lists is not None and not self._ends:
+            try:
+                prompts = await asyncio.to_thread(open_prompts, self.store, self.plan, lists)
+            except StoreBusyError:
+                self.prompts_wait = True
+            except StoreError as error:
+                self.writer.fail(error)
+            else:
+                self.prompts_wait = False
+                return prompts
+        return None
+
     async def _work(self, source: AsyncIterator[OpenPrompt], lock: asyncio.Lock) -> None:
-        while not self.progress.stopping:
+        while not self._ends:
             prompt = None
             if not (self.again and self.outages.is_time(self.again[0][0])):
                 async with lock:
@@ -265,14 +324,14 @@ class _Run:
     async def _sample(self, prompt: OpenPrompt) -> None:
         accepted = prompt.accepted
         for place, index in enumerate(prompt.open_indexes):
-            if accepted >= self.plan.settings.num_accepted or self.progress.stopping:
+            if accepted >= self.plan.settings.num_accepted or self._ends:
                 break
             request = prompt.request(self.plan, index)
             async with self.outages.turn():
-                if self.progress.stopping:
+                if self._ends:
                     break
-                # Before the request goes out: after a crash the journal tells which requests may have been billed.
-                self.journal.append({"event": "sent", "trace_id": request.trace_id})
+                if not self.writer.announce(request.trace_id):
+                    break
                 self.progress.in_flight += 1
                 try:
                     record = await self._ask(prompt, request)
@@ -298,9 +357,6 @@ class _Run:
                 return
             # An offline teacher never awaits anything, and would keep the event loop from committing and reporting.
             await asyncio.sleep(0)
-            if len(self.pending) >= MAX_PENDING_TRACES:
-                async with self.room:
-                    await self.room.wait_for(lambda: len(self.pending) < MAX_PENDING_TRACES)
         else:
             # No attempt is left, so the prompt is finished, whether enough answers were accepted or not.
             self.progress.done += 1
@@ -308,10 +364,8 @@ class _Run:
         self.progress.done += accepted >= self.plan.settings.num_accepted
 
     def _keep(self, prompt: OpenPrompt, record: dict[str, Any]) -> bool:
-        """Write a record to the journal and hand it to the next commit. Returns whether it is accepted."""
-        self.journal.append(record)
-        judged = judge_record(record, prompt.listed, self.plan.rules)
-        self.pending.append(judged)
+        """Have a record journalled and stored. Returns whether it is accepted."""
+        judged = self.writer.keep(record, lambda each: judge_record(each, prompt.listed, self.plan.rules))
         passed = judged.accepted(self.plan.ruleset.rules)
         self.progress.count(judged, accepted=passed)
         return passed
@@ -330,7 +384,7 @@ class _Run:
         try:
             completion = await self.teacher.complete(request)
         except RequestFailedError as failure:
-            error, error_kind = str(failure), failure.kind
+            error, error_kind = str(failure) or "the request failed", failure.kind
         return {
             "event": "received",
             "trace_id": request.trace_id,
@@ -341,7 +395,7 @@ class _Run:
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
             "sample_index": request.sample_index,
-            "completion": None if error else completion.text,
+            "completion": None if error else storable_text(completion.text),
             "finish_reason": completion.finish_reason or None,
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
@@ -354,35 +408,14 @@ class _Run:
             "ruleset_version": self.plan.ruleset.version,
         }
 
-    async def _commit_regularly(self) -> None:
-        while True:
-            until = time.perf_counter() + COMMIT_SECONDS
-            while time.perf_counter() < until and len(self.pending) < COMMIT_TRACES:
-                # run() commits the rest. Short naps, because one long sleep would delay the end of every run.
-                if all(worker.done() for worker in self.workers):
-                    return
-                await asyncio.sleep(0.05)
-            await self._commit()
-
-    async def _commit(self) -> None:
-        """Commit all pending traces and advance the journal's offset behind them."""
-        # Taken together, without an await between: every record before this offset is in this batch or committed.
-        batch, end = self.pending, self.journal.end
-        if not batch:
-            return
-        self.pending = []
-        try:
-            put = await asyncio.to_thread(commit_traces, self.store, self.progress.run_id, batch, end)
-        except BaseException:
-            # A later batch must not advance the offset past this one, so put it back in front.
-            self.pending = batch + self.pending
-            raise
-        self.progress.stored += put.inserted
-        async with self.room:
-            self.room.notify_all()
-
     async def _report(self) -> None:
-        while not all(worker.done() for worker in self.workers):
-            self.progress.paused = self.outages.lasts
-            self.on_progress(self.progress)
+        while not self.is_over:
+            self._show()
             await asyncio.sleep(0.2)
+
+    def _show(self) -> None:
+        progress, writer = self.progress, self.writer
+        progress.stored, progress.waiting, progress.rejected = writer.stored, writer.waiting, writer.rejected
+        progress.busy = writer.busy or self.prompts_wait
+        progress.paused = self.outages.lasts
+        self.on_progress(progress)

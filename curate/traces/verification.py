@@ -12,7 +12,8 @@ from datetime import datetime
 import polars as pl
 
 from curate.datasets.catalogue import find_dataset
-from curate.traces.recording import TRACE_SCHEMA, answer_to, load_tasks_of_prompts, reading_of, verdict_frame
+from curate.traces.recording import answer_to, load_tasks_of_prompts, reading_of, verdict_frame
+from curate.traces.records import TRACE_SCHEMA
 from curate.traces.rules import RULE_NAMES, check_rule_names, judge
 from store import Store
 

@@ -178,7 +178,7 @@ def test_the_demo_runs_twice_and_ends_with_what_to_do_next(tmp_path: Path, ok: O
     again = ok(*words)
     assert "(there already)" in again
     assert "nothing to ask" in again
-    for ranker in ("cooccurrence.v1", "lambdamart", "oracle", "demo-sft", "demo-dapo"):
+    for ranker in ("cooccurrence.v1", "lambdamart", "oracle", "demo-dapo"):
         assert f"\n {ranker} " in again
     assert "--slices" in again
     # It fits two screens.
@@ -193,3 +193,20 @@ def test_the_full_demo_prints_every_table_of_a_dataset_of_its_own(tmp_path: Path
     out = ok("demo", "--full", "--no-train", "--users", 150, "--items", 80, "--store", tmp_path / "store")
     for text in ("demo-full: 150 users", "re-ranking", "oracle", "snapshot demo-full@", "funnel", "why traces fail"):
         assert text in out
+
+
+def test_lines_that_cannot_become_traces_are_told_by_one_run_and_by_status(shop: Store, ok: Ok) -> None:
+    words = ("trace", "shop", "--limit", 3, "--max-attempts", 1, "--store", shop.folder)
+    assert "cannot become" not in ok(*words)
+    (journal,) = shop.journals.glob("trace-*.jsonl")
+    # As after a kill: what was committed is less than what the journal holds.
+    with journal.open("ab") as file:
+        file.write(b"<html>502 Bad Gateway</html>\n" + b'{"event": "received"}\n')
+    told = ok(*words)
+    rejected = journal.with_suffix(".rejected.jsonl")
+    assert f"2 lines of its journal cannot become traces: {rejected} has them" in told
+    assert "cannot become" not in ok(*words)
+    status = ok("status", "--store", shop.folder)
+    assert f"2 lines of journals could not become traces; they are, with their reasons, in: {rejected}" in status
+    rejected.unlink()
+    assert "could not become" not in ok("status", "--store", shop.folder)

@@ -104,3 +104,8 @@ def test_a_terminal_shows_the_newest_message_and_leaves_nothing_behind(
     with status_line("SFT") as on_progress:
         on_progress("step 1 of 11 [b]")
     assert "SFT: step 1 of 11 [b]" in capsys.readouterr().err
+
+
+def test_a_busy_store_is_told_with_the_answers_that_wait() -> None:
+    assert "store busy, 1,200 waiting" in describe(a_progress(busy=True, waiting=1200))
+    assert "busy" not in describe(a_progress(waiting=1200))

@@ -1,3 +1,4 @@
+import fcntl
 import subprocess
 import sys
 import threading
@@ -242,3 +243,112 @@ def test_every_view_of_labels_is_known_as_one(store: Store) -> None:
     views = {name for name, text in made if text and _NAMES_LABELS.search(text.partition(" AS ")[2] or text)}
     assert views
     assert all(_NAMES_LABELS.search(name) for name in views)
+
+
+READER_IN_A_LOOP = """
+import sys, time
+from store import Store
+store = Store(__import__("pathlib").Path(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    with store.reading() as session:
+        session.connection.execute("select count(*) from runs").fetchall()
+        time.sleep(0.4)
+"""
+
+
+def start(code: str, store: Store) -> subprocess.Popen[str]:
+    """Another process that runs `code` with the store's folder as its argument; returns once it has printed a line."""
+    process = subprocess.Popen([sys.executable, "-c", code, str(store.folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    return process
+
+
+def wait_for_writer(store: Store) -> None:
+    """Return once a process has announced that it wants to write."""
+    with store.journals.joinpath("store.duckdb.lock").open() as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            fcntl.flock(file, fcntl.LOCK_UN)
+            time.sleep(0.01)
+
+
+def test_a_writer_waits_only_for_readers_of_other_processes_that_were_there_before(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four readers that overlap leave no moment without one.
+    monkeypatch.setattr(file_locks, "WAIT_S", 15)
+    readers = [start(READER_IN_A_LOOP, store) for _ in range(4)]
+    try:
+        for number in range(5):
+            with store.writing() as session:
+                session.put("runs", run_row(str(number)))
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+    assert run_ids(store) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_reader_is_held_up_by_a_waiting_writer_only_for_a_part_of_its_patience(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_locks, "WAIT_S", 4)
+    holder = start(READER_IN_A_LOOP.replace("0.4", "60"), store)
+    writer = start(
+        "import sys, pathlib; from store import Store, file_locks; file_locks.WAIT_S = 6; print('ready', flush=True)\n"
+        "with Store(pathlib.Path(sys.argv[1])).writing(): pass",
+        store,
+    )
+    try:
+        wait_for_writer(store)
+        for _ in range(3):
+            assert run_ids(store) == []
+    finally:
+        holder.kill()
+        holder.wait()
+        writer.wait()
+    assert writer.returncode == 0
+
+
+def test_a_thread_that_reads_may_read_again_while_another_process_waits_to_write(store: Store) -> None:
+    with store.reading():
+        writer = start(
+            "import sys, pathlib; from store import Store; print('ready', flush=True)\n"
+            "with Store(pathlib.Path(sys.argv[1])).writing(): pass",
+            store,
+        )
+        wait_for_writer(store)
+        started = time.monotonic()
+        with store.reading() as session:
+            assert session.connection.execute("select 1").fetchone() == (1,)
+        assert time.monotonic() - started < file_locks.WAIT_S / 4
+    assert writer.wait() == 0
+
+
+def test_a_store_in_a_folder_that_cannot_be_written_can_be_read(store: Store) -> None:
+    with store.writing() as session:
+        session.put("runs", run_row("a"))
+    store.folder.chmod(0o555)
+    try:
+        assert run_ids(store) == ["a"]
+    finally:
+        store.folder.chmod(0o755)
+
+
+def test_results_that_took_long_to_compute_wait_longer_for_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_locks, "WAIT_S", 0.2)
+    holder = hold(store.main_file, seconds=2)
+    with pytest.raises(StoreBusyError), store.writing():
+        pass
+    with store.writing(patient=True) as session:
+        session.put("runs", run_row("a"))
+    assert run_ids(store) == ["a"]
+    holder.wait()

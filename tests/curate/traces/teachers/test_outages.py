@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from curate.traces import outages
 from curate.traces.sampling import Progress, sample
 from curate.traces.settings import SamplingSettings
+from curate.traces.teachers import outages
 from curate.traces.teachers.fake import FakeTeacher
 from curate.traces.teachers.protocol import FailureKind, RequestFailedError, TeacherRequest
 from store import Store, TeacherError
