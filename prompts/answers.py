@@ -50,12 +50,14 @@ class Located(NamedTuple):
     """An answer within a completion.
 
     thinking: the text of the thoughts before it. fields: those of its JSON object, or None if there is none that can be
-    read as it is. text: the answer in full, or, beside fields, what follows them.
+    read as it is. text: the answer in full, or, beside fields, what follows them. lead: what stands between the
+    thoughts and the fields.
     """
 
     thinking: str
     fields: dict[str, Any] | None
     text: str
+    lead: str = ""
 
 
 class _Found(NamedTuple):
@@ -101,38 +103,35 @@ def locate_answer(text: str) -> Located:
     elif before and not before[-1]["end"] and unwrap(rest):
         raise UnreadableError(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
     # Without marks of thinking, words before the JSON introduce it.
-    return Located(thinking_in(text[: found.start]) if before else "", found.fields, rest)
+    lead = text[before[-1].end() if before else 0 : found.start]
+    return Located(thinking_in(text[: found.start]) if before else "", found.fields, rest, lead)
 
 
-def repair_answer(text: str) -> dict[str, Any] | None:
-    """The fields of an answer that is not quite JSON, or None.
+def repair_answer(text: str) -> Located | None:
+    """The fields of an answer that is not quite JSON, with the texts around them, or None.
 
     Single quotes, comments, missing quotes or commas, unescaped quotes and a missing last brace are repaired. The
     library that does it guesses, so its reading counts only if it has all words of the text in the same order, and if
     the recommendations end in the text too.
     """
-    key = None
-    for key in _LOOSE_KEY.finditer(text):  # noqa: B007
-        pass
-    if key is None:
+    key = _last(_LOOSE_KEY, text)
+    end = _end_of_object(text, key.end()) if key else None
+    if key is None or end is None:
         return None
-    end = _end_of_object(text, key.end())
     start = -1
     for _ in range(_REPAIRS):
         start = text.find("{", start + 1, key.start())
-        if start < 0 or end is None:
+        if start < 0:
             break
         fields = _repair(text[start:end])
         if fields is not None:
-            return fields
+            return Located("", fields, text[end:], text[:start])
     return None
 
 
 def why_no_answer(text: str) -> UnreadableError:
     """The reason why a text has no answer."""
-    key = None
-    for key in _LOOSE_KEY.finditer(text):  # noqa: B007
-        pass
+    key = _last(_LOOSE_KEY, text)
     opening = text.find("{") if key is None else key.start()
     if opening < 0:
         return UnreadableError(ParseReason.NO_JSON, shown(text))
@@ -170,11 +169,16 @@ def _marks(text: str) -> list[re.Match[str]]:
     return list(_THINKING_MARK.finditer(text)) if any(word in lowered for word in _THINKING_WORDS) else []
 
 
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    last = None
+    for last in pattern.finditer(text):  # noqa: B007
+        pass
+    return last
+
+
 def _find_json(text: str) -> _Found | None:
     """The last JSON object with recommendations, because models may draft an answer before they give it."""
-    key = None
-    for key in _KEY.finditer(text):  # noqa: B007
-        pass
+    key = _last(_KEY, text)
     if key is None:
         return None
     start, decoded = key.start(), 0

@@ -96,7 +96,8 @@ class Names:
             return Name(self._by_sid.get(bare), Kind.SID, self._label_beside(text))
         whole = self._by_words(text)
         leading = None if whole.kind else _LEADING.match(text)
-        if leading is None or not leading[0][-1].isspace():
+        # "3. Comb" has a number beside a title, and "3 Combs" is a title that no candidate has.
+        if leading is None or not leading[0][-1].isspace() or leading[0].rstrip()[-1].isdigit():
             return whole
         return self._by_words(text[leading.end() :])._replace(label=self._plausible(leading["number"]))
 

@@ -9,6 +9,7 @@ reason. Rules decide whether a ranking is a permutation and whether the reasonin
 import html
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from prompts.answers import (
     EXPLANATION,
     RECOMMENDATIONS,
+    Located,
     load_json,
     locate_answer,
     repair_answer,
@@ -170,7 +172,7 @@ def _parse(text: str, names: Names, encodings: int = 0) -> ParsedCompletion:
     located = locate_answer(text)
     if located.fields is not None:
         entries = _entries(located.fields, names)
-        _check_no_other_order(located.text, entries, names)
+        _check_no_other_order(located, entries, names)
         return _completion(located.fields, located.thinking, entries)
     answer = unwrap(located.text)
     if not answer:
@@ -190,11 +192,12 @@ def _parse(text: str, names: Names, encodings: int = 0) -> ParsedCompletion:
 
 def _read_unusual(answer: str, value: Any, names: Names) -> tuple[dict[str, Any], list[Entry]]:
     """The fields and entries of an answer without a JSON object as it should be. value: the answer as JSON, or None."""
-    fields = repair_answer(answer) if value is None else None
-    if fields is not None:
-        entries = _entries(fields, names)
+    repaired = repair_answer(answer) if value is None else None
+    if repaired is not None and repaired.fields is not None:
+        entries = _entries(repaired.fields, names)
         if all(entry.formed for entry in entries):
-            return fields, entries
+            _check_no_other_order(repaired, entries, names)
+            return repaired.fields, entries
     elif isinstance(value, (list, dict)):
         entries = read_list(value, names) if isinstance(value, list) else read_mapping(value, names)
         if entries and all(entry.formed for entry in entries):
@@ -229,14 +232,14 @@ def _entries(fields: dict[str, Any], names: Names) -> list[Entry]:
     return listed
 
 
-def _check_no_other_order(text: str, entries: Sequence[Entry], names: Names) -> None:
-    """Raises UnreadableError if the text after an answer states another order."""
-    try:
-        other = read_text_order(text, names)
-    except UnreadableError:
-        return
-    if other is not None and [entry.item for entry in other] != [entry.item for entry in entries]:
-        raise UnreadableError(ParseReason.AMBIGUOUS, f"another order follows the JSON: {shown(text)}")
+def _check_no_other_order(located: Located, entries: Sequence[Entry], names: Names) -> None:
+    """Raises UnreadableError if the text before or after the JSON of an answer states another order."""
+    for text in (located.lead, located.text):
+        other = None
+        with suppress(UnreadableError):
+            other = read_text_order(text, names)
+        if other is not None and [entry.item for entry in other] != [entry.item for entry in entries]:
+            raise UnreadableError(ParseReason.AMBIGUOUS, f"another order stands beside the JSON: {shown(text)}")
 
 
 def _completion(fields: dict[str, Any], thinking: str, entries: Sequence[Entry]) -> ParsedCompletion:

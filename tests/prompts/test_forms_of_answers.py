@@ -277,6 +277,8 @@ TWO_ORDERS = {
     "rank twice in an object": '{"recommendations": [{"rank": 1, "rank": 2, "sid": "x"}]}',
     "two chains": "[1] > [2] > [3] > [4] > [5]\n[5] > [4] > [3] > [2] > [1]",
     "chain after JSON": answer([1, 2, 3, 4, 5]) + "\nFinal: [5] > [4] > [3] > [2] > [1]",
+    "chain before JSON": "Draft: [5] > [4] > [3] > [2] > [1]\n" + answer([1, 2, 3, 4, 5]),
+    "chain after repaired JSON": "{'recommendations': [1, 2, 3, 4, 5]}\n[5] > [4] > [3] > [2] > [1]",
     "two lists": "\n".join(f"{rank}. {SIDS[n]}" for order in ([0, 1, 2], [2, 1, 0]) for rank, n in enumerate(order, 1)),
 }
 
@@ -340,6 +342,7 @@ def test_an_entry_names_its_candidate(entry: object) -> None:
     "entry",
     [
         "9",
+        "3 Men's Comb",
         "-1",
         "1.5",
         "Item 3",  # a title reads "Item 9 [new]", but no candidate is called "Item 3"; see below
