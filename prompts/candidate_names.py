@@ -107,12 +107,15 @@ class Names:
         title = normal_title(text)
         number = read_number(text)
         by_number = None if number is None else self.by_number(number)
+        word = _word(text)
         if title in titles:
-            return Name(titles[title] if by_number in (None, titles[title]) else None, Kind.TITLE)
+            # "7" may be a title or a number, but "Product 7" is what it says.
+            item = titles[title]
+            return Name(item if word or by_number in (None, item) else None, Kind.TITLE)
         if number is None:
             return Name(None)
         # Where titles read "Item 17", "Item 3" is a title that the prompt does not have, and no number.
-        if _has_word(text) and any(map(_has_word, titles)):
+        if word and any(_word(known) == word for known in titles):
             return Name(None, Kind.TITLE)
         return Name(by_number, Kind.NUMBER)
 
@@ -160,6 +163,7 @@ def normal_title(title: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
 
 
-def _has_word(title: str) -> bool:
-    match = _NUMBER.fullmatch(title) if len(title) <= _LONGEST_NUMBER else None
-    return match is not None and bool(match["word"])
+def _word(text: str) -> str:
+    """The word in front of the number that a text is, such as "item" in "Item 3", or the empty text."""
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+    return (match["word"] or "").rstrip(" .:#_").casefold() if match else ""

@@ -223,7 +223,7 @@ def _entries(fields: dict[str, Any], names: Names) -> list[Entry]:
         return read_list(value, names)
     if isinstance(value, dict):
         return read_mapping(value, names)
-    listed = read_text_order(text, names)
+    listed = read_text_order(text, names, closed=True)
     # Semantic IDs with nothing but spaces between, or a single one.
     if listed is None and not _WORD.search(_TOKEN.sub("", text)):
         listed = read_list(find_sids(text), names)

@@ -26,7 +26,7 @@ _MARK = re.compile("\ue000([0-9]{1,6})\ue001")
 _GREATER = re.compile("->|=>|>+|≻|→")
 # A line such as "The order is:", "## Ranking" or "**Ranking**".
 _LEAD_IN = re.compile(r"#{1,6} .*|\*\*.*\*\*|.*:")
-_PREFIX = re.compile(r"[\s*]{0,4}[A-Za-z][A-Za-z ]{0,40}:[\s*]{0,4}")
+_PREFIX = re.compile(r"[\s*]{0,4}[A-Za-z][A-Za-z ]{0,40}(?::| is\b)[\s*:]{0,4}")
 _BULLET = re.compile(r"\s{0,20}[-*•+–]\s{1,20}")
 _NUMBERED = re.compile(
     r"\s{0,20}(?:[-*•+–]\s{1,20})?[*(\[#]{0,3}(?:Rank\s)?([0-9]{1,6})[\])*.:]{1,4}\s{1,20}", re.IGNORECASE
@@ -39,10 +39,11 @@ def unwrap(text: str) -> str:
     return _WRAPPING.sub("", text).strip()
 
 
-def read_text_order(text: str, names: Names) -> list[Entry] | None:
+def read_text_order(text: str, names: Names, *, closed: bool = False) -> list[Entry] | None:
     """The order that a whole text states, best first. None if the text is anything else.
 
-    Raises UnreadableError if it states two orders, or leaves candidates out.
+    closed: whether something shows that the text ends where it should, as quotes do. Raises UnreadableError if the text
+    states two orders, or leaves candidates out and is not closed.
     """
     text = unwrap(text)
     if not text or len(text) > _LONGEST or text.count("[") != text.count("]"):
@@ -64,7 +65,8 @@ def read_text_order(text: str, names: Names) -> list[Entry] | None:
         for read in (reader.table, reader.chains, reader.listing, reader.enumeration):
             entries = read(part) if part else None
             if entries is not None:
-                check_complete(entries, names)
+                if not closed:
+                    check_complete(entries, names)
                 return entries
     return None
 
@@ -107,8 +109,7 @@ class _Lines:
         return chains[0]
 
     def _chain(self, text: str) -> list[Entry] | None:
-        prefix = _PREFIX.match(text)
-        return self._names_only(_GREATER.split((text[prefix.end() :] if prefix else text).strip(" .*`")))
+        return self._names_only(_GREATER.split(_without_prefix(text).strip(" .*`")))
 
     def listing(self, lines: list[str]) -> list[Entry] | None:
         """A name on each line, perhaps after a number or a bullet. Other words may follow the name on marked lines."""
@@ -139,7 +140,7 @@ class _Lines:
         """Names on one line, with commas between."""
         if len(lines) != 1:
             return None
-        line = lines[0].strip(" .")
+        line = _without_prefix(lines[0]).strip(" .*`")
         return self.listing([_bare(part) for part in re.split("[,;]", line[1:-1] if line[:1] == "[" else line)])
 
     def _names_only(self, parts: list[str]) -> list[Entry] | None:
@@ -159,6 +160,12 @@ class _Lines:
     def _shown(self, text: str) -> str:
         """The text with its semantic IDs."""
         return _MARK.sub(lambda mark: self._sids[int(mark[1])] if int(mark[1]) < len(self._sids) else mark[0], text)
+
+
+def _without_prefix(text: str) -> str:
+    """A text without the words that introduce an order on the same line, such as "Final ranking:"."""
+    prefix = _PREFIX.match(text)
+    return text[prefix.end() :] if prefix else text
 
 
 def _bare(part: str) -> str:

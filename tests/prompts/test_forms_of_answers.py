@@ -158,6 +158,8 @@ LISTED: dict[str, Form] = {
     "RankGPT after words": lambda order, _: "Final ranking: " + " > ".join(f"[{n + 1}]" for n in order) + ".",
     "RankGPT on two lines": lambda order, _: "Ranking:\n\n" + " >\n".join(f"[{n + 1}]" for n in order),
     "RankGPT in a tag": lambda order, _: "<answer>" + " > ".join(f"[{n + 1}]" for n in order) + "</answer><|im_end|>",
+    "RankGPT in a sentence": lambda order, _: "The ranking is " + " > ".join(f"[{n + 1}]" for n in order) + ".",
+    "numbers with commas after words": lambda order, _: "Ranking: " + ", ".join(f"{n + 1}" for n in order),
     "numbers with commas": lambda order, _: ", ".join(f"{n + 1}" for n in order),
     "semantic IDs in brackets": lambda order, _: "[" + ", ".join(SIDS[n] for n in order) + "]",
     "numbered list": lambda order, _: "\n".join(f"{rank}. {SIDS[n]}" for rank, n in enumerate(order, 1)),
@@ -369,6 +371,25 @@ def test_a_number_that_is_another_candidates_title_names_neither() -> None:
         assert isinstance(found, ParsedCompletion)
         assert found.ranking == (() if name == "2" else ("i1",))
     assert ranking(answer([2])) == [1]
+
+
+def test_a_title_with_a_number_in_it_is_a_title() -> None:
+    items = [ShownItem(f"i{n}", SIDS[n], f"Product {n}") for n in range(COUNT)]
+    task = RerankTask((), tuple(map(Candidate, items)))
+    for name, expected in (
+        ("Product 2", "i2"),
+        ("Item 2", "i1"),
+        ("#2", "i1"),
+        ("Product 7", None),
+        ("Product #2", None),
+    ):
+        found = parse_completion(answer([name]), task)
+        assert isinstance(found, ParsedCompletion)
+        assert found.ranking == ((expected,) if expected else ()), name
+
+
+def test_an_order_in_quotes_that_leaves_candidates_out_is_left_for_the_rules() -> None:
+    assert ranking(answer("[3] > [1]")) == [2, 0]
 
 
 def _with_title(title: str) -> RerankTask:
