@@ -105,7 +105,8 @@ class OpenAIEmbedder:
                 reason = f"{error}: {client.excerpt(response.body[:10_000].decode(errors='replace'))}"
             tries += 1
             if tries > self._settings.max_retries:
-                raise TeacherError(f"{where}, after {tries} tries: {reason}; smaller batches (`embed_batch`) may help")
+                counted = f"{tries} tries" if tries > 1 else "one try"
+                raise TeacherError(f"{where}, after {counted}: {reason}; smaller batches (`embed_batch`) may help")
             if wait_s is None:
                 wait_s = self._settings.backoff_s * 2.0 ** (tries - 1) * random.uniform(0.5, 1)
             await asyncio.sleep(min(wait_s, self._settings.max_wait_s))

@@ -136,7 +136,7 @@ def test_an_answer_without_a_vector_for_each_text_is_tried_again_then_told(endpo
     endpoint.answers = [wrong]
     assert OpenAIEmbedder("m", url(endpoint)).embed(["aa", "b"]).tolist() == [[2, 2], [1, 0]]
     endpoint.answers = [wrong]
-    with pytest.raises(TeacherError, match="gave no embeddings by 'm', after 1 tries") as caught:
+    with pytest.raises(TeacherError, match="gave no embeddings by 'm', after one try") as caught:
         OpenAIEmbedder("m", url(endpoint), max_retries=0).embed(["aa", "b"])
     assert len(str(caught.value)) < 700
 

@@ -10,7 +10,7 @@ from curate.traces.sampling import Progress, sample
 from curate.traces.settings import SamplingSettings
 from curate.traces.teachers import outages
 from curate.traces.teachers.fake import FakeTeacher
-from curate.traces.teachers.protocol import FailureKind, RequestFailedError, TeacherRequest
+from curate.traces.teachers.protocol import Completion, FailureKind, RequestFailedError, TeacherRequest
 from store import Store, TeacherError
 from store.journals import read_journal
 
@@ -186,3 +186,14 @@ def test_the_kind_of_an_error_is_in_the_journal(shop: Store) -> None:
     kinds = Counter(record["error_kind"] for record in records if record["event"] == "received")
     assert kinds["moderated"] == progress.refused > 0
     json.dumps(records)
+
+
+def test_whatever_a_teacher_counts_can_be_stored(shop: Store) -> None:
+    odd: Any = [2**31, 2**80, -1, True, 1.5, "12"]
+    run(
+        shop,
+        lambda request: Completion("x", "stop", odd[request.sample_index], 7, float("inf")),
+        max_attempts=6,
+        num_accepted=6,
+    )
+    assert rows(shop, "select count(*), count(prompt_tokens), count(cost_usd) from traces") == [(180, 0, 0)]
