@@ -118,7 +118,8 @@ class OpenAITeacher:
                 if failures > self._settings.max_retries or costly >= MAX_COSTLY_TRIES:
                     tries = f"{failures} tries" if failures > 1 else "one try"
                     raise RequestFailedError(f"gave up after {tries}: {error}") from None
-                wait_s = self._backoff_s(failures) if error.wait_s is None else error.wait_s
+                # A server that asks for no wait at all is not taken at its word.
+                wait_s = error.wait_s or self._backoff_s(failures)
                 if error.throttled:
                     # A rate limit stops all workers, any other failure only this one.
                     self._resume_at = max(self._resume_at, time.monotonic() + wait_s)
