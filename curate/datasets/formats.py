@@ -304,6 +304,7 @@ def _chunks(
 ) -> Iterator[pa.Table]:
     """Convert values and gather rows; an error names the column and the value."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    known = converters.keys()
     number = None
 
     def gathered() -> pa.Table:
@@ -315,15 +316,18 @@ def _chunks(
             )
 
     for number, row in rows:
-        if unknown := row.keys() - converters.keys():
-            fail(path, number, f"the format gives columns {sorted(unknown)}; known are {', '.join(converters)}")
-        for column, convert in converters.items():
-            try:
+        if not row.keys() <= known:
+            unknown = sorted(row.keys() - known)
+            fail(path, number, f"the format gives columns {unknown}; known are {', '.join(converters)}")
+        column = ""
+        try:
+            for column, convert in converters.items():
                 columns[column].append(convert(row.get(column)))
-            except (ValueError, TypeError, OverflowError) as error:
-                fail(path, number, f"{column} is {shorten(row.get(column))}: {error}")
-        columns["line"].append(number)
-        if len(columns["line"]) == CHUNK_ROWS:
+        except (ValueError, TypeError, OverflowError) as error:
+            fail(path, number, f"{column} is {shorten(row.get(column))}: {error}")
+        lines = columns["line"]
+        lines.append(number)
+        if len(lines) == CHUNK_ROWS:
             yield gathered()
             columns = {name: [] for name in schema.names}
     if number is None:

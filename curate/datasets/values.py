@@ -9,6 +9,7 @@ import html
 import math
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 # Without case and what stands around it: (no genres listed), <NA>, #N/A and N.A. are here too.
@@ -116,18 +117,26 @@ def to_categories(value: Any) -> list[str]:
         raise ValueError("it must be a list or a text such as 'a > b > c'")
     if value and all(isinstance(path, list) for path in value):
         value = max(value, key=len)
-    found = []
-    for part in value:
-        if isinstance(part, dict):
-            part = part.get("name", part.get("description"))  # noqa: PLW2901
-        if part is None or (isinstance(part, float) and math.isnan(part)):
-            continue
-        if not isinstance(part, str | int) or isinstance(part, bool):
-            raise ValueError("each category must be text")
-        text = _without_html(str(part)).strip()
-        if not is_nothing(text):
-            found.append(text)
-    return found
+    texts = [part if isinstance(part, str) else _name(part) for part in value]
+    return [category for text in texts if (category := _category(text))]
+
+
+def _name(part: Any) -> str:
+    """What a category that is no text is called: an object's name; empty for nothing."""
+    if isinstance(part, dict):
+        part = part.get("name", part.get("description"))
+    if part is None or (isinstance(part, float) and math.isnan(part)):
+        return ""
+    if not isinstance(part, str | int) or isinstance(part, bool):
+        raise ValueError("each category must be text")
+    return str(part)
+
+
+@lru_cache(maxsize=1 << 16)
+def _category(text: str) -> str:
+    """One category, empty where it says that there is none. A catalogue has few, and each many times."""
+    text = _without_html(text).strip()
+    return "" if is_nothing(text) else text
 
 
 def split_categories(text: str, separators: str = "") -> list[Any]:
@@ -193,7 +202,10 @@ def to_rating(value: Any) -> float | None:
 
 def to_whole_number(value: Any) -> int | None:
     """A whole number below 2^62; None for nothing."""
-    if value is None or (number := to_number(value)) is None:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+        return int(value)
+    number = to_number(value)
+    if number is None:
         return None
     if not number.is_integer() or abs(number) >= 2**62:
         raise ValueError("it must be a whole number")
