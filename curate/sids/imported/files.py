@@ -32,7 +32,9 @@ from store import InputError
 
 # As many levels as gr2 itself makes; more whole numbers are a vector.
 MAX_LEVELS = 8
-_CODES = ("codes", "semanticid", "semanticids", "sid", "sids", "code", "tokens", "index", "indices")
+_CODES = ("codes", "semanticid", "semanticids", "sid", "sids", "tokens", "indices")
+# Row numbers, which data frames write as a column.
+_ROW_NUMBERS = {"", "index", "Unnamed: 0", "__index_level_0__"}
 _VECTOR = ("embedding", "embeddings", "vector", "vectors", "emb", "features")
 _NAMES = {"item_id": ITEM_NAMES["item_id"], "codes": _CODES, "vector": _VECTOR}
 _NPY = b"\x93NUMPY"
@@ -148,10 +150,15 @@ def _table_rows(path: Path) -> Iterator[_Row]:
         except ValueError as error:
             fail(path, line, f"item_id is {shorten(values[columns['item_id'][0]])}: {error}")
         kind = next((kind for kind in ("codes", "vector") if kind in columns), None)
-        if kind is None:
-            kind, given = None, [value for place, value in enumerate(values) if place != columns["item_id"][0]]
-        else:
-            given = values[columns[kind][0]]
+        given = (
+            values[columns[kind][0]]
+            if kind
+            else [
+                value
+                for place, (name, value) in enumerate(row.items())
+                if place != columns["item_id"][0] and name not in _ROW_NUMBERS
+            ]
+        )
         yield _Row(line, item_id, kind, _numbers(path, line, item_id, given, kind))
 
 

@@ -61,6 +61,9 @@ def test_codes_are_read_however_they_are_written(tmp_path: Path, data: bytes) ->
         parquet(item_id=ITEMS, x=[0.5, -1.0, 0.0], y=[1.0, 2.5, 0.25]),
         b'item_id,embedding\na,"[0.5, 1.0]"\nb,"[-1.0, 2.5]"\nc,"[0.0, 0.25]"\n',
         b"item_id,e0,e1\na,0.5,1.0\nb,-1.0,2.5\nc,0.0,0.25\n",
+        # A data frame's own row numbers are no dimension, and no codes.
+        b",item_id,e0,e1\n0,a,0.5,1.0\n1,b,-1.0,2.5\n2,c,0.0,0.25\n",
+        parquet(index=[0, 1, 2], item_id=ITEMS, embedding=VECTORS),
     ],
 )
 def test_vectors_are_read_however_they_are_written(tmp_path: Path, data: bytes) -> None:
