@@ -143,7 +143,8 @@ def _read_hosts(names: str) -> list[str]:
 
     hosts = [name.strip().strip("[]").rstrip(".").lower() for name in names.split(",") if name.strip()]
     for host in hosts:
-        if not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", host):
+        # An address of IPv6 has colons too, but more than one.
+        if not re.fullmatch(r"[\w.-]+|(?=.*:.*:)[0-9a-f:.]+", host):
             raise InputError(f"--allowed-hosts has {host!r}; give host names alone, such as gr2.example.org")
     return hosts
 

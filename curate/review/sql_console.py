@@ -68,7 +68,7 @@ ROWS = "rows.arrow"
 _LITTLE = {"memory": "200MB", "batch_rows": 256}
 _MUCH = {"memory": "700MB", "batch_rows": 8}
 # Rows are handed out in frames of at least this size, if there are so many.
-_FRAME_BYTES = 16_000_000
+_FRAME_BYTES = 4_000_000
 
 
 def run_sql(store: Store, query: str) -> pl.DataFrame:

@@ -210,3 +210,21 @@ def test_lines_that_cannot_become_traces_are_told_by_one_run_and_by_status(shop:
     assert f"2 lines of journals could not become traces; they are, with their reasons, in: {rejected}" in status
     rejected.unlink()
     assert "could not become" not in ok("status", "--store", shop.folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--allowed-hosts", "gr2.example.org:8501"),
+        ("--allowed-hosts", "https://gr2.example.org"),
+        ("--allowed-hosts", "localhost,a/b"),
+        ("--base-path", "a b"),
+        ("--base-path", "/a/../b"),
+        ("--base-path", "/a?b"),
+        ("--base-path", "https://gr2.example.org/gr2"),
+    ],
+)
+def test_what_is_no_host_or_path_of_the_app_is_refused(gr2: Gr2, option: str, value: str) -> None:
+    done = gr2("app", option, value)
+    assert done.returncode == 2
+    assert option in done.stderr
