@@ -154,7 +154,10 @@ def test_help_lists_the_names_that_are_built_in() -> None:
         ("eval shop --shuffles 1", "--shuffles is 1; it must be 0, or 2 or more to compare"),
         ("candidates shop --beams 0", "--beams is 0; it must be 1 or more"),
         ("train init shop --name x --size huge", "--size is 'huge'; it must be tiny, small or base"),
-        ("train sft shop --lora-rank 4", "--lora-rank is 4; LoRA's thin matrices need adamw as --optimizer"),
+        (
+            "train sft shop --optimizer muon --lora-rank 4",
+            "--lora-rank is 4; LoRA's thin matrices need adamw as --optimizer",
+        ),
         (
             "train dapo shop --save-steps 5 --num-iterations 2",
             "--save-steps is 5; it must be a multiple of --num-itera",

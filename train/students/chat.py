@@ -139,6 +139,8 @@ def set_end_tokens(model: Any, tokenizer: Any) -> None:
     known = known if isinstance(known, list) else [] if known is None else [known]
     ids = list(dict.fromkeys([end_id, tokenizer.eos_token_id, *known]))
     model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
+    # Older releases of transformers would replace settings with this mark by those of the model's config.
+    model.generation_config._from_model_config = False
     try:
         model.generation_config.validate(strict=True)
     except ValueError:

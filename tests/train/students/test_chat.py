@@ -105,6 +105,7 @@ def test_generation_of_a_base_model_stops_at_the_end_of_a_turn(eos: str | None, 
     model.save_pretrained(tmp_path / "trained")
     tokenizer.save_pretrained(tmp_path / "trained")
     assert load_student(tmp_path / "trained")[0].generation_config.eos_token_id == model.generation_config.eos_token_id
+    assert not json.loads((tmp_path / "trained" / "generation_config.json").read_text()).get("_from_model_config")
     assert tokenizer.pad_token is not None
 
 
