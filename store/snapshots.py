@@ -61,6 +61,11 @@ class SplitRows(NamedTuple):
     rows: int
     sha256: str
 
+    def whole(self) -> pl.DataFrame:
+        """All rows in memory."""
+        frames = (pl.scan_ipc(part, glob=False).collect() for part in self.parts)
+        return pl.DataFrame([row for frame in frames for row in frame.iter_rows(named=True)], schema=dict(self.schema))
+
 
 @contextmanager
 def spool_rows(

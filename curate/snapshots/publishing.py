@@ -276,7 +276,13 @@ def _write(
     with spool_rows(store.folder, kind.schema, contents.rows(store)) as spooled:
         splits = {SPLIT_NAMES[split]: spooled[split] for split in settings.splits if split in spooled}
         card = _read_card(remade) if remade else _card(name, kind, settings, splits)
-        return write_snapshot(folder, splits, body, card, latest=latest)
+        snapshot = write_snapshot(folder, splits, body, card, latest=latest)
+        if remade and snapshot.version != remade.version and snapshot.manifest["splits"] == remade.manifest["splits"]:
+            # The same rows in other files: gr2 0.1 wrote a split at once, and the pages of nested columns then depend
+            # on all of it if it is longer than a row group.
+            whole = {split: rows.whole() for split, rows in splits.items()}
+            snapshot = write_snapshot(folder, whole, body, card, latest=latest)
+        return snapshot
 
 
 def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) -> Gr2Error | None:

@@ -37,7 +37,7 @@ from prompts.semantic_ids import parse_sid
 from store import InputError, SnapshotError, Store
 from store.errors import Gr2Error
 from store.labels import Label, put_label
-from store.snapshots import read_split, verify_snapshot
+from store.snapshots import read_split, verify_snapshot, write_snapshot
 from train import load_snapshot
 
 
@@ -325,6 +325,35 @@ def test_a_kind_of_ones_own_is_published_rebuilt_and_loaded(
         SnapshotSettings("shop", kind="own_kind:LENGTHS", traces=TraceFilter(text="x"))
     with pytest.raises(SnapshotError, match="the selection holds test targets"):
         publish(shop, "lengths", replace(settings, splits=("test",)))
+
+
+LONG_KIND = """
+import polars as pl
+from curate.snapshots.kind import Contents, Counts, Kind, Selection
+
+ROWS = [("train", {"id": f"{n:06}", "items": [f"item-{n * i % 9973:012}" for i in range(8)]}) for n in range(25_000)]
+
+def select(session, settings):
+    counts = Counts(pl.DataFrame({"split": ["train"], "rows": [len(ROWS)]}), users=0)
+    return Selection(counts, set(), None, lambda limit: Contents(lambda: ROWS[:limit]))
+
+LONG = Kind("id", {"id": pl.String, "items": pl.List(pl.String)}, "Long.", select, filters=("dataset",), rulesets=False)
+"""
+
+
+def test_a_long_snapshot_that_was_written_at_once_is_rebuilt_byte_by_byte(
+    shop: Store, write_module: Callable[[str, str], Path]
+) -> None:
+    """As gr2 0.1 wrote it: from one frame of all rows."""
+    write_module("long_kind", LONG_KIND)
+    now = publish(shop, "long", SnapshotSettings("shop", kind="long_kind:LONG", splits=("train",)))
+    rows = pl.DataFrame(read_split(now.path, "train").to_dicts(), schema={"id": pl.String, "items": pl.List(pl.String)})
+    body = {name: now.manifest[name] for name in ("name", "kind", "selection", "lineage")}
+    before = write_snapshot(shop.snapshots / "before", {"train": rows}, body, (now.path / "README.md").read_text())
+    assert before.manifest["splits"] == now.manifest["splits"]
+    assert before.manifest["files"] != now.manifest["files"]
+    assert rebuild(shop, before)
+    assert rebuild(shop, now)
 
 
 def published_rows(store: Store, settings: SnapshotSettings) -> dict[str, list[dict[str, Any]]]:
