@@ -6,6 +6,8 @@ the process that holds the file. Labels are stored in a separate file, attached 
 names them, so that labelling never waits for a long load, nor for readers of anything else.
 """
 
+import errno
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -21,12 +23,14 @@ import tenacity
 from store import file_locks
 from store.engines import SETTINGS, engine_of
 from store.errors import StoreError
-from store.file_locks import AccessMode, busy, locks_by_path, queued
+from store.file_locks import AccessMode, busy, locks_by_path, no_locks, queued
 from store.queries import query
 from store.temporary import temporary_folder
 
 # The labels themselves, or a view of them.
 _NAMES_LABELS = re.compile(r"\blabels\b|\blabels_current\b|\bacceptance_funnel\b")
+# What the system says where a file system knows no locks; to wait for these would be in vain.
+_NO_LOCKS = [os.strerror(number) for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)]
 _LOCK_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
 
 Parameters = dict[str, Any]
@@ -104,6 +108,10 @@ def _is_lock_error(error: BaseException) -> bool:
     return isinstance(error, duckdb.IOException) and "Could not set lock" in str(error)
 
 
+def _lacks_locks(error: BaseException) -> bool:
+    return _is_lock_error(error) and any(reason in str(error) for reason in _NO_LOCKS)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
 
@@ -173,7 +181,7 @@ def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
 def _once_unlocked(path: Path, opened: Callable[[], T], wait_s: float) -> T:
     """The result of `opened`, which is called again while another process holds a file locked."""
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_lock_error),
+        retry=tenacity.retry_if_exception(lambda error: _is_lock_error(error) and not _lacks_locks(error)),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),
         stop=tenacity.stop_after_delay(wait_s),
         reraise=True,
@@ -181,6 +189,8 @@ def _once_unlocked(path: Path, opened: Callable[[], T], wait_s: float) -> T:
     try:
         return retrying(opened)
     except duckdb.Error as error:
+        if _lacks_locks(error):
+            raise no_locks(path, next(reason for reason in _NO_LOCKS if reason in str(error))) from error
         if _is_lock_error(error):
             holder = _LOCK_HOLDER.search(str(error))
             raise busy(path, f"process {holder[2]} ({holder[1]})" if holder else "another process", wait_s) from error
@@ -202,5 +212,7 @@ def scratch(folder: Path, *, memory_limit: str = "1GB") -> Iterator[Session]:
         connection.execute("set enable_progress_bar = false")
         try:
             yield Session(connection)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise StoreError(f"{folder}: work on disk failed, nothing was stored: {_first_line(error)}") from error
         finally:
             connection.close()

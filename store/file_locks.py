@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 
-from store.errors import StoreBusyError
+from store.errors import StoreBusyError, StoreError
 
 WAIT_S = 60.0
 # The same for results that took long to compute, which must not be lost because somebody reads.
@@ -26,6 +26,28 @@ PATIENT_WAIT_S = 600.0
 _ANNOUNCED_PART = 0.5
 # Seconds between two tries to lock a file.
 _NAP_S = (0.002, 0.02)
+
+
+def try_lock(file: int, path: Path, *, wait: bool = False) -> bool:
+    """Lock an open file for this process, until it closes it or ends. Returns whether no other process has it locked.
+
+    path: the file, for the message. wait: wait until no other process has it locked. Raises StoreError on a file system
+    without locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise no_locks(path, error.strerror or str(error)) from error
+    return True
+
+
+def no_locks(path: Path, reason: str) -> StoreError:
+    """The error of a file system without locks, on which two processes would overwrite each other's work."""
+    return StoreError(
+        f"{path} cannot be locked ({reason}): keep the store on a file system with locks, such as a local disk"
+    )
 
 
 class AccessMode(Enum):

@@ -1,6 +1,5 @@
 """The store: a folder with `store.duckdb`, `labels.duckdb`, `journals/`, `snapshots/`, `models/` and `embeddings/`."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from store import database, file_locks
 from store.database import Session
 from store.errors import InputError, StoreError
-from store.file_locks import AccessMode
+from store.file_locks import AccessMode, try_lock
 from store.migrations import current_state, labels_state, migrate, schema_state
 
 
@@ -102,15 +101,11 @@ class Store:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+            raise StoreError(f"{path} cannot be written: {error.strerror}; make the folder writable") from error
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
+            if not try_lock(file, path, wait=wait):
                 holder = os.pread(file, 20, 0).decode().strip() or "?"
-                raise InputError(
-                    f"process {holder} is {purpose} already; wait for it or end it, then try again"
-                ) from None
+                raise InputError(f"process {holder} is {purpose} already; wait for it or end it, then try again")
             # Only for that message, so a full disk is no reason to stop.
             with suppress(OSError):
                 os.ftruncate(file, 0)

@@ -8,7 +8,6 @@ compressed to `<run>.jsonl.zst`.
 """
 
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import orjson
 import pyarrow as pa
 
 from store.errors import InputError, StoreError
+from store.file_locks import try_lock
 from store.temporary import PREFIX
 
 # The longest time, apart from the disk's own, from a line to its being on disk.
@@ -158,14 +158,14 @@ def _open_locked(path: Path) -> int:
     """Open a journal and lock it. Nobody sees a new journal before it is locked and takes its run for dead."""
     if path.exists():
         file = os.open(path, os.O_RDWR | os.O_APPEND)
-        if not _try_lock(file):
+        if not try_lock(file, path):
             os.close(file)
             raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
         return file
     hidden = _hidden(path)
     file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        _try_lock(file)
+        try_lock(file, path)
         hidden.rename(path)
     except OSError:
         os.close(file)
@@ -192,14 +192,6 @@ def _allocate(path: Path, size: int) -> None:
         # Other reasons, such as a limit on the size of files, say nothing of the room for a journal.
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class Rejection(NamedTuple):
@@ -257,7 +249,7 @@ def taken_over(path: Path) -> Iterator[bool]:
     # The operating system releases a lock when its process dies, however it dies.
     file = os.open(path, os.O_RDONLY)
     try:
-        yield _try_lock(file)
+        yield try_lock(file, path)
     finally:
         os.close(file)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from store.errors import StoreError
+
 PREFIX = ".temporary-"
 
 
@@ -14,11 +16,16 @@ PREFIX = ".temporary-"
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A hidden folder in `parent`, which is created if needed. The folder is removed after the block.
 
-    Folders that dead processes left in `parent` are removed too.
+    Folders that dead processes left in `parent` are removed too. Raises StoreError if the folder cannot be made.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(parent)
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    except OSError as error:
+        raise StoreError(
+            f"{parent} cannot be written: {error.strerror}; make it writable, or free some space"
+        ) from error
     try:
         yield folder
     finally:
