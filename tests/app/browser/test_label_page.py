@@ -54,12 +54,12 @@ def test_the_name_is_asked_before_anything_else(open_page: Open) -> None:
 def test_a_queue_is_made_from_the_filter_and_opens(open_labels: Open, traced: Store) -> None:
     page = open_labels(passes="paper")
     assert "Traces: passes paper" in [text.value for text in page.text]
-    page.text_input(key="queue-name").set_value("good ones")
+    page.text_input(key="queue-name").set_value("good-ones")
     page.number_input(key="queue-size").set_value(3)
     page.text_input(key="queue-tags").set_value("odd, n_ice")
     next(button for button in page.button if button.label == "Make queue").click().run()
     assert not page.exception
-    assert page.text[0].value == "good ones (ann)"
+    assert page.text[0].value == "good-ones (ann)"
     with traced.reading() as session:
         (row,) = session.connection.execute("select settings, traces from labels.label_queues").fetchall()
     assert row[1] == 3
