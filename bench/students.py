@@ -11,6 +11,7 @@ paired bootstrap over lists. --keep FOLDER goes on with what an interrupted run 
 
 import argparse
 import multiprocessing
+import re
 import shutil
 import sys
 import tempfile
@@ -120,6 +121,7 @@ def run_seed(folder: Path, name: str, seed: int) -> None:
         (folder / f"copying-{seed}").rename(copy)
     store = Store.open(copy)
     for label, configuration in CONFIGURATIONS.items():
+        student = re.sub(r"\W+", "-", label)
         results = folder / f"{label}-{seed}.npz"
         if results.exists():
             continue
@@ -128,18 +130,18 @@ def run_seed(folder: Path, name: str, seed: int) -> None:
             init_from_snapshot(store, f"{snapshot}-sft", new, "tiny", seed=seed)
         begin = new if configuration.begin is None else configuration.begin
         train = (
-            partial(train_sft, store, f"{snapshot}-sft", begin, label, replace(configuration.sft, seed=seed))
+            partial(train_sft, store, f"{snapshot}-sft", begin, student, replace(configuration.sft, seed=seed))
             if configuration.sft
             else partial(
-                train_dapo, store, f"{snapshot}-dapo", begin, label, replace(configuration.rl or RL, seed=seed)
+                train_dapo, store, f"{snapshot}-dapo", begin, student, replace(configuration.rl or RL, seed=seed)
             )
         )
-        place = student_folder(store, label)
+        place = student_folder(store, student)
         if not (place / "config.json").exists():
             train(resume=place.exists())
-        (ranker,) = student_rankers(store, label, [configuration.mode], template=configuration.template)
-        np.savez(results, seconds=np.array(seconds_of(store, label)), **judge(store, name, ranker))
-        print(f"seed {seed}, {label}: trained in {seconds_of(store, label):,.0f} s", flush=True)
+        (ranker,) = student_rankers(store, student, [configuration.mode], template=configuration.template)
+        np.savez(results, seconds=np.array(seconds_of(store, student)), **judge(store, name, ranker))
+        print(f"seed {seed}, {label}: trained in {seconds_of(store, student):,.0f} s", flush=True)
 
 
 def seconds_of(store: Store, student: str) -> float:
