@@ -3,6 +3,8 @@
 import random
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +181,15 @@ except Gr2Error as error:
 """
 
 
-def received(store: Store) -> set[str]:
-    return {
+def received(store: Store) -> Counter[str]:
+    """How often each request was answered, by the journals."""
+    return Counter(
         record["trace_id"]
         for path in [*store.journals.glob("trace-*.jsonl"), *store.journals.glob("trace-*.jsonl.zst")]
         if ".rejected" not in path.name
         for record, _ in read_journal(path)
         if record["event"] == "received"
-    }
+    )
 
 
 @pytest.mark.parametrize("first", ["the store", "the journal"])
@@ -247,4 +250,31 @@ def test_a_file_that_may_not_grow_ends_a_run_with_one_line(shop: Store) -> None:
     assert "File too large" in done.stdout
     before = received(shop)
     recover(shop)
-    assert before <= {trace_id for (trace_id,) in fetch(shop, "select trace_id from traces")}
+    assert set(before) <= {trace_id for (trace_id,) in fetch(shop, "select trace_id from traces")}
+
+
+@pytest.mark.slow
+def test_kills_in_the_middle_of_runs_lose_no_answer_and_ask_for_none_twice(shop: Store) -> None:
+    # Small commits and little memory, so that kills also meet commits and what is read again from the journal.
+    code = SAMPLING.replace("4000", "40").replace(
+        "try:", "sampling.COMMIT_SECONDS, sampling.COMMIT_TRACES, sampling.MAX_PENDING_TRACES = 0.1, 50, 20\ntry:"
+    )
+    chance = random.Random(1)
+    asked = 0
+    for _ in range(5):
+        before = len(received(shop))
+        process = subprocess.Popen([sys.executable, "-c", code, str(shop.folder)], stdout=subprocess.PIPE)
+        until = before + chance.randint(1, 400)
+        while len(received(shop)) < until:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        asked += len(received(shop)) - before
+    recover(shop)
+    assert len(received(shop)) == asked
+    (counts,) = fetch(shop, "select count(*), count(distinct trace_id) from traces")
+    assert counts == (asked, asked)
+    # Neither answered twice nor stored twice.
+    assert received(shop) == Counter(trace_id for (trace_id,) in fetch(shop, "select trace_id from traces"))
+    assert fetch(shop, "select count(*) from runs where ended_at is null") == [(0,)]
