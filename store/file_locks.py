@@ -156,7 +156,12 @@ class _Place:
             # A folder that cannot be written. DuckDB says so in better words.
             return
         self._file = file
-        self._lock(file, fcntl.LOCK_EX)
+        try:
+            self._lock(file, fcntl.LOCK_EX)
+        except OSError:
+            # A file system without locks, which DuckDB reports too.
+            self.give_up()
+            return
         self._announced_until = time.monotonic() + WAIT_S * _ANNOUNCED_PART
         # For the error messages of those who wait; a full disk must not stop a writer that may free some space.
         with suppress(OSError):
