@@ -1,7 +1,8 @@
 """One HTTP request to an endpoint, and the bytes that come back, within limits of size and time.
 
-Owns the connections. Knows nothing of what requests mean, and tries nothing again. Redirects are not followed, because
-they could carry a key to another host.
+OpenAI's client library sends the request, through a transport of ours: the library itself reads a body of any length,
+and sends one key to every host. Nothing is tried again here. Redirects are not followed, because they could carry a key
+to another host.
 """
 
 import asyncio
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
+import httpx2
+import openai
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
@@ -25,6 +28,8 @@ KEEPALIVE_S = 4.0
 MAX_BYTES = 8 * 2**20
 # The longest excerpt of a server's text in an error message, in characters.
 MESSAGE_LENGTH = 300
+# Headers about the bytes on the wire, which are no longer true of a body that was read.
+_OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class Response(NamedTuple):
@@ -56,26 +61,26 @@ class EndpointClient:
 
     def __init__(self, settings: EndpointSettings, *, max_connections: int = 1, max_bytes: int = MAX_BYTES) -> None:
         self.endpoint = find_endpoint(settings)
-        self._timeout_s = settings.timeout_s
-        self._connect_timeout_s = min(CONNECT_TIMEOUT_S, settings.timeout_s)
-        self._max_bytes = max_bytes
+        self.timeout_s = settings.timeout_s
+        self.connect_timeout_s = min(CONNECT_TIMEOUT_S, settings.timeout_s)
+        self.max_bytes = max_bytes
         # Not a limit of the pool: the deadline of a request must not run while it waits for a connection.
         self._room = asyncio.Semaphore(max_connections)
-        # Made at the first request, because a session belongs to the event loop that is running.
-        self._session: aiohttp.ClientSession | None = None
+        # Made at the first request, because connections belong to the event loop that is running.
+        self._openai: openai.AsyncOpenAI | None = None
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Response:
         """Send a JSON object. Raises TransportError if no complete response comes."""
         payload = json.dumps(body).encode()
         async with self._room:
             try:
-                async with asyncio.timeout(2 * self._timeout_s):
-                    return await self._post(URL(self.endpoint.url(path), encoded=True), payload)
+                async with asyncio.timeout(2 * self.timeout_s):
+                    return await self._send(self.endpoint.url(path), payload)
             except TimeoutError as error:
                 # aiohttp's own time-outs are of this class too.
                 if isinstance(error, aiohttp.ConnectionTimeoutError):
-                    raise TransportError(f"no connection within {self._connect_timeout_s:g} s") from None
-                raise TransportError(f"no complete answer within {self._timeout_s:g} s", costly=True) from None
+                    raise TransportError(f"no connection within {self.connect_timeout_s:g} s") from None
+                raise TransportError(f"no complete answer within {self.timeout_s:g} s", costly=True) from None
             # OSError: what the event loop raises by itself. ValueError: headers or names that cannot be read.
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 # Not `from error`: it may hold headers with a key.
@@ -86,8 +91,8 @@ class EndpointClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        if self._openai is not None:
+            await self._openai.close()
 
     def excerpt(self, text: str) -> str:
         """A server's text as one short, storable line, without markup and secrets."""
@@ -101,33 +106,65 @@ class EndpointClient:
         """The text without keys and parts of keys."""
         return self.endpoint.secrets.mask(text)
 
-    async def _post(self, url: URL, payload: bytes) -> Response:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # Some gateways send long headers.
-                max_line_size=65_536,
-                max_field_size=65_536,
+    async def _send(self, url: str, payload: bytes) -> Response:
+        if self._openai is None:
+            self._openai = openai.AsyncOpenAI(
+                # The library insists on a key. The transport sends the endpoint's own headers.
+                api_key="unused",
+                base_url=self.endpoint.shown,
+                max_retries=0,
+                timeout=None,
+                http_client=httpx2.AsyncClient(transport=_Transport(self)),
             )
+        try:
+            response = await self._openai.post(url, cast_to=httpx2.Response, content=payload)
+        except openai.APIStatusError as error:
+            response = error.response
+        except openai.APIConnectionError as error:
+            raise error.__cause__ or error from None
+        return Response(response.status_code, dict(response.headers), response.content)
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """Sends requests of OpenAI's library by aiohttp, within the limits of an `EndpointClient` and with its headers."""
+
+    def __init__(self, client: EndpointClient) -> None:
+        self._client = client
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Some gateways send long headers.
+            max_line_size=65_536,
+            max_field_size=65_536,
+        )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The response with its whole body, decompressed. Raises TransportError and what aiohttp raises."""
+        client, url = self._client, URL(str(request.url), encoded=True)
         async with self._session.post(
             url,
-            data=payload,
-            headers=self.endpoint.headers,
+            data=request.content,
+            headers=client.endpoint.headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s, sock_read=self._timeout_s),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=client.connect_timeout_s, sock_read=client.timeout_s
+            ),
             **_proxy_for(url),
         ) as response:
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
-                if len(body) > self._max_bytes:
-                    start = self.excerpt(body[: 20 * MESSAGE_LENGTH].decode(errors="replace"))
+                if len(body) > client.max_bytes:
+                    start = client.excerpt(body[: 20 * MESSAGE_LENGTH].decode(errors="replace"))
                     raise TransportError(
-                        f"the response is longer than {self._max_bytes / 2**20:g} MB: {start}", costly=True
+                        f"the response is longer than {client.max_bytes / 2**20:g} MB: {start}", costly=True
                     )
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Response(response.status, headers, bytes(body))
+            headers = [(name, value) for name, value in response.headers.items() if name.lower() not in _OF_THE_WIRE]
+            return httpx2.Response(response.status, headers=headers, content=bytes(body), request=request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._session.close()
 
 
 def _proxy_for(url: URL) -> dict[str, Any]:
