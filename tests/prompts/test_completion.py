@@ -14,6 +14,7 @@ from prompts.completion import (
 )
 from prompts.semantic_ids import render_sid
 from prompts.tasks import Candidate, RerankTask, ShownItem
+from store.values import storable_text
 
 TITLES = ["Shampoo", "Conditioner", "Styling Gel", "Shampoo"]
 ITEMS = [ShownItem(f"i{n}", render_sid((n, 1, 2, 3)), title) for n, title in enumerate(TITLES)]
@@ -65,7 +66,7 @@ def test_no_text_that_looks_like_an_answer_raises(text: str) -> None:
 )
 def test_every_wrapping_of_an_answer_gives_it_back(reasoning: str, order: list[int], wrap: str) -> None:
     text = wrap.format(render_completion(reasoning or "x", [SIDS[n] for n in order]))
-    assert parsed(text) == (reasoning or "x", tuple(f"i{n}" for n in order), ())
+    assert parsed(text) == (storable_text(reasoning or "x"), tuple(f"i{n}" for n in order), ())
 
 
 def test_the_last_of_several_answers_counts() -> None:

@@ -36,7 +36,8 @@ HOSTILE = (
     "<img src=x onerror=document.title='owned'><script>document.title='owned'</script> **bold** \u202e $x^2$ :smile: "
     "\ud800 \x00 [link](javascript:document.title='owned') </span></div><style>*{display:none}</style>"
 )
-MEGABYTE = "A long story about soap. " * 42_000
+# As long as the text of an answer may be.
+MEGABYTE = "A long story about soap. " * 39_000
 
 
 def sample_good_and_hostile(shop: Store) -> None:
