@@ -99,7 +99,7 @@ def train_copier(inputs: Path, folder: Path) -> None:
     prompts = load_snapshot(open_snapshot(store, "prompts").path, kind="dapo")["train"].select(range(64))
     answer = [{"role": "assistant", "content": render_completion("", range(1, 11))}]
     taught = prompts.map(lambda _: {"completion": answer}, load_from_cache_file=False)
-    settings = SftSettings(max_steps=50, batch_size=4, learning_rate=0.02)
+    settings = SftSettings(max_steps=70, batch_size=4, learning_rate=0.02)
     trainer = WeightedSFTTrainer(
         model,
         training_arguments(settings, folder.with_name("checkpoints"), 512),
