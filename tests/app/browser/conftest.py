@@ -182,6 +182,7 @@ def server(shown_folder: Path, clashing_folder: Path, audit: Path) -> Iterator[s
 async def pass_on_late(port: int, started: "queue.Queue[tuple[int, Callable[[], None]]]") -> None:
     """Pass connections on to a port, each way 200 ms late, until told to stop. Tells its port, and how to stop it."""
     loop = asyncio.get_running_loop()
+    opened: list[asyncio.StreamWriter] = []
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
@@ -191,6 +192,7 @@ async def pass_on_late(port: int, started: "queue.Queue[tuple[int, Callable[[], 
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, to_there = await asyncio.open_connection("127.0.0.1", port)
+        opened.extend((writer, to_there))
         with suppress(OSError):
             await asyncio.gather(forward(reader, to_there), forward(there, writer))
 
@@ -199,6 +201,10 @@ async def pass_on_late(port: int, started: "queue.Queue[tuple[int, Callable[[], 
     started.put((listening.sockets[0].getsockname()[1], partial(loop.call_soon_threadsafe, stopped.set)))
     await stopped.wait()
     listening.close()
+    for end in opened:
+        end.transport.abort()
+    # The loop closes their sockets in its next rounds.
+    await asyncio.sleep(0.1)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, open
     assert page.locator("img[src=x]").count() == 0
     if teacher == "megabyte":
         page.get_by_text("Full reasoning").click()
-        expect(page.get_by_text("1,050,000 characters").first).to_be_visible()
+        expect(page.get_by_text("975,000 characters").first).to_be_visible()
 
 
 def look(page: Page, done: int) -> None:

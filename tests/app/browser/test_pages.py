@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import polars as pl
 import pytest
+import streamlit
 from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
@@ -44,6 +45,8 @@ def test_pages_that_count_say_where_verdicts_are_missing(name: str, open_page: O
     with traced.writing() as session:
         session.insert("append_rulesets", pl.DataFrame([row]))
         ((parsed,),) = session.connection.execute("select count(*) from traces where ranking is not null").fetchall()
+    # What an earlier test has had counted is kept for a while.
+    streamlit.cache_data.clear()
     module = {"traces": "trace"}.get(name, name.removesuffix("s"))
     function = {"traces": "draw_traces", "snapshots": "draw_snapshots"}.get(name, f"draw_{name}")
     page = open_page(f"{module}_page", function)

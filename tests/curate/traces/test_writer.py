@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +193,7 @@ def received(store: Store) -> Counter[str]:
     )
 
 
-@pytest.mark.parametrize("first", ["the store", "the journal"])
-def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_paid_for(
-    shop: Store, tmp_path: Path, first: str
-) -> None:
+def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_paid_for(shop: Store, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     size = sum(file.stat().st_size for file in shop.folder.rglob("*")) + 24 * 1024 * 1024
@@ -217,12 +215,14 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_paid_for(
         assert (done.returncode, done.stderr) == (1, "")
         assert "No space left on device" in message
         assert message.count("\n") == 1
-        if first == "the journal":
-            assert message.startswith(str(store.journals))
+        # Whichever of the two found the disk full first.
+        assert message.startswith((str(store.journals), str(store.main_file)))
         # All that was asked has its answer, in the journal or in the store.
         assert len(received(store)) == int(asked)
         # While the disk is full, the next run does not begin, and says so in one line as well.
-        subprocess.run(["fallocate", "-l", "1G", disk / "ballast"], check=False, capture_output=True)
+        with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(64 * 1024))
         again = subprocess.run(
             [sys.executable, "-c", SAMPLING, str(store.folder)],
             check=False,
