@@ -100,6 +100,22 @@ def test_answers_are_found_wherever_they_are(trace: Any, shop: Store, field: Fie
         assert rows(shop, "select count(prompt_tokens), count(cost_usd) from traces") == [(0, 0)]
 
 
+@pytest.mark.parametrize(
+    ("mode", "best_first"),
+    [("ranked_objects", [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]), ("rankgpt", [2, 3, 4, 5, 6, 7, 8, 9, 10, 1])],
+)
+def test_an_order_is_read_as_it_is_meant(
+    trace: Any, shop: Store, field: FieldServer, mode: str, best_first: list[int]
+) -> None:
+    assert trace(field.url(mode)).returncode == 0
+    orders = rows(
+        shop,
+        "select list_transform(ranking, lambda item: list_position(item_ids, item)) from traces "
+        "join candidate_lists using (list_id)",
+    )
+    assert orders == [(best_first,)] * 12
+
+
 @pytest.mark.parametrize("mode", ["error200", "retry_date"])
 def test_what_passes_is_tried_again(trace: Any, shop: Store, field: FieldServer, mode: str) -> None:
     done = trace(field.url(mode), "--limit", 4)
