@@ -107,10 +107,12 @@ def _open_member(path: Path, file: BinaryIO) -> Iterator[io.BufferedReader]:
             names = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
             raise InputError(f"{path}: the zip archive holds {len(members)} files ({names}); unpack it and name one")
         try:
-            with archive.open(members[0]) as member:
-                yield io.BufferedReader(cast("io.RawIOBase", member), BUFFER_BYTES)
+            member = archive.open(members[0])
         except (RuntimeError, NotImplementedError) as error:
             raise InputError(f"{path}: {members[0]} in the zip archive cannot be unpacked: {error}") from error
+        # Outside of the `try`: what goes wrong in the caller's block is not a fault of the archive.
+        with member:
+            yield io.BufferedReader(cast("io.RawIOBase", member), BUFFER_BYTES)
 
 
 def _refuse_others(path: Path, start: bytes) -> None:
