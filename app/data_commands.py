@@ -16,7 +16,7 @@ from curate.datasets.simulator import SimulatorSettings
 from train.ranking.settings import FullRankingSettings
 
 if TYPE_CHECKING:
-    from curate.candidates import CandidateSummary
+    from curate.candidates.making import CandidateSummary
     from curate.datasets.ingest import IngestSummary
     from curate.evaluation.results import RankerMetrics
     from store import Store
@@ -99,7 +99,7 @@ def candidates(
 
     Example: gr2 candidates beauty
     """
-    from curate.candidates import import_candidates, make_candidates
+    from curate.candidates.making import import_candidates, make_candidates
     from curate.evaluation.rankers.oracle import put_oracle
     from store import InputError
     from store.temporary import temporary_folder

@@ -181,7 +181,7 @@ def _stage(plan: Demo, title: str) -> Iterator[_Stage]:
 
 def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) -> Path:
     """From shoppers to a snapshot of traces in words, for people to read; its folder."""
-    from curate.candidates import make_candidates
+    from curate.candidates.making import make_candidates
     from curate.datasets.simulation import simulate
     from curate.evaluation.rankers.oracle import put_oracle
     from curate.review.status import load_status
@@ -241,7 +241,7 @@ def _train_student(store: "Store", plan: Demo, seed: int) -> None:
     """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
     from curate.snapshots import SnapshotSettings
     from curate.traces.settings import SamplingSettings
-    from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
+    from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
 
     with _stage(plan, "short traces") as stage:
         card = fit_scorecard(store, plan.name)

@@ -24,7 +24,7 @@ from browser import chromium, running_app
 from measure import GR2, Bars
 from playwright.sync_api import Page, expect, sync_playwright
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.simulation import simulate
 from curate.review.labelling import QueueSettings, make_queue
 from curate.sids.assignment import assign_semantic_ids

@@ -20,7 +20,7 @@ import altair as alt
 import polars as pl
 from measure import Bars, quiet
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshots import SnapshotSettings

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from measure import DATA, Bars, quiet
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.ingest import ingest
 from curate.datasets.sources import choose_sources
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
-from curate.evaluation.rankers.lambdamart import train_lambdamart
+from curate.evaluation.rankers.lambdamart import train_lambdamart_ranker
 from curate.evaluation.rankers.offline import EvidenceRanker, PreRanker, ScorecardRanker
 from curate.evaluation.rankers.protocol import Ranker, checked, given_order
 from curate.sids.assignment import assign_semantic_ids
@@ -38,7 +38,7 @@ from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
-from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
+from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train.dapo.training import DapoSettings, train_dapo
 from train.ranking.rerankers import student_rankers
@@ -90,7 +90,7 @@ def build(folder: Path, name: str) -> None:
     with store.reading() as session:
         sources = choose_sources(session, name, None, None)
     rankers: list[Ranker] = [
-        PreRanker(""), EvidenceRanker(), ScorecardRanker(card), train_lambdamart(store, name, *sources)
+        PreRanker(""), EvidenceRanker(), ScorecardRanker(card), train_lambdamart_ranker(store, name, *sources, "test")
     ]  # fmt: skip
     for label, ranker in zip(OTHERS, rankers, strict=True):
         np.savez(folder / f"{label}.npz", **judge(store, name, ranker))

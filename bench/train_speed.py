@@ -22,14 +22,14 @@ from measure import Bars, quiet
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
-from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
+from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train import load_snapshot
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer

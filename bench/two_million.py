@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 from streamlit.testing.v1 import AppTest
 
 from app.browser import label_page
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.simulation import simulate
 from curate.review.labelling import QueueSettings, make_queue
 from curate.sids.assignment import assign_semantic_ids

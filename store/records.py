@@ -40,6 +40,15 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Similarity:
+    """Cosines of a candidate with the items of the history: with the newest, their mean and the highest of them."""
+
+    last: float
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """The facts that link one candidate to one history, counted over train interactions. Cross-fitted for train lists.
 
@@ -50,6 +59,8 @@ class Evidence:
     shared_category_items: the number of items of the history under that path.
     same_brand_items: the number of items of the history with the candidate's brand.
     popularity: from 0 (not in the train interactions) to 5 (the best-selling fifth of the catalogue).
+    text: how similar the texts of the items are. None if it was not computed.
+    copurchase: how similar the company is in which the items are bought. None if it was not computed.
     """
 
     score: float
@@ -59,6 +70,8 @@ class Evidence:
     shared_category_items: int = 0
     same_brand_items: int = 0
     popularity: int = 0
+    text: Similarity | None = None
+    copurchase: Similarity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import streamlit as st
 from filelock import FileLock
 from hypothesis import settings
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.simulation import simulate
 from curate.sids.assignment import assign_semantic_ids
 from store import Store

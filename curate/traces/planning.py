@@ -102,6 +102,7 @@ class OpenPrompt:
             max_tokens=settings.max_tokens,
             # Shifted, because some servers accept only seeds that fit a signed 32-bit integer.
             seed=int(trace_id[:8], 16) >> 1,
+            list_id=self.listed.list_id,
         )
 
 

@@ -15,8 +15,9 @@ NO_LIMIT = 2**62
 class TargetLists(NamedTuple):
     """Candidate lists that contain their target, ordered by list id.
 
-    facts: one row per list with list_id, target_rank, history_length (at most 20) and target_popularity. listed: the
-    tasks in the same order. misses: the number of lists in the same range that do not contain their target.
+    facts: one row per list with list_id, target_rank, history_length (at most 20), fold (NULL but for train lists) and
+    target_popularity. listed: the tasks in the same order. misses: the number of lists in the same range that do not
+    contain their target.
     """
 
     facts: pl.DataFrame

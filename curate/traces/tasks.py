@@ -9,7 +9,7 @@ import polars as pl
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from prompts.templates import Template
 from store import Session
-from store.records import Evidence, Link
+from store.records import Evidence, Link, Similarity
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,11 @@ def load_tasks(
         )
     }
     evidence: dict[str, list[Evidence]] = {}
-    for list_id, score, last_weight, links, category, category_items, brand_items, popularity in session.rows(
+    for list_id, score, last_weight, links, category, category_items, brand_items, popularity, *cosines in session.rows(
         "task_evidence", list_ids=list(list_ids), first=places.first_evidence, last=places.last_evidence
     ):
+        # The store has all six or none.
+        text, copurchase = (None, None) if cosines[0] is None else (Similarity(*cosines[:3]), Similarity(*cosines[3:]))
         evidence.setdefault(list_id, []).append(
             Evidence(
                 score,
@@ -84,6 +86,8 @@ def load_tasks(
                 category_items,
                 brand_items,
                 popularity,
+                text,
+                copurchase,
             )
         )
     return {

@@ -7,7 +7,7 @@
 select user_id, item_id, position, split from interactions where dataset = $dataset
 
 -- name: catalogue_of
-select item_id, brand, categories from items where dataset = $dataset
+select item_id, title, brand, categories, description from items where dataset = $dataset
 
 -- name: create_catalogue
 -- p1 to p8 number the prefixes of the category path: two items share as many of them as leading categories (an
@@ -21,7 +21,7 @@ paths as (
     select item_id, list(cast(prefix as integer) order by depth) as path from prefixes group by item_id
 )
 select
-    cast(row_number() over (order by item_id) - 1 as integer) as item, item_id, brand, categories,
+    cast(row_number() over (order by item_id) - 1 as integer) as item, item_id, title, brand, categories, description,
     path[1] as p1, path[2] as p2, path[3] as p3, path[4] as p4,
     path[5] as p5, path[6] as p6, path[7] as p7, path[8] as p8
 from batch
@@ -234,6 +234,22 @@ join shared using (list, item)
 left join linked using (list, item)
 left join popularity using (item)
 
+-- name: catalogue_texts
+select item_id, title, categories, brand, description from catalogue order by item
+
+-- name: copurchase_counts
+select left_item, right_item, times_after as times from pairs where times_after > 0 order by left_item, right_item
+
+-- name: batch_histories
+-- Of lists with candidates, the items of the history, newest first.
+select list, list(item order by age) as items from recent semi join ranked using (list) group by list order by list
+
+-- name: batch_candidates
+select list, list(item order by rank) as items from ranked group by list order by list
+
+-- name: create_similarities
+create or replace table similarities as from batch
+
 -- name: create_made
 create table made_lists (
     list_id varchar, dataset varchar, split varchar, user_id varchar, position integer, history varchar[],
@@ -242,7 +258,9 @@ create table made_lists (
 create table made_evidence (
     list_id varchar, rank integer, item_id varchar, score float, last_weight float,
     links struct(item_id varchar, "after" integer, "before" integer)[], shared_category varchar[],
-    shared_category_items integer, same_brand_items integer, popularity integer
+    shared_category_items integer, same_brand_items integer, popularity integer,
+    text_last float, text_mean float, text_max float,
+    copurchase_last float, copurchase_mean float, copurchase_max float
 )
 
 -- name: append_made_lists
@@ -273,9 +291,13 @@ left join candidates using (list)
 
 -- name: append_made_evidence
 insert into made_evidence
-select md5(concat_ws(chr(31), $dataset, $pre_ranker, user_id, position)), facts.* exclude (list)
+select
+    md5(concat_ws(chr(31), $dataset, $pre_ranker, user_id, position)),
+    facts.* exclude (list),
+    similarities.* exclude (list, rank)
 from facts
 join batch_lists using (list)
+join similarities using (list, rank)
 
 -- name: made_lists
 from made_lists order by list_id

@@ -5,12 +5,12 @@ select split, ranker, metric, value, n from evaluations where dataset = $dataset
 -- name: lists_until_limit
 -- Lists in the order of their ids until `limit` of them hold their target, with what their figures are broken down by.
 with chosen as (
-    select list_id, target_rank, cast(len(history) as integer) as history_length
+    select list_id, target_rank, cast(len(history) as integer) as history_length, fold
     from candidate_lists
     where dataset = $dataset and split = $split and pre_ranker = $pre_ranker
     qualify count(target_rank) over (order by list_id) - (target_rank is not null)::integer < $limit
 )
-select chosen.list_id, target_rank, history_length, evidence.popularity as target_popularity
+select chosen.list_id, target_rank, history_length, fold, evidence.popularity as target_popularity
 from chosen
 left join evidence on evidence.list_id = chosen.list_id and evidence.rank = chosen.target_rank
 order by chosen.list_id

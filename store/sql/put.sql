@@ -26,6 +26,15 @@ insert into candidate_lists by name from batch anti join candidate_lists using (
 -- name: put_evidence
 insert into evidence by name from batch anti join evidence using (list_id)
 
+-- name: fill_similarities
+-- Evidence that was stored before there were similarities.
+update evidence
+set text_last = batch.text_last, text_mean = batch.text_mean, text_max = batch.text_max,
+    copurchase_last = batch.copurchase_last, copurchase_mean = batch.copurchase_mean,
+    copurchase_max = batch.copurchase_max
+from batch
+where evidence.list_id = batch.list_id and evidence.rank = batch.rank and evidence.text_last is null
+
 -- name: put_oracle_rankings
 insert into oracle_rankings by name from batch anti join oracle_rankings using (list_id)
 

@@ -6,7 +6,9 @@ from candidate_lists
 where rowid between $first and $last and list_id in (select unnest($list_ids))
 
 -- name: task_evidence
-select list_id, score, last_weight, links, shared_category, shared_category_items, same_brand_items, popularity
+select
+    list_id, score, last_weight, links, shared_category, shared_category_items, same_brand_items, popularity,
+    text_last, text_mean, text_max, copurchase_last, copurchase_mean, copurchase_max
 from evidence
 where rowid between $first and $last and list_id in (select unnest($list_ids))
 order by list_id, rank
@@ -25,6 +27,9 @@ from lists left join facts using (list_id)
 
 -- name: located_lists
 from located_lists
+
+-- name: folds_of_lists
+select list_id, fold from candidate_lists where dataset = $dataset and pre_ranker = $pre_ranker and fold is not null
 
 -- name: task_items
 select items.item_id, semantic_ids.text as sid, items.title, items.categories, items.brand

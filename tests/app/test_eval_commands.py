@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from curate.candidates import PRE_RANKER
-from curate.evaluation.rankers.lambdamart import import_lightgbm
+from curate.candidates.making import PRE_RANKER
 from curate.evaluation.rankers.oracle import put_oracle
 from curate.evaluation.results import load_evaluations
+from curate.traces.teachers.fitted.boosting import import_lightgbm
 from store import InputError, Store
 
 Gr2 = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,7 +16,7 @@ from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists
-from curate.traces.teachers.scorecard import make_scorecard_teacher
+from curate.traces.teachers.fitted.scorecard import make_scorecard_teacher
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from tests.train.strangers import (

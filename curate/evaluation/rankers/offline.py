@@ -8,7 +8,7 @@ import numpy as np
 
 from curate.evaluation.rankers.protocol import Ranked, given_order
 from curate.traces.teachers.evidence import rank_candidates
-from curate.traces.teachers.scorecard import Scorecard, ScorecardTeacher, fit_scorecard
+from curate.traces.teachers.fitted.scorecard import Scorecard, ScorecardTeacher, fit_scorecard
 from prompts.tasks import RerankTask
 from store import InputError, Store
 

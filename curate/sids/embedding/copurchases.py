@@ -66,14 +66,19 @@ class Copurchases:
         return cls(float(arrays["weight"][0]), arrays["told_T_D"])
 
 
-def copurchase_vectors(pairs_P_2: NDArray[np.int64], items: int, *, seed: int) -> NDArray[np.float32]:
+def copurchase_vectors(
+    pairs_P_2: NDArray[np.int64], items: int, *, seed: int, counts_P: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     """Unit vectors (items, D) whose products follow how often two items were bought together; zero for what never was.
 
     The counts C are normalised as C_ij / sqrt((1 + c_i) (1 + c_j)), c_i the sum of row i: what sells with everything
     says little, and one pair of a rare item does not make it certain.
+
+    counts_P: how often each pair was bought; None means once, and pairs that come again are added up.
     """
     both_ways = np.concatenate([pairs_P_2, pairs_P_2[:, ::-1]])
-    counts = sparse.csr_array((np.ones(len(both_ways), np.float32), both_ways.T), shape=(items, items))
+    times_P = np.ones(len(pairs_P_2), np.float32) if counts_P is None else counts_P.astype(np.float32)
+    counts = sparse.csr_array((np.concatenate([times_P, times_P]), both_ways.T), shape=(items, items))
     damped_N = 1 / np.sqrt(1 + counts.sum(axis=1))
     normalised = sparse.diags_array(damped_N) @ counts @ sparse.diags_array(damped_N)
     width = min(DIMENSIONS, items - 1)

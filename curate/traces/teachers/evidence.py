@@ -105,8 +105,8 @@ def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int)
     first = ranked[0]
     # Two independent choices out of one number.
     style, tells_second = wording % 3, wording // 3 % 2
-    claim = _claim(first, task.history)
-    match = _match(first, task.history)
+    claim = strongest_link(first, task.history)
+    match = match_history(first, task.history)
     sentences = [_pattern(task.history, style)]
     if claim:
         sentences.append(f"{('', 'In past purchases, ', 'Complement: ')[style]}{claim}.")
@@ -114,16 +114,16 @@ def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int)
         sentences.append(f"{('', '', 'Match: ')[style]}{first.item.sid} {match}.")
     elif not claim:
         sentences.append(_without_link(task, first))
-    if tells_second and len(ranked) > 1 and (second := _claim(ranked[1], task.history)):
+    if tells_second and len(ranked) > 1 and (second := strongest_link(ranked[1], task.history)):
         sentences.append(f"Second, {second}.")
     return " ".join(sentences)
 
 
 def explain_briefly(task: RerankTask, first: Candidate) -> str:
     """The strongest argument for the first candidate, in one sentence."""
-    if claim := _claim(first, task.history):
+    if claim := strongest_link(first, task.history):
         return f"{claim}."
-    if match := _match(first, task.history):
+    if match := match_history(first, task.history):
         return f"{first.item.sid} {match}."
     return _without_link(task, first)
 
@@ -165,7 +165,7 @@ def _pattern(history: Sequence[ShownItem], style: int) -> str:
     return f"The history ends with {history[-1].sid}."
 
 
-def _claim(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
+def strongest_link(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
     """The candidate's strongest co-purchase in the words that the rule `grounded` parses, or None without any."""
     if candidate.evidence is None:
         return None
@@ -181,20 +181,23 @@ def _claim(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
     return None
 
 
-def _match(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
+def match_history(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
     """The category and brand that the candidate shares with the history, as a predicate, or None for neither."""
+    return ", and ".join(filter(None, describe_match(candidate, history))) or None
+
+
+def describe_match(candidate: Candidate, history: Sequence[ShownItem]) -> tuple[str, str]:
+    """The category that the candidate shares with the history, and the brand, each as a predicate or empty."""
     item, evidence = candidate.item, candidate.evidence
     if evidence is not None and evidence.shared_category:
         path, in_path = evidence.shared_category, evidence.shared_category_items
     else:
         path, in_path = _shared_category(item, history)
     of_brand = sum(other.brand == item.brand for other in history) if item.brand else 0
-    parts = []
-    if in_path:
-        parts.append(f"is in {' > '.join(path)}, like {_items(in_path)} of the history")
-    if of_brand:
-        parts.append(f"is by {item.brand}, the brand of {_items(of_brand)} there")
-    return ", and ".join(parts) or None
+    return (
+        f"is in {' > '.join(path)}, like {_items(in_path)} of the history" if in_path else "",
+        f"is by {item.brand}, the brand of {_items(of_brand)} there" if of_brand else "",
+    )
 
 
 def _shared_category(item: ShownItem, history: Sequence[ShownItem]) -> tuple[tuple[str, ...], int]:

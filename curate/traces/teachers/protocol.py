@@ -27,7 +27,8 @@ class TeacherRequest:
 
     messages: chat messages as sent (`role`, `content`). task: what they show, for teachers that need no words.
     response_schema: JSON schema of the completion. sample_index: 0, 1, ... for repeated samples of one prompt.
-    seed: differs for each sample, the same when the same sample is asked again.
+    seed: differs for each sample, the same when the same sample is asked again. list_id: the candidate list, for
+    teachers that have learned from others; empty if it is none of the store.
     """
 
     trace_id: str
@@ -38,6 +39,7 @@ class TeacherRequest:
     temperature: float
     max_tokens: int
     seed: int
+    list_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ TEACHERS: Factories[Teacher] = Factories(
     "gr2.teachers",
     {
         "evidence": "curate.traces.teachers.evidence:EvidenceTeacher",
-        "scorecard": "curate.traces.teachers.scorecard:make_scorecard_teacher",
+        "scorecard": "curate.traces.teachers.fitted.scorecard:make_scorecard_teacher",
+        "lambdamart": "curate.traces.teachers.fitted.lambdamart:make_lambdamart_teacher",
         "openai": "curate.traces.teachers.openai_compatible:make_openai_teacher",
     },
     Teacher,

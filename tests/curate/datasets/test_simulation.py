@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from curate.candidates import PRE_RANKER
+from curate.candidates.making import PRE_RANKER
 from curate.datasets.simulation import simulate
 from curate.evaluation.rankers.oracle import put_oracle
 from store import InputError, Store

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import ndcg_score
 
-from curate.candidates import PRE_RANKER
+from curate.candidates.making import PRE_RANKER
 from curate.evaluation.evaluate import evaluate
 from curate.evaluation.rankers.offline import EvidenceRanker
 from curate.evaluation.rankers.protocol import Ranked, given_order

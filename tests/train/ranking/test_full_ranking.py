@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from curate.candidates import import_candidates
+from curate.candidates.making import import_candidates
 from prompts.semantic_ids import render_sid
 from store import InputError, Store
 from train.ranking.full_ranking import (

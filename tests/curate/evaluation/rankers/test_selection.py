@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from curate.candidates import PRE_RANKER
+from curate.candidates.making import PRE_RANKER
 from curate.evaluation.evaluate import evaluate
 from curate.evaluation.rankers.offline import ScorecardRanker
 from curate.evaluation.rankers.oracle import put_oracle
 from curate.evaluation.rankers.selection import select_rankers
 from curate.evaluation.settings import EvalSettings
-from curate.traces.teachers.scorecard import fit_scorecard
+from curate.traces.teachers.fitted.scorecard import fit_scorecard
 from store import InputError, Store
 
 ENDPOINT = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}

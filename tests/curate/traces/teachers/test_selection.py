@@ -6,7 +6,7 @@ import pytest
 
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
-from curate.traces.teachers.scorecard import fit_scorecard
+from curate.traces.teachers.fitted.scorecard import fit_scorecard
 from curate.traces.teachers.selection import make_teacher
 from store import InputError, Store
 
@@ -58,7 +58,7 @@ def test_a_teacher_of_ones_own_writes_traces(shop: Store, write_module: Callable
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vllm", {}, "no teacher is called 'vllm'; there are: evidence, scorecard, openai"),
+        ("vllm", {}, "no teacher is called 'vllm'; there are: evidence, scorecard, lambdamart, openai"),
         ("openai", {}, "teacher 'openai' needs `model`, which is not given"),
         (
             "openai",

@@ -10,8 +10,7 @@ from curate.evaluation.rankers.offline import ScorecardRanker
 from curate.evaluation.rankers.protocol import Ranked
 from curate.evaluation.settings import EvalSettings
 from curate.traces.rules import Answer, judge
-from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
-from curate.traces.teachers.scorecard import (
+from curate.traces.teachers.fitted.scorecard import (
     KINDS,
     Scorecard,
     ScorecardTeacher,
@@ -19,6 +18,7 @@ from curate.traces.teachers.scorecard import (
     fit_scorecard,
     fit_weights,
 )
+from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
 from prompts.completion import ParsedCompletion, parse_completion
 from prompts.evidence_levels import LEVELS, EvidenceLevels
 from prompts.tasks import Candidate, RerankTask, ShownItem

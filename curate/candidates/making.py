@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from curate.candidates.similarities import ItemVectors, fit_copurchases, measure_similarities, text_vectors
 from curate.datasets.catalogue import find_dataset
 from curate.evaluation.metrics import score_ranks
 from curate.evaluation.results import RankerMetrics, put_evaluation
 from store import InputError, Session, Store
 from store.progress import Counted
+from store.records import Item
 
 PRE_RANKER = "cooccurrence.v1"
 FOLDS = 5
@@ -124,15 +128,28 @@ def _make(
     store: Store, dataset: str, pre_ranker: str, scores: Path | None, on_progress: Callable[[str], None]
 ) -> CandidateSummary:
     started = time.perf_counter()
-    settings = PreRankerSettings()
     with store.scratch() as scratch:
         _load(store, scratch, dataset)
         repeated = _load_scores(scratch, scores) if scores is not None else 0
         scratch.execute("create_made")
+        texts = [Item(*columns).text for columns in scratch.rows("catalogue_texts")]
+        text_N_D = text_vectors(store.embeddings, texts, on_progress)
+        making = _Making(scratch, dataset, pre_ranker, PreRankerSettings(), text_N_D, imported=scores is not None)
         for number, source in enumerate(SOURCES, 1):
-            _make_source(scratch, dataset, pre_ranker, source, settings, imported=scores is not None)
+            _make_source(making, source)
             on_progress(Counted(f"part {number} of {len(SOURCES)} made, {source.split} lists", number, len(SOURCES)))
         return replace(_store_made(store, scratch, dataset, pre_ranker, started), repeated_scores=repeated)
+
+
+class _Making(NamedTuple):
+    """What is made, where, and how. text_N_D: vectors of the texts of all items, in the order of their numbers."""
+
+    scratch: Session
+    dataset: str
+    pre_ranker: str
+    settings: PreRankerSettings
+    text_N_D: NDArray[np.float32]
+    imported: bool
 
 
 def _load(store: Store, scratch: Session, dataset: str) -> None:
@@ -146,10 +163,9 @@ def _load(store: Store, scratch: Session, dataset: str) -> None:
     scratch.execute("create_lists")
 
 
-def _make_source(
-    scratch: Session, dataset: str, pre_ranker: str, source: Source, settings: PreRankerSettings, *, imported: bool
-) -> None:
+def _make_source(making: _Making, source: Source) -> None:
     """Count co-occurrence for one source and make its lists, batch by batch."""
+    scratch, settings = making.scratch, making.settings
     lists = int(scratch.rows("count_lists", split=source.split, fold=source.fold)[0][0])
     if lists == 0:
         return
@@ -165,14 +181,16 @@ def _make_source(
         right_power=settings.right_power,
     )
     scratch.execute("create_neighbours", neighbours=settings.neighbours)
+    copurchase_N_D = fit_copurchases(scratch.frame("copurchase_counts"), len(making.text_N_D))
+    vectors = ItemVectors(making.text_N_D, copurchase_N_D)
     # Rounded up.
     batches = -(-lists // BATCH_LISTS)
     for batch in range(batches):
         scratch.execute("create_batch", split=source.split, fold=source.fold, batches=batches, batch=batch)
-        if imported:
+        if making.imported:
             scratch.execute("keep_imported_lists")
         scratch.execute("create_recent", history=settings.history)
-        if imported:
+        if making.imported:
             scratch.execute("create_imported_ranked", candidates=settings.candidates)
         else:
             scratch.execute(
@@ -182,8 +200,10 @@ def _make_source(
                 history=settings.history,
             )
         scratch.execute("create_facts")
-        scratch.execute("append_made_lists", dataset=dataset, pre_ranker=pre_ranker)
-        scratch.execute("append_made_evidence", dataset=dataset, pre_ranker=pre_ranker)
+        histories, candidates = scratch.frame("batch_histories"), scratch.frame("batch_candidates")
+        scratch.insert("create_similarities", measure_similarities(vectors, histories, candidates))
+        scratch.execute("append_made_lists", dataset=making.dataset, pre_ranker=making.pre_ranker)
+        scratch.execute("append_made_evidence", dataset=making.dataset, pre_ranker=making.pre_ranker)
 
 
 def _load_scores(scratch: Session, path: Path) -> int:
@@ -243,6 +263,8 @@ def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, s
             )
         session.insert("put_candidate_lists", scratch.reader("made_lists"))
         session.insert("put_evidence", scratch.reader("made_evidence"))
+        if known:
+            session.insert("fill_similarities", scratch.reader("made_evidence"))
         now = dict(session.rows("known_lists", dataset=dataset, pre_ranker=pre_ranker))
     full: RankerMetrics = {}
     conditional: RankerMetrics = {}

@@ -7,12 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from curate.candidates import FOLDS, PRE_RANKER, PreRankerSettings, import_candidates, make_candidates
+from curate.candidates.making import FOLDS, PRE_RANKER, PreRankerSettings, import_candidates, make_candidates
+from curate.candidates.similarities import SEED
 from curate.datasets.ingest import IngestSettings, put_dataset
+from curate.sids.embedding.copurchases import copurchase_vectors
+from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from store import InputError, Session, Store, database
+from store.records import Item
 
 P = PreRankerSettings()
 
@@ -126,6 +131,43 @@ def test_categories_brands_and_popularity_agree_with_the_definition(tiny: Store)
         brands = [items[other]["brand"] for other in histories[facts["list_id"]]]
         assert facts["same_brand_items"] == brands.count(mine["brand"])
         assert 0 <= facts["popularity"] <= 5
+
+
+def test_similarities_agree_with_the_definition(tiny: Store) -> None:
+    make_candidates(tiny, "tiny")
+    users, folds = sequences_of(tiny), folds_of(tiny)
+    items = [row["item_id"] for row in fetch(tiny, "select item_id from items order by item_id")]
+    number = {item: n for n, item in enumerate(items)}
+    texts = [
+        Item(row["item_id"], row["title"], tuple(row["categories"]), row["brand"], row["description"]).text
+        for row in fetch(tiny, "from items order by item_id")
+    ]
+    text_vectors = TfidfSvdEmbedder.fit(tiny.embeddings, texts, seed=SEED).embed(texts)
+    lists = {row["list_id"]: row for row in fetch(tiny, "from candidate_lists")}
+    for facts in fetch(tiny, "from evidence"):
+        row = lists[facts["list_id"]]
+        counted = {user: seq for user, seq in users.items() if row["split"] != "train" or folds[user] != row["fold"]}
+        pairs, _ = count_slowly(counted, ("train", "valid") if row["split"] == "test" else ("train",))
+        bought = sorted((number[a], number[b], int(after)) for (a, b), (after, _, _) in pairs.items() if after)
+        copurchases = copurchase_vectors(
+            np.array([pair[:2] for pair in bought]), len(items), counts_P=np.array([n for *_, n in bought]), seed=SEED
+        )
+        mine, theirs = number[facts["item_id"]], [number[item] for item in reversed(row["history"])]
+        for kind, vectors in (("text", text_vectors), ("copurchase", copurchases)):
+            cosines = [float(vectors[mine] @ vectors[other]) for other in theirs]
+            expected = (cosines[0], sum(cosines) / len(cosines), max(cosines))
+            found = [facts[f"{kind}_{which}"] for which in ("last", "mean", "max")]
+            assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_lists_from_before_there_were_similarities_get_them(tiny: Store) -> None:
+    make_candidates(tiny, "tiny")
+    columns = [f"{kind}_{which}" for kind in ("text", "copurchase") for which in ("last", "mean", "max")]
+    before = fetch(tiny, "from evidence order by list_id, rank")
+    with tiny.writing() as session:
+        session.connection.execute(f"update evidence set {', '.join(f'{column} = null' for column in columns)}")
+    make_candidates(tiny, "tiny")
+    assert fetch(tiny, "from evidence order by list_id, rank") == before
 
 
 def test_making_them_again_changes_nothing(tiny: Store) -> None:
@@ -242,7 +284,7 @@ def test_threads_and_batches_change_nothing(shop: Store, monkeypatch: pytest.Mon
     with shop.writing() as session:
         session.connection.execute("delete from candidate_lists")
         session.connection.execute("delete from evidence")
-    monkeypatch.setattr("curate.candidates.BATCH_LISTS", 17)
+    monkeypatch.setattr("curate.candidates.making.BATCH_LISTS", 17)
     opened = database.scratch
 
     @contextmanager

@@ -26,10 +26,19 @@ from prompts.tasks import RerankTask
 from store import InputError, Store
 
 KINDS = EvidenceLevels._fields
-# Points are thirds of log-odds plus a constant, so that they rarely fall outside 0 to MOST_POINTS.
-POINTS_PER_UNIT = 3
-AVERAGE_POINTS = 15
-MOST_POINTS = 39
+
+
+@dataclass(frozen=True, slots=True)
+class PointScale:
+    """How log-odds become points: `per_unit` for each, on top of `average`, within 0 and `most`."""
+
+    per_unit: int
+    average: int
+    most: int
+
+
+# Chosen so that points rarely fall outside.
+SCORECARD_POINTS = PointScale(per_unit=3, average=15, most=39)
 # Weight decay of the fit. On the valid lists of Beauty and of the simulated shop, 3 and 10 differ by less than 0.003
 # NDCG@5.
 RIDGE = 3.0
@@ -169,13 +178,13 @@ def fit_weights(levels_by_list: Sequence[Sequence[EvidenceLevels]], targets: Seq
     return weights_E_V
 
 
-def explain_points(scores_K: NDArray[np.float64]) -> str:
+def explain_points(scores_K: NDArray[np.float64], scale: PointScale = SCORECARD_POINTS) -> str:
     """The points of each candidate after its number in the prompt, such as `1 p14 2 p9`.
 
     >>> explain_points(np.array([1.0, -0.4, 90.0]))
     '1 p18 2 p14 3 p39'
     """
-    points_K = np.clip(np.round(AVERAGE_POINTS + POINTS_PER_UNIT * scores_K), 0, MOST_POINTS).astype(int)
+    points_K = np.clip(np.round(scale.average + scale.per_unit * scores_K), 0, scale.most).astype(int)
     return " ".join(f"{number} p{points}" for number, points in enumerate(points_K, 1))
 
 

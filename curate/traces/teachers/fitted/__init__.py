@@ -1,0 +1,1 @@
+"""Teachers that are fitted to the training lists of a store."""
