@@ -33,8 +33,8 @@ def trace(
     teacher: Annotated[
         str,
         typer.Option(
-            help="Teacher: evidence, scorecard or lambdamart (all offline), openai (any OpenAI-compatible endpoint), or "
-            "your own as module:object. With --model evidence_brief.v1, evidence writes one sentence; with --model "
+            help="Teacher: evidence, scorecard or lambdamart (all offline), openai (any OpenAI-compatible endpoint), "
+            "or your own as module:object. With --model evidence_brief.v1, evidence writes one sentence; with --model "
             "points.v1, lambdamart gives points."
         ),
     ] = "evidence",

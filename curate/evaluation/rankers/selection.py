@@ -80,14 +80,15 @@ def select_rankers(
         names = [name for name in names if name != PRE_RANKER]
         _check_taken(names, given)
         return Selection([make(name) for name in names], [])
+    # First: what is wrong with its options should not be said after minutes of training the others.
+    asked = [make("endpoint")] if given else []
     selection = Selection([], [])
     for name in ("evidence", "scorecard", "lambdamart", *(["oracle"] if simulated else [])):
         try:
             selection.rankers.append(make(name))
         except InputError as error:
             selection.left_out.append(f"{name} is left out: {error}")
-    if given:
-        selection.rankers.append(make("endpoint"))
+    selection.rankers.extend(asked)
     return selection
 
 
