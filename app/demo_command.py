@@ -355,7 +355,7 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
     from curate.evaluation.rankers.selection import select_rankers
     from curate.evaluation.results import load_evaluations
     from curate.evaluation.settings import EvalSettings
-    from train.ranking.rerankers import student_rankers
+    from train.ranking.modes import student_rankers
 
     known = load_evaluations(store, plan.name).metrics.filter(ranker=plan.student("dapo"))["run_id"].to_list()
     left_out: list[str] = []

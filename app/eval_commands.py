@@ -132,7 +132,7 @@ def _open_student(
     store: "Store", reference: str, asking: StudentSettings, on_progress: Callable[[str], None]
 ) -> list["Ranker"]:
     prepare_training("--student")
-    from train.ranking.rerankers import student_rankers
+    from train.ranking.modes import student_rankers
 
     return student_rankers(
         store,
@@ -140,6 +140,7 @@ def _open_student(
         asking.modes,
         template=asking.template,
         max_tokens=asking.max_tokens,
+        batch_size=asking.batch_size,
         on_progress=on_progress,
     )
 

@@ -41,7 +41,7 @@ from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train.dapo.training import DapoSettings, train_dapo
-from train.ranking.rerankers import student_rankers
+from train.ranking.modes import student_rankers
 from train.runs import student_folder
 from train.sft.training import SftSettings, train_sft
 from train.students.initialization import init_from_snapshot

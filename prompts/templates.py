@@ -21,13 +21,13 @@ import jinja2.meta
 import jinja2.sandbox
 
 from prompts.completion import ANSWERS, SIDS, answer_format
-from prompts.evidence_levels import evidence_levels
+from prompts.evidence_levels import evidence_levels, fine_levels
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store.errors import InputError
 
 STRATEGIES = ("rejection", "targeted")
 TITLE_CHARACTERS = 200
-VARIABLES = {"history", "candidates", "levels", "target", "knowledge_priming", "answer_format"}
+VARIABLES = {"history", "candidates", "levels", "fine_levels", "target", "knowledge_priming", "answer_format"}
 BLOCKS = ("system", "user")
 _MOST_STEPS = 40
 
@@ -96,8 +96,9 @@ class Template:
         values: dict[str, Callable[[], Any]] = {
             "history": lambda: [_line(item) for item in task.history],
             "candidates": lambda: _candidate_lines(task),
-            # A function, which a template calls.
+            # Functions, which a template calls.
             "levels": lambda: partial(evidence_levels, task),
+            "fine_levels": lambda: partial(fine_levels, task),
             "target": lambda: _line(task.target) if task.target else None,
             "knowledge_priming": lambda: knowledge_priming,
             "answer_format": lambda: answer_format(len(task.candidates), self.answer),

@@ -114,6 +114,8 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
             f"template {template.name} is for strategy {template.strategy!r}, not {settings.strategy!r}; "
             "leave one of them out"
         )
+    if template.strategy == "targeted" and settings.lists != "with-target":
+        raise InputError(f"template {template.name} shows the target, so `lists` must be with-target")
     with store.reading() as session:
         find_dataset(session, settings.dataset)
         sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
@@ -143,6 +145,8 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             dataset=settings.dataset,
             split=settings.split,
             pre_ranker=plan.pre_ranker,
+            with_target=settings.lists != "without-target",
+            without_target=settings.lists != "with-target",
             # DuckDB's limit takes no null; this is more lists than any store has.
             limit=settings.limit if settings.limit is not None else 2**62,
             sid_version=plan.sid_version,

@@ -18,6 +18,13 @@ class SamplingSettings:
 
     dataset: str
     split: str = option("train", help="Split whose lists are used.", choices=("train", "valid", "test"), group="Lists")
+    lists: str = option(
+        "with-target",
+        help="Lists that are asked about: those that contain their target, those that do not (no answer on them can be "
+        "checked, but the points of a teacher are worth learning), or all.",
+        choices=("with-target", "without-target", "all"),
+        group="Lists",
+    )
     strategy: str | None = option(
         None,
         help="rejection: the teacher does not see the target, and answers that miss it are rejected. targeted: the "

@@ -12,7 +12,8 @@ select pre_ranker from candidate_lists where dataset = $dataset group by pre_ran
 with chosen as (
     select list_id
     from candidate_lists
-    where dataset = $dataset and split = $split and pre_ranker = $pre_ranker and target_rank is not null
+    where dataset = $dataset and split = $split and pre_ranker = $pre_ranker
+        and (($with_target and target_rank is not null) or ($without_target and target_rank is null and len(item_ids) > 0))
     order by list_id
     limit $limit
 ),

@@ -4,7 +4,7 @@ import pytest
 
 from prompts.semantic_ids import render_sid
 from prompts.tasks import Candidate, RerankTask, ShownItem
-from store.records import Evidence, Link
+from store.records import Evidence, Link, Similarity
 
 
 def item(number: int, title: str | None = None) -> ShownItem:
@@ -14,7 +14,8 @@ def item(number: int, title: str | None = None) -> ShownItem:
 
 @pytest.fixture
 def task() -> RerankTask:
-    evidence = Evidence(0.5, 0.1, (Link("i2", 12, 1), Link("i1", 0, 3)), ("Beauty", "Hair Care"), 3, 2, 4)
+    links, near = (Link("i2", 12, 1), Link("i1", 0, 3)), Similarity(0.5, 0.25, 0.75)
+    evidence = Evidence(0.5, 0.1, links, ("Beauty", "Hair Care"), 3, 2, 4, near, near)
     return RerankTask(
         history=tuple(item(number) for number in range(3)),
         candidates=tuple(Candidate(item(number), evidence) for number in range(10, 14)),

@@ -20,11 +20,13 @@ HASHES = {
     "rerank_evidence.v1": "167ad9a26ab6fbe8",
     "rerank_ids.v1": "aea04b5979fa306b",
     "rerank_levels.v1": "da6ad73ebac54362",
+    "rerank_levels.v2": "b69105fa923639a4",
+    "rerank_levels_targeted.v2": "2512c4877188c148",
     "rerank_numbers.v1": "5bd0698fd909822f",
     "rerank_targeted.v1": "2e0807a9c5ff835b",
 }
 # Show candidates by number alone.
-ANONYMOUS = ("rerank_levels.v1",)
+ANONYMOUS = ("rerank_levels.v1", "rerank_levels.v2", "rerank_levels_targeted.v2")
 HEAD = "---\nstrategy: rejection\nevidence: hidden\n---\n"
 BLOCKS = "{% block system %}s{% endblock %}{% block user %}{{ history|length }}{% endblock %}"
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.evaluation.rankers.protocol import Ranked, Ranker, read_ranking
+from curate.evaluation.rankers.protocol import Ranked, read_ranking
 from prompts.completion import NUMBERS, render_completion
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
@@ -28,18 +28,21 @@ from train.runs import find_student, trained_on
 from train.students.chat import ChatFormat
 from train.students.student import best_device, load_student, most_tokens
 
-BATCH = 64
 DEFAULTS = StudentSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A loaded model with its name, its tokenizer's chat format, and the prompt template that it was trained on."""
+    """A loaded model with its name, its tokenizer's chat format, and the prompt template that it was trained on.
+
+    batch_size: the number of lists that it reads at a time.
+    """
 
     name: str
     model: Any
     chat: ChatFormat
     template: Template
+    batch_size: int = DEFAULTS.batch_size
 
     @property
     def tokenizer(self) -> Any:
@@ -77,8 +80,8 @@ class Student:
                 f"the longest prompt of {self.name} has {longest:,} tokens; with answers of up to {max_tokens:,} that "
                 f"is more than the model's {positions:,}: lower `max_tokens`, or choose a shorter template"
             )
-        for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
             width = len(rows[places[-1]])
             input_ids_B_T = torch.full((len(places), width), self.tokenizer.pad_token_id)
             attention_mask_B_T = torch.zeros_like(input_ids_B_T)
@@ -95,7 +98,9 @@ class Student:
             )
 
 
-def open_student(store: Store, reference: str, template: str | None = None) -> Student:
+def open_student(
+    store: Store, reference: str, template: str | None = None, *, batch_size: int = DEFAULTS.batch_size
+) -> Student:
     """Load a student of the store by name, or a model by path or hub name, with its prompt template.
 
     template: replaces the template that the student was trained on, and appears in the student's name. It is required
@@ -114,7 +119,7 @@ def open_student(store: Store, reference: str, template: str | None = None) -> S
     if prompt_template.strategy == "targeted":
         raise InputError(f"template {template} shows the target to the student; choose one that does not")
     model, tokenizer = load_student(place)
-    return Student(name, model.to(best_device()), ChatFormat.of(tokenizer), prompt_template)
+    return Student(name, model.to(best_device()), ChatFormat.of(tokenizer), prompt_template, batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,7 @@ class GeneratingRanker:
         texts = [""] * len(tasks)
         finished = 0
         student.model.eval()
-        options = _cache_options(student.model)
+        options = cache_options(student.model)
         read = [[*prompt, *beginning] for prompt, beginning in zip(prompts, beginnings, strict=True)]
         for places, inputs in student.batches(read, self.max_tokens):
             output_B_T = student.model.generate(
@@ -179,7 +184,7 @@ class GeneratingRanker:
         return texts
 
 
-def _cache_options(model: Any) -> dict[str, Any]:
+def cache_options(model: Any) -> dict[str, Any]:
     """How `generate` should keep keys and values.
 
     By default it copies all of them for each new token, which is a third of the time of a small model on a CPU. A
@@ -278,27 +283,3 @@ def _beginning(answers: Sequence[Sequence[int]]) -> list[int]:
     """
     alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*answers, strict=False)) if len(answers) > 1 else ()
     return [tokens[0] for tokens in alike]
-
-
-def student_rankers(
-    store: Store,
-    reference: str,
-    modes: Sequence[str],
-    *,
-    template: str | None = DEFAULTS.template,
-    max_tokens: int = DEFAULTS.max_tokens,
-    on_progress: Callable[[str], None] = lambda _: None,
-) -> list[Ranker]:
-    """One ranker per mode, all over the same loaded student.
-
-    modes: any of `train.ranking.settings.MODES`. Raises InputError on an unknown mode, and under the same conditions as
-    `open_student`.
-    """
-    StudentSettings(tuple(modes), max_tokens, template)
-    student = open_student(store, reference, template)
-    rankers: dict[str, Callable[[], Ranker]] = {
-        "reasoning": lambda: GeneratingRanker(student, True, max_tokens, on_progress),
-        "direct": lambda: GeneratingRanker(student, False, max_tokens, on_progress),
-        "first-token": lambda: FirstTokenRanker(student),
-    }
-    return [rankers[mode]() for mode in modes]

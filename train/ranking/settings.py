@@ -12,8 +12,9 @@ class StudentSettings:
     modes: tuple[str, ...] = option(
         ("reasoning",),
         help="Modes in which students answer, comma-separated: reasoning, direct (an empty explanation), first-token "
-        "(no text; candidates are ordered by the logits of their numbers).",
-        choices=("reasoning", "direct", "first-token"),
+        "(no text; candidates are ordered by the logits of their numbers). If their teacher gives points: points (the "
+        "points alone, by their expected value), first-after-points, points-and-first (the mean of both).",
+        choices=("reasoning", "direct", "first-token", "points", "first-after-points", "points-and-first"),
         group="Students",
     )
     max_tokens: int = option(256, help="Maximum length of a student's completion, in tokens.", low=1, group="Students")
@@ -23,6 +24,7 @@ class StudentSettings:
         group="Students",
         flag="student_template",
     )
+    batch_size: int = option(64, help="Number of lists that a student reads at a time.", low=1, group="Students")
 
     def __post_init__(self) -> None:
         check(self)

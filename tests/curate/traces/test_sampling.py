@@ -121,6 +121,25 @@ def test_targeted_requests_hold_the_target(shop: Store) -> None:
     assert fetch(shop, "select distinct template, strategy from prompts") == [("rerank_targeted.v1", "targeted")]
 
 
+@pytest.mark.parametrize(
+    ("lists", "where"),
+    [("with-target", "target_rank is not null"), ("without-target", "target_rank is null"), ("all", "true")],
+)
+def test_lists_are_chosen_by_whether_they_hold_their_target(shop: Store, lists: str, where: str) -> None:
+    run(shop, lists=lists, limit=None, max_attempts=1, ruleset="answered")
+    asked = fetch(shop, "select distinct list_id from traces order by list_id")
+    assert asked == fetch(shop, f"select list_id from candidate_lists where split = 'train' and {where} order by list_id")
+    assert asked
+    # A target that is none of the candidates can be none of the answer.
+    accepted = "select count(*) from accepted_traces('paper') as t join candidate_lists as l using (list_id)"
+    assert fetch(shop, f"{accepted} where l.target_rank is null") == [(0,)]
+
+
+def test_a_targeted_prompt_needs_a_target(shop: Store) -> None:
+    with pytest.raises(InputError, match=r"rerank_targeted\.v1 shows the target, so `lists` must be with-target"):
+        run(shop, template="rerank_targeted.v1", lists="all")
+
+
 def test_a_template_that_hides_evidence_hides_it_from_the_teacher_too(shop: Store) -> None:
     shown: list[bool] = []
 

@@ -17,7 +17,8 @@ from curate.traces.target_lists import load_target_lists
 from prompts.completion import render_completion
 from prompts.tasks import RerankTask
 from store import InputError, Store
-from train.ranking.rerankers import FirstTokenRanker, GeneratingRanker, open_student, student_rankers
+from train.ranking.modes import student_rankers
+from train.ranking.rerankers import FirstTokenRanker, GeneratingRanker, open_student
 from train.sft.training import SftSettings, train_sft
 
 

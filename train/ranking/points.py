@@ -1,0 +1,199 @@
+"""Students that rate candidates by points: what they say of each candidate, read as probabilities.
+
+A trace of a scorecard or of LambdaMART gives points to each candidate, such as `1 p18 2 p14`, and then an order. To
+generate the order takes as many tokens again and can fail. The points tell it already, and the probabilities of all
+points of a candidate tell more than the one that is written: their expected value does not depend on which of two
+neighbours is a little likelier. The first token of the order, read after the points, is a second opinion.
+
+The numbers of the candidates and all that stands between them are given, so that the student writes points alone and
+every ranking is valid.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from curate.evaluation.rankers.protocol import Ranked
+from prompts.completion import NUMBERS, render_completion
+from prompts.tasks import RerankTask
+from store import InputError
+from store.progress import Counted
+from train.ranking.rerankers import Student, cache_options
+
+# Points have at most two digits.
+POINTS = range(100)
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """An answer of which only the points are open.
+
+    ids_T: the tokens of an answer up to the first number of its order, with some points. places_K: where in it the
+    points stand. values_V, tokens_V: the points that are one token, and that token. numbers_K: the tokens of the
+    numbers that the order can begin with, or None if they are not one token each.
+    """
+
+    ids_T: list[int]
+    places_K: list[int]
+    values_V: Tensor
+    tokens_V: list[int]
+    numbers_K: list[int] | None
+
+
+def answer_form(student: Student, candidates: int) -> AnswerForm:
+    """The form of the student's answers to so many candidates. Raises InputError if its points are not one token."""
+
+    def encode(points: int, first: int = 1) -> list[int]:
+        explanation = " ".join(f"{number} p{points}" for number in range(1, candidates + 1))
+        answer = render_completion(explanation, [first, *(n for n in range(1, candidates + 1) if n != first)])
+        ids: list[int] = student.chat.encode_answers([answer])["input_ids"][0]
+        return ids
+
+    by_value = {points: encode(points) for points in POINTS}
+    # Rare points may be several tokens to a tokenizer that has never seen them. To one that splits numbers into digits
+    # all but the first ten are, and it is refused below.
+    length = min(map(len, by_value.values()))
+    by_value = {points: ids for points, ids in by_value.items() if len(ids) == length}
+    places = [place for place, tokens in enumerate(zip(*by_value.values(), strict=True)) if len(set(tokens)) > 1]
+    if len(places) != candidates or max(by_value) < 10:
+        raise InputError(
+            f"{student.name} does not write points in one token each; modes with points are for students that learned "
+            "from a teacher that gives points, by its own tokenizer"
+        )
+    ids = next(iter(by_value.values()))
+    firsts = [encode(next(iter(by_value)), first) for first in range(1, candidates + 1)]
+    # The first token in which the orders differ.
+    border = next(place for place, tokens in enumerate(zip(*firsts, strict=False)) if len(set(tokens)) > 1)
+    numbers = [tokens[border] for tokens in firsts]
+    return AnswerForm(
+        ids[:border],
+        places,
+        torch.tensor(list(by_value), dtype=torch.float64),
+        [tokens[places[0]] for tokens in by_value.values()],
+        numbers if len(set(numbers)) == candidates else None,
+    )
+
+
+@dataclass(frozen=True)
+class PointsRanker:
+    """Sorts candidates by the expected value of their points, by the first token of the order after them, or by both.
+
+    reads: "points", "first" or "both". Both are then standardised within each list and added.
+
+    Raises InputError if the template's answers are not numbers, and as `answer_form`.
+    """
+
+    student: Student
+    reads: str = "points"
+    on_progress: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        if self.student.template.answer != NUMBERS:
+            raise InputError(
+                f"modes with points rank candidates by number, but {self.student.template.name} answers with semantic "
+                "IDs; use a template with `answer: numbers`"
+            )
+
+    @property
+    def name(self) -> str:
+        """The student's name with what is read."""
+        return f"{self.student.name} {self._suffix}"
+
+    @cached_property
+    def _suffix(self) -> str:
+        return {"points": "points", "first": "first token after points", "both": "points and first token"}[self.reads]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that its rankings depend on."""
+        return {"template": self.student.template.name, "reads": self.reads}
+
+    def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
+        """One ranking per task, which is always a permutation of the candidates. Ties keep the input order."""
+        rankings = []
+        for task, (points_K, firsts_K) in zip(tasks, self.scores(tasks), strict=True):
+            scores_K = {"points": points_K, "first": firsts_K}.get(self.reads)
+            if scores_K is None:
+                scores_K = _standardised(points_K) + _standardised(firsts_K)
+            order = torch.argsort(scores_K, descending=True, stable=True).tolist()
+            rankings.append(Ranked([task.candidates[k].item.item_id for k in order]))
+        return rankings
+
+    @torch.inference_mode()
+    def scores(self, tasks: Sequence[RerankTask]) -> list[tuple[Tensor, Tensor]]:
+        """For each task, the expected points (K,) and the log-probabilities (K,) of the order's first number.
+
+        The latter are 0 if only points are read.
+        """
+        student, found = self.student, [(torch.zeros(0), torch.zeros(0))] * len(tasks)
+        student.model.eval()
+        options = cache_options(student.model)
+        prompts = student.prompts(tasks)
+        forms = {len(task.candidates): answer_form(student, len(task.candidates)) for task in tasks}
+        finished = 0
+        for candidates, form in forms.items():
+            chosen = [number for number, task in enumerate(tasks) if len(task.candidates) == candidates]
+            reads_first, numbers_K = self.reads != "points", form.numbers_K or []
+            if reads_first and not numbers_K:
+                raise InputError(f"{student.name} does not write each number in one token; read its points alone")
+            # What stands before the first points is read with the prompt.
+            begin = form.places_K[0]
+            steps = (len(form.ids_T) if reads_first else form.places_K[-1]) + 1 - begin
+            free = {place - begin: form.tokens_V for place in form.places_K}
+            allowed = [free.get(step) or form.ids_T[begin + step : begin + step + 1] for step in range(steps)]
+            if reads_first:
+                allowed[-1] = numbers_K
+            rows = [[*prompts[number], *form.ids_T[:begin]] for number in chosen]
+            for places, inputs in student.batches(rows, steps):
+                width = inputs["input_ids"].shape[1]
+                output = student.model.generate(
+                    **inputs,
+                    do_sample=False,
+                    max_new_tokens=steps,
+                    min_new_tokens=steps,
+                    pad_token_id=student.tokenizer.pad_token_id,
+                    logits_processor=LogitsProcessorList([_Allowed(width, allowed)]),
+                    output_logits=True,
+                    return_dict_in_generate=True,
+                    **options,
+                )
+                # float64, so that different logits stay different. _B: rows, _K: candidates, _V: values of points.
+                logits_B_K_V = torch.stack([output.logits[place - begin] for place in form.places_K], dim=1)
+                chances_B_K_V = logits_B_K_V[:, :, form.tokens_V].double().softmax(-1).cpu()
+                points_B_K = chances_B_K_V @ form.values_V
+                firsts_B_K = torch.zeros_like(points_B_K)
+                if reads_first:
+                    firsts_B_K = output.logits[-1].double().log_softmax(-1)[:, numbers_K].cpu()
+                for row, place in enumerate(places):
+                    found[chosen[place]] = (points_B_K[row], firsts_B_K[row])
+                finished += len(places)
+                message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
+                self.on_progress(Counted(message, finished, len(tasks)))
+        return found
+
+
+class _Allowed(LogitsProcessor):
+    """Lets every row go on with the same few tokens, by the number of tokens that were generated.
+
+    transformers' own prefix_allowed_tokens_fn asks for each row, which on a GPU takes longer than the model does.
+    """
+
+    def __init__(self, width: int, allowed: Sequence[Sequence[int]]) -> None:
+        self._width, self._allowed = width, allowed
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = list(self._allowed[input_ids.shape[1] - self._width])
+        allowed_B_V = torch.full_like(scores, -torch.inf)
+        allowed_B_V[:, tokens] = scores[:, tokens]
+        return allowed_B_V
+
+
+def _standardised(scores_K: Tensor) -> Tensor:
+    """Scores with mean 0 and standard deviation 1 within a list; all 0 if they are all the same."""
+    centred_K = scores_K - scores_K.mean()
+    return centred_K / centred_K.square().mean().sqrt().clamp_min(1e-9)
