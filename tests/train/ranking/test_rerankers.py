@@ -96,7 +96,7 @@ def test_a_student_is_asked_about_the_semantic_ids_that_it_learned(taught: Store
 
 
 def test_what_cannot_rank_is_a_clear_error(taught: Store) -> None:
-    with pytest.raises(InputError, match="`modes` is 'magic'; it must be reasoning, direct or first-token"):
+    with pytest.raises(InputError, match="`modes` is 'magic'; it must be reasoning, direct, first-token"):
         student_rankers(taught, "taught", ["magic"])
     with pytest.raises(InputError, match="was trained on 0 templates; name one with `template`"):
         open_student(taught, "new")
