@@ -6,7 +6,7 @@ import typer
 
 from app.commands import Given, OptionsOf, add_command
 from app.completion import complete_snapshots, complete_students
-from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, say
+from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, print_table, say
 from app.progress import status_line
 from train.dapo.settings import DapoSettings
 from train.midtrain.settings import MidtrainSettings
@@ -14,6 +14,9 @@ from train.sft.settings import SftSettings
 from train.students.settings import InitSettings
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from train.dapo.judging import JudgedAgain
     from train.runs import TrainingSummary
     from train.students.student import StudentSummary
 
@@ -47,7 +50,7 @@ ResumeOption = Annotated[
 def register(cli: typer.Typer) -> None:
     """Add the group of commands."""
     train = typer.Typer(help="Make students and train them on snapshots.", no_args_is_help=True)
-    for command in (init, midtrain, sft, dapo):
+    for command in (init, midtrain, sft, dapo, rollouts):
         add_command(train, command)
     cli.add_typer(train, name="train")
 
@@ -156,6 +159,34 @@ def dapo(
     print_training(name, done, ("reward", "answers/promotion", "answers/valid", "answers/copied"))
 
 
+def rollouts(
+    name: Annotated[
+        str, typer.Argument(help="Student that was trained.", metavar="STUDENT", autocompletion=complete_students)
+    ],
+    reward: Annotated[
+        str | None, typer.Option(help="Another reward, as in gr2 train dapo. Default: that of the training.")
+    ] = None,
+    format_weight: Annotated[
+        float | None, typer.Option(help="Another weight of a valid answer format. Default: that of the training.")
+    ] = None,
+    overlong_weight: Annotated[
+        float | None, typer.Option(help="Another weight of the penalty for length. Default: that of the training.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Judge the stored rollouts of a training again, under another reward or other weights. Nothing is stored.
+
+    Example: gr2 train rollouts beauty-dapo --reward ndcg
+    """
+    from train.dapo.judging import compare_rewards, judge_again
+
+    changed = {"reward": reward, "format_weight": format_weight, "overlong_weight": overlong_weight}
+    done = judge_again(
+        open_store(store), name, **{field: value for field, value in changed.items() if value is not None}
+    )
+    print_rollouts(name, done, compare_rewards(done.rollouts))
+
+
 def _begin(snapshot: str | None, student: str | None, *, resume: bool) -> tuple[str, str]:
     """What a training needs unless it goes on. Raises InputError."""
     from store import InputError
@@ -187,3 +218,17 @@ def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -
         f"{end}run {done.run_id}"
     )
     say(f"  {done.folder}")
+
+
+def print_rollouts(name: str, done: "JudgedAgain", compared: "pl.DataFrame") -> None:
+    """What the rollouts of a training earned, and what they would earn, by ranges of steps."""
+    trained, judged = (
+        f"{settings.reward}, format weight {settings.format_weight:g}, overlong weight {settings.overlong_weight:g}"
+        for settings in (done.trained, done.judged)
+    )
+    print_table(
+        ("steps", "rollouts", "reward", "again", "groups", "differ", "differ again", "same side"),
+        [(f"{row[0]}-{row[1]}", *row[2:]) for row in compared.iter_rows()],
+        title=f"student {name}, run {done.run_id}; reward: {trained}; again: {judged}; differ: share of groups whose "
+        "rewards differ; same side: share of rollouts that are above, at or below the mean of their group under both",
+    )

@@ -11,6 +11,12 @@ def load_trainings(store: Store) -> pl.DataFrame:
         return session.frame("training_runs")
 
 
+def load_rollout_steps(store: Store, run_id: str) -> dict[int, int]:
+    """The number of rollouts of each step of a training; empty for one that keeps none."""
+    with store.reading() as session:
+        return dict(session.rows("rollout_steps", run_id=run_id))
+
+
 def load_curves(store: Store, run_ids: list[str]) -> pl.DataFrame:
     """Rows of run_id, metric, step, value."""
     with store.reading() as session:

@@ -237,6 +237,8 @@ class TrainingRun:
         self.folder = folder
         self.checkpoints = folder / CHECKPOINTS
         self.settings: Mapping[str, Any] = {}
+        # The step of the checkpoint that this process goes on from.
+        self.resumed_at = 0
         self._started = time.perf_counter()
         self._waiting: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
@@ -252,7 +254,7 @@ class TrainingRun:
             "started_at": utc_now(),
         }
         checkpoint = last_checkpoint(self.checkpoints)
-        step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+        self.resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
         if checkpoint:
             # The checkpoint may have log entries that had not reached the store when the process died.
             state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
@@ -262,7 +264,7 @@ class TrainingRun:
             # put() leaves an existing row as it is, so the status of a resumed run needs its own statement.
             session.execute("resume_run", run_id=self.run_id)
             # Steps after the checkpoint are trained again and would otherwise appear twice.
-            session.execute("delete_run_metrics_after", run_id=self.run_id, step=step)
+            session.execute("delete_run_metrics_after", run_id=self.run_id, step=self.resumed_at)
 
     def can_go_on(self) -> bool:
         """Whether there is a finished model, or a checkpoint of any phase to resume from."""

@@ -39,6 +39,8 @@ def choose_filter(store: Store) -> TraceFilter:
             _select("reason", "Reason of failure", choices["reason"])
             _select("first_failed_rule", "First failed rule", (ANSWERED, *(choices["first_failed_rule"] or ())))
             _select("copied", "Order copied", ("yes", "no"))
+            _text("step", "Step of the training (rollouts)")
+            _select("kept", "Learned from (rollouts)", ("yes", "no"))
             _select("target_rank", "Target's rank in the prompt (0: absent)", ranks)
             _select("predicted_rank", "Target's rank in the answer (0: absent)", ranks)
             _text("min_pass_rate", "Minimum pass rate")

@@ -4,6 +4,7 @@ Text from models and catalogues is shown as plain text: `trace_html` escapes all
 do not interpret markup.
 """
 
+import orjson
 import polars as pl
 import streamlit as st
 from streamlit.elements.lib.mutable_expander_container import ExpanderContainer
@@ -52,11 +53,23 @@ def draw_heading(view: TraceView) -> None:
         "latency": "–" if trace["latency_ms"] is None else f"{trace['latency_ms']:,.0f} ms",
         "finish reason": trace["finish_reason"] or "–",
     }
+    if trace["step"] is not None:
+        rewards = (f"{name} {_figure(value)}" for name, value in orjson.loads(trace["rewards"]).items())
+        fields |= {
+            "step": f"{trace['step']:,}",
+            "reward": f"{_figure(trace['reward'])} ({', '.join(rewards)})",
+            "advantage": f"{trace['advantage']:.4g}",
+            "learned from": "yes" if trace["kept"] else "no",
+        }
     st.html(fields_html(fields))
     links = st.container(horizontal=True)
     links.link_button("All attempts on this prompt", to_page("compare", {"trace": trace["trace_id"]}))
     links.link_button("All traces of this user", to_traces({"user_id": trace["user_id"]}))
     links.link_button("All traces of this run", to_traces({"run_id": trace["run_id"]}))
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _count(tokens: int | None) -> str:

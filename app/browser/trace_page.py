@@ -18,6 +18,8 @@ PAGE = "before"
 TRACE = "trace"
 # What fits on a small screen. The others can be shown by the table's menu.
 SHOWN = ("created", "accepted", "first failed rule", "target", "template", "teacher", "reasoning")
+# What only rollouts have.
+ROLLOUT = ("step", "reward")
 
 
 def draw_traces(store: Store) -> None:
@@ -76,6 +78,8 @@ def draw_rows(rows: pl.DataFrame) -> None:
         pl.col("temperature"),
         pl.concat_str(pl.col("dataset"), pl.col("split"), separator=" ").alias("dataset"),
         pl.col("sample_index").alias("sample"),
+        "step",
+        "reward",
     )
     key = f"traces-{st.query_params.get(PAGE, '')}"
 
@@ -92,7 +96,7 @@ def draw_rows(rows: pl.DataFrame) -> None:
         selection_mode="single-row",
         key=key,
         height=320,
-        column_order=SHOWN,
+        column_order=(*SHOWN, *ROLLOUT) if rows["step"].count() else SHOWN,
         column_config={
             "created": st.column_config.DatetimeColumn(format="MM-DD HH:mm:ss", width=110, help="UTC"),
             "accepted": st.column_config.TextColumn(width=70, help="Accepted by ruleset paper."),
@@ -106,6 +110,8 @@ def draw_rows(rows: pl.DataFrame) -> None:
             "teacher": st.column_config.TextColumn(width=145, help="Teacher/model."),
             "reasoning": st.column_config.TextColumn(width=260),
             "temperature": st.column_config.NumberColumn(format="%g"),
+            "step": st.column_config.NumberColumn(width=50, help="Of the training that sampled the rollout."),
+            "reward": st.column_config.NumberColumn(format="%.3f", width=60),
         },
     )
 

@@ -8,10 +8,11 @@ import polars as pl
 import streamlit as st
 
 from app.browser.charts import CATEGORIES, dashed_rule, draw_chart, nominal, quantitative
-from app.browser.pages import draw_title, escape_markdown
+from app.browser.pages import draw_title, escape_markdown, to_traces
 from curate.evaluation.results import load_evaluations
+from curate.traces.filter import TraceFilter
 from store import Store
-from train.browsing import load_curves, load_trainings
+from train.browsing import load_curves, load_rollout_steps, load_trainings
 
 # The curves to show first, if a training has them.
 FIRST_METRICS = ("reward", "loss", "answers/promotion", "answers/copied", "answers/valid", "entropy")
@@ -83,6 +84,16 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
     for place, metric in enumerate(metrics):
         with columns[place % 2]:
             draw_curve(curves.filter(metric=metric), metric)
+    draw_rollouts(store, chosen["run_id"][0])
+
+
+def draw_rollouts(store: Store, run_id: str) -> None:
+    """A link to what the first of the selected trainings sampled at a step."""
+    steps = load_rollout_steps(store, run_id)
+    if steps:
+        step: int = st.selectbox("Rollouts of step", steps, index=len(steps) - 1, key="rollout-step")
+        query = TraceFilter(run_id=run_id, step=step).to_query()
+        st.link_button(f"Read the {steps[step]:,} rollouts of step {step:,}", to_traces(query))
 
 
 def draw_curve(points: pl.DataFrame, metric: str) -> None:

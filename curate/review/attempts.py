@@ -74,7 +74,7 @@ def load_attempts(store: Store, id_: str) -> ListAttempts:
         if not prompts:
             raise InputError(f"candidate list {list_id!r} has no traces yet; make some with gr2 trace")
         ((dataset, sid_version, split, user_id),) = prompts
-        rows = session.frame("list_attempts", list_id=list_id, limit=MOST_ATTEMPTS)
+        rows = session.frame("list_attempts", list_id=list_id, id=id_, limit=MOST_ATTEMPTS)
         labels = dict(session.rows("attempt_labels", trace_ids=rows["trace_id"].to_list()))
         listed = load_tasks(session, dataset, sid_version, [list_id])[list_id]
     accepted, total = (rows[name][0] if rows.height else 0 for name in ("all_accepted", "all_attempts"))

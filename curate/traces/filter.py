@@ -23,11 +23,16 @@ NOT_JUDGED = "not_judged"
 # The values of `label` that are not labels.
 LABEL_STATES = ("any", "none", "split")
 LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, Label.SKIP.value)
+# Fields that say whose traces are meant. A filter with none of them means those of teachers.
+_NAMES_A_SOURCE = ("teacher", "model", "run_id", "step", "kept")
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
     """Which traces to take. A field that is None does not filter.
+
+    The rollouts of students are traces too, and are taken only if the filter asks for them: by teacher (`student`),
+    model, run_id, step or kept.
 
     passes, fails: a ruleset, as NAME or NAME@VERSION. rule, reason: of any failed verdict. first_failed_rule: the first
     rule of the ruleset strict that the trace fails, "answered" if the request failed, or "not_judged" if a verdict is
@@ -36,7 +41,8 @@ class TraceFilter:
     means that some say good and some say bad). annotator: somebody who labelled the trace. min_pass_rate,
     max_pass_rate: over all attempts of the same teacher, model and temperature at the same prompt. since, until: of
     created_at, in UTC; until is exclusive. text: found in the reasoning, or else in the completion or error, in any
-    case. pattern: the same with a regular expression (RE2).
+    case. pattern: the same with a regular expression (RE2). step: of the training that sampled the rollout. kept:
+    whether the training learned from the rollout.
     """
 
     dataset: str | None = None
@@ -66,11 +72,18 @@ class TraceFilter:
     until: datetime | None = None
     text: str | None = None
     pattern: str | None = None
+    step: int | None = None
+    kept: bool | None = None
 
     @property
     def where(self) -> tuple[str, ...]:
         """The names of its conditions, for Session.frame and Session.rows."""
-        return tuple(f"where_{name}" for name in self.parameters)
+        conditions = tuple(f"where_{name}" for name in self.parameters)
+        return (
+            conditions
+            if any(name in self.parameters for name in _NAMES_A_SOURCE)
+            else ("where_by_teachers", *conditions)
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -100,7 +113,8 @@ class TraceFilter:
 
 
 _NUMBERS = ("temperature", "min_pass_rate", "max_pass_rate")
-_RANKS = ("target_rank", "predicted_rank")
+_WHOLE_NUMBERS = ("target_rank", "predicted_rank", "step")
+_ANSWERS = ("copied", "kept")
 _TIMES = ("since", "until")
 
 
@@ -112,13 +126,13 @@ def _to_text(value: Any) -> str:
 
 def _from_text(name: str, text: str) -> Any:
     try:
-        if name == "copied":
+        if name in _ANSWERS:
             return {"yes": True, "no": False}[text]
         if name in _NUMBERS:
             number = float(text)
             # float() accepts "nan" and "inf"; the second call raises the ValueError that is reported below.
             return number if math.isfinite(number) else float("not finite")
-        if name in _RANKS:
+        if name in _WHOLE_NUMBERS:
             return int(text)
         if name in _TIMES:
             return read_time(text)

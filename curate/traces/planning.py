@@ -14,6 +14,7 @@ import polars as pl
 
 from curate.datasets.catalogue import find_dataset
 from curate.datasets.sources import choose_sources
+from curate.traces.records import STUDENT
 from curate.traces.rules import RULE_NAMES, check_rule_names
 from curate.traces.rulesets import Ruleset, describe_unjudged, find_ruleset, unjudged_traces
 from curate.traces.settings import SamplingSettings
@@ -116,6 +117,8 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
         )
     if template.strategy == "targeted" and settings.lists != "with-target":
         raise InputError(f"template {template.name} shows the target, so `lists` must be with-target")
+    if teacher.name == STUDENT:
+        raise InputError(f"a teacher must not be called {STUDENT!r}, because rollouts of students are; rename it")
     with store.reading() as session:
         find_dataset(session, settings.dataset)
         sid_version, pre_ranker = choose_sources(session, settings.dataset, settings.sid_version, settings.pre_ranker)
@@ -185,14 +188,12 @@ def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> list[OpenProm
 
 def _open_prompt(plan: Plan, listed: ListedTask, answered: Sequence[int], accepted: int) -> OpenPrompt:
     shown, messages = render_list(plan.template, listed, knowledge_priming=plan.settings.knowledge_priming)
-    prompt_id = _digest(
-        [
-            listed.list_id,
-            plan.template.name,
-            plan.template.sha256,
-            plan.sid_version,
-            plan.settings.knowledge_priming,
-        ]
+    prompt_id = prompt_id_of(
+        listed.list_id,
+        plan.template.name,
+        plan.template.sha256,
+        plan.sid_version,
+        knowledge_priming=plan.settings.knowledge_priming,
     )
     open_indexes = tuple(index for index in range(plan.settings.max_attempts) if index not in answered)
     return OpenPrompt(prompt_id, listed, shown, messages, open_indexes, accepted)
@@ -210,6 +211,11 @@ def _row(plan: Plan, prompt: OpenPrompt) -> dict[str, Any]:
         "knowledge_priming": plan.settings.knowledge_priming,
         "messages": orjson.dumps(prompt.messages).decode(),
     }
+
+
+def prompt_id_of(list_id: str, template: str, sha256: str, sid_version: str, *, knowledge_priming: bool) -> str:
+    """The id of a prompt: it tells how a list is shown, and not who is asked."""
+    return _digest([list_id, template, sha256, sid_version, knowledge_priming])
 
 
 def _digest(facts: Sequence[Any]) -> str:

@@ -16,7 +16,15 @@ import duckdb
 import orjson
 import polars as pl
 
-from curate.traces.records import DERIVED, TRACE_SCHEMA, RecordError, created_at, parse_record
+from curate.traces.records import (
+    DERIVED,
+    ROLLOUT_SCHEMA,
+    TRACE_SCHEMA,
+    RecordError,
+    created_at,
+    parse_record,
+    rollout_row,
+)
 from curate.traces.rules import RULE_NAMES, RULES, Answer, Verdict, judge
 from curate.traces.tasks import ListedTask, load_tasks
 from prompts.completion import ParsedCompletion, parse_completion
@@ -63,10 +71,14 @@ VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 @dataclass(frozen=True, slots=True)
 class JudgedTrace:
-    """One attempt: its row in `traces`, and its verdicts. A failed request has no verdicts."""
+    """One attempt: its row in `traces`, and its verdicts. A failed request has no verdicts.
+
+    rollout: for what a student wrote in training, its row in `rollouts`; None for an attempt of a teacher.
+    """
 
     row: dict[str, Any]
     verdicts: list[Verdict]
+    rollout: dict[str, Any] | None = None
 
     def accepted(self, rules: Sequence[str]) -> bool:
         """Whether the trace has a completion and passes all of the named rules."""
@@ -119,11 +131,12 @@ def judge_record(record: dict[str, Any], listed: ListedTask, rules: Sequence[str
     # get(), because journals of earlier releases lack some columns.
     row = {name: None if name in DERIVED else record.get(name) for name in TRACE_SCHEMA}
     row["created_at"] = created_at(record)
+    rollout = rollout_row(record)
     if row["completion"] is None:
-        return JudgedTrace(row, [])
+        return JudgedTrace(row, [], rollout)
     answer = answer_to(listed, row["completion"], row["finish_reason"] or "")
     row["reasoning"], row["ranking"] = reading_of(answer)
-    return JudgedTrace(row, judge(answer, rules))
+    return JudgedTrace(row, judge(answer, rules), rollout)
 
 
 def answer_to(listed: ListedTask, completion: str, finish_reason: str) -> Answer:
@@ -150,6 +163,7 @@ def commit_traces(store: Store, run_id: str, judged: Sequence[JudgedTrace], comm
     verdicts = verdict_frame(
         [(trace.row["trace_id"], trace.row["created_at"], verdict) for trace in judged for verdict in trace.verdicts]
     )
+    rollouts = pl.DataFrame([trace.rollout for trace in judged if trace.rollout is not None], schema=ROLLOUT_SCHEMA)
     # One transaction, and in this order: failed attempts make room for answers, the outcomes of the batch exist before
     # the traces that refer to them, and the offset moves only if all rows are written.
     with store.writing() as session:
@@ -159,6 +173,7 @@ def commit_traces(store: Store, run_id: str, judged: Sequence[JudgedTrace], comm
         session.execute("put_batch_outcomes")
         inserted = session.execute("append_new_traces")
         session.insert("append_verdicts_of_new_traces", verdicts)
+        session.insert("append_rollouts_of_new_traces", rollouts)
         session.execute("clear_committed_offset", run_id=run_id)
         session.execute("record_committed_offset", run_id=run_id, committed_offset=committed_offset)
     return Put(inserted, len(traces) - inserted)
@@ -241,7 +256,7 @@ def _commit_refused(store: Store, path: Path, batch: Batch, error: Exception) ->
     reason = f"the store refuses this trace: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     rejected = reject(path, [Rejection(orjson.dumps(record, default=repr), end, reason)])
     unknown = dict.fromkeys(("completion", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", *DERIVED))
-    failed = JudgedTrace({**trace.row, **unknown, "latency_ms": None, "error": reason}, [])
+    failed = JudgedTrace({**trace.row, **unknown, "latency_ms": None, "error": reason}, [], trace.rollout)
     try:
         return Stored(commit_traces(store, path.stem, [failed], batch.end).inserted, rejected)
     except _REFUSALS:
@@ -311,16 +326,21 @@ def _findable(rules: Sequence[str]) -> tuple[str, ...]:
 
 def _recover_run(store: Store, path: Path, committed_offset: int, rules: Sequence[str]) -> Recovery:
     unknown, status = _outcome(path)
-    traces = rejected = 0
-    start = committed_offset
-    # In batches with an offset each, so that a recovery that is killed too continues where it stopped.
-    while (batch := read_batch(store, path, start, rules)).end > start:
-        stored = commit_batch(store, path, batch)
-        traces, rejected, start = traces + stored.inserted, rejected + stored.rejected, batch.end
+    stored = commit_rest(store, path, committed_offset, rules)
     with store.writing() as session:
         # Runs that recorded their own end keep their status.
         session.execute("end_run", run_id=path.stem, status=status)
-    return Recovery(path.stem, traces, unknown, rejected, rejected_file(path))
+    return Recovery(path.stem, stored.inserted, unknown, stored.rejected, rejected_file(path))
+
+
+def commit_rest(store: Store, path: Path, committed_offset: int, rules: Sequence[str] = RULE_NAMES) -> Stored:
+    """Commit all that the journal of a dead run holds from an offset on. Raises StoreError."""
+    inserted = rejected = 0
+    # In batches with an offset each, so that what is killed here continues where it stopped.
+    while (batch := read_batch(store, path, committed_offset, rules)).end > committed_offset:
+        stored = commit_batch(store, path, batch)
+        inserted, rejected, committed_offset = inserted + stored.inserted, rejected + stored.rejected, batch.end
+    return Stored(inserted, rejected)
 
 
 def _outcome(path: Path) -> tuple[int, str]:

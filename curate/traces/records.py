@@ -13,6 +13,8 @@ import polars as pl
 
 from store.values import storable_text
 
+# The teacher of rollouts: what a student writes while it is trained by reinforcement.
+STUDENT = "student"
 _MOST = 2**31 - 1
 
 # Given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
@@ -38,6 +40,16 @@ TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "created_at": pl.Datetime("us"),
     "ruleset": pl.String,
     "ruleset_version": pl.Int32,
+}
+# Of what a student wrote in training. In a record, `rewards` is an object: the reward of each function by its name.
+ROLLOUT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "trace_id": pl.String,
+    "run_id": pl.String,
+    "step": pl.Int32,
+    "rewards": pl.String,
+    "reward": pl.Float64,
+    "advantage": pl.Float64,
+    "kept": pl.Boolean,
 }
 # Parsed from the completion, and so never in a record.
 DERIVED = ("reasoning", "ranking")
@@ -80,6 +92,17 @@ def created_at(record: dict[str, Any]) -> datetime:
     return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
+def rollout_row(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The row in `rollouts` of a record, or None for a record that is no rollout's."""
+    if (rollout := record.get("rollout")) is None:
+        return None
+    return {
+        **{name: record[name] for name in ("trace_id", "run_id")},
+        **rollout,
+        "rewards": orjson.dumps(rollout["rewards"]).decode(),
+    }
+
+
 def parse_record(line: bytes, run_id: str) -> dict[str, Any]:
     """The record of one line of a run's journal: "sent", "ended", or "received" with everything that a trace needs.
 
@@ -100,6 +123,8 @@ def parse_record(line: bytes, run_id: str) -> dict[str, Any]:
                 _check(record, name)
         if record["run_id"] != run_id:
             raise RecordError(f"of another run, {record['run_id']}")
+        if not _is_rollout(record.get("rollout")):
+            raise RecordError(f"rollout is {_shown(record['rollout'])}")
         if (record.get("completion") is None) == (record.get("error") is None):
             raise RecordError("it must hold either a completion or an error")
     elif event != "ended":
@@ -125,6 +150,26 @@ def _check(record: dict[str, Any], name: str) -> None:
         is_good = _is_time(record)
     if not is_good:
         raise RecordError(f"{name} is {_shown(value)}")
+
+
+def _is_rollout(rollout: object) -> bool:
+    """Whether this is what `rollout_row` reads, or None."""
+    if rollout is None:
+        return True
+    if not isinstance(rollout, dict) or rollout.keys() != ROLLOUT_SCHEMA.keys() - {"trace_id", "run_id"}:
+        return False
+    rewards = rollout["rewards"]
+    return (
+        whole_number(rollout["step"]) is not None
+        and isinstance(rewards, dict)
+        and all(value is None or _is_number(value) for value in (*rewards.values(), rollout["reward"]))
+        and _is_number(rollout["advantage"])
+        and isinstance(rollout["kept"], bool)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_time(record: dict[str, Any]) -> bool:

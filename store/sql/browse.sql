@@ -13,10 +13,11 @@ with page as (
 select
     trace_id, created_at, dataset, split, template, strategy, teacher, model, temperature, sample_index, group_id,
     coalesce(list_contains(rulesets, 'paper'), false) as accepted, first_failed_rule, coalesce(failed_rules, []) as failed_rules,
-    target_rank, predicted_rank, copied, left(reasoning, 400) as reasoning, left(error, 400) as error
+    target_rank, predicted_rank, copied, left(reasoning, 400) as reasoning, left(error, 400) as error, step, reward
 from traces
 semi join page using (created_at, trace_id)
 left join judged_outcomes using (outcome)
+left join (select trace_id, step, reward from rollouts) using (trace_id)
 order by created_at desc, trace_id desc
 
 -- name: count_traces
@@ -54,9 +55,10 @@ from (
     (select list_sort(list(name)) as ruleset from rulesets_current)
 
 -- name: browse_trace
-select traces.*, prompts.sid_version
+select traces.*, prompts.sid_version, step, rewards, reward, advantage, kept
 from traces
 join prompts using (prompt_id)
+left join (select * exclude (run_id) from rollouts) using (trace_id)
 where trace_id = $trace_id
 -- and: conditions
 

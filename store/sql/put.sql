@@ -132,6 +132,9 @@ where traces.created_at = batch.created_at
 -- A trace comes with its verdicts: what is stored has them.
 insert into verdicts by name from batch semi join new_traces using (trace_id)
 
+-- name: append_rollouts_of_new_traces
+insert into rollouts by name from batch semi join new_traces using (trace_id)
+
 -- name: put_verdicts
 -- Verdicts lie with their trace's time, so that a batch is compared with its neighbours and not with all.
 insert into verdicts by name

@@ -52,8 +52,8 @@ where coalesce(accepted, 0) < $num_accepted
 order by list_id
 
 -- name: sampling_runs
--- Every sampling run: whether it ended, how much of its journal is committed, and the rules of its ruleset, NULL where
--- it kept no version of one.
+-- Every run with a journal: whether it ended, how much of its journal is committed, and the rules of its ruleset, NULL
+-- where it kept no version of one.
 select
     run_id,
     ended_at is not null as ended,
@@ -62,7 +62,7 @@ select
 from runs
 left join journals using (run_id)
 left join rulesets on name = settings ->> 'ruleset' and version = (settings ->> 'ruleset_version')::integer
-where kind = 'trace'
+where kind in ('trace', 'train-dapo')
 order by started_at, run_id
 
 -- name: clear_committed_offset

@@ -74,7 +74,7 @@ order by traces desc, reason, teacher
 -- Where the next item stood in the candidate list, and where the traces put it.
 select target_rank as before, predicted_rank as after, count(*) as traces
 from traces
-where target_rank is not null and predicted_rank is not null
+where target_rank is not null and predicted_rank is not null and teacher <> 'student'
 group by all
 order by before, after
 

@@ -121,7 +121,7 @@ with tried as (
         and prompts.sid_version = $sid_version
         and prompts.template = $template
         and prompts.template_sha256 = $template_sha256
-        and ($teacher is null or pass_rates.teacher = $teacher)
+        and case when $teacher is null then pass_rates.teacher <> 'student' else pass_rates.teacher = $teacher end
     group by pass_rates.list_id
 )
 select list_id, split, user_id, position, target_rank, pass_rate, pass_rate_model, attempts

@@ -42,12 +42,26 @@ from acceptance_funnel
 select dataset, template, teacher, rule, reason, sum(traces) as traces
 from (
     select dataset, template, teacher, unnest(failed_rules) as rule, unnest(reasons) as reason, traces
-    from (select dataset, template, teacher, outcome, count(*) as traces from traces group by all)
+    from (select dataset, template, teacher, outcome, count(*) as traces from traces where teacher <> 'student' group by all)
     join outcomes using (outcome)
 )
 group by all
 order by traces desc, dataset, template, teacher, rule, reason
 limit 20
+
+-- name: status_rollouts
+select
+    dataset,
+    model as student,
+    template,
+    max(step) as steps,
+    count(*) as rollouts,
+    count(*) filter (kept) as kept,
+    count(*) filter (list_contains(failed_rules, 'parsed') or list_contains(failed_rules, 'permutation')) as invalid,
+    round(avg(reward), 4) as mean_reward
+from rollout_browser
+group by dataset, student, template, run_id
+order by max(created_at) desc
 
 -- name: status_errors
 -- Errors that differ only in their numbers are one kind.

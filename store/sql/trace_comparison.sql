@@ -9,7 +9,8 @@ union
 select list_id from traces where trace_id = $id
 
 -- name: list_attempts
--- Attempts on one list, the first samples of each configuration first; the counts are of all of them.
+-- Attempts on one list, the first samples of each configuration first; the counts are of all of them. Rollouts are among
+-- them where $id is one, and then those of its run.
 select
     trace_id, prompt_id, group_id, template, strategy, teacher, model, temperature, sample_index, ranking, target_rank,
     predicted_rank, completion_tokens, error is not null as unanswered,
@@ -18,7 +19,8 @@ select
 from traces
 left join judged_outcomes using (outcome)
 where list_id = $list_id
-order by sample_index, template, teacher, model, temperature, trace_id
+    and (teacher <> 'student' or run_id = (select run_id from traces where trace_id = $id))
+order by trace_id <> $id, sample_index, template, teacher, model, temperature, trace_id
 limit $limit
 
 -- name: list_prompt

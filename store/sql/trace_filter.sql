@@ -1,6 +1,10 @@
 -- Conditions that people filter traces by (curate/traces/filter.py); each is put where a statement over `traces` says
 -- "and: conditions".
 
+-- name: where_by_teachers
+-- Not the rollouts of students, of which one training can write more than all teachers.
+teacher <> 'student'
+
 -- name: where_dataset
 dataset = $dataset
 
@@ -24,6 +28,12 @@ temperature = $temperature
 
 -- name: where_run_id
 run_id = $run_id
+
+-- name: where_step
+trace_id in (select trace_id from rollouts where step = $step)
+
+-- name: where_kept
+trace_id in (select trace_id from rollouts where kept = $kept)
 
 -- name: where_user_id
 user_id = $user_id

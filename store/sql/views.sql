@@ -49,13 +49,14 @@ select
     (select list(name order by name) from rulesets_current where list_has_all(passed_rules, rules)) as rulesets
 from outcomes, (select rules from rulesets_current where name = 'strict') as strict;
 
--- Traces that pass every rule of a ruleset, NAME or NAME@VERSION; one without a completion, or not yet judged by a rule,
--- does not. An unknown ruleset is an error.
+-- Traces of teachers that pass every rule of a ruleset, NAME or NAME@VERSION; one without a completion, or not yet judged
+-- by a rule, does not. An unknown ruleset is an error.
 create or replace macro accepted_traces(ruleset_name) as table
 with chosen as (select ruleset_rules(ruleset_name) as rules)
 select traces.*
 from traces, chosen
 where error is null
+    and teacher <> 'student'
     and (len(rules) = 0 or outcome in (select outcome from outcomes, chosen where list_has_all(passed_rules, rules)));
 
 -- One line per trace with what people filter by. `accepted` is by the ruleset "paper"; `failed_rules` are of all rules.
@@ -95,6 +96,12 @@ select
 from traces
 left join judged_outcomes using (outcome);
 
+-- One line per rollout: the trace, the step of the training that sampled it, and what it was rewarded with.
+create or replace view rollout_browser as
+select step, reward, rewards, advantage, kept, trace_browser.*
+from rollouts
+join trace_browser using (trace_id);
+
 -- How many attempts each prompt took and how many were accepted under the ruleset "paper". A group is all attempts of one
 -- teacher, model and temperature at one prompt.
 create or replace view pass_rates as
@@ -116,7 +123,7 @@ where error is null
 group by group_id;
 
 -- From prompts to accepted traces, by dataset, template and teacher. Each column is a subset of the one before it,
--- but for `labelled`.
+-- but for `labelled`. Rollouts of students are not among them.
 create or replace view acceptance_funnel as
 select
     dataset,
@@ -135,5 +142,6 @@ select
     sum(completion_tokens) as completion_tokens,
     sum(cost_usd) as cost_usd
 from trace_browser
+where teacher <> 'student'
 group by dataset, split, template, teacher, model
 order by dataset, split, template, teacher, model;

@@ -34,6 +34,7 @@ def test_without_the_libraries_of_training_one_line_says_what_to_install(
         (("sft", "shop"), "a training needs a SNAPSHOT and a --student"),
         (("dapo", "shop", "--student", "new", "--resume"), "leave SNAPSHOT and --student out"),
         (("init", "nope", "--name", "new"), "there is no snapshot 'nope'"),
+        (("rollouts", "nope", "--reward", "ndcg"), "no rollouts of a student called 'nope'"),
         (("midtrain", "--resume", "--name", "nope"), "no training called 'nope' to resume"),
     ],
     ids=str,

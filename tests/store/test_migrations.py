@@ -117,6 +117,7 @@ RELEASED = {
     "main/0007_rulesets.sql": "9a039faee22af888b0eca0936a8a3677935620a359070dcdb6f2ee834621713e",
     "main/0008_error_kinds.sql": "889b98e2776c27c2b09865d1814abf22ab74e7319a8252d9c618875e3f2cf30f",
     "main/0009_similarities.sql": "312d53f09439a4fbbd96d15d99a68227e205c2d7e5cc913099d6feaa67cecf5c",
+    "main/0010_rollouts.sql": "44250004363d318ad15079c95f8591170dc401e020dd8dbced77e07b5d389a51",
     "labels/0001_initial.sql": "df7d714dd5ef0b8e725c4a2d2054dad411b9920d7e08223e1958e0accfef96f1",
     "labels/0002_queues.sql": "180c15c2247fa78ec7bf072df25aaecb9604ae0ab7d082238111d080d64a3ba1",
     "labels/0003_names_of_the_field.sql": "00b2a639d4680f482c5e422e1f6775ce5fbad9eb2563d6eb11d0794115b63f38",

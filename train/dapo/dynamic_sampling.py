@@ -17,7 +17,7 @@ but its prompts.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -95,15 +95,36 @@ def merge_rows(
     return merged
 
 
+@dataclass(slots=True, eq=False)
+class Rollout:
+    """One completion of a training step.
+
+    example: its row of the training data. index: its place in its group, from 0. tokens: its length. rewards: by the
+    name of the reward function, NaN from one that did not score it. reward: their weighted sum, NaN if none did.
+    advantage: as TRL computes it. kept: whether the step learns from its group.
+    """
+
+    example: Mapping[str, Any]
+    index: int
+    completion: str
+    tokens: int
+    rewards: dict[str, float]
+    reward: float
+    advantage: float
+    kept: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
     """The G completions of one prompt.
 
     rows: TRL's fields, G rows each. rewards_G: the weighted sum of each completion's rewards, NaN if none scored it.
+    rollouts: the same completions, for `on_rollouts`; empty if nobody listens.
     """
 
     rows: dict[str, Tensor]
     rewards_G: list[float]
+    rollouts: Sequence[Rollout] = ()
 
     @property
     def is_informative(self) -> bool:
@@ -119,7 +140,8 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer with steps that learn only from groups whose rewards differ.
 
     refill_rounds: the maximum number of times that a batch is refilled. 0 gives exactly TRL's trainer. Evaluation is
-    never refilled.
+    never refilled. on_rollouts: receives the number of the step, counted from 1, and all rollouts of this process for
+    it, also those of groups that were replaced; all processes call it at once.
 
     Fresh prompts come from the training data in a random order. The order is new for each batch, the same in every
     process (each takes its share) and the same after a resume. Prompts of the current batch are skipped, and no row is
@@ -146,10 +168,21 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     # Attributes of TRL's trainer: metrics by mode and name, and the rows of its table of completions.
     _metrics: dict[str, dict[str, list[float]]]
     _logs: dict[str, Any]
+    # The last rewards and completions of this process.
+    _rewards_B_F: Any
+    _completions: list[tuple[Any, Sequence[int]]]
 
-    def __init__(self, *args: Any, refill_rounds: int = 0, **others: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        refill_rounds: int = 0,
+        on_rollouts: Callable[[int, Sequence[Rollout]], None] | None = None,
+        **others: Any,
+    ) -> None:
         super().__init__(*args, **others)
         self.refill_rounds = refill_rounds
+        self.on_rollouts = on_rollouts
+        self._rollouts: list[Rollout] = []
         # The checks below read attributes that TRL's constructor sets, so they come after it.
         if refill_rounds < 0:
             raise InputError(f"refill_rounds is {refill_rounds}; it must be 0 or more")
@@ -173,14 +206,27 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
                 "the whole batch, but refilling changes the batch; use 'group' or 'none' with 'sum_then_normalize'"
             )
 
-    def _calculate_rewards(self, *args: Any) -> Tensor:
-        """TRL's rewards, of shape (rows of all processes, reward functions), remembered for `_sample_groups`."""
-        rewards_B_F: Tensor = super()._calculate_rewards(*args)
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Sequence[Any], completion_ids_list: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """TRL's rewards, of shape (rows of all processes, reward functions), remembered for those of this process."""
+        rewards_B_F: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        # TRL gathers rewards from all processes, but its rows are those of this process alone.
+        start = self.accelerator.process_index * len(completions)
         # TRL returns only the advantages, and a group with NaN rewards cannot be recognised from those.
-        self._rewards_B_F = rewards_B_F
+        self._rewards_B_F = rewards_B_F[start : start + len(completions)]
+        self._completions = list(zip(completions, completion_ids_list, strict=True))
         return rewards_B_F
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's output for a batch, after dynamic sampling. Its rollouts go to `on_rollouts`."""
+        self._rollouts = []
+        output = self._sample_informative(inputs)
+        if self.on_rollouts is not None and self.model.training:
+            self.on_rollouts(self.state.global_step + 1, self._rollouts)
+        return output
+
+    def _sample_informative(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's output for a batch, with groups without spread replaced or masked out. The row count stays TRL's."""
         if self.refill_rounds == 0 or not self.model.training:
             return self._sample(inputs)
@@ -201,6 +247,9 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
                 if left and group.is_informative:
                     kept.append(group)
                     left.pop()
+        for group in kept:
+            for rollout in group.rollouts:
+                rollout.kept = True
         self._log_refill(kept, rounds, replaced=lacking - len(left), left=len(left))
         merged = merge_rows(
             [group.rows for group in kept] + [group.masked() for group in left],
@@ -224,7 +273,41 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     def _sample(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's own method. It logs and calls collectives, so all processes must call it with equally many inputs."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.on_rollouts is not None:
+            self._rollouts += self._describe(inputs, output[ADVANTAGES].tolist())
         return output
+
+    def _weighted_rewards(self) -> Any:
+        """The weighted sum of the rewards of each of the last completions (B,), NaN if no function scored it."""
+        rewards_B = (self._rewards_B_F * self.reward_weights.to(self._rewards_B_F.device)).nansum(dim=1)
+        # nansum gives 0 for a completion that no function scored, which would look like a reward.
+        rewards_B[self._rewards_B_F.isnan().all(dim=1)] = torch.nan
+        return rewards_B
+
+    def _describe(self, inputs: Sequence[Mapping[str, Any]], advantages: Sequence[float]) -> list[Rollout]:
+        """The last completions as rollouts. Without dynamic sampling a step learns from all of them."""
+        return [
+            Rollout(
+                example=example,
+                index=place % self.num_generations,
+                completion=completion if isinstance(completion, str) else completion[-1].get("content") or "",
+                tokens=len(ids),
+                rewards=dict(zip(self.reward_func_names, rewards_F, strict=True)),
+                reward=reward,
+                advantage=advantage,
+                kept=self.refill_rounds == 0,
+            )
+            for place, (example, (completion, ids), rewards_F, reward, advantage) in enumerate(
+                zip(
+                    inputs,
+                    self._completions,
+                    self._rewards_B_F.tolist(),
+                    self._weighted_rewards().tolist(),
+                    advantages,
+                    strict=True,
+                )
+            )
+        ]
 
     def _sample_groups(self, inputs: list[dict[str, Any]]) -> list[Group]:
         """Roll out the inputs of this process with TRL and split the rows into groups.
@@ -241,14 +324,14 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"refilling cannot merge the fields {', '.join(sorted(unknown))} of TRL's batch; "
                 "train with refill_rounds=0"
             )
-        # TRL gathers rewards from all processes, but its rows are those of this process alone.
-        start = self.accelerator.process_index * len(inputs)
-        rewards_B_F = self._rewards_B_F[start : start + len(inputs)]
-        rewards_B = (rewards_B_F * self.reward_weights.to(rewards_B_F.device)).nansum(dim=1)
-        # nansum gives 0 for a completion that no function scored, which would look like a reward.
-        rewards_B[rewards_B_F.isnan().all(dim=1)] = torch.nan
+        rewards_B = self._weighted_rewards()
+        rollouts = self._rollouts[-len(inputs) :]
         return [
-            Group({name: values[at : at + self.num_generations] for name, values in output.items()}, rewards_G.tolist())
+            Group(
+                {name: values[at : at + self.num_generations] for name, values in output.items()},
+                rewards_G.tolist(),
+                rollouts[at : at + self.num_generations],
+            )
             for at, rewards_G in zip(
                 range(0, len(inputs), self.num_generations), rewards_B.split(self.num_generations), strict=True
             )

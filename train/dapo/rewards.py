@@ -39,6 +39,7 @@ from prompts.completion import ParseFailure, parse_completion
 from prompts.tasks import Candidate, RerankTask, ShownItem
 from store import InputError
 from store.registry import Registry
+from train.dapo.settings import DapoSettings
 
 INVALID = -1.0
 CHAIN = (PARSED, "not_truncated", "known_sids", "permutation", "cites")
@@ -215,6 +216,11 @@ class RewardSettings:
             raise InputError(f"format_weight is {self.format_weight}; it must be 0 or more")
         if not 0 <= self.cache_tokens <= self.max_tokens:
             raise InputError(f"cache_tokens is {self.cache_tokens}; it must be 0 to max_tokens, {self.max_tokens}")
+
+    @classmethod
+    def of(cls, settings: DapoSettings) -> "RewardSettings":
+        """Those of a training. The punishment of length begins at DAPO's share of the limit: 4,096 of 20,480 tokens."""
+        return cls(settings.format_weight, settings.max_tokens, settings.max_tokens // 5)
 
 
 Reward = Callable[[JudgedCompletion, RewardSettings], float]

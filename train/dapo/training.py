@@ -19,6 +19,7 @@ from store import InputError, Store
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward, describe_waste
+from train.dapo.rollouts import keep_rollouts
 from train.dapo.settings import DapoSettings
 from train.inputs import open_inputs, resume_settings
 from train.runs import (
@@ -36,13 +37,12 @@ from train.students.lora import make_lora
 from train.students.student import most_tokens
 
 SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
-COLUMNS = ["prompt", "candidates", "target", "history"]
+COLUMNS = ["list_id", "prompt", "candidates", "target", "history"]
 
 
 def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
     """The chosen reward, and the punishment of length if it has a weight. Raises InputError on an unknown reward."""
-    # DAPO's share: 4,096 of 20,480 tokens.
-    shared = RewardSettings(settings.format_weight, settings.max_tokens, settings.max_tokens // 5)
+    shared = RewardSettings.of(settings)
     functions: list[RewardFunction] = [LoggedReward(settings.reward, shared)]
     if settings.overlong_weight:
         functions.append(RewardFunction("overlong", shared))
@@ -115,7 +115,10 @@ def train_dapo(
     weights = [1.0, settings.overlong_weight][: len(functions)]
     arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights, chat.end_id)
     facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
-    with open_run(store, "dapo", name, snapshot, facts, resume=resume) as run:
+    with (
+        open_run(store, "dapo", name, snapshot, facts, resume=resume) as run,
+        keep_rollouts(run, snapshot, prompts, settings, on_progress) as on_rollouts,
+    ):
         on_progress(f"{student}: learning rate {settings.learning_rate:g}")
         # LoRA's first weights are random.
         set_seed(settings.seed)
@@ -129,6 +132,7 @@ def train_dapo(
             processing_class=tokenizer,
             callbacks=[StoreCallback(run, SHOWN, on_progress, remark=describe_waste)],
             refill_rounds=settings.refill_rounds,
+            on_rollouts=on_rollouts,
         )
         return run.carry_out(trainer, tokenizer, resume=resume)
 

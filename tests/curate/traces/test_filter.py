@@ -66,7 +66,10 @@ def test_a_rule_that_the_store_does_not_know_is_a_clear_error(name: str, store: 
 
 def test_only_what_is_asked_is_a_condition() -> None:
     chosen = TraceFilter(split="valid", copied=False, since=datetime.fromisoformat("2026-01-01"))
-    assert chosen.where == ("where_split", "where_copied", "where_since")
+    assert chosen.where == ("where_by_teachers", "where_split", "where_copied", "where_since")
+    # Whoever names a source gets its traces, and a student is one.
+    assert TraceFilter(teacher="student").where == ("where_teacher",)
+    assert TraceFilter(run_id="r", step=3).where == ("where_run_id", "where_step")
     assert not chosen.reads_texts
     assert TraceFilter(pattern="x").reads_texts
 

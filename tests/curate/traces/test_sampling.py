@@ -128,7 +128,9 @@ def test_targeted_requests_hold_the_target(shop: Store) -> None:
 def test_lists_are_chosen_by_whether_they_hold_their_target(shop: Store, lists: str, where: str) -> None:
     run(shop, lists=lists, limit=None, max_attempts=1, ruleset="answered")
     asked = fetch(shop, "select distinct list_id from traces order by list_id")
-    assert asked == fetch(shop, f"select list_id from candidate_lists where split = 'train' and {where} order by list_id")
+    assert asked == fetch(
+        shop, f"select list_id from candidate_lists where split = 'train' and {where} order by list_id"
+    )
     assert asked
     # A target that is none of the candidates can be none of the answer.
     accepted = "select count(*) from accepted_traces('paper') as t join candidate_lists as l using (list_id)"

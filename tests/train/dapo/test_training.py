@@ -137,7 +137,13 @@ def test_a_stopped_training_goes_on_to_the_same_weights(changed: dict[str, Any],
 
 
 def test_prompts_whose_candidates_cannot_be_told_apart_are_left_out() -> None:
-    columns = {"prompt": list("abc"), "target": ["x"] * 3, "history": [[]] * 3, "pass_rate": [None] * 3}
+    columns = {
+        "list_id": list("123"),
+        "prompt": list("abc"),
+        "target": ["x"] * 3,
+        "history": [[]] * 3,
+        "pass_rate": [None] * 3,
+    }
     rows = datasets.Dataset.from_dict({**columns, "candidates": [["x", "y"], ["x", "x"], ["y", "x"]]})
     told: list[str] = []
     assert choose_prompts(rows, DapoSettings(), told.append)["prompt"][:] == ["a", "c"]
@@ -150,6 +156,7 @@ def test_prompts_whose_candidates_cannot_be_told_apart_are_left_out() -> None:
 def test_prompts_are_drawn_by_pass_rate(inputs: Store) -> None:
     rows = datasets.Dataset.from_dict(
         {
+            "list_id": list("12345"),
             "pass_rate": [None, 0.0, 0.25, 0.5, 1.0],
             "prompt": list("abcde"),
             "candidates": [["x"]] * 5,
