@@ -141,6 +141,7 @@ def _open_student(
         template=asking.template,
         max_tokens=asking.max_tokens,
         batch_size=asking.batch_size,
+        decode=asking.decode,
         on_progress=on_progress,
     )
 

@@ -51,6 +51,13 @@ class DapoSettings:
     )
     max_tokens: int = option(256, help="Maximum length of a completion, in tokens.", low=2, group="Sampling")
     overlong_weight: float = option(1.0, help="Weight of the penalty for long completions.", low=0.0, group="Reward")
+    decode: str = option(
+        "free",
+        help="Decoding of completions: free, or permutation (after the explanation, only candidates that are not yet "
+        "named may follow, so that every completion is valid).",
+        choices=("free", "permutation"),
+        group="Sampling",
+    )
     temperature: float = option(1.0, help="Sampling temperature.", low=1e-3, group="Sampling")
     epsilon: float = option(
         0.2, help="Lower clipping bound of the probability ratio, below 1.", low=0.0, group="Optimizer"
@@ -86,6 +93,11 @@ class DapoSettings:
             raise InputError(
                 f"`save_steps` is {self.save_steps}; it must be a multiple of `num_iterations`, "
                 f"{self.num_iterations}, since a generated batch is in no checkpoint"
+            )
+        if self.decode == "permutation" and self.vllm_url is not None:
+            raise InputError(
+                "`decode` permutation needs `vllm_url` to be left out: a vLLM server has no grammar that names each "
+                "candidate once, so only this process can generate such completions"
             )
         if self.min_pass_rate > self.max_pass_rate:
             raise InputError(

@@ -6,8 +6,9 @@ spread are replaced by fresh prompts. Rewards are verifiable: the target's promo
 (`train.dapo.rewards`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import datasets
 from transformers import set_seed
 from trl import GRPOConfig
 
+from prompts.completion import NUMBERS
+from prompts.templates import load_template
 from store import InputError, Store
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.permutation_training import PermutationTrainer
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.rollouts import keep_rollouts
@@ -114,7 +118,9 @@ def train_dapo(
     _check_lengths(prompts, chat, settings, most_tokens(model))
     weights = [1.0, settings.overlong_weight][: len(functions)]
     arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights, chat.end_id)
-    facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
+    # A snapshot of prompts is of one template.
+    template = load_template(rows["template"][0])
+    facts = {**asdict(settings), "student": student, "templates": [template.name]}
     with (
         open_run(store, "dapo", name, snapshot, facts, resume=resume) as run,
         keep_rollouts(run, snapshot, prompts, settings, on_progress) as on_rollouts,
@@ -124,7 +130,10 @@ def train_dapo(
         set_seed(settings.seed)
         if settings.lora_rank:
             model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
-        trainer = DynamicSamplingTrainer(
+        trainer_type: Any = DynamicSamplingTrainer
+        if settings.decode == "permutation":
+            trainer_type = partial(PermutationTrainer, names_of=partial(_names, template.answer))
+        trainer = trainer_type(
             model,
             functions,
             args=arguments,
@@ -135,6 +144,12 @@ def train_dapo(
             on_rollouts=on_rollouts,
         )
         return run.carry_out(trainer, tokenizer, resume=resume)
+
+
+def _names(answer: str, example: Mapping[str, Any]) -> list[Any]:
+    """What an answer calls the candidates of a row: their semantic IDs, or their numbers in the prompt."""
+    candidates = example["candidates"]
+    return list(range(1, len(candidates) + 1)) if answer == NUMBERS else list(candidates)
 
 
 def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSettings, positions: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from curate.evaluation.rankers.protocol import Ranked, read_ranking
 from prompts.completion import NUMBERS, render_completion
@@ -26,6 +27,7 @@ from store.progress import Counted
 from train.ranking.settings import StudentSettings
 from train.runs import find_student, trained_on
 from train.students.chat import ChatFormat
+from train.students.permutations import PermutationGrammar, PermutationLogitsProcessor
 from train.students.student import best_device, load_student, most_tokens
 
 DEFAULTS = StudentSettings()
@@ -57,11 +59,14 @@ class Student:
         """The tokens of each prompt."""
         return self.chat.encode_prompts(self.template.render(task) for task in tasks)
 
+    def names(self, task: RerankTask) -> list[Any]:
+        """What an answer calls each candidate: its semantic ID, or its number in the prompt."""
+        sids = [candidate.item.sid for candidate in task.candidates]
+        return list(range(1, len(sids) + 1)) if self.template.answer == NUMBERS else sids
+
     def direct_answers(self, task: RerankTask) -> list[list[int]]:
         """For each candidate, the tokens of an answer with an empty explanation whose ranking begins with it."""
-        names: list[Any] = [candidate.item.sid for candidate in task.candidates]
-        if self.template.answer == NUMBERS:
-            names = list(range(1, len(names) + 1))
+        names = self.names(task)
         # A second entry, because the tokens at the end of a name depend on what comes after it.
         answers = [render_completion("", [name, names[0]]) for name in names]
         ids: list[list[int]] = self.chat.encode_answers(answers)["input_ids"]
@@ -127,18 +132,26 @@ class GeneratingRanker:
     """Generates a completion for each task by greedy decoding.
 
     reasoning: False starts the answer with an empty explanation, so that only the ranking is generated. max_tokens: the
-    maximum length of a completion. on_progress: receives a message after each batch.
+    maximum length of a completion. permutation: whether the ranking is constrained to candidates that are not yet
+    named, so that it is always valid. on_progress: receives a message after each batch.
+
+    Raises InputError if `permutation` asks for what the tokenizer cannot write (see `PermutationGrammar`).
     """
 
     student: Student
     reasoning: bool = True
     max_tokens: int = DEFAULTS.max_tokens
     on_progress: Callable[[str], None] = lambda _: None
+    permutation: bool = False
 
     @property
     def name(self) -> str:
-        """The student's name, with a suffix if it does not reason."""
-        return self.student.name + ("" if self.reasoning else " without reasoning")
+        """The student's name, with a suffix if it does not reason, and one if its rankings are constrained."""
+        return (
+            self.student.name
+            + ("" if self.reasoning else " without reasoning")
+            + (" by permutation" if self.permutation else "")
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -147,6 +160,7 @@ class GeneratingRanker:
             "template": self.student.template.name,
             "reasoning": self.reasoning,
             "max_tokens": self.max_tokens,
+            "decode": "permutation" if self.permutation else "free",
         }
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
@@ -164,12 +178,26 @@ class GeneratingRanker:
         student.model.eval()
         options = cache_options(student.model)
         read = [[*prompt, *beginning] for prompt, beginning in zip(prompts, beginnings, strict=True)]
+        names = [student.names(task) for task in tasks]
+        grammar = PermutationGrammar(student.chat, (names[0][0], names[0][1])) if self.permutation and tasks else None
         for places, inputs in student.batches(read, self.max_tokens):
             output_B_T = student.model.generate(
                 **inputs,
                 do_sample=False,
                 max_new_tokens=self.max_tokens,
                 pad_token_id=student.tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList(
+                    []
+                    if grammar is None
+                    else [
+                        PermutationLogitsProcessor(
+                            grammar,
+                            [names[place] for place in places],
+                            self.max_tokens,
+                            [beginnings[place] for place in places],
+                        )
+                    ]
+                ),
                 **options,
             )
             # generate() repeats the prompt, which ends in the same column of every row.

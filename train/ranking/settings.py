@@ -18,6 +18,13 @@ class StudentSettings:
         group="Students",
     )
     max_tokens: int = option(256, help="Maximum length of a student's completion, in tokens.", low=1, group="Students")
+    decode: str = option(
+        "free",
+        help="Decoding of students' completions: free, or permutation (after the explanation, only candidates that are "
+        "not yet named may follow, so that every completion is valid).",
+        choices=("free", "permutation"),
+        group="Students",
+    )
     template: str | None = option(
         None,
         help="Prompt template for students. Default: the one that a student was trained on.",

@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
 
+from app.cli import cli
 from curate.review.attempts import load_attempts
 from curate.review.trace_pages import count_traces, find_traces
 from curate.snapshots import SnapshotSettings
@@ -125,6 +127,9 @@ def test_judged_again_as_in_the_training_they_earn_what_they_earned(copying: Sto
         " order by step, prompt_id, sample_index",
     )
     np.testing.assert_allclose(other.rollouts["judged"].to_numpy(), [value for (value,) in expected])
+    done = CliRunner().invoke(cli, ["train", "rollouts", "rl", "--reward", "ndcg", "--store", str(copying.folder)])
+    assert done.exit_code == 0
+    assert "reward: conditional, format weight 0.2, overlong weight 0.5; again: ndcg, format weight 0.2" in done.stdout
     with pytest.raises(InputError, match="no rollouts of a student called 'copier'"):
         judge_again(copying, "copier")
     with pytest.raises(InputError, match="no reward is called 'nice'"):

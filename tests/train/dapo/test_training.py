@@ -1,4 +1,6 @@
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,31 @@ def test_a_reward_of_ones_own_trains_a_student(inputs: Store, write_module: Call
     )
     settings = DapoSettings(**{**FEW, "steps": 1, "overlong_weight": 0.0}, reward="own_training:places")
     assert train_dapo(inputs, "prompts", "new", "rl", settings).figures["reward"] == 10.0
+
+
+def test_constrained_to_permutations_every_rollout_of_a_newborn_is_valid_and_teaches(inputs: Store) -> None:
+    settings: dict[str, Any] = {"steps": 2, "prompts_per_batch": 2, "num_generations": 4, "decode": "permutation"}
+    begun = weights(inputs, "new")
+    with pytest.raises(
+        InputError, match=r"`max_tokens` is 20, but a permutation of 10 candidates takes up to"
+    ) as error:
+        train_dapo(inputs, "prompts", "new", "short", DapoSettings(**settings, max_tokens=20))
+    # No more tokens than a ranking needs: the explanation stays empty, and what is learned are the names alone.
+    settings["max_tokens"] = int(re.findall(r"takes up to (\d+)", str(error.value))[0])
+    # A second update of a batch compares the constrained policy with what it was.
+    done = train_dapo(inputs, "prompts", "new", "rl", DapoSettings(**settings, num_iterations=2, save_steps=2))
+    assert done.figures["answers/valid"] == 1.0
+    rollouts = fetch(inputs, "select len(list_distinct(ranking)), reward from rollout_browser")
+    assert {names for names, _ in rollouts} == {10}
+    assert len({reward for _, reward in rollouts}) > 1
+    assert done.figures["grad_norm"] > 0
+    assert not same(begun, weights(inputs, "rl"))
+    # Over the vocabulary, the entropy of a newborn would be that of hundreds of tokens.
+    assert 0 < done.figures["entropy"] < math.log(10)
+    ((ratio,),) = fetch(inputs, "select value from run_metrics where metric = 'clip_ratio/region_mean' and step = 1")
+    assert ratio == 0
+    with pytest.raises(InputError, match="`decode` permutation needs `vllm_url` to be left out"):
+        DapoSettings(decode="permutation", vllm_url="http://127.0.0.1:8000")
 
 
 def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Store) -> None:

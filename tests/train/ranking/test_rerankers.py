@@ -57,6 +57,21 @@ def test_batches_do_not_change_what_a_student_writes(taught: Store) -> None:
     assert ranker.complete(tasks) == [ranker.complete([task])[0] for task in tasks]
 
 
+@pytest.mark.parametrize("mode", ["reasoning", "direct"])
+def test_constrained_to_permutations_every_answer_is_valid(mode: str, inputs: Store) -> None:
+    tasks = tasks_of(inputs)
+    (free,) = student_rankers(inputs, "new", [mode], template="rerank_numbers.v1", max_tokens=60)
+    (constrained,) = student_rankers(
+        inputs, "new", [mode], template="rerank_numbers.v1", max_tokens=60, decode="permutation"
+    )
+    assert not any(ranked.valid for ranked in free.rank(tasks))
+    rankings = constrained.rank(tasks)
+    assert all(ranked.valid for ranked in rankings)
+    assert all(len(set(ranked.item_ids)) == 10 for ranked in rankings)
+    assert constrained.name == f"{free.name} by permutation"
+    assert constrained.settings["decode"] == "permutation"
+
+
 def test_orders_are_read_and_what_cannot_be_read_is_not_valid(taught: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [render_completion("because", [3, 1, 2, *range(4, 11)]), "no order", render_completion("", [1, 1, 1])]
 
