@@ -35,6 +35,7 @@ _COMPLETION_LENGTH = re.compile(
 _FORMAT = re.compile(
     r"response.?(format|schema)|json.?schema|json.?object|structured.?output|guided|grammar", re.IGNORECASE
 )
+_MODEL = re.compile(r"model|deployment", re.IGNORECASE)
 _KEY = re.compile(
     r"api.?key|credential|permission|not (authorized|authenticated)|unauthorized|unauthenticated|country|region",
     re.IGNORECASE,
@@ -85,6 +86,10 @@ class ServerFailure:
     def about_key(self) -> bool:
         """Whether the key lacks a permission."""
         return bool(_KEY.search(self.about))
+
+    def is_about_model(self, model: str) -> bool:
+        """Whether the server misses the model, and not the address. model: its name, which some only repeat."""
+        return bool(_MODEL.search(self.about) or re.search(rf"(?<!\w){re.escape(model)}(?!\w)", self.words))
 
     @property
     def about_credit(self) -> bool:

@@ -110,7 +110,7 @@ class OpenAITeacher:
             except _DialectError:
                 continue
             except _RejectionError as rejection:
-                raise _request_failed(rejection.failure) from None
+                raise self._request_failed(rejection.failure) from None
             except _TransientError as error:
                 # Under a rate limit some request is always rejected. It counts as a failure only if nobody got answers.
                 failures += not (error.throttled and self._answers > answers)
@@ -249,13 +249,15 @@ class OpenAITeacher:
             return f"the account at {self._url} has no credit left ({failure}); raise its limit"
         if 300 <= status < 400 and no_answer_yet:
             return f"{self._url} redirects to another address ({failure}); use that one as the base URL"
-        # Once the server has answered, a 403 or 404 concerns one request, such as one that a moderation refuses.
+        # Once the server has answered, a 403 or 404 concerns one request, such as one that a moderation refuses. A 404
+        # that does not speak of the model may come from a proxy, even as a first answer: the next requests will tell.
         if status == 401 or (status == 403 and no_answer_yet and failure.about_key and not failure.about_content):
             return (
                 f"{self._url} refuses the key ({failure}); {self._key_hint}, and check that the key may use "
                 f"{self.model!r}"
             )
-        if no_answer_yet and (status in (404, 405) or failure.code == "model_not_found"):
+        not_found = status in (404, 405) and failure.is_about_model(self.model)
+        if no_answer_yet and (not_found or failure.code == "model_not_found"):
             return (
                 f"{self._url} has no model {self.model!r} ({failure}); check the model against {self._url}/models, and "
                 "the base URL, which usually ends in /v1"
@@ -264,14 +266,15 @@ class OpenAITeacher:
             return f"{self.model!r} does not accept this temperature ({failure}); choose another one"
         return None
 
-
-def _request_failed(failure: ServerFailure) -> RequestFailedError:
-    kind = FailureKind.REJECTED
-    if failure.status < 500 and failure.about_content:
-        kind = FailureKind.MODERATED
-    elif failure.status < 500 and failure.about_length and not failure.about_completion_length:
-        kind = FailureKind.TOO_LONG
-    return RequestFailedError(str(failure), kind)
+    def _request_failed(self, failure: ServerFailure) -> RequestFailedError:
+        kind, hint = FailureKind.REJECTED, ""
+        if failure.status < 500 and failure.about_content:
+            kind = FailureKind.MODERATED
+        elif failure.status < 500 and failure.about_length and not failure.about_completion_length:
+            kind = FailureKind.TOO_LONG
+        elif failure.status in (404, 405) and self._answers == 0:
+            hint = f"; check the base URL {self._url}, which usually ends in /v1"
+        return RequestFailedError(f"{failure}{hint}", kind)
 
 
 # The options of the teacher are the fields of its settings.

@@ -237,28 +237,44 @@ def test_a_web_page_from_the_first_request_on_means_a_wrong_url() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "fields", "says"),
+    ("status", "message", "fields", "says"),
     [
-        (401, {}, "refuses the key.*check OPENAI_API_KEY"),
-        (403, {"type": "permission_denied"}, "refuses the key.*check OPENAI_API_KEY"),
-        (404, {}, "has no model 'm'.*check the model"),
-        (400, {"code": "model_not_found"}, "has no model 'm'"),
-        (402, {}, "has no credit left"),
-        (429, {"code": "insufficient_quota"}, "has no credit left"),
-        (400, {"param": "temperature"}, "does not accept this temperature"),
+        (401, "no", {}, "refuses the key.*check OPENAI_API_KEY"),
+        (403, "no", {"type": "permission_denied"}, "refuses the key.*check OPENAI_API_KEY"),
+        (404, "The model `m` does not exist.", {}, "has no model 'm'.*check the model"),
+        (404, "No endpoints found for m.", {}, "has no model 'm'.*check the model"),
+        (404, "no", {"code": "DeploymentNotFound"}, "has no model 'm'.*check the model"),
+        (400, "no", {"code": "model_not_found"}, "has no model 'm'"),
+        (402, "no", {}, "has no credit left"),
+        (429, "no", {"code": "insufficient_quota"}, "has no credit left"),
+        (400, "no", {"param": "temperature"}, "does not accept this temperature"),
     ],
 )
-def test_what_would_reject_every_request_stops_the_run_at_once(status: int, fields: dict[str, Any], says: str) -> None:
+def test_what_would_reject_every_request_stops_the_run_at_once(
+    status: int, message: str, fields: dict[str, Any], says: str
+) -> None:
     calls = []
 
     def reject(call: Call) -> web.Response:
         calls.append(call)
-        return failure(status, "no", **fields)
+        return failure(status, message, **fields)
 
     with pytest.raises(TeacherError, match=says) as caught:
         talk(reject, once)
     assert len(calls) == 1
     assert calls[0].http.host in str(caught.value) or "temperature" in says
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_first_404_that_does_not_speak_of_the_model_concerns_one_request(status: int) -> None:
+    async def scenario(teacher: OpenAITeacher, server: Server) -> str:
+        with pytest.raises(RequestFailedError, match=f"HTTP {status}: no route.*check the base URL .*/v1$") as caught:
+            await teacher.complete(a_request())
+        assert caught.value.kind is FailureKind.REJECTED
+        return (await teacher.complete(a_request())).text
+
+    text, _ = talk(in_turn(lambda: failure(status, "no route"), chat), scenario)
+    assert text == "hello"
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
