@@ -205,7 +205,8 @@ class _Run:
         self.on_progress = on_progress
         self.writer = writer
         self.workers: list[asyncio.Task[None]] = []
-        self.outages = Outages(lambda: self._ends)
+        self.unasked = progress.prompts
+        self.outages = Outages(lambda: self._ends, lambda: self.unasked > 0)
         # Prompts of which a request failed, to be asked again, and how many answers there were when it did.
         self.again: deque[tuple[int, OpenPrompt]] = deque()
         # Refusals from before the first answer: only then does one tell a refused prompt from a useless set-up.
@@ -314,6 +315,7 @@ class _Run:
             if not (self.again and self.outages.is_time(self.again[0][0])):
                 async with lock:
                     prompt = await anext(source, None)
+                    self.unasked -= prompt is not None
             if prompt is None:
                 if not self.again:
                     # A worker whose request still fails will find the prompt in `again` itself.

@@ -21,17 +21,21 @@ OUTAGE_FAILURES = 10
 MAX_FIRST_PROBES = 2
 MAX_OUTAGE_S = 1800.0
 MAX_PAUSE_S = 30.0
-# How often one request is sent within a run, not counting outages.
+# How often one request is sent within a run, not counting outages while other prompts have not been asked.
 MAX_ASKED = 3
 _NAP_S = 0.1
 
 
 class Outages:
-    """Keeps count of failures. stopping: whether the run is to end; pauses end with it."""
+    """Keeps count of failures.
 
-    def __init__(self, stopping: Callable[[], bool]) -> None:
+    stopping: whether the run is to end; pauses end with it. fresh: whether any prompt has not been asked yet.
+    """
+
+    def __init__(self, stopping: Callable[[], bool], fresh: Callable[[], bool]) -> None:
         self.answers = 0
         self._stopping = stopping
+        self._fresh = fresh
         self._in_a_row = 0
         self._probes = 0
         self._rejections = 0
@@ -41,15 +45,20 @@ class Outages:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Within the context one request may be sent. During an outage it waits for its turn, and pauses before it."""
-        if not self.lasts:
-            yield
-            return
-        async with self._probing:
-            if self.lasts:
-                await self._pause(min(2.0**self._probes, MAX_PAUSE_S))
-                self._probes += 1
-            yield
+        """Within the context one request may be sent. During an outage it waits for its turn, and pauses before it.
+
+        Once all prompts have been asked, none waits for another: each is asked again after a pause, and given up if it
+        keeps failing. It is the prompts that fail then, or a run of few prompts that another run can complete.
+        """
+        if self.lasts and self._fresh():
+            async with self._probing:
+                if self.lasts and self._fresh():
+                    await self._pause()
+                    yield
+                    return
+        if self.lasts:
+            await self._pause()
+        yield
 
     @property
     def answered(self) -> bool:
@@ -62,11 +71,12 @@ class Outages:
         return self._in_a_row >= OUTAGE_FAILURES
 
     def is_time(self, answers: int) -> bool:
-        """Whether to send a request again that failed when there were so many answers.
+        """Whether to send a request again, rather than a fresh one, that failed when there were so many answers.
 
-        Only once others were answered, or else an outage would use up its tries before it is known to be one.
+        Only once others were answered, or else an outage would use up its tries before it is known to be one. During
+        an outage by turns, because either may be what fails: the old request, or the teacher for now.
         """
-        return self.answers > answers or self.lasts
+        return self.answers > answers or (self.lasts and self._probes % 2 == 0)
 
     def answer(self) -> None:
         """Count an answer: it ends an outage."""
@@ -82,8 +92,8 @@ class Outages:
             self._in_a_row = self._probes = 0
             return False
         self._in_a_row += 1
-        # An outage is nobody's fault in particular.
-        self._asked[trace_id] += not self.lasts
+        # While others wait for the end of an outage, it is nobody's fault in particular.
+        self._asked[trace_id] += not (self.lasts and self._fresh())
         return self._asked[trace_id] < MAX_ASKED and not self._stopping()
 
     def check(self, error: str) -> None:
@@ -99,8 +109,9 @@ class Outages:
                 "same command again to go on from here"
             )
 
-    async def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
+    async def _pause(self) -> None:
+        until = time.monotonic() + min(2.0**self._probes, MAX_PAUSE_S)
+        self._probes += 1
         # In naps, because a signal must not wait for the end of a pause.
         while (left := until - time.monotonic()) > 0 and not self._stopping():
             await asyncio.sleep(min(left, _NAP_S))

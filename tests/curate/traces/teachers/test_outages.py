@@ -87,6 +87,25 @@ def test_prompts_that_fail_for_ever_among_many_are_no_outage(shop: Store) -> Non
     assert progress.done + progress.failed == progress.prompts
 
 
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+def test_prompts_that_fail_for_ever_at_the_end_of_a_run_do_not_pause_it(
+    shop: Store, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "MAX_OUTAGE_S", 10.0)
+    seen: Counter[str] = Counter()
+
+    def fail_the_last(request: TeacherRequest) -> Any:
+        seen[request.trace_id] += 1
+        return RequestFailedError("500") if list(seen).index(request.trace_id) >= 18 else "an answer"
+
+    progress = run(shop, fail_the_last, concurrency)
+    assert (progress.done, progress.failed) == (18, 12)
+    assert rows(shop, "select status from runs where kind = 'trace'") == [("done",)]
+    assert rows(shop, "select count(*), count(error) from traces") == [(30, 12)]
+    # One of them may have been sent once more while it was not clear yet that there is no outage.
+    assert outages.MAX_ASKED <= max(seen.values()) <= outages.MAX_ASKED + 1
+
+
 def test_during_an_outage_one_request_at_a_time_goes_out(shop: Store) -> None:
     most = sent = 0
 
