@@ -1,5 +1,6 @@
 """`gr2 eval`: rankers beside each other on the same lists."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,16 @@ import typer
 
 from app.commands import Given, OptionsOf, add_command
 from app.completion import complete_students
-from app.options import DEFAULT_STORE, Name, StoreOption, open_store, prepare_training, print_table, say
+from app.options import (
+    DEFAULT_STORE,
+    Name,
+    StoreOption,
+    describe_counts,
+    open_store,
+    prepare_training,
+    print_table,
+    say,
+)
 from app.progress import status_line
 from curate.evaluation.settings import EvalSettings
 from curate.traces.settings import RequestSettings
@@ -163,6 +173,7 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
         title=f"{shown['dataset']}, {shown['split']} lists that hold their target; gain over {rankers[0]}; same first: "
         f"lists that keep their first item when shuffled; run {shown['run_id']}",
     )
+    _say_failures(done)
     say(f"end to end, over all {of_all:,} lists, R, N and MRR are {shown['n'] / of_all:.4f} times these\n")
     pairs = [row for row in done.differences.iter_rows(named=True) if row["other"] != rankers[0]]
     if pairs:
@@ -173,6 +184,15 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
         )
     if slices:
         _print_slices(done.slices, rankers)
+
+
+def _say_failures(done: "Evaluations") -> None:
+    """How many requests of each ranker failed, which the table counts as answers that are not valid."""
+    for ranker, failures in json.loads(done.runs["settings"][0]).get("failures", {}).items():
+        say(
+            f"{ranker}: {failures['failed']:,} of {failures['requests']:,} requests failed, and the input order takes "
+            f"their place: {describe_counts(failures['commonest_errors'])}"
+        )
 
 
 def print_gains(done: "Evaluations") -> None:

@@ -58,6 +58,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     say("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()) + "\n")
 
 
+def describe_counts(counts: Sequence[tuple[str, int]]) -> str:
+    """Texts with their counts, such as errors, as one printable line."""
+    return "; ".join(f"{show(text)} ({'once' if count == 1 else f'{count:,} times'})" for text, count in counts)
+
+
 def show(value: Any) -> str:
     """A value as one printable line; None is empty."""
     if value is None:

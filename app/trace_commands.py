@@ -1,14 +1,12 @@
 """Commands that make and judge traces: trace, verify, status."""
 
-import re
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands import Given, OptionsOf, add_command
-from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, read_pairs, say, show
+from app.options import DEFAULT_STORE, Name, StoreOption, describe_counts, open_store, print_table, read_pairs, say
 from app.ruleset_commands import say_unjudged
 from curate.traces.settings import RequestSettings, SamplingSettings
 from curate.traces.teachers.settings import OpenAISettings
@@ -134,6 +132,8 @@ if TYPE_CHECKING:
 
 def print_trace(progress: "Progress") -> None:
     """What a run did, and how to go on."""
+    from curate.traces.teachers.protocol import commonest_errors
+
     for recovery in progress.recovered:
         unknown = f"; {recovery.unknown:,} sent, outcome unknown: asked again" if recovery.unknown else ""
         say(f"took {recovery.traces:,} traces over from run {recovery.run_id}, which was killed{unknown}")
@@ -161,11 +161,11 @@ def print_trace(progress: "Progress") -> None:
             + (f"${progress.cost_usd:,.2f}" if progress.cost_usd is not None else "cost not known")
         )
     if progress.errors:
-        say(f"errors: {_most_common(progress.errors)}")
+        say(f"errors: {describe_counts(commonest_errors(progress.errors))}")
     if progress.refused:
         say(f"{progress.refused:,} prompts were refused for good and are not asked again, unless with --retry-refused")
     if progress.unparsed and not progress.parsed:
-        say(f"no answer could be read: {_most_common(progress.unparsed)}")
+        say(f"no answer could be read: {describe_counts(progress.unparsed.most_common(3))}")
     if progress.rejected:
         say(
             f"{progress.rejected:,} traces were refused by the store and are failed attempts now; their answers are in "
@@ -178,20 +178,6 @@ def print_trace(progress: "Progress") -> None:
         )
     elif progress.stopping:
         say("stopped; everything that arrived is stored. Run the same command again to go on from here.")
-
-
-def _most_common(texts: Counter[str]) -> str:
-    """The three most frequent texts with their counts; texts that differ only in numbers count as one."""
-    counts: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    for text, count in texts.items():
-        kind = re.sub(r"\d+", "#", text)
-        counts[kind] += count
-        example.setdefault(kind, text)
-    return "; ".join(
-        f"{show(example[kind])} ({'once' if count == 1 else f'{count:,} times'})"
-        for kind, count in counts.most_common(3)
-    )
 
 
 def print_verify(summary: "VerifySummary") -> None:

@@ -7,6 +7,7 @@ ranker sees a target. All metrics and rankings are rows of the store, one run pe
 Source: the conditional protocol is the paper's (arXiv 2602.07774). Intervals, shuffles and slices are ours.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from curate.evaluation.rankers.protocol import Ranked, Ranker, checked, given_or
 from curate.evaluation.results import Evaluations, load_evaluations, metric_rows, run_row
 from curate.evaluation.settings import EvalSettings
 from curate.traces.target_lists import TargetLists, load_target_lists
+from curate.traces.teachers.protocol import commonest_errors
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from store.progress import Counted
@@ -32,11 +34,12 @@ from store.values import utc_now
 
 
 class _Outcome(NamedTuple):
-    """The rankings of one ranker for all lists. bias: None without shuffled lists."""
+    """The rankings of one ranker for all lists. bias: None without shuffled lists. errors: of shuffled lists too."""
 
     ranker: str
     ranked: list[Ranked]
     bias: PositionBias | None
+    errors: Counter[str]
 
 
 def evaluate(
@@ -49,9 +52,10 @@ def evaluate(
 ) -> Evaluations:
     """Evaluate the pre-ranker and all `rankers` on the same lists, and store rankings and metrics as one new run.
 
-    The pre-ranker always takes part, because gains are measured against it. If a ranker raises an error, the evaluation
-    ends and nothing is stored. Raises InputError if the dataset has no lists to evaluate, or if two rankers have the
-    same name.
+    The pre-ranker always takes part, because gains are measured against it. Where a ranker fails for single lists, the
+    input order takes their place, and the settings of the run count them as `failures` with the commonest errors. If a
+    ranker raises an error, the evaluation ends and nothing is stored. Raises InputError if the dataset has no lists to
+    evaluate, or if two rankers have the same name.
     """
     started = utc_now()
     with store.reading() as session:
@@ -73,6 +77,15 @@ def evaluate(
     facts = {
         **asdict(settings),
         "rankers": {ranker.name: ranker.settings for ranker in everyone},
+        "failures": {
+            outcome.ranker: {
+                "failed": outcome.errors.total(),
+                "requests": len(lists.listed) * (1 + settings.shuffles),
+                "commonest_errors": commonest_errors(outcome.errors),
+            }
+            for outcome in outcomes
+            if outcome.errors
+        },
         "bootstrap_samples": BOOTSTRAP_SAMPLES,
         "code_commit": code_commit(),
     }
@@ -90,14 +103,16 @@ def _ask_all(
     all_tasks: list[RerankTask] = [*tasks, *shuffled]
     outcomes = []
     for ranker in rankers:
-        ranked = []
+        ranked, errors = [], Counter[str]()
         for task, ranking in zip(all_tasks, ranker.rank(all_tasks), strict=True):
             ranked.append(checked(task, ranking))
+            if ranking.error is not None:
+                errors[ranking.error] += 1
             message = f"{ranker.name}: {len(ranked):,} of {len(all_tasks):,} lists, each shuffle counted as one"
             on_progress(Counted(message, len(ranked), len(all_tasks)))
         orders = [order.item_ids for order in ranked[len(tasks) :]]
         bias = measure_position_bias(shuffled, orders, settings.shuffles) if shuffled else None
-        outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias))
+        outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias, errors))
     return outcomes
 
 
@@ -120,7 +135,8 @@ def _put(
     differences = metric_rows(of_run, ("ranker", "other"), compared.differences())
     evaluation_slices = metric_rows(of_run, ("ranker", "slice", "bucket"), slices)
     rankings = [
-        {"run_id": run["run_id"], "list_id": listed.list_id, "ranker": outcome.ranker, **ranked._asdict()}
+        {"run_id": run["run_id"], "list_id": listed.list_id, "ranker": outcome.ranker}
+        | {"item_ids": ranked.item_ids, "valid": ranked.valid}
         for outcome in outcomes
         for listed, ranked in zip(lists.listed, outcome.ranked, strict=True)
     ]
@@ -134,7 +150,7 @@ def _put(
 
 def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iterator[tuple[str, Metric]]:
     """(ranker, metric): the shares of valid and of copied answers, and how much the input order moves the ranking."""
-    for ranker, ranked, bias in outcomes:
+    for ranker, ranked, bias, _ in outcomes:
         copied = [
             order.valid and order.item_ids == given_order(listed.task)
             for listed, order in zip(lists.listed, ranked, strict=True)
@@ -148,7 +164,7 @@ def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iter
 
 def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:
     """(ranker, slice, bucket, metric): the share of first picks that stood at each position of the shuffled input."""
-    for ranker, _, bias in outcomes:
+    for ranker, _, bias, _ in outcomes:
         if bias is not None:
             for place, shares_B in enumerate(bias.first_picks_B_P.T, 1):
                 yield ranker, "input_position", str(place), mean_value("first_pick_share", shares_B, seed=seed)

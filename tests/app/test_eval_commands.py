@@ -18,13 +18,19 @@ Gr2 = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Reverser(BaseHTTPRequestHandler):
-    """A chat completions endpoint that turns the candidates round, and to some lists has nothing to say."""
+    """A chat completions endpoint that turns the candidates round, and to some lists has nothing to say.
+
+    Model `flaky` fails at every fifth request, and model `broken` at every one.
+    """
 
     asked: list[dict[str, Any]]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(body)
+        if body["model"] == "broken" or (body["model"] == "flaky" and len(self.asked) % 5 == 0):
+            self.send_error(500, "out of memory")
+            return
         sids = body["response_format"]["json_schema"]["schema"]["properties"]["recommendations"]["items"]["enum"]
         text = "no" if sids[0] < sids[-1] else json.dumps({"explanation": "", "recommendations": sids[::-1]})
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -96,6 +102,29 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
         ).fetchall()
     assert len(rows) == 10
     assert set(rows) == {(True, True, False), (False, False, True)}
+
+
+def test_failed_requests_of_an_endpoint_are_counted_apart_from_its_answers(
+    shop: Store, endpoint: tuple[str, list[dict[str, Any]]], gr2_process: Gr2
+) -> None:
+    words = ["--base-url", endpoint[0], "--limit", 10, "--shuffles", 2, "--max-retries", 0, "--store", shop.folder]
+
+    def run(model: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"NO_PROXY": "127.0.0.1"}
+        return gr2_process("eval", "shop", "--rankers", "endpoint", "--model", model, *words, env=environment)
+
+    flaky = run("flaky")
+    assert flaky.returncode == 0, flaky.stderr
+    assert "flaky@rerank_evidence.v1: 6 of 30 requests failed" in flaky.stdout
+    assert "HTTP 500" in flaky.stdout
+    assert "(6 times)" in flaky.stdout
+    broken = run("broken")
+    assert broken.returncode == 2
+    assert "broken@rerank_evidence.v1 answered none of the first 20 requests" in broken.stderr
+    assert "HTTP 500" in broken.stderr
+    assert broken.stdout == ""
+    with shop.reading() as session:
+        assert session.connection.execute("from evaluations where ranker like 'broken%'").fetchall() == []
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,15 @@ from prompts.tasks import RerankTask
 
 
 class Ranked(NamedTuple):
-    """Item ids of the candidates, best first. valid: False where the ranker gave no order that can be used."""
+    """Item ids of the candidates, best first.
+
+    valid: False where the ranker gave no order that can be used. error: why it gave none at all, such as a failed
+    request; None where it answered.
+    """
 
     item_ids: Sequence[str]
     valid: bool = True
+    error: str | None = None
 
 
 class Ranker(Protocol):

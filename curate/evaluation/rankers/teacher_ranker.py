@@ -1,10 +1,11 @@
 """Uses any teacher as a ranker, such as a language model behind an endpoint: one request per list, at temperature 0.
 
-A template renders the prompts, and the parser of traces reads the answers. A failed request, or an answer that is not a
-permutation of the candidates, is invalid. Only the ranking of an answer is kept.
+A template renders the prompts, and the parser of traces reads the answers. An answer that is not a permutation of the
+candidates is invalid. So is a failed request, which keeps its error. Only the ranking of an answer is kept.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,15 @@ from curate.evaluation.rankers.protocol import Ranked, read_ranking
 from curate.traces.settings import REQUESTS, RequestSettings
 from curate.traces.tasks import render_task
 from curate.traces.teachers.openai_compatible import OpenAITeacher
-from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest
+from curate.traces.teachers.protocol import RequestFailedError, Teacher, TeacherRequest, commonest_errors
 from curate.traces.teachers.settings import OpenAISettings
 from prompts.completion import completion_schema
 from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
-from store import InputError
+from store import InputError, TeacherError
+
+# A ranker of which the first so many requests all fail would hardly answer the others.
+MAX_FIRST_FAILURES = 20
 
 
 class TeacherRanker:
@@ -48,14 +52,21 @@ class TeacherRanker:
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
         """The rankings in the order of the tasks. Requests for later tasks run while the caller handles earlier ones.
 
-        Raises TeacherError if the teacher cannot answer any request.
+        Raises TeacherError if the teacher cannot answer any request, or if the first MAX_FIRST_FAILURES all failed.
         """
+        errors: Counter[str] = Counter()
         # A runner keeps one event loop, and with it the running requests, alive between two results.
         with asyncio.Runner() as runner:
             answers = runner.run(self._begin(tasks))
             try:
-                for answer in answers:
-                    yield runner.run(_wait_for(answer))
+                for count, answer in enumerate(answers, 1):
+                    ranked = runner.run(_wait_for(answer))
+                    if ranked.error is not None:
+                        errors[ranked.error] += 1
+                    # From the first answer on, every failure may concern its request alone.
+                    if errors.total() == count == min(MAX_FIRST_FAILURES, len(tasks)):
+                        raise TeacherError(_describe_silence(self.name, errors))
+                    yield ranked
             finally:
                 runner.run(self._end(answers))
 
@@ -85,9 +96,17 @@ class TeacherRanker:
             )
             try:
                 completion = await self._teacher.complete(request)
-            except RequestFailedError:
-                return Ranked((), valid=False)
+            except RequestFailedError as error:
+                return Ranked((), valid=False, error=str(error))
         return read_ranking(completion.text, shown_task)
+
+
+def _describe_silence(name: str, errors: Counter[str]) -> str:
+    (error, times), *_ = commonest_errors(errors)
+    return (
+        f"{name} answered none of the first {errors.total():,} requests; check the endpoint. The commonest error "
+        f"({times:,} times): {error}"
+    )
 
 
 async def _wait_for(answer: asyncio.Task[Ranked]) -> Ranked:

@@ -5,6 +5,8 @@ Completions and failures are the boundary to the store: whatever a teacher puts 
 """
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,6 +92,21 @@ class RequestFailedError(Exception):
     def __init__(self, reason: str, kind: FailureKind = FailureKind.FAILED) -> None:
         super().__init__(_text(reason, MAX_ERROR) or "the request failed")
         self.kind = kind
+
+
+def commonest_errors(errors: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The three most frequent errors with their counts; those that differ only in numbers count as one.
+
+    >>> commonest_errors({"HTTP 500: request 1": 1, "HTTP 500: request 2": 3, "timeout": 2})
+    [('HTTP 500: request 1', 4), ('timeout', 2)]
+    """
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for error, count in errors.items():
+        kind = re.sub(r"\d+", "#", error)
+        counts[kind] += count
+        example.setdefault(kind, error)
+    return [(example[kind], count) for kind, count in counts.most_common(3)]
 
 
 class Teacher(Protocol):

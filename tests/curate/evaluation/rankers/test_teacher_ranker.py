@@ -37,12 +37,40 @@ def test_answers_are_read_by_what_was_shown(task: RerankTask) -> None:
     ] == Ranked(("c", "d", "e"))
 
 
-@pytest.mark.parametrize(
-    "answer",
-    ["I would rather not", '{"recommendations": ["<c>", "<d>", "<e>", "<x>"]}', RequestFailedError("gave up")],
-)
-def test_an_answer_that_is_no_order_is_not_valid(task: RerankTask, answer: str | Exception) -> None:
+@pytest.mark.parametrize("answer", ["I would rather not", '{"recommendations": ["<c>", "<d>", "<e>", "<x>"]}'])
+def test_an_answer_that_is_no_order_is_not_valid(task: RerankTask, answer: str) -> None:
     assert not ranks(task, lambda _: answer)[0].valid
+
+
+def test_a_failed_request_keeps_its_error(task: RerankTask) -> None:
+    answers: list[str | Exception] = ["no", RequestFailedError("HTTP 500: out of memory")]
+    ranker = TeacherRanker(FakeTeacher(lambda request: answers.pop(0)), TEMPLATE, concurrency=1)
+    failed = Ranked((), valid=False, error="HTTP 500: out of memory")
+    assert list(ranker.rank([task] * 2)) == [Ranked((), valid=False), failed]
+
+
+@pytest.mark.parametrize(("lists", "counted"), [(3, 3), (100, 20)])
+def test_a_teacher_that_answers_nothing_ends_it(task: RerankTask, lists: int, counted: int) -> None:
+    sent = 0
+
+    def fail(_: TeacherRequest) -> Exception:
+        nonlocal sent
+        sent += 1
+        return RequestFailedError("HTTP 502" if sent % 3 else f"HTTP 500: request {sent}")
+
+    teacher = FakeTeacher(fail)
+    with pytest.raises(
+        TeacherError, match=rf"none of the first {counted} requests; .* \({counted - counted // 3} times"
+    ):
+        list(TeacherRanker(teacher, TEMPLATE).rank([task] * lists))
+    assert teacher.closed
+
+
+def test_a_teacher_that_answered_once_may_fail_for_all_others(task: RerankTask) -> None:
+    answers: list[str | Exception] = [RequestFailedError("HTTP 500")] * 50
+    answers[15] = "no"
+    ranker = TeacherRanker(FakeTeacher(lambda _: answers.pop(0)), TEMPLATE, concurrency=1)
+    assert sum(ranked.error is not None for ranked in ranker.rank([task] * 50)) == 49
 
 
 def test_a_teacher_that_cannot_work_ends_it_and_is_closed(task: RerankTask) -> None:
