@@ -6,7 +6,7 @@ starting one.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -135,8 +135,20 @@ def _check_verdicts(session: Session, dataset: str, ruleset: Ruleset) -> None:
         raise InputError(f"{describe_unjudged(missing)[0]}, or this run would ask for accepted traces again")
 
 
-def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
-    """Lists that need samples: list_id, answered (indexes), accepted, chosen_lists (the number of lists of the run).
+@dataclass(slots=True)
+class PromptTable:
+    """What a run has seen of the table of prompts, so that it need not look for each batch in all of it.
+
+    rows: the number of prompts that were looked at. added: those that other runs stored since this one was planned.
+    """
+
+    rows: int
+    added: set[str] = field(default_factory=set)
+
+
+def find_open_lists(store: Store, plan: Plan) -> tuple[pl.DataFrame, PromptTable]:
+    """Lists that need samples: list_id, answered (indexes), accepted, has_prompt (whether the store has their prompt),
+    chosen_lists (the number of lists of the run).
 
     They are in the order in which they lie in the store, with what `places_of` needs, so that a batch reads its own
     part of the store and not all of it.
@@ -165,11 +177,12 @@ def find_open_lists(store: Store, plan: Plan) -> pl.DataFrame:
             max_attempts=settings.max_attempts,
             for_good=[] if settings.retry_refused else list(FOR_GOOD),
         )
-        return locate_lists(session, lists)
+        ((rows,),) = session.rows("count_prompts")
+        return locate_lists(session, lists), PromptTable(rows)
 
 
-def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> list[OpenPrompt]:
-    """Render and store the prompts of open lists. Call it with at most PROMPT_BATCH lists.
+def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame, table: PromptTable) -> list[OpenPrompt]:
+    """Render the prompts of open lists, and store those that are new. Call it with at most PROMPT_BATCH lists.
 
     Raises StoreBusyError if the store stays busy; the call may be repeated.
     """
@@ -181,8 +194,16 @@ def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame) -> list[OpenProm
         _open_prompt(plan, tasks[list_id], answered, accepted)
         for list_id, answered, accepted in lists.select("list_id", "answered", "accepted").iter_rows()
     ]
-    with store.writing() as session:
-        session.put("prompts", pl.DataFrame([_row(plan, prompt) for prompt in prompts]))
+    unknown = [prompt for prompt, known in zip(prompts, lists["has_prompt"], strict=True) if not known]
+    if unknown:
+        with store.writing() as session:
+            # Other runs may need the same prompts: the claim is for one teacher.
+            added = {prompt_id for (prompt_id,) in session.rows("prompts_since", rows=table.rows)} | table.added
+            if new := [_row(plan, prompt) for prompt in unknown if prompt.prompt_id not in added]:
+                session.insert("append_prompts", pl.DataFrame(new))
+            ((rows,),) = session.rows("count_prompts")
+        # Only once it is committed.
+        table.rows, table.added = rows, added
     return prompts
 
 

@@ -26,7 +26,7 @@ from curate.traces.records import (
     rollout_row,
 )
 from curate.traces.rules import RULE_NAMES, RULES, Answer, Verdict, judge
-from curate.traces.tasks import ListedTask, load_tasks
+from curate.traces.tasks import ListedTask, PromptPlaces, load_tasks
 from prompts.completion import ParsedCompletion, parse_completion
 from store import InputError, Put, Session, Store
 from store.journals import (
@@ -360,12 +360,18 @@ def _outcome(path: Path) -> tuple[int, str]:
     return len(waiting), status
 
 
-def load_tasks_of_prompts(session: Session, prompt_ids: Sequence[str]) -> dict[str, ListedTask]:
-    """The tasks of prompts, by prompt id."""
-    prompts = session.frame("prompts_by_id", prompt_ids=list(set(prompt_ids)))
+def load_tasks_of_prompts(
+    session: Session, prompt_ids: Sequence[str], within: PromptPlaces | None = None
+) -> dict[str, ListedTask]:
+    """The tasks of prompts, by prompt id.
+
+    within: where the prompts and their lists lie, if that is known; None reads through all of them.
+    """
+    places = within or PromptPlaces()
+    prompts = session.frame("prompts_by_id", prompt_ids=list(set(prompt_ids)), first=places.first, last=places.last)
     tasks: dict[str, ListedTask] = {}
     # Prompts over different versions of semantic IDs show the same list in different words.
     for (dataset, sid_version), group in prompts.group_by("dataset", "sid_version"):
-        listed = load_tasks(session, str(dataset), str(sid_version), group["list_id"].to_list())
+        listed = load_tasks(session, str(dataset), str(sid_version), group["list_id"].to_list(), within=places.lists)
         tasks |= {prompt: listed[list_id] for prompt, list_id in group.select("prompt_id", "list_id").iter_rows()}
     return tasks

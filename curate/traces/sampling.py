@@ -20,7 +20,15 @@ from typing import Any
 import orjson
 import polars as pl
 
-from curate.traces.planning import PROMPT_BATCH, OpenPrompt, Plan, find_open_lists, open_prompts, plan_sampling
+from curate.traces.planning import (
+    PROMPT_BATCH,
+    OpenPrompt,
+    Plan,
+    PromptTable,
+    find_open_lists,
+    open_prompts,
+    plan_sampling,
+)
 from curate.traces.recording import JudgedTrace, Recovery, judge_record, recover
 from curate.traces.settings import REQUESTS, RequestSettings, SamplingSettings
 from curate.traces.teachers.outages import Outages
@@ -126,7 +134,7 @@ def sample(
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
         # Again under the claim: the process that held it before may have answered some of these prompts, and died.
         recovered += recover(store)
-        lists = find_open_lists(store, plan)
+        lists, table = find_open_lists(store, plan)
         run_id = f"trace-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         chosen = int(lists["chosen_lists"][0]) if lists.height else 0
         progress = Progress(run_id, chosen, lists.height, recovered=recovered)
@@ -150,7 +158,8 @@ def sample(
             raise
         status = "failed"
         try:
-            status = asyncio.run(_Run(teacher, plan, progress, writer, on_progress).run(lists, requests.concurrency))
+            run = _Run(teacher, plan, progress, writer, on_progress)
+            status = asyncio.run(run.run(lists, table, requests.concurrency))
         finally:
             writer.end(status)
             writer.close()
@@ -214,9 +223,9 @@ class _Run:
         self.prompts_wait = False
         self.is_over = False
 
-    async def run(self, lists: pl.DataFrame, concurrency: int) -> str:
+    async def run(self, lists: pl.DataFrame, table: PromptTable, concurrency: int) -> str:
         """Sample until all prompts are finished or a signal arrives. Returns the run's status for the store."""
-        source = self._prompts(lists)
+        source = self._prompts(lists, table)
         # Only one worker at a time may advance an async generator.
         lock = asyncio.Lock()
         committing = asyncio.create_task(self.writer.commit_regularly(self._is_answered))
@@ -286,20 +295,20 @@ class _Run:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    async def _prompts(self, lists: pl.DataFrame) -> AsyncIterator[OpenPrompt]:
+    async def _prompts(self, lists: pl.DataFrame, table: PromptTable) -> AsyncIterator[OpenPrompt]:
         """All open prompts, in batches: while one is sampled, a thread renders the next."""
         slices = lists.iter_slices(PROMPT_BATCH)
-        ahead = asyncio.create_task(self._open(next(slices, None)))
+        ahead = asyncio.create_task(self._open(next(slices, None), table))
         while (batch := await ahead) is not None:
-            ahead = asyncio.create_task(self._open(next(slices, None)))
+            ahead = asyncio.create_task(self._open(next(slices, None), table))
             for prompt in batch:
                 yield prompt
 
-    async def _open(self, lists: pl.DataFrame | None) -> list[OpenPrompt] | None:
+    async def _open(self, lists: pl.DataFrame | None, table: PromptTable) -> list[OpenPrompt] | None:
         """The prompts of some lists, once the store has them. None if there are no lists, or if the run ends before."""
         while lists is not None and not self._ends:
             try:
-                prompts = await asyncio.to_thread(open_prompts, self.store, self.plan, lists)
+                prompts = await asyncio.to_thread(open_prompts, self.store, self.plan, lists, table)
             except StoreBusyError:
                 self.prompts_wait = True
             except StoreError as error:

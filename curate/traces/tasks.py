@@ -34,6 +34,14 @@ class Places(NamedTuple):
     last_evidence: int = 2**62
 
 
+class PromptPlaces(NamedTuple):
+    """Where prompts lie in the store: the first and the last of them, and their lists."""
+
+    first: int = 0
+    last: int = 2**62
+    lists: Places = Places()
+
+
 def locate_lists(session: Session, lists: pl.DataFrame) -> pl.DataFrame:
     """Lists (list_id, and any other columns) in the order in which they lie in the store, with what `places_of` needs.
 

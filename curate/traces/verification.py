@@ -15,6 +15,7 @@ from curate.datasets.catalogue import find_dataset
 from curate.traces.recording import answer_to, load_tasks_of_prompts, reading_of, verdict_frame
 from curate.traces.records import TRACE_SCHEMA
 from curate.traces.rules import RULE_NAMES, check_rule_names, judge
+from curate.traces.tasks import Places, PromptPlaces
 from store import Store
 
 VERIFY_BATCH = 5_000
@@ -53,7 +54,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
             rules = [*RULE_NAMES, *(rule for (rule,) in session.rows("rules_of_rulesets"))]
     rules = check_rule_names(dict.fromkeys(rules))
     summary = VerifySummary()
-    for after, until in _ranges(store, dataset):
+    for after, until, places in _ranges(store, dataset):
         with store.reading() as session:
             traces = session.rows(
                 "completions_to_judge",
@@ -63,7 +64,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
                 until_time=until[0],
                 until_id=until[1],
             )
-            tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, *_ in traces])
+            tasks = load_tasks_of_prompts(session, [prompt_id for _, _, prompt_id, *_ in traces], within=places)
         # Judging happens between the transactions, so that the store is locked only to read and to write.
         verdicts, readings = [], []
         for trace_id, created_at, prompt_id, completion, finish_reason, *stored, _ in traces:
@@ -85,22 +86,19 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
                 session.insert("update_readings", pl.DataFrame(readings, schema=READING_SCHEMA, orient="row"))
             # An outcome sums up all rules of a trace, so it is made again from every current verdict, old and new.
             if new_verdicts or any(unjudged for *_, unjudged in traces):
-                current = session.frame(
-                    "verdicts_of_batch",
-                    trace_ids=[trace_id for trace_id, *_ in traces],
-                    first_time=traces[0][1],
-                    last_time=traces[-1][1],
-                )
+                times = {"first_time": traces[0][1], "last_time": traces[-1][1]}
+                current = session.frame("verdicts_of_batch", trace_ids=[trace_id for trace_id, *_ in traces], **times)
                 session.insert("judge_batch", current)
                 session.execute("put_batch_outcomes")
-                session.execute("update_outcomes")
+                session.execute("update_outcomes", **times)
         summary.new_verdicts += new_verdicts
         summary.new_readings += len(readings)
     return summary
 
 
-def _ranges(store: Store, dataset: str) -> Iterator[tuple[Key, Key]]:
-    """Ranges of keys with VERIFY_BATCH completions each: after the first key, up to and with the second.
+def _ranges(store: Store, dataset: str) -> Iterator[tuple[Key, Key, PromptPlaces]]:
+    """Ranges of keys with VERIFY_BATCH completions each: after the first key, up to and with the second, and where
+    their prompts lie.
 
     DuckDB reads a range alone, while the first rows after a key would cost a look at all that come later. Traces that a
     run adds meanwhile get ranges of their own in the end.
@@ -113,6 +111,7 @@ def _ranges(store: Store, dataset: str) -> Iterator[tuple[Key, Key]]:
             )
         if not ends:
             return
-        for end in ends:
-            yield after, end
-            after = end
+        for time, trace_id, first, last, *lists in ends:
+            until = (time, trace_id)
+            yield after, until, PromptPlaces(first, last, Places(*lists))
+            after = until

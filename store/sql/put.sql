@@ -41,8 +41,9 @@ insert into oracle_rankings by name from batch anti join oracle_rankings using (
 -- name: put_templates
 insert into templates by name from batch anti join templates using (template, sha256)
 
--- name: put_prompts
-insert into prompts by name from batch anti join prompts using (prompt_id)
+-- name: append_prompts
+-- Only of prompts that the store has not.
+insert into prompts by name from batch
 
 -- name: find_new_traces
 -- Those of the batch that the store has not. A trace lies in the group of its prompt, teacher, model and temperature: to
@@ -110,10 +111,12 @@ anti join outcomes using (outcome)
 group by outcome
 
 -- name: update_outcomes
+-- The times say where the traces of batch_outcomes lie.
 update traces
 set outcome = batch_outcomes.outcome
 from batch_outcomes
-where traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct from batch_outcomes.outcome
+where traces.created_at between $first_time and $last_time
+    and traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct from batch_outcomes.outcome
 
 -- name: update_readings
 -- What the parser reads in completions, where it read something else when they were stored.

@@ -38,11 +38,21 @@ done as (
         and traces.temperature = $temperature
         and traces.max_tokens = $max_tokens
     group by traces.list_id
+),
+prompted as (
+    select list_id
+    from prompts
+    where dataset = $dataset
+        and sid_version = $sid_version
+        and template = $template
+        and template_sha256 = $template_sha256
+        and knowledge_priming = $knowledge_priming
 )
 select
     list_id,
     coalesce(answered, []) as answered,
     coalesce(accepted, 0) as accepted,
+    list_id in (select list_id from prompted) as has_prompt,
     (select count(*) from chosen) as chosen_lists
 from chosen
 left join done using (list_id)
@@ -50,6 +60,13 @@ where coalesce(accepted, 0) < $num_accepted
     and len(coalesce(answered, [])) < $max_attempts
     and coalesce(refused, 0) = 0
 order by list_id
+
+-- name: count_prompts
+select count(*) from prompts
+
+-- name: prompts_since
+-- Prompts that were stored after the first $rows. Prompts are never removed.
+select prompt_id from prompts where rowid >= $rows
 
 -- name: sampling_runs
 -- Every run with a journal: whether it ended, how much of its journal is committed, and the rules of its ruleset, NULL
@@ -75,20 +92,39 @@ insert into journals values ($run_id, $committed_offset)
 update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
 
 -- name: ranges_to_judge
--- The last key of each batch of stored completions of a dataset, from the oldest on.
+-- The last key of each batch of stored completions of a dataset, from the oldest on, and where its prompts, its lists
+-- and their evidence lie.
 with numbered as (
     select
         created_at,
         trace_id,
-        row_number() over (order by created_at, trace_id) as place,
-        count(*) over () as traces
+        prompt_id,
+        list_id,
+        row_number() over (order by created_at, trace_id) as place
     from traces
     where dataset = $dataset
         and completion is not null
         and created_at >= $after_time
         and (created_at, trace_id) > ($after_time, $after_id)
+),
+facts as (
+    select list_id, min(rowid) as first_evidence, max(rowid) as last_evidence from evidence group by list_id
 )
-select created_at, trace_id from numbered where place % $batch = 0 or place = traces order by place
+select
+    arg_max(created_at, place),
+    arg_max(trace_id, place),
+    min(prompts.rowid),
+    max(prompts.rowid),
+    min(candidate_lists.rowid),
+    max(candidate_lists.rowid),
+    coalesce(min(first_evidence), 0),
+    coalesce(max(last_evidence), 0)
+from numbered
+join prompts using (prompt_id)
+join candidate_lists on candidate_lists.list_id = numbered.list_id
+left join facts on facts.list_id = numbered.list_id
+group by (place - 1) // $batch
+order by max(place)
 
 -- name: completions_to_judge
 -- Stored completions of a dataset after a key, up to and with another, and what was read in them.

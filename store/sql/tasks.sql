@@ -41,4 +41,4 @@ where items.dataset = $dataset
 
 -- name: prompts_by_id
 select prompt_id, list_id, dataset, sid_version, strategy, template from prompts
-where prompt_id in (select unnest($prompt_ids))
+where rowid between $first and $last and prompt_id in (select unnest($prompt_ids))

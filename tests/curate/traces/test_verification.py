@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from curate.traces import rules
+from curate.traces import rules, verification
 from curate.traces.planning import SamplingSettings
 from curate.traces.recording import load_tasks_of_prompts
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import EvidenceTeacher
-from curate.traces.verification import BEGINNING, verify
+from curate.traces.verification import BEGINNING, _ranges, verify
 from store import InputError, Store
 
 
@@ -136,3 +136,27 @@ def test_ranges_of_keys_take_each_completion_once_and_read_no_others(traced: Sto
         assert not session.rows("ranges_to_judge", dataset="shop", after_time=after[0], after_id=after[1], batch=7)
     assert found == expected
     assert sizes == [7] * 11 + [2]
+
+
+def test_a_batch_reads_only_the_part_of_the_store_where_its_prompts_lie(
+    traced: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "VERIFY_BATCH", 9)
+    batches = list(_ranges(traced, "shop"))
+    assert len(batches) == 9
+    loaded = []
+    for after, until, places in batches:
+        with traced.reading() as session:
+            parameters = {"dataset": "shop", "after_time": after[0], "after_id": after[1]}
+            rows = session.rows("completions_to_judge", **parameters, until_time=until[0], until_id=until[1])
+            prompts = {prompt_id for _, _, prompt_id, *_ in rows}
+            within = load_tasks_of_prompts(session, list(prompts), within=places)
+            assert within == load_tasks_of_prompts(session, list(prompts))
+            assert within.keys() == prompts
+            assert all(candidate.evidence.score for task in within.values() for candidate in task.task.candidates)
+            # What lies elsewhere is not read: these tasks cannot be found there.
+            elsewhere = places._replace(first=places.last + 1, last=2**62)
+            assert load_tasks_of_prompts(session, list(prompts), within=elsewhere) == {}
+        loaded.append((places.first, places.last, places.lists.last - places.lists.first))
+    assert min(last - first for first, last, _ in loaded) < 40 / 2
+    assert min(lists for *_, lists in loaded) < fetch(traced, "select count(*) from candidate_lists")[0][0] / 2
