@@ -30,6 +30,18 @@ SHOWN_DIGITS = 12
 KEY_FIELDS = {"trace_id": "trace", "list_id": "list_id"}
 LINK = st.column_config.LinkColumn(display_text="open", width="small")
 NUMBER = st.column_config.NumberColumn(format="localized")
+# By the names in the manifest: a pattern would read whatever else lies in the folder.
+READ_BY_POLARS = """\
+import json
+from pathlib import Path
+
+import polars as pl
+
+folder = Path({path!r})
+names = json.loads((folder / "manifest.json").read_text())["files"]
+train = [folder / name for name in names if name.startswith("data/train-")]
+rows = pl.read_parquet(train, glob=False)
+"""
 FILE_SIZE = st.column_config.NumberColumn("size", format="bytes")
 
 
@@ -240,11 +252,7 @@ def draw_loading(snapshot: Snapshot) -> None:
     st.code(
         f"import datasets\n\nrows = datasets.load_dataset({path!r}, {snapshot.manifest['kind']!r})\n", language="python"
     )
-    st.code(
-        f"import polars as pl\n\nrows = pl.read_parquet({path + '/data/train-*.parquet'!r})\n",
-        language="python",
-        wrap_lines=True,
-    )
+    st.code(READ_BY_POLARS.format(path=path), language="python", wrap_lines=True)
     st.markdown("##### Dataset card")
     card = snapshot.path / "README.md"
     st.code(card.read_text("utf-8") if card.is_file() else "(README.md is missing)", language=None, wrap_lines=True)

@@ -1,19 +1,20 @@
 """Data for the page Overview: the funnel over rules, acceptance rates, losses over time, costs, and target moves.
 
-All counts come from one transaction, so that they are consistent even while traces are being made. The store is scanned
-once for each of a few small tables, and all figures are computed from those.
+The store is scanned once for each of a few small tables, and all figures are computed from those. Each scan is a
+transaction of its own, so that the page keeps nobody from writing for long. All of them count the traces that the store
+had when the page began to read, so that the figures agree even while traces are being made.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from curate.traces.filter import ANSWERED, NOT_JUDGED, TraceFilter, check_filter
 from curate.traces.rules import RULE_NAMES
-from store import Session, Store
+from store import Store
 
 PROMPTS, ATTEMPTS, LABELLED = "prompts", "attempts", "labelled"
 RULESETS = ("paper", "strict")
@@ -54,46 +55,55 @@ def load_overview(store: Store, chosen: TraceFilter) -> Overview:
     """Load the data of the page. Raises InputError on an unknown ruleset or an invalid regular expression."""
     with store.reading() as session:
         check_filter(session, chosen)
-        return Overview(
-            attempts=load_attempts(session, chosen),
-            prompts=count_prompts(session, chosen),
-            labelled=count_labelled(session, chosen),
-            losses=load_losses(session, chosen),
-            pass_rates=load_pass_rates(session, chosen),
-            moves=load_moves(session, chosen),
-        )
+        ((end,),) = session.rows("overview_end")
+    counted = Counted(store, chosen, end)
+    prompts, labelled = count_prompts(counted), count_labelled(counted)
+    losses, pass_rates, moves = load_losses(counted), load_pass_rates(counted), load_moves(counted)
+    # Last, because an answer may replace a failed attempt meanwhile: what is counted here is in the others too.
+    return Overview(load_attempts(counted), prompts, labelled, losses, pass_rates, moves)
 
 
-def load_attempts(session: Session, chosen: TraceFilter) -> pl.DataFrame:
+class Counted(NamedTuple):
+    """The traces of a filter among those in the first `end` rows of the store."""
+
+    store: Store
+    chosen: TraceFilter
+    end: int
+
+    def frame(self, name: str, **parameters: Any) -> pl.DataFrame:
+        """The result of one query, in a transaction of its own."""
+        with self.store.reading() as session:
+            return session.frame(name, where=self.chosen.where, end=self.end, **self.chosen.parameters, **parameters)
+
+
+def load_attempts(counted: Counted) -> pl.DataFrame:
     """Traces, grouped by template, teacher, model, temperature, copied and verdicts.
 
     Columns beside those: attempts, their number; first_failed_rule, "answered" if the request failed, else the first
     failed rule of ruleset strict, or None if all passed; accepted, whether ruleset paper accepts them; for each of
     USAGE the sum, or None if unknown for all, and in `*_counted` the number of attempts for which it is known.
     """
-    return session.frame("overview_attempts", where=chosen.where, **chosen.parameters)
+    return counted.frame("overview_attempts")
 
 
-def count_prompts(session: Session, chosen: TraceFilter) -> int:
+def count_prompts(counted: Counted) -> int:
     """The number of prompts with a matching trace."""
-    ((prompts,),) = session.rows("overview_prompts", where=chosen.where, **chosen.parameters)
-    return int(prompts)
+    return int(counted.frame("overview_prompts").item())
 
 
-def count_labelled(session: Session, chosen: TraceFilter) -> int:
+def count_labelled(counted: Counted) -> int:
     """The number of matching traces with a label by anybody."""
-    ((labelled,),) = session.rows("overview_labelled", where=chosen.where, **chosen.parameters)
-    return int(labelled)
+    return int(counted.frame("overview_labelled").item())
 
 
-def load_losses(session: Session, chosen: TraceFilter) -> pl.DataFrame:
+def load_losses(counted: Counted) -> pl.DataFrame:
     """Traces over time. Columns: start and end of a bucket (UTC), first_failed_rule as in `load_attempts`, traces.
 
     Empty buckets are left out.
     """
-    ((first, last),) = session.rows("overview_span", where=chosen.where, **chosen.parameters)
+    first, last = counted.frame("overview_span").row(0)
     seconds = choose_bucket(first, last) if first else BUCKET_SECONDS[0]
-    return session.frame("overview_losses", where=chosen.where, bucket_seconds=seconds, **chosen.parameters)
+    return counted.frame("overview_losses", bucket_seconds=seconds)
 
 
 def choose_bucket(first: datetime, last: datetime) -> int:
@@ -102,13 +112,13 @@ def choose_bucket(first: datetime, last: datetime) -> int:
     return next((width for width in BUCKET_SECONDS if span <= width * (MOST_BUCKETS - 1)), BUCKET_SECONDS[-1])
 
 
-def load_pass_rates(session: Session, chosen: TraceFilter) -> pl.DataFrame:
+def load_pass_rates(counted: Counted) -> pl.DataFrame:
     """The histogram of pass rates under ruleset paper. Columns: tenths (from 0 to 11), groups.
 
     tenths is 0 for a rate of zero, 1 for (0, 0.1], ..., 10 for (0.9, 1) and 11 for a rate of one. A group is all
     answered attempts of one teacher, model and temperature at one prompt. It counts if any of its traces matches.
     """
-    groups = session.frame("overview_groups", where=chosen.where, **chosen.parameters)
+    groups = counted.frame("overview_groups")
     attempts, accepted = pl.col("attempts"), pl.col("accepted")
     # Rounded up, in integers, so that no rate lands in a wrong bin.
     tenths = pl.when(accepted == attempts).then(11).otherwise((10 * accepted + attempts - 1) // attempts)
@@ -117,9 +127,9 @@ def load_pass_rates(session: Session, chosen: TraceFilter) -> pl.DataFrame:
     return bins.join(counts, on="tenths", how="left", maintain_order="left").with_columns(pl.col("groups").fill_null(0))
 
 
-def load_moves(session: Session, chosen: TraceFilter) -> pl.DataFrame:
+def load_moves(counted: Counted) -> pl.DataFrame:
     """The moves of the target. Columns: target_rank and predicted_rank (1 is first, 0 is absent), traces."""
-    return session.frame("overview_moves", where=chosen.where, **chosen.parameters)
+    return counted.frame("overview_moves")
 
 
 def make_funnel(overview: Overview) -> pl.DataFrame:

@@ -1,4 +1,8 @@
 -- What the page Overview counts. Traces are grouped by outcome first and rules looked up then, in a table of a few rows.
+-- Rows from $end on were stored after the page began to read.
+
+-- name: overview_end
+select coalesce(max(rowid), -1) + 1 from traces
 
 -- name: overview_attempts
 -- Attempts that share everything that is counted by; `*_counted`: of how many the figure is known.
@@ -10,7 +14,7 @@ with cells as (
         sum(completion_tokens)::bigint as completion_tokens, count(completion_tokens) as completion_tokens_counted,
         sum(cost_usd) as cost_usd, count(cost_usd) as cost_usd_counted
     from traces
-    where true
+    where rowid < $end
     -- and: conditions
     group by template, teacher, model, temperature, outcome, answered, copied
 )
@@ -25,19 +29,19 @@ left join judged_outcomes using (outcome)
 -- Hashes are counted in two thirds of the time that texts take.
 select count(distinct hash(prompt_id))
 from traces
-where true
+where rowid < $end
 -- and: conditions
 
 -- name: overview_labelled
 select count(*)
 from traces
-where trace_id in (select trace_id from labels_current)
+where rowid < $end and trace_id in (select trace_id from labels_current)
 -- and: conditions
 
 -- name: overview_span
 select min(created_at), max(created_at)
 from traces
-where true
+where rowid < $end
 -- and: conditions
 
 -- name: overview_losses
@@ -47,7 +51,7 @@ with cells as (
         time_bucket(to_seconds($bucket_seconds), created_at) as start, outcome, error is null as answered,
         count(*) as traces
     from traces
-    where true
+    where rowid < $end
     -- and: conditions
     group by start, outcome, answered
 )
@@ -75,6 +79,7 @@ from (
             -- and: conditions
             as fits
         from traces
+        where rowid < $end
     )
     group by group_id
     having bool_or(fits)
@@ -85,7 +90,7 @@ group by attempts, accepted
 -- name: overview_moves
 select coalesce(target_rank, 0) as target_rank, coalesce(predicted_rank, 0) as predicted_rank, count(*) as traces
 from traces
-where true
+where rowid < $end
 -- and: conditions
 group by all
 order by all

@@ -11,7 +11,7 @@ from curate.snapshots.publishing import SnapshotDiff, publish
 from curate.traces.filter import TraceFilter
 from store import Store
 from store.labels import Label, put_label
-from store.snapshots import Snapshot
+from store.snapshots import Snapshot, read_split
 
 Open = Callable[..., AppTest]
 
@@ -83,6 +83,16 @@ def test_files_card_and_code_are_shown_as_text(open_page: Open, versions: list[S
     }
     shown = texts(open_snapshots(open_page, part="Load"))
     assert f"load_dataset('{versions[1].path}', 'sft')" in shown[1]
+    read: dict[str, Any] = {}
+    exec(shown[2], read)
+    expected = read_split(versions[1].path, "train")
+    assert read["rows"].equals(expected)
+    # What else lies in the folder is no part of the snapshot.
+    foreign = versions[1].path / "data" / "train-00099-of-00100.parquet"
+    expected.write_parquet(foreign)
+    exec(shown[2], read)
+    foreign.unlink()
+    assert read["rows"].equals(expected)
     assert shown[3] == (versions[1].path / "README.md").read_text("utf-8").strip()
 
 

@@ -1,7 +1,9 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 from scipy.stats import binomtest
 
 from curate.review.overview import (
@@ -43,7 +46,7 @@ from curate.traces.teachers.evidence import EvidenceTeacher
 from curate.traces.teachers.fake import FakeTeacher
 from curate.traces.teachers.protocol import Completion, RequestFailedError
 from curate.traces.verification import verify
-from store import InputError, Store
+from store import InputError, Session, Store
 from store.labels import Label, put_label
 
 COPY = json.dumps({"explanation": "As they came.", "recommendations": list(range(1, 11))})
@@ -124,6 +127,38 @@ def test_the_funnel_only_narrows_and_nothing_gets_lost_twice(traced: Store, chos
     at = dict(by_time.rows())
     assert [at.get(stage, 0) for stage in LOSSES] == funnel.drop_nulls("lost")["lost"].to_list()
     assert share_accepted(overview.attempts) == traces["paper"] / traces["attempts"]
+
+
+class SharedStore(Store):
+    """A store to which somebody adds a trace whenever a reader leaves it."""
+
+    added = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A read-only transaction, and a write of somebody else."""
+        with super().reading() as session:
+            yield session
+        SharedStore.added += 1
+        with self.writing() as session:
+            session.connection.execute(
+                "insert into traces by name select * replace (trace_id || $1 as trace_id) from traces where rowid = 0",
+                [f"-{self.added}"],
+            )
+
+
+def test_figures_agree_while_others_write_between_their_queries(traced: Store, tmp_path: Path) -> None:
+    shared = SharedStore.open(shutil.copytree(traced.folder, tmp_path / "store"))
+    expected = load_overview(Store.open(shared.folder), TraceFilter())
+    SharedStore.added = 0
+    found = load_overview(shared, TraceFilter())
+    assert SharedStore.added >= len(fields(Overview))
+    for field in fields(Overview):
+        one, other = getattr(expected, field.name), getattr(found, field.name)
+        if isinstance(one, pl.DataFrame):
+            assert_frame_equal(one, other, check_row_order=False)
+        else:
+            assert one == other
 
 
 def test_the_funnel_agrees_with_the_view_and_with_counting_each_trace(traced: Store) -> None:
