@@ -29,7 +29,7 @@ from prompts.failures import SHOWN_CHARACTERS, ParseFailure, ParseReason, Unread
 from prompts.orders import MAX_ENTRIES, Conflict, Entry, read_list, read_mapping
 from prompts.semantic_ids import find_sids
 from prompts.tasks import Candidate, RerankTask
-from prompts.text_orders import check_complete, read_text_order, unwrap
+from prompts.text_orders import check_complete, read_order_after_prose, read_text_order, unwrap
 
 __all__ = [
     "ANSWERS",
@@ -123,7 +123,8 @@ def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFai
     """Parse an explanation and a ranking from the text of a model.
 
     The parser accepts thoughts before the answer, code fences, prose around the JSON, JSON with the usual mistakes,
-    ranked objects and mappings in place of a list, and, as a whole answer, `[3] > [1] > [2]`, a list or a table. An
+    ranked objects and mappings in place of a list, and, as a whole answer, `[3] > [1] > [2]`, a list or a table. Prose
+    may stand before a chain of `>` and before a numbered list. An
     entry may be a semantic ID with spaces or without begin and end token, the number of a candidate in the prompt as
     number or text, or a title that only one candidate has.
 
@@ -208,6 +209,9 @@ def _read_unusual(answer: str, value: Any, names: Names) -> tuple[dict[str, Any]
         listed = read_text_order(answer, names)
         if listed is not None:
             return {}, listed
+        after_prose = read_order_after_prose(answer, names)
+        if after_prose is not None:
+            return {EXPLANATION: after_prose[0]}, after_prose[1]
     raise why_no_answer(answer)
 
 

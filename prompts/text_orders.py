@@ -1,8 +1,9 @@
-"""Orders that a whole answer states without JSON: `[3] > [1] > [2]`, lists and Markdown tables.
+"""Orders that an answer states without JSON: `[3] > [1] > [2]`, lists and Markdown tables.
 
 RankGPT's answers are of the first form (https://arxiv.org/abs/2304.09542). A text counts as an order only if it is
 nothing else: each part must be a name, and all candidates must be named. Nothing shows where such a text should end, so
-a shorter one may have been cut off.
+a shorter one may have been cut off. After prose, only what cannot be anything else counts: a chain of `>`, or a list
+that is numbered from 1 and does not just repeat the candidates of the prompt.
 """
 
 import re
@@ -32,6 +33,14 @@ _NUMBERED = re.compile(
     r"\s{0,20}(?:[-*•+–]\s{1,20})?[*(\[#]{0,3}(?:Rank\s)?([0-9]{1,6})[\])*.:]{1,4}\s{1,20}", re.IGNORECASE
 )
 _TABLE_RULE = re.compile(r"[\s:|-]+")
+_NAME = "(?:\ue000[0-9]{1,6}\ue001|[\\[(#]{0,2}[0-9]{1,6}[\\])]{0,2})"
+# Two names with a `>` between, or three in a row: prose with these may state an order of its own.
+_ORDER_IN_PROSE = re.compile(
+    rf"{_NAME}\s{{0,3}}(?:->|=>|>+|≻|→)\s{{0,3}}{_NAME}"
+    rf"|{_NAME}(?:[\s,;]{{1,3}}(?:(?:and|then)\s{{1,2}}){{0,2}}{_NAME}){{2}}"
+)
+# Where prose may end on the line of the order.
+_END_OF_PROSE = (":", ". ", " is ")
 
 
 def unwrap(text: str) -> str:
@@ -45,21 +54,9 @@ def read_text_order(text: str, names: Names, *, closed: bool = False) -> list[En
     closed: whether something shows that the text ends where it should, as quotes do. Raises UnreadableError if the text
     states two orders, or leaves candidates out and is not closed.
     """
-    text = unwrap(text)
-    if not text or len(text) > _LONGEST or text.count("[") != text.count("]"):
-        return None
-    sids: list[str] = []
-
-    def hide(match: re.Match[str]) -> str:
-        sids.append(match[0])
-        return f"\ue000{len(sids) - 1}\ue001"
-
-    # Markdown escapes the bars of a semantic ID within a table.
-    hidden = _SID.sub(hide, text.replace("<\\|", "<|").replace("\\|>", "|>"))
-    lines = [line for line in hidden.splitlines() if line.strip()]
+    lines, reader = _hide_sids(text, names)
     if not lines:
         return None
-    reader = _Lines(names, sids)
     # As they are first: a line that introduces an order and one that belongs to it may look the same.
     for part in (lines, lines[1:] if _LEAD_IN.fullmatch(lines[0].strip()) else []):
         for read in (reader.table, reader.chains, reader.listing, reader.enumeration):
@@ -69,6 +66,59 @@ def read_text_order(text: str, names: Names, *, closed: bool = False) -> list[En
                     check_complete(entries, names)
                 return entries
     return None
+
+
+def read_order_after_prose(text: str, names: Names) -> tuple[str, list[Entry]] | None:
+    """The prose and the order, best first, of a text that ends with an order of all candidates. None for any other.
+
+    Raises UnreadableError if the prose may state an order too, or if the order may be a copy of the candidates.
+    """
+    lines, reader = _hide_sids(text, names)
+    if not lines:
+        return None
+    *before, last = lines
+    splits = [(before, [last])]
+    for mark in _END_OF_PROSE:
+        head, found, tail = last.rpartition(mark)
+        splits += [([*before, head + found], [tail])] if found else []
+    splits.append((lines[: -names.count], lines[-names.count :]))
+    for prose, part in splits:
+        entries = (reader.chains(part) if len(part) == 1 else reader.listing(part)) if prose else None
+        if entries is None or len({entry.item for entry in entries} - {None}) < max(names.count, len(entries)):
+            continue
+        shown_part = reader.shown(" / ".join(part))
+        if len(part) > 1:
+            places = list(range(1, names.count + 1))
+            if [entry.label for entry in entries] != places:
+                continue
+            if [names.number_of(entry.item) for entry in entries] == places:
+                detail = f"an order, or the candidates as the prompt lists them: {shown_part}"
+                raise UnreadableError(ParseReason.AMBIGUOUS, shown(detail))
+        if _ORDER_IN_PROSE.search("\n".join(prose)) or any(map(reader.is_entry, prose)):
+            raise UnreadableError(
+                ParseReason.AMBIGUOUS, shown(f"words before it may state another order: {shown_part}")
+            )
+        return reader.shown("\n".join(prose)).strip(), entries
+    return None
+
+
+def _hide_sids(text: str, names: Names) -> tuple[list[str], "_Lines"]:
+    """The lines of an answer that are not blank, with marks for semantic IDs, and their reader.
+
+    A text that is too long has no lines.
+    """
+    text = unwrap(text)
+    sids: list[str] = []
+    if len(text) > _LONGEST or text.count("[") != text.count("]"):
+        text = ""
+
+    def hide(match: re.Match[str]) -> str:
+        sids.append(match[0])
+        return f"\ue000{len(sids) - 1}\ue001"
+
+    # Markdown escapes the bars of a semantic ID within a table.
+    hidden = _SID.sub(hide, text.replace("<\\|", "<|").replace("\\|>", "|>"))
+    return [line for line in hidden.splitlines() if line.strip()], _Lines(names, sids)
 
 
 def check_complete(entries: Sequence[Entry], names: Names) -> None:
@@ -89,7 +139,7 @@ class _Lines:
         """A Markdown table with a header; its rows are read as objects."""
         if len(lines) < 3 or "|" not in lines[1] or not _TABLE_RULE.fullmatch(lines[1]):
             return None
-        header, _, *rows = [[self._shown(cell) for cell in _cells(line)] for line in lines]
+        header, _, *rows = [[self.shown(cell) for cell in _cells(line)] for line in lines]
         if any(len(row) != len(header) for row in rows) or len(set(header)) < len(header):
             return None
         if any(line.lstrip().startswith("|") and not line.rstrip().endswith("|") for line in lines):
@@ -105,7 +155,7 @@ class _Lines:
         if not chains or len(chains) < len(lines):
             return None
         if len({tuple(entry.item for entry in chain) for chain in chains}) > 1:
-            raise UnreadableError(ParseReason.AMBIGUOUS, shown("several orders: " + self._shown(" / ".join(lines))))
+            raise UnreadableError(ParseReason.AMBIGUOUS, shown("several orders: " + self.shown(" / ".join(lines))))
         return chains[0]
 
     def _chain(self, text: str) -> list[Entry] | None:
@@ -116,25 +166,40 @@ class _Lines:
         entries = []
         marks = set()
         for line in lines:
-            numbered = _NUMBERED.match(line)
-            mark = numbered or _BULLET.match(line)
-            rest = (line[mark.end() :] if mark else line).strip(" \t*`")
-            sid = _MARK.match(rest)
-            if sid is None:
-                # Prose that mentions a semantic ID is no entry.
-                text = "" if _MARK.search(rest) else rest
-            elif mark or sid[0] == rest:
-                # Reasons may cite other items.
-                text = f"{sid[0]} {_MARK.sub(' ', rest[sid.end() :])}"
-            else:
+            read = self._line(line)
+            if read is None:
                 return None
-            entry = read_entry(self._shown(text.strip()), self._names)
-            if not entry.formed:
-                return None
-            entries.append(entry._replace(label=int(numbered[1])) if numbered else entry)
-            marks.add("1" if numbered else mark[0].strip() if mark else "")
+            mark, entry = read
+            entries.append(entry)
+            marks.add(mark)
         # A last line that has another mark may be the beginning of one that was cut off.
         return in_order(entries, self._names) if len(entries) > 1 and len(marks) == 1 else None
+
+    def is_entry(self, line: str) -> bool:
+        """Whether a line with a number or a bullet names a candidate."""
+        read = self._line(line)
+        return read is not None and read[0] != "" and read[1].item is not None
+
+    def _line(self, line: str) -> tuple[str, Entry] | None:
+        """The mark of a line of a list ("1" for a number, "" for none) and its entry, or None if it names nothing."""
+        numbered = _NUMBERED.match(line)
+        mark = numbered or _BULLET.match(line)
+        rest = (line[mark.end() :] if mark else line).strip(" \t*`")
+        sid = _MARK.match(rest)
+        if sid is None:
+            # Prose that mentions a semantic ID is no entry.
+            text = "" if _MARK.search(rest) else rest
+        elif mark or sid[0] == rest:
+            # Reasons may cite other items.
+            text = f"{sid[0]} {_MARK.sub(' ', rest[sid.end() :])}"
+        else:
+            return None
+        entry = read_entry(self.shown(text.strip()), self._names)
+        if not entry.formed:
+            return None
+        if numbered:
+            return "1", entry._replace(label=int(numbered[1]))
+        return mark[0].strip() if mark else "", entry
 
     def enumeration(self, lines: list[str]) -> list[Entry] | None:
         """Names on one line, with commas between."""
@@ -151,13 +216,13 @@ class _Lines:
             mark = _MARK.search(bare)
             if "\n" in bare or (mark and mark[0] != bare):
                 return None
-            entry = read_entry(self._shown(bare), self._names)
+            entry = read_entry(self.shown(bare), self._names)
             if not entry.formed:
                 return None
             entries.append(entry)
         return in_order(entries, self._names) if len(entries) > 1 else None
 
-    def _shown(self, text: str) -> str:
+    def shown(self, text: str) -> str:
         """The text with its semantic IDs."""
         return _MARK.sub(lambda mark: self._sids[int(mark[1])] if int(mark[1]) < len(self._sids) else mark[0], text)
 

@@ -159,6 +159,16 @@ LISTED: dict[str, Form] = {
     "RankGPT on two lines": lambda order, _: "Ranking:\n\n" + " >\n".join(f"[{n + 1}]" for n in order),
     "RankGPT in a tag": lambda order, _: "<answer>" + " > ".join(f"[{n + 1}]" for n in order) + "</answer><|im_end|>",
     "RankGPT in a sentence": lambda order, _: "The ranking is " + " > ".join(f"[{n + 1}]" for n in order) + ".",
+    "RankGPT after prose": lambda order, _: (
+        f"I've looked at the history, and {SIDS[0]} was bought 12 times.\n\nSo, in my opinion, this is the order: "
+        + " > ".join(f"[{n + 1}]" for n in order)
+    ),
+    "RankGPT after a sentence": lambda order, _: (
+        f"{titled(0)} is a classic, isn't it. " + " > ".join(SIDS[n] for n in order)
+    ),
+    "RankGPT below prose": lambda order, _: (
+        "The user likes:\n- dry hair\n- soft towels\nItem 2 is neither.\n" + " > ".join(titled(n) for n in order)
+    ),
     "numbers with commas after words": lambda order, _: "Ranking: " + ", ".join(f"{n + 1}" for n in order),
     "numbers with commas": lambda order, _: ", ".join(f"{n + 1}" for n in order),
     "semantic IDs in brackets": lambda order, _: "[" + ", ".join(SIDS[n] for n in order) + "]",
@@ -201,6 +211,33 @@ def test_no_form_that_is_cut_off_becomes_another_order(
     found = parse(text[: data.draw(st.integers(0, len(text)))])
     if isinstance(found, ParsedCompletion) and not found.unknown:
         assert [int(item[1:]) for item in found.ranking] == order
+
+
+NUMBERED_AFTER_PROSE = {
+    "sentence": "I've looked at everything that the user bought; [2] comes to mind.\n{}",
+    "heading": "The user likes hair care, doesn't he?\n\n## Final ranking\n{}",
+    "bullets": "- A new one would fit, as would others.\n- The user's towels are new.\n\nSo:\n{}",
+}
+
+
+@pytest.mark.parametrize("prose", NUMBERED_AFTER_PROSE.values(), ids=list(NUMBERED_AFTER_PROSE))
+@settings(max_examples=25)
+@given(order=PLACES, data=st.data())
+def test_a_numbered_list_after_prose_is_an_order_unless_it_repeats_the_prompt(
+    prose: str, order: list[int], data: st.DataObject
+) -> None:
+    lines = "\n".join(f"{rank}. {SIDS[n]} - it fits" for rank, n in enumerate(order, 1))
+    text = prose.format(lines)
+    found = parse(text)
+    if order == sorted(order):
+        assert failure(text) == ParseReason.AMBIGUOUS
+    else:
+        assert ranking(text) == order
+        assert isinstance(found, ParsedCompletion)
+        assert found.reasoning.startswith(prose[:10])
+    cut = parse(text[: data.draw(st.integers(0, len(text)))])
+    if isinstance(cut, ParsedCompletion):
+        assert [int(item[1:]) for item in cut.ranking] == order
 
 
 THOUGHT = "I compare. " + render_completion("A draft.", SIDS[::-1])
@@ -281,6 +318,12 @@ TWO_ORDERS = {
     "chain after JSON": answer([1, 2, 3, 4, 5]) + "\nFinal: [5] > [4] > [3] > [2] > [1]",
     "chain before JSON": "Draft: [5] > [4] > [3] > [2] > [1]\n" + answer([1, 2, 3, 4, 5]),
     "chain after repaired JSON": "{'recommendations': [1, 2, 3, 4, 5]}\n[5] > [4] > [3] > [2] > [1]",
+    "chain in prose": "At first I'd say [1] > [2], but no.\nSo it's: [5] > [4] > [3] > [2] > [1]",
+    "enumeration in prose": "It's 1, then 2, then 3, isn't it? So: [5] > [4] > [3] > [2] > [1]",
+    "list before a chain": f"I'd compare these.\n1. {SIDS[0]} fits\nSo it's: [5] > [4] > [3] > [2] > [1]",
+    "list before a list": "\n".join(
+        f"{rank}. {titled(n)}" for order in (range(5), (4, 3, 2, 1, 0)) for rank, n in enumerate(order, 1)
+    ),
     "two lists": "\n".join(f"{rank}. {SIDS[n]}" for order in ([0, 1, 2], [2, 1, 0]) for rank, n in enumerate(order, 1)),
 }
 
