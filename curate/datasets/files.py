@@ -25,6 +25,9 @@ from curate.datasets.compression import DAMAGES, PARQUET, first_bytes, open_cont
 from store import InputError
 
 MAX_LINE_BYTES = 1 << 26
+# How much of a JSON array is read at a time.
+ARRAY_CHARACTERS = 1 << 16
+_BLANKS = "\ufeff \t\r\n"
 PARQUET_ROWS = 50_000
 # A quoted field of a tab-separated file may span so many lines.
 MAX_QUOTED_LINES = 100
@@ -135,6 +138,89 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             fail(path, number, f"a JSON object is wanted on each line, this is {shorten(row)}")
         yield number, row
+
+
+def is_json_array(path: Path) -> bool:
+    """Whether the text of a file begins as a JSON array does. Raises what `read_json_array` raises."""
+    # Other files may have another encoding.
+    with _opened_text(path, errors="replace") as text:
+        return text.read(1000).lstrip(_BLANKS).startswith("[")
+
+
+def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON array, numbered from 1. One at a time is in memory, so that the file may have any size.
+
+    Commas may be missing or too many. Raises InputError where the text is not such an array, ends too early, or has an
+    object of over 64 MB.
+    """
+    number, line, rest = 0, 1, ""
+    decoder = json.JSONDecoder()
+    with _opened_text(path) as text:
+
+        def more() -> bool:
+            nonlocal rest
+            # As much again, so that a long object is not parsed from its start for each small piece.
+            piece = text.read(max(ARRAY_CHARACTERS, len(rest)))
+            rest += piece
+            return bool(piece)
+
+        def skip(signs: str) -> str:
+            """Go on to the next character that is none of `signs`, and return it; "" at the end of the file."""
+            nonlocal line, rest
+            while True:
+                left = rest.lstrip(signs)
+                line += rest.count("\n", 0, len(rest) - len(left))
+                rest = left
+                if rest or not more():
+                    return rest[:1]
+
+        skip(_BLANKS)
+        rest = rest[1:]
+        while skip(_BLANKS + ",") != "]":
+            number += 1
+            while True:
+                try:
+                    row, end = decoder.raw_decode(rest)
+                    break
+                except json.JSONDecodeError as error:
+                    # An error before the end of what was read does not go away with more.
+                    at_end = error.pos >= len(rest) - 20 or "Unterminated" in error.msg
+                    if not at_end or not more():
+                        problem = (
+                            f"the JSON array ends before the end of entry {number}; is the file cut off?"
+                            if at_end
+                            else f"this is not JSON, at entry {number} of an array: {shorten(rest[error.pos :])}"
+                        )
+                        fail(path, line + rest.count("\n", 0, error.pos), problem)
+                except RecursionError:
+                    fail(path, line, f"entry {number} of the JSON array is nested too deep")
+                if len(rest) > MAX_LINE_BYTES:
+                    fail(path, line, f"entry {number} of the JSON array has more than 64 MB")
+            if not isinstance(row, dict):
+                fail(path, line, f"a JSON object is wanted for each entry of the array, this is {shorten(row)}")
+            yield number, row
+            line += rest.count("\n", 0, end)
+            rest = rest[end:]
+        rest = rest[1:]
+        if skip(_BLANKS):
+            fail(path, line, f"there is more after the end of the JSON array: {shorten(rest)}")
+
+
+@contextmanager
+def _opened_text(path: Path, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
+    """The text of a file: UTF-8, or UTF-16 where it begins with that byte order mark."""
+    try:
+        with open_contents(path) as file:
+            text = io.TextIOWrapper(file, "utf-16" if file.peek(2)[:2] in _UTF_16 else "utf-8", errors)
+            try:
+                yield text
+            finally:
+                # It would close the file that is closed elsewhere.
+                text.detach()
+    except DAMAGES as error:
+        fail(path, None, f"the compressed file is damaged: {error}")
+    except UnicodeError as error:
+        fail(path, None, f"the text is not UTF-8; convert the file, for example with iconv ({error})")
 
 
 def _read_loosely(line: str) -> Any:

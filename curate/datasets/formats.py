@@ -9,7 +9,8 @@ by formats of one's own (`FORMATS`), which only say what stands in which column.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +21,15 @@ from curate.datasets.columns import INTERACTION_NAMES, ITEM_NAMES, LOG_ITEM_NAME
 from curate.datasets.files import (
     fail,
     first_line,
+    is_json_array,
     is_parquet,
     read_delimited_rows,
+    read_json_array,
     read_json_rows,
     read_lines,
     shorten,
 )
-from curate.datasets.times import parse_time
+from curate.datasets.times import parse_numeric_date, parse_time, read_numeric_date
 from curate.datasets.values import to_categories, to_identifier, to_number, to_rating, to_text, to_whole_number
 from store import InputError
 from store.registry import Registry
@@ -154,19 +157,58 @@ def read_interactions(
     *,
     items_too: bool = False,
     rating_counts: bool = False,
+    date_order: str = "auto",
 ) -> Iterator[pa.Table]:
     """Interactions in chunks of INTERACTION_SCHEMA; `position` or `timestamp` (UTC) is null where the file has none.
 
     items_too: in chunks of LOG_SCHEMA, with what the file tells of the items. rating_counts: not a number is then no
-    rating, and an error. Raises InputError with file and line on whatever does not fit.
+    rating, and an error. date_order: one of DATE_ORDERS, for dates such as 03/04/2019. Raises InputError with file and
+    line on whatever does not fit.
     """
     rows = _with_time(path, _open(path, format, _LOG if items_too else _INTERACTIONS, given))
-    converters = dict(_INTERACTION_CONVERTERS)
+    times = _Times(lambda: _open(path, format, _INTERACTIONS, given), date_order)
+    converters = {**_INTERACTION_CONVERTERS, "timestamp": times.parse}
     if rating_counts:
         converters["rating"] = to_number
     if items_too:
         converters |= {name: _ITEM_CONVERTERS[name] for name in LOG_ITEM_NAMES}
     return _chunks(path, rows, LOG_SCHEMA if items_too else INTERACTION_SCHEMA, converters)
+
+
+class _Times:
+    """Reads the times of a file, whose dates such as 03/04/2019 only all dates together can tell the order of.
+
+    open_rows: the rows of the file from the beginning. order: one of DATE_ORDERS.
+    """
+
+    def __init__(self, open_rows: Callable[[], Rows], order: str) -> None:
+        self._open_rows = open_rows
+        self._order = order
+
+    def parse(self, value: Any) -> datetime | None:
+        """A moment in UTC, without a zone; None without one. Raises ValueError on what is none."""
+        try:
+            return parse_time(value)
+        except ValueError:
+            if read_numeric_date(value) is None:
+                raise
+        return parse_numeric_date(value, day_first=self._day_first)
+
+    @cached_property
+    def _day_first(self) -> bool:
+        if self._order != "auto":
+            return self._order == "day-first"
+        # Read through once more, and only where a file has such dates.
+        first = second = 0
+        for _, row in self._open_rows():
+            numbers = read_numeric_date(row.get("timestamp")) or (0, 0)
+            first, second = max(first, numbers[0]), max(second, numbers[1])
+        if (first > 12) == (second > 12):
+            raise ValueError(
+                f"the dates of this file have up to {first} in the first place and up to {second} in the second, so "
+                "that they do not tell which is the day; set `date_order` to day-first or month-first"
+            )
+        return first > 12
 
 
 def _open(path: Path, format: str, kind: _Kind, given: GivenColumns | None) -> Rows:  # noqa: A002
@@ -185,11 +227,13 @@ def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = Non
     columns = Columns(kind.names, kind.required, given)
     if is_parquet(path):
         return columns.rows_of_parquet(path)
+    if is_json_array(path):
+        first = next(read_json_array(path), (1, {}))[1]
+        rows = read_json_array(path)
+        return columns.rows_of_objects(path, _unnested(rows) if _is_nested(first, columns, kind) else rows)
     start = first_line(path)
     if start.lstrip().startswith("{"):
         return columns.rows_of_objects(path, _json_rows(path, start, columns, kind))
-    if start.lstrip().startswith("["):
-        fail(path, 1, "a JSON array; one object a line is wanted (jq -c '.[]' makes that)")
     delimiter = max("\t,|;", key=start.count)
     header = start.split(delimiter)
     if (len(header) > 1 or kind is _ITEMS) and any(columns.find(name) for name in header):
@@ -232,9 +276,15 @@ def _json_rows(path: Path, start: str, columns: Columns, kind: _Kind) -> Rows:
     if isinstance(first, dict) and first and not any(columns.find(key) for key in first):
         if all(isinstance(value, list | dict) for value in first.values()):
             return _document_rows(path, kind)
-    elif kind is not _ITEMS and not any((match := columns.find(key)) and match.column == "item_id" for key in first):
+    elif _is_nested(first, columns, kind):
         return _unnested(read_json_rows(path))
     return read_json_rows(path)
+
+
+def _is_nested(first: Any, columns: Columns, kind: _Kind) -> bool:
+    """Whether the objects of a file, of which this is the first, hold lists of interactions."""
+    found = [columns.find(key) for key in first]
+    return kind is not _ITEMS and not any(match and match.column == "item_id" for match in found)
 
 
 def _document_rows(path: Path, kind: _Kind) -> Rows:

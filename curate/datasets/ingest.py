@@ -14,6 +14,7 @@ import polars as pl
 
 from curate.datasets.columns import GivenColumns
 from curate.datasets.formats import INTERACTION_SCHEMA, read_interactions, read_items
+from curate.datasets.times import DATE_ORDERS
 from store import InputError, Session, Store
 from store.names import check_name
 from store.settings import check, option
@@ -25,7 +26,7 @@ class IngestSettings:
     """How files become a dataset.
 
     columns: pairs such as "user_id=visitorid", our name of a column and the files'. min_rating: leaves out interactions
-    with a lower rating or none.
+    with a lower rating or none. date_order: of dates that have day and month in digits.
     k_core: keep users and items with at least so many interactions, until nothing changes; 0 keeps all.
     split: "last" leaves each user's last interaction out for test and the one before for valid; "time" cuts all
     interactions by date into the last `test_share` and the `valid_share` before it.
@@ -44,6 +45,12 @@ class IngestSettings:
     )
     min_rating: float | None = option(
         None, help="Leave out interactions with a lower rating, and those without one. Default: keep all."
+    )
+    date_order: str = option(
+        "auto",
+        help="Order of day and month in dates such as 03/04/2019. auto: told by the dates of the file, where one of "
+        "the two goes over 12.",
+        choices=DATE_ORDERS,
     )
     k_core: int = option(
         5, help="Minimum number of interactions of each user and item that is kept; 0 keeps all.", low=0
@@ -169,6 +176,7 @@ def _read_files(
         given,
         items_too=items is None,
         rating_counts=settings.min_rating is not None,
+        date_order=settings.date_order,
     ):
         if items is None:
             scratch.insert("append_items_of_log", chunk)

@@ -3,6 +3,7 @@
 All come out in UTC. It knows neither files nor columns.
 """
 
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,6 +13,13 @@ from typing import Any
 _LATEST = datetime(2200, 1, 1)  # noqa: DTZ001
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _WANTED = "it must be unix time or ISO 8601, or a date such as 20140513"
+DATE_ORDERS = ("auto", "day-first", "month-first")
+# Day and month in digits, in an order that only other dates tell, and perhaps the time of day.
+_NUMERIC_DATE = re.compile(
+    r"(?P<first>\d{1,2})(?P<sign>[/.-])(?P<second>\d{1,2})(?P=sign)(?P<year>\d{4})"
+    r"(?:[ T,]{1,2}(?P<clock>\d{1,2}:\d{2}(?::\d{2})?)(?: ?(?P<half>[AaPp][Mm]))?)?",
+    re.ASCII,
+)
 # Digits that are a date and not a number of seconds, by their count: 20140513 would be a day of August 1970.
 _DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 # Dates whose order of day and month is plain. Goodreads and Twitter, then C, then Amazon of 2014, then people.
@@ -34,6 +42,31 @@ _PATTERNS = (
     "%d-%b-%Y %H:%M:%S",
     "%d/%b/%Y:%H:%M:%S %z",
 )
+
+
+def read_numeric_date(value: Any) -> tuple[int, int] | None:
+    """The first two numbers of a date such as 31/12/2019, which are its day and month, or month and day.
+
+    None for any other value.
+
+    >>> read_numeric_date("12/31/2019 23:59")
+    (12, 31)
+    """
+    match = _NUMERIC_DATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    return (int(match["first"]), int(match["second"])) if match else None
+
+
+def parse_numeric_date(text: str, *, day_first: bool) -> datetime:
+    """A date that `read_numeric_date` knows, in UTC. Raises ValueError if there is no such day."""
+    match = _NUMERIC_DATE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(_WANTED)
+    day, month = (match["first"], match["second"]) if day_first else (match["second"], match["first"])
+    clock, half = match["clock"] or "0:00", match["half"]
+    pattern = ("%I" if half else "%H") + (":%M:%S" if clock.count(":") == 2 else ":%M") + (" %p" if half else "")
+    return datetime.strptime(  # noqa: DTZ007
+        f"{match['year']}-{month}-{day} {clock}{f' {half}' if half else ''}", f"%Y-%m-%d {pattern}"
+    )
 
 
 def parse_time(value: Any) -> datetime | None:

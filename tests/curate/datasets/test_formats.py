@@ -142,7 +142,7 @@ def test_the_schemas_are_kept_over_chunks(tmp_path: Path, monkeypatch: pytest.Mo
         ('{"user_id":"U1","item_id":"B1","position":1,"rating":"good"}', "rating is 'good': it must be a number"),
         ('{"user_id":" ","item_id":"B1","position":1}', "user_id is ' ': it must not be empty"),
         ('{"user_id":["U1"],"item_id":"B1","position":1}', "user_id is"),
-        ('[{"user_id":"U1"}]', "one object a line is wanted"),
+        ('[{"user_id":"U1"}]', "f:1: no item_id; its columns are user_id"),
         ("hello\n", "names no column that is known"),
         ('{"user_id":"U1","item_id":"B1","position":1}\nnot json\n', "f:2: this is not JSON"),
     ],
