@@ -41,6 +41,9 @@ insert into oracle_rankings by name from batch anti join oracle_rankings using (
 -- name: put_templates
 insert into templates by name from batch anti join templates using (template, sha256)
 
+-- name: put_prompts
+insert into prompts by name from batch anti join prompts using (prompt_id)
+
 -- name: append_prompts
 -- Only of prompts that the store has not.
 insert into prompts by name from batch

@@ -162,7 +162,7 @@ def test_the_remark_on_batches_tells_what_went_wrong() -> None:
     cut = {"completions/clipped_ratio": 1.0, "refill/empty": 1.0}
     assert describe_waste(cut) == "nothing learned: every completion was cut off at max_tokens"
     alike = {"completions/clipped_ratio": 0.5, "refill/empty": 1.0}
-    assert describe_waste(alike) == "nothing learned: no group has completions of different rewards"
+    assert describe_waste(alike) == "nothing learned: no group has completions of different outcomes"
     assert describe_waste({"frac_reward_zero_std": 1.0}) == describe_waste(alike)
     assert describe_waste({"refill/empty": 0.25, "frac_reward_zero_std": 1.0}) == "25% of batches taught nothing"
     assert describe_waste({"refill/empty": 0.0, "completions/clipped_ratio": 0.0}) == ""

@@ -1,18 +1,25 @@
-"""GRPO with DAPO's dynamic sampling: each step learns from groups whose rewards differ.
+"""GRPO with DAPO's dynamic sampling: each step learns from groups whose outcomes differ.
 
-    0 < std(R_1, ..., R_G)    arXiv 2503.14476, section 3.2, equation 11, for graded rewards
+    0 < |{o_i : o_i is right}| < G    arXiv 2503.14476, section 3.2, equation 11
+    0 < std(O_1, ..., O_G)            here, for graded outcomes O
 
 The advantages of a group with equal rewards are all zero: the group costs a rollout, teaches nothing and makes the
-step smaller. TRL trains on such groups anyway (TRL issue 3708). `DynamicSamplingTrainer` runs TRL's rollouts, and then:
+step smaller. A group whose rewards differ by form or length alone teaches only those. DAPO asks whether answers are
+right, not what they earn in sum, and so does this module: the outcome is one of the reward functions. TRL trains on
+such groups anyway (TRL issue 3708). `DynamicSamplingTrainer` runs TRL's rollouts, and then:
 
-1. It drops groups with equal rewards and rolls out as many fresh prompts with TRL's own method, for several rounds.
+1. It drops groups with equal outcomes and rolls out as many fresh prompts with TRL's own method, for several rounds.
 2. It masks out the groups that are still without spread after the last round, so that the token mean of DAPO's loss
    covers only the informative ones.
 3. It leaves TRL's logs as they are after the first rollouts, so that they describe the prompts before any selection.
 
 DAPO samples whole batches without a limit. Here the number of rounds bounds the cost of a step, and a round rolls out
-only the missing groups. The trainer knows nothing of the reward functions but their values, and nothing of the data
-but its prompts.
+only the missing groups.
+
+A truncated completion that is masked out of the loss also leaves its group's mean and deviation. TRL keeps it there:
+its punishment would lower the mean, and raise the advantages of answers that are worse than the others' average.
+
+The trainer knows nothing of the reward functions but their values, and nothing of the data but its prompts.
 """
 
 import copy
@@ -29,12 +36,12 @@ import torch
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.trainer.utils import pad
+from trl.trainer.utils import nanstd, pad
 
 from store.errors import InputError
 from train.students.chat import ChatFormat
 
-# Rewards that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
+# Values that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
 ROUNDING = 1e-6
 # The values that TRL pads each field with, prompts on the left and completions on the right. None is the padding token.
 PROMPT_PADDING: dict[str, int | None] = {"prompt_ids": None, "prompt_mask": 0}
@@ -54,7 +61,7 @@ ADVANTAGES = "advantages"
 
 
 def rewards_differ(rewards_G: Sequence[float]) -> bool:
-    """Whether the rewards of a group differ. NaN means that no reward function scored the completion; it is ignored.
+    """Whether the rewards or outcomes of a group differ. NaN means that a completion does not count; it is ignored.
 
     This compares minimum and maximum, where TRL computes the standard deviation: the mean of equal floats can differ
     from them by rounding, and TRL finds a deviation of 6e-8 in eight rewards of 0.7.
@@ -118,18 +125,20 @@ class Rollout:
 class Group:
     """The G completions of one prompt.
 
-    rows: TRL's fields, G rows each. rewards_G: the weighted sum of each completion's rewards, NaN if none scored it.
-    rollouts: the same completions, for `on_rollouts`; empty if nobody listens.
+    rows: TRL's fields, G rows each. rewards_G: the weighted sum of each completion's rewards. outcomes_G: what a group
+    is chosen by. Both are NaN for a completion that no function scored or that is masked out as truncated. rollouts:
+    the same completions, for `on_rollouts`; empty if nobody listens.
     """
 
     rows: dict[str, Tensor]
     rewards_G: list[float]
+    outcomes_G: list[float]
     rollouts: Sequence[Rollout] = ()
 
     @property
     def is_informative(self) -> bool:
-        """Whether its rewards differ and at least one token counts. TRL can mask truncated completions entirely."""
-        return rewards_differ(self.rewards_G) and bool(self.rows["completion_mask"].any())
+        """Whether its outcomes differ, and its rewards too: equal ones have no advantage."""
+        return rewards_differ(self.outcomes_G) and rewards_differ(self.rewards_G)
 
     def masked(self) -> dict[str, Tensor]:
         """Its rows with a completion mask of zeros, so that no token counts."""
@@ -137,11 +146,16 @@ class Group:
 
 
 class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer with steps that learn only from groups whose rewards differ.
+    """TRL's GRPOTrainer with steps that learn only from groups whose outcomes differ.
 
-    refill_rounds: the maximum number of times that a batch is refilled. 0 gives exactly TRL's trainer. Evaluation is
-    never refilled. on_rollouts: receives the number of the step, counted from 1, and all rollouts of this process for
-    it, also those of groups that were replaced; all processes call it at once.
+    refill_rounds: the maximum number of times that a batch is refilled. 0 gives exactly TRL's trainer, but for what
+    follows on truncated completions. Evaluation is never refilled. outcome: the name of the reward function that says
+    whether a group differs, None for the weighted sum of all. on_rollouts: receives the number of the step, counted
+    from 1, and all rollouts of this process for it, also those of groups that were replaced; all processes call it at
+    once.
+
+    With mask_truncated_completions, a truncated completion has no advantage in training, and mean and deviation are
+    those of the others. A group with fewer than two others is no group. Logged rewards are those of all completions.
 
     Fresh prompts come from the training data in a random order. The order is new for each batch, the same in every
     process (each takes its share) and the same after a resume. Prompts of the current batch are skipped, and no row is
@@ -160,9 +174,9 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     on. The completions and rewards that TRL and the reward functions log are those of the first rollouts. num_tokens
     counts all rollouts.
 
-    Raises InputError if refill_rounds is negative. With refill_rounds > 0 it also raises InputError on a group that
-    would be split between processes, on streamed data, on images, and on advantages that depend on the rest of the
-    batch (scale_rewards="batch", normalize_then_sum).
+    Raises InputError if refill_rounds is negative, and on mask_truncated_completions with normalize_then_sum. With
+    refill_rounds > 0 it also raises InputError on a group that would be split between processes, on streamed data, on
+    images, and on advantages that depend on the rest of the batch (scale_rewards="batch", normalize_then_sum).
     """
 
     # Attributes of TRL's trainer: metrics by mode and name, and the rows of its table of completions.
@@ -176,16 +190,23 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         self,
         *args: Any,
         refill_rounds: int = 0,
+        outcome: str | None = None,
         on_rollouts: Callable[[int, Sequence[Rollout]], None] | None = None,
         **others: Any,
     ) -> None:
         super().__init__(*args, **others)
         self.refill_rounds = refill_rounds
+        self._outcome = None if outcome is None else self.reward_func_names.index(outcome)
         self.on_rollouts = on_rollouts
         self._rollouts: list[Rollout] = []
         # The checks below read attributes that TRL's constructor sets, so they come after it.
         if refill_rounds < 0:
             raise InputError(f"refill_rounds is {refill_rounds}; it must be 0 or more")
+        if self.mask_truncated_completions and self.multi_objective_aggregation != "sum_then_normalize":
+            raise InputError(
+                f"multi_objective_aggregation is {self.multi_objective_aggregation!r}, under which truncated "
+                "completions cannot leave their group; use 'sum_then_normalize', or mask_truncated_completions=False"
+            )
         if refill_rounds == 0:
             return
         rows = self.args.per_device_train_batch_size * self.args.steps_per_generation
@@ -206,16 +227,22 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
                 "the whole batch, but refilling changes the batch; use 'group' or 'none' with 'sum_then_normalize'"
             )
 
-    def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Sequence[Any], completion_ids_list: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """TRL's rewards, of shape (rows of all processes, reward functions), remembered for those of this process."""
-        rewards_B_F: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        # TRL gathers rewards from all processes, but its rows are those of this process alone.
-        start = self.accelerator.process_index * len(completions)
-        # TRL returns only the advantages, and a group with NaN rewards cannot be recognised from those.
-        self._rewards_B_F = rewards_B_F[start : start + len(completions)]
-        self._completions = list(zip(completions, completion_ids_list, strict=True))
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
+        """TRL's rewards, of shape (rows of all processes, reward functions), remembered for `_sample`."""
+        rewards_B_F: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        # TRL's own test, by which it masks completions.
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        truncated_B = torch.tensor([ids[-1] not in ends for ids in completion_ids], device=rewards_B_F.device)
+        masked_B = self.accelerator.gather(truncated_B) & self.mask_truncated_completions
+        # nansum gives 0 for a completion that no function scored, which would look like a reward.
+        without_B = rewards_B_F.isnan().all(dim=1) | masked_B
+        weights_F = self.reward_weights.to(rewards_B_F.device)
+        self._rewards_B = (rewards_B_F * weights_F).nansum(dim=1).masked_fill(without_B, torch.nan)
+        self._outcomes_B = (
+            self._rewards_B if self._outcome is None else rewards_B_F[:, self._outcome].masked_fill(masked_B, torch.nan)
+        )
+        self._rewards_B_F = rewards_B_F[self._rows_of_this_process(inputs)]
+        self._completions = list(zip(completions, completion_ids, strict=True))
         return rewards_B_F
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -273,9 +300,27 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     def _sample(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's own method. It logs and calls collectives, so all processes must call it with equally many inputs."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.mask_truncated_completions and self.model.training:
+            output[ADVANTAGES] = self._advantages()[self._rows_of_this_process(inputs)]
         if self.on_rollouts is not None:
             self._rollouts += self._describe(inputs, output[ADVANTAGES].tolist())
         return output
+
+    def _advantages(self) -> Tensor:
+        """TRL's advantages of the rows of all processes, but without those of masked completions, which have 0."""
+        rewards_N_G = self._rewards_B.view(-1, self.num_generations)
+        advantages_N_G = rewards_N_G - rewards_N_G.nanmean(dim=1, keepdim=True)
+        if self.scale_rewards != "none":
+            group = self.scale_rewards == "group"
+            deviation = nanstd(rewards_N_G, dim=1, keepdim=True) if group else nanstd(rewards_N_G)
+            # The constant is TRL's.
+            advantages_N_G = advantages_N_G / (deviation + 1e-4)
+        return advantages_N_G.flatten().nan_to_num(nan=0.0)
+
+    def _rows_of_this_process(self, inputs: Sequence[Any]) -> slice:
+        """Where the rows of these inputs stand among those of all processes, over which TRL gathers rewards."""
+        start = self.accelerator.process_index * len(inputs)
+        return slice(start, start + len(inputs))
 
     def _weighted_rewards(self) -> Any:
         """The weighted sum of the rewards of each of the last completions (B,), NaN if no function scored it."""
@@ -324,17 +369,17 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"refilling cannot merge the fields {', '.join(sorted(unknown))} of TRL's batch; "
                 "train with refill_rounds=0"
             )
-        rewards_B = self._weighted_rewards()
+        mine = self._rows_of_this_process(inputs)
+        rewards_B, outcomes_B = self._rewards_B[mine], self._outcomes_B[mine]
         rollouts = self._rollouts[-len(inputs) :]
         return [
             Group(
-                {name: values[at : at + self.num_generations] for name, values in output.items()},
-                rewards_G.tolist(),
-                rollouts[at : at + self.num_generations],
+                {name: values[group] for name, values in output.items()},
+                rewards_B[group].tolist(),
+                outcomes_B[group].tolist(),
+                rollouts[group],
             )
-            for at, rewards_G in zip(
-                range(0, len(inputs), self.num_generations), rewards_B.split(self.num_generations), strict=True
-            )
+            for group in (slice(at, at + self.num_generations) for at in range(0, len(inputs), self.num_generations))
         ]
 
     def _fresh_prompts(self, inputs: list[dict[str, Any]]) -> Iterator[int]:

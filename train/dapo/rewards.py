@@ -25,7 +25,7 @@ arXiv 2606.31984 closes that gap. docs/benchmarks/rewards.md shows what typical 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import combinations
 from operator import mul
@@ -330,3 +330,26 @@ class RewardFunction:
                 )
             )
         return judged
+
+
+class OutcomeFunction(RewardFunction):
+    """What a reward says of the order alone: without the bonus for the format and the rule against copies.
+
+    This is R_rank under unconditional, conditional and format_gated, AUC under auc and NDCG under ndcg, and `INVALID`
+    for an answer that has none. A reward of your own is called with a format weight of 0. TRL logs it as `outcome`;
+    with a weight of 0 it changes no reward, and only tells which groups differ (`train.dapo.dynamic_sampling`).
+    """
+
+    @property
+    def __name__(self) -> str:
+        return "outcome"
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],  # noqa: ARG002 (TRL passes them)
+        completions: Sequence[str | Sequence[Mapping[str, Any]]],
+        **columns: Any,
+    ) -> list[float]:
+        """One outcome per completion."""
+        reward, bare = REWARDS.find(self.name), replace(self.settings, format_weight=0.0)
+        return [reward(judged._replace(copied=False), bare) for judged in self.judge(completions, **columns)]

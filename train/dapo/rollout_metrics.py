@@ -23,7 +23,7 @@ def describe_waste(metrics: Mapping[str, float]) -> str:
     # Without refilling, TRL's share of groups without spread is the only sign.
     empty = metrics.get("refill/empty", float(metrics.get("frac_reward_zero_std", 0.0) == 1.0))
     if empty == 1.0:
-        return "nothing learned: no group has completions of different rewards"
+        return "nothing learned: no group has completions of different outcomes"
     return f"{empty:.0%} of batches taught nothing" if empty else ""
 
 

@@ -12,9 +12,9 @@ class DapoSettings:
 
     num_iterations: TRL's; epsilon and epsilon_high matter from the second step on a batch on. refill_rounds: of dynamic
     sampling. min_pass_rate, max_pass_rate: prompts that were never tried count as 0. max_tokens: the last fifth of it
-    is punished by degrees, and what is cut off is left out of the loss. learning_rate: None leaves it to the kind of
-    model (see `resolve`). save_steps: a checkpoint keeps no generated
-    batch, so it is a multiple of num_iterations.
+    is punished by degrees, and what is cut off is left out of the loss and of its group. learning_rate: None leaves it
+    to the kind of model (see `resolve`). save_steps: a checkpoint keeps no generated batch, so it is a multiple of
+    num_iterations.
     """
 
     reward: str = option(
@@ -38,8 +38,8 @@ class DapoSettings:
     )
     refill_rounds: int = option(
         2,
-        help="Number of rounds in which groups whose rewards are all equal are replaced by new prompts; 0 trains on "
-        "every group, as TRL does.",
+        help="Number of rounds in which groups whose answers are all equally good are replaced by new prompts; 0 "
+        "trains on every group, as TRL does.",
         low=0,
         group="Sampling",
     )

@@ -1,9 +1,9 @@
 """One DAPO training from a snapshot of prompts: it is checked before the first step, recorded and resumable.
 
 TRL's GRPOTrainer and our dynamic sampling make up DAPO (arXiv 2503.14476): the loss is averaged over tokens, ratios are
-clipped to between 1 - 0.2 and 1 + 0.28, there is no KL term, long answers are punished gradually, and groups without
-spread are replaced by fresh prompts. Rewards are verifiable: the target's promotion and the form of the answer
-(`train.dapo.rewards`).
+clipped to between 1 - 0.2 and 1 + 0.28, there is no KL term, long answers are punished gradually, truncated ones are
+left out, and groups whose outcomes do not differ are replaced by fresh prompts. Rewards are verifiable: the target's
+promotion and the form of the answer (`train.dapo.rewards`).
 """
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ from prompts.templates import load_template
 from store import InputError, Store
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.permutation_training import PermutationTrainer
-from train.dapo.rewards import RewardFunction, RewardSettings
+from train.dapo.rewards import OutcomeFunction, RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.rollouts import keep_rollouts
 from train.dapo.settings import DapoSettings
@@ -45,9 +45,15 @@ COLUMNS = ["list_id", "prompt", "candidates", "target", "history"]
 
 
 def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
-    """The chosen reward, and the punishment of length if it has a weight. Raises InputError on an unknown reward."""
+    """The chosen reward, its outcome, and the punishment of length if it has a weight.
+
+    Raises InputError on an unknown reward.
+    """
     shared = RewardSettings.of(settings)
-    functions: list[RewardFunction] = [LoggedReward(settings.reward, shared)]
+    functions: list[RewardFunction] = [
+        LoggedReward(settings.reward, shared),
+        OutcomeFunction(settings.reward, shared),
+    ]
     if settings.overlong_weight:
         functions.append(RewardFunction("overlong", shared))
     return functions
@@ -116,7 +122,8 @@ def train_dapo(
     chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, chat, settings, most_tokens(model))
-    weights = [1.0, settings.overlong_weight][: len(functions)]
+    # The outcome chooses groups; it adds nothing to what they earn.
+    weights = [1.0, 0.0, settings.overlong_weight][: len(functions)]
     arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights, chat.end_id)
     # A snapshot of prompts is of one template.
     template = load_template(rows["template"][0])
@@ -142,6 +149,7 @@ def train_dapo(
             callbacks=[StoreCallback(run, SHOWN, on_progress, remark=describe_waste)],
             refill_rounds=settings.refill_rounds,
             on_rollouts=on_rollouts,
+            outcome="outcome",
         )
         return run.carry_out(trainer, tokenizer, resume=resume)
 

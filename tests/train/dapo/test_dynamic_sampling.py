@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -113,16 +114,19 @@ def make_trainer(
     model: Any = None,
     rewards: Any = reward,
     refill_rounds: int | None = 3,
+    outcome: str | None = None,
+    rollout_func: Callable[..., Any] | None = None,
     **changed: Any,
 ) -> Any:
-    """refill_rounds: None for TRL's own trainer, which does not know it."""
+    """refill_rounds: None for TRL's own trainer, which knows neither it nor an outcome."""
     return kind(
         model or make_model(),
         rewards,
         config(folder, **changed),
         train_dataset=examples(ties),
         processing_class=make_tokenizer(),
-        **({} if refill_rounds is None else {"refill_rounds": refill_rounds}),
+        rollout_func=rollout_func,
+        **({} if refill_rounds is None else {"refill_rounds": refill_rounds, "outcome": outcome}),
     )
 
 
@@ -182,7 +186,18 @@ def trained(folder: Path, ties: Sequence[bool], **changed: Any) -> Any:
     return trainer
 
 
-@pytest.mark.parametrize("changed", [{}, {"gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 4}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 4},
+        # Nothing is truncated in 300 tokens, so that there is nothing to mask.
+        {"mask_truncated_completions": True, "scale_rewards": "group", "max_completion_length": 300},
+        {"mask_truncated_completions": True, "scale_rewards": "batch", "max_completion_length": 300},
+        {"mask_truncated_completions": True, "scale_rewards": "none", "max_completion_length": 300},
+    ],
+    ids=str,
+)
 def test_without_refilling_it_is_trls_trainer_to_the_bit(changed: dict[str, Any], tmp_path: Path) -> None:
     ties = [True, False] * 10
     trls = trained(tmp_path, ties, kind=GRPOTrainer, refill_rounds=None, **changed)
@@ -360,6 +375,124 @@ def test_a_group_of_masked_completions_is_replaced_whatever_it_earns(tmp_path: P
     assert 0 < sum(left) < len(left)
 
 
+# TRL says once a trainer that its interface for rollouts may change.
+SCRIPTED = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
+FINISHED = [[number, 1] for number in range(4, 4 + GROUP)]
+CUT_OFF = [9, 9, 9]
+
+
+def script(completions: Sequence[list[int]]) -> Callable[..., dict[str, Any]]:
+    """Rollouts in which each prompt gets the same completions, as tokens."""
+
+    def write(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        written = [completions[at % GROUP] for at in range(len(prompts))]
+        return {
+            "prompt_ids": trainer.processing_class(prompts)["input_ids"],
+            "completion_ids": written,
+            "logprobs": [[0.0] * len(ids) for ids in written],
+        }
+
+    return write
+
+
+def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [-float(len(ids)) for ids in completion_ids]
+
+
+def right(completion_ids: list[list[int]], tie: list[bool], **_: Any) -> list[float]:
+    """The outcome: of a prompt that ties, all answers are as right."""
+    return [0.5 if tied else float(ids[0]) for ids, tied in zip(completion_ids, tie, strict=True)]
+
+
+@SCRIPTED
+def test_a_group_is_chosen_by_its_outcomes_and_trained_on_the_sum_of_its_rewards(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "rewards": [length, right],
+        "rollout_func": script([[4, 1], [5, 5, 1], [6, 6, 6, 1], [7, 7, 7, 7, 1]]),
+    }
+    for weight, outcome, left in ((0.0, "right", 2), (1.0, "right", 2), (1.0, None, 0), (0.0, "length", 0)):
+        trainer = make_trainer(
+            tmp_path, [True] * 4, refill_rounds=1, outcome=outcome, reward_weights=[1.0, weight], **settings
+        )
+        output = roll_out(trainer, [0, 1])
+        assert trainer._metrics["train"]["refill/left"] == [left / 2]
+        assert bool(output["completion_mask"].any()) == (not left)
+    trainer = make_trainer(tmp_path, [False] * 4, outcome="right", reward_weights=[1.0, 0.0], **settings)
+    earned = torch.tensor([-2.0, -3.0, -4.0, -5.0])
+    expected = (earned - earned.mean()) / (earned.std() + 1e-4)
+    assert roll_out(trainer, [0])["advantages"].tolist() == pytest.approx(expected.tolist())
+
+
+@SCRIPTED
+def test_outcomes_that_differ_are_no_group_where_the_rewards_are_equal(tmp_path: Path) -> None:
+    def against(**columns: Any) -> list[float]:
+        return [-value for value in right(**columns)]
+
+    trainer = make_trainer(
+        tmp_path,
+        [False] * 4,
+        rewards=[right, against],
+        rollout_func=script(FINISHED),
+        outcome="right",
+        reward_weights=[1.0, 1.0],
+    )
+    roll_out(trainer, [0])
+    assert trainer._metrics["train"]["refill/left"] == [1.0]
+
+
+@SCRIPTED
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
+def test_truncated_completions_leave_mean_and_deviation_of_their_group(scale_rewards: str, tmp_path: Path) -> None:
+    """Two answers and two that were cut off, whose punishment would raise the worse answer above the mean."""
+
+    def earn(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [-3.0 if ids == CUT_OFF else {4: 0.3, 5: -0.2}[ids[0]] for ids in completion_ids]
+
+    answers = [FINISHED[0], CUT_OFF, FINISHED[1], CUT_OFF]
+    trainer = make_trainer(
+        tmp_path,
+        [False] * 4,
+        rewards=earn,
+        rollout_func=script(answers),
+        mask_truncated_completions=True,
+        scale_rewards=scale_rewards,
+        refill_rounds=0 if scale_rewards == "batch" else 1,
+    )
+    output = roll_out(trainer, [0, 1])
+    deviation = {"group": stdev([0.3, -0.2]) + 1e-4, "batch": stdev([0.3, -0.2] * 2) + 1e-4, "none": 1.0}
+    worth = 0.25 / deviation[scale_rewards]
+    assert output["advantages"].tolist() == pytest.approx([worth, 0, -worth, 0] * 2)
+    assert output["completion_mask"].any(dim=1).tolist() == [True, False] * 4
+    assert trainer._metrics["train"]["reward"] == [pytest.approx((0.3 - 3.0 - 0.2 - 3.0) / 4)]
+    # Without masking they are part of the group, and the worse answer seems good.
+    trainer = make_trainer(tmp_path, [False] * 4, rewards=earn, rollout_func=script(answers))
+    assert roll_out(trainer, [0])["advantages"][2] > 0.5
+
+
+@SCRIPTED
+def test_a_group_with_one_answer_that_was_not_cut_off_is_no_group(tmp_path: Path) -> None:
+    for answers, left in (([CUT_OFF] * 4, 1), ([FINISHED[0], *[CUT_OFF] * 3], 1), ([*FINISHED[:2], *[CUT_OFF] * 2], 0)):
+        trainer = make_trainer(
+            tmp_path, [False] * 4, rewards=right, rollout_func=script(answers), mask_truncated_completions=True
+        )
+        output = roll_out(trainer, [0])
+        assert trainer._metrics["train"]["refill/left"] == [left]
+        assert bool(output["completion_mask"].any()) == (not left)
+
+
+@SCRIPTED
+def test_an_evaluation_counts_truncated_completions(tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tmp_path,
+        [False] * 4,
+        rewards=length,
+        rollout_func=script([FINISHED[0], CUT_OFF] * 2),
+        mask_truncated_completions=True,
+        per_device_eval_batch_size=GROUP,
+    )
+    assert trainer.evaluate(examples([False]))["eval_reward"] == -2.5
+
+
 def test_tokens_that_the_model_did_not_write_are_not_counted(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [True, False] * 10)
     original = trainer._sample
@@ -486,6 +619,9 @@ def test_settings_that_refilling_cannot_keep_are_a_clear_error(
     with pytest.raises(InputError, match=message):
         make_trainer(tmp_path, [True] * 4, refill_rounds=refill_rounds, **changed)
     make_trainer(tmp_path, [True] * 4, refill_rounds=0, **changed)
+    masked = {"mask_truncated_completions": True, "multi_objective_aggregation": "normalize_then_sum"}
+    with pytest.raises(InputError, match="truncated completions cannot leave their group"):
+        make_trainer(tmp_path, [True] * 4, refill_rounds=0, **masked)
 
 
 def test_streams_and_images_are_a_clear_error(tmp_path: Path) -> None:

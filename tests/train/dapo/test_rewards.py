@@ -21,6 +21,7 @@ from store import InputError
 from train.dapo.rewards import (
     INVALID,
     REWARDS,
+    OutcomeFunction,
     RewardFunction,
     RewardSettings,
     auc,
@@ -373,6 +374,46 @@ def test_trl_can_call_pickle_and_name_a_reward(name: str) -> None:
     assert [type(value) for value in texts] == [float, float]
     assert reward.__name__ == name
     pickle.dumps(REWARDS.find(name))
+
+
+# Outcomes
+
+
+@pytest.mark.parametrize("name", RANK_REWARDS)
+def test_equal_orders_have_one_outcome_whatever_their_form_and_length(name: str) -> None:
+    """Eight answers with one order, of eight lengths."""
+    for order in (moved(SIDS[3], 2), SIDS):
+        answers = [write(order, "so it is " * words) for words in range(8)]
+        columns = {"candidates": [SIDS] * 8, "target": [SIDS[3]] * 8, "completion_ids": [[0] * 1000] * 4 + [[0]] * 4}
+        assert len(set(OutcomeFunction(name)(answers, answers, **columns))) == 1
+        assert len(set(RewardFunction("overlong")(answers, answers, **columns))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "moved_up", "moved_down", "copied", "repeated"),
+    [
+        ("unconditional", 0.2, -0.3, 0.0, 0.2),
+        ("conditional", 0.2, -0.3, 0.0, 0.2),
+        ("format_gated", 0.2, -0.3, 0.0, INVALID),
+        ("auc", 8 / 9, 3 / 9, 6 / 9, INVALID),
+        ("ndcg", 1 / math.log2(3), 1 / math.log2(8), 1 / math.log2(5), INVALID),
+    ],
+)
+def test_an_outcome_is_what_the_reward_is_built_on(
+    name: str, moved_up: float, moved_down: float, copied: float, repeated: float
+) -> None:
+    answers = [write(moved(SIDS[3], 2)), write(moved(SIDS[3], 7)), write(SIDS), write([*moved(SIDS[3], 2), SIDS[0]])]
+    outcomes = OutcomeFunction(name)(answers, [*answers, ""], candidates=[SIDS] * 5, target=[SIDS[3]] * 5)
+    assert outcomes == pytest.approx([moved_up, moved_down, copied, repeated, INVALID])
+
+
+def test_the_outcome_of_a_reward_of_ones_own_is_the_reward_without_format(
+    write_module: Callable[[str, str], Path],
+) -> None:
+    write_module("own_outcome", "def earn(judged, settings):\n    return judged.rank_after + settings.format_weight\n")
+    outcome = pickle.loads(pickle.dumps(OutcomeFunction("own_outcome:earn", RewardSettings(format_weight=0.5))))
+    assert outcome([""], [write(SIDS)], candidates=[SIDS], target=[SIDS[3]]) == [4.0]
+    assert outcome.__name__ == "outcome"
 
 
 def test_settings_weigh_the_format() -> None:

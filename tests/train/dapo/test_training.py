@@ -93,7 +93,7 @@ def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> Non
     twice = train(copying, "twice", num_iterations=2, **fast)
     assert not same(once, twice)
     # So fast, a step may leave both bands on every token, and the same ones are clipped: slower, they differ.
-    slow = {"learning_rate": 1e-3, "prompts_per_batch": 8, "num_iterations": 2}
+    slow = {"learning_rate": 1e-3, "prompts_per_batch": 16, "num_iterations": 2}
     tight = train(copying, "slow-tight", epsilon=0.0, epsilon_high=0.0, **slow)
     assert not same(train(copying, "slow", **slow), tight)
     clipped = dict(
