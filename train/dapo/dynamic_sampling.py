@@ -315,7 +315,8 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             deviation = nanstd(rewards_N_G, dim=1, keepdim=True) if group else nanstd(rewards_N_G)
             # The constant is TRL's.
             advantages_N_G = advantages_N_G / (deviation + 1e-4)
-        return advantages_N_G.flatten().nan_to_num(nan=0.0)
+        advantages_B: Tensor = advantages_N_G.flatten().nan_to_num(nan=0.0)
+        return advantages_B
 
     def _rows_of_this_process(self, inputs: Sequence[Any]) -> slice:
         """Where the rows of these inputs stand among those of all processes, over which TRL gathers rewards."""

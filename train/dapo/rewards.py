@@ -15,6 +15,8 @@ that names every candidate once and nothing else, and 0 for any other. alpha is 
                    best possible earns alpha                                                   arXiv 2606.31984
     chain          the share of cheap checks that a trace passes, as in                        arXiv 2601.18533
     overlong       DAPO's soft punishment of length, equation 13                               arXiv 2503.14476
+    overlong_on_success  the same for answers that succeed, and 0 for others: being short must not make up for being
+                   wrong, nor long explanations of hard lists be punished before they help
 
 We take the paper's condition literally: if the target was first, alpha is paid wherever the answer puts it. The papers
 do not say what an answer without r_o earns, which cannot be read or leaves the target out. Here it earns `INVALID`, -1,
@@ -128,6 +130,11 @@ class JudgedCompletion(NamedTuple):
     def ndcg(self) -> float | None:
         """NDCG of a valid ranking."""
         return ndcg(self.gains_K) if self.valid else None
+
+    def succeeds(self) -> bool:
+        """Whether a valid ranking moves the target up or has it first."""
+        promotion = self.promotion()
+        return self.valid and promotion is not None and (promotion > 0 or self.rank_after == 1)
 
     def diagnostics(self) -> dict[str, float | None]:
         """Metrics for a trainer to log. None, and not 0, means that there is nothing to measure."""
@@ -259,6 +266,10 @@ def _overlong(judged: JudgedCompletion, settings: RewardSettings) -> float:
     return overlong_punishment(judged.tokens, settings.max_tokens, settings.cache_tokens)
 
 
+def _overlong_on_success(judged: JudgedCompletion, settings: RewardSettings) -> float:
+    return _overlong(judged, settings) if judged.succeeds() else 0.0
+
+
 REWARDS: Registry[Reward] = Registry(
     "reward",
     "gr2.rewards",
@@ -270,6 +281,7 @@ REWARDS: Registry[Reward] = Registry(
         "ndcg": partial(_format_gated, JudgedCompletion.ndcg),
         "chain": _chain,
         "overlong": _overlong,
+        "overlong_on_success": _overlong_on_success,
     },
 )
 

@@ -1,20 +1,46 @@
 """Settings of reinforcement learning by DAPO, apart from torch."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from store import InputError
 from store.settings import check, option
+
+
+class Loss(NamedTuple):
+    """A loss of TRL: its loss_type and importance_sampling_level, and the clipping bounds that its paper uses."""
+
+    loss_type: str
+    importance_sampling_level: str = "token"
+    epsilon: float = 0.2
+    epsilon_high: float = 0.2
+
+
+LOSSES = {
+    "dapo": Loss("dapo", epsilon_high=0.28),  # arXiv 2503.14476
+    "grpo": Loss("grpo"),  # arXiv 2402.03300
+    "dr_grpo": Loss("dr_grpo"),  # arXiv 2503.20783
+    "bnpo": Loss("bnpo"),  # arXiv 2506.02864
+    # The upper bound of a ratio itself, as in arXiv 2510.13786; there is no lower one.
+    "cispo": Loss("cispo", epsilon_high=5.0),  # arXiv 2506.13585
+    "gspo": Loss("grpo", "sequence", 3e-4, 4e-4),  # arXiv 2507.18071
+    "luspo": Loss("luspo", "sequence", 2e-3, 2.5e-3),  # arXiv 2602.05261
+    # These two clip nothing.
+    "sapo": Loss("sapo"),  # arXiv 2511.20347
+    "vespo": Loss("vespo"),  # arXiv 2602.10693
+}
 
 
 @dataclass(frozen=True, slots=True)
 class DapoSettings:
     """reward: one of train.dapo.rewards.REWARDS; it is looked up when the training begins.
 
-    num_iterations: TRL's; epsilon and epsilon_high matter from the second step on a batch on. refill_rounds: of dynamic
-    sampling. min_pass_rate, max_pass_rate: prompts that were never tried count as 0. max_tokens: the last fifth of it
-    is punished by degrees, and what is cut off is left out of the loss and of its group. learning_rate: None leaves it
-    to the kind of model (see `resolve`). save_steps: a checkpoint keeps no generated batch, so it is a multiple of
-    num_iterations.
+    What has a name of TRL's is TRL's. epsilon, epsilon_high: None for the bounds of the loss; they matter from the
+    second step on a batch on. steps_per_generation: None for one optimizer step on each pass over a batch.
+    refill_rounds: of dynamic sampling. min_pass_rate, max_pass_rate: prompts that were never tried count as 0.
+    max_tokens: the last fifth of it is punished by degrees, and what is cut off is left out of the loss and of its
+    group. learning_rate: None leaves it to the kind of model (see `resolve`). save_steps: a checkpoint keeps no
+    generated batch, so it is a multiple of `steps_per_batch`.
     """
 
     reward: str = option(
@@ -29,10 +55,17 @@ class DapoSettings:
         16, help="Number of prompts per generated batch and process.", low=1, group="Sampling"
     )
     steps: int = option(100, help="Number of optimizer steps.", low=1, group="Steps")
-    num_iterations: int = option(1, help="Number of optimizer steps on each generated batch.", low=1, group="Steps")
+    num_iterations: int = option(1, help="Number of passes over each generated batch.", low=1, group="Steps")
     gradient_accumulation_steps: int = option(
         1,
-        help="Number of passes into which the rows of a step are split (gradient accumulation).",
+        help="Number of parts into which the rows of a step are split, to save memory (gradient accumulation).",
+        low=1,
+        group="Steps",
+    )
+    steps_per_generation: int | None = option(
+        None,
+        help="Number of such parts in a generated batch. Twice as many as in a step make two mini-batches, with an "
+        "optimizer step on each. Default: as many as in a step.",
         low=1,
         group="Steps",
     )
@@ -58,16 +91,48 @@ class DapoSettings:
         choices=("free", "permutation"),
         group="Sampling",
     )
-    temperature: float = option(1.0, help="Sampling temperature.", low=1e-3, group="Sampling")
-    epsilon: float = option(
-        0.2, help="Lower clipping bound of the probability ratio, below 1.", low=0.0, group="Optimizer"
+    overlong_on_success: bool = option(
+        False,
+        help="Penalize length only in answers that move the target up or put it first.",
+        group="Reward",
     )
-    epsilon_high: float = option(
-        0.28, help="Upper clipping bound of the probability ratio, above 1.", low=0.0, group="Optimizer"
+    scale_rewards: str = option(
+        "group",
+        help="What advantages are divided by: the standard deviation of the group's rewards, that of the batch's, or "
+        "nothing. Refilling excludes batch.",
+        choices=("group", "batch", "none"),
+        group="Reward",
+    )
+    temperature: float = option(1.0, help="Sampling temperature.", low=1e-3, group="Sampling")
+    loss: str = option("dapo", help="Loss function.", choices=tuple(LOSSES), group="Optimizer")
+    epsilon: float | None = option(
+        None,
+        help="Lower clipping bound of the probability ratio, below 1. Default: that of the loss, 0.2 for dapo.",
+        low=0.0,
+        group="Optimizer",
+    )
+    epsilon_high: float | None = option(
+        None,
+        help="Upper clipping bound of the probability ratio, above 1; for cispo the bound itself. Default: that of the "
+        "loss, 0.28 for dapo.",
+        low=0.0,
+        group="Optimizer",
     )
     learning_rate: float | None = option(
         None,
-        help="Learning rate. Default: 1e-4 for students from scratch, 1e-6 for pretrained models.",
+        help="Peak learning rate. Default: 1e-4 for students from scratch, 1e-6 for pretrained models.",
+        low=0.0,
+        group="Optimizer",
+    )
+    lr_scheduler_type: str = option(
+        "constant_with_warmup",
+        help="Learning rate after the warm-up: constant, or decaying to 0 at the last step.",
+        choices=("constant_with_warmup", "linear", "cosine"),
+        group="Optimizer",
+    )
+    warmup_steps: float = option(
+        0.0,
+        help="Number of steps in which the learning rate rises from 0, or, below 1, their share of all steps.",
         low=0.0,
         group="Optimizer",
     )
@@ -84,15 +149,29 @@ class DapoSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if (rows := self.prompts_per_batch * self.num_generations) % self.gradient_accumulation_steps:
+        parts = self.parts_per_batch
+        if parts % self.gradient_accumulation_steps:
             raise InputError(
-                f"`gradient_accumulation_steps` is {self.gradient_accumulation_steps}, which does not divide the "
-                f"{rows} rows of `prompts_per_batch` times `num_generations`; choose one that does"
+                f"`steps_per_generation` is {parts}; it must be a multiple of `gradient_accumulation_steps`, "
+                f"{self.gradient_accumulation_steps}, since each step learns from one generated batch"
             )
-        if self.save_steps % self.num_iterations:
+        if (rows := self.prompts_per_batch * self.num_generations) % parts:
+            name = "steps_per_generation" if self.steps_per_generation else "gradient_accumulation_steps"
             raise InputError(
-                f"`save_steps` is {self.save_steps}; it must be a multiple of `num_iterations`, "
-                f"{self.num_iterations}, since a generated batch is in no checkpoint"
+                f"`{name}` is {parts}, which does not divide the {rows} rows of `prompts_per_batch` times "
+                "`num_generations`; choose one that does"
+            )
+        if self.save_steps % self.steps_per_batch:
+            mini_batches = self.steps_per_batch // self.num_iterations
+            times = f", times {mini_batches} mini-batches" if mini_batches > 1 else ""
+            raise InputError(
+                f"`save_steps` is {self.save_steps}; it must be a multiple of `num_iterations`, {self.num_iterations}"
+                f"{times}, since a generated batch is in no checkpoint"
+            )
+        if self.scale_rewards == "batch" and self.refill_rounds:
+            raise InputError(
+                f"`scale_rewards` is 'batch' and `refill_rounds` is {self.refill_rounds}: refilling changes the batch "
+                "by which advantages are scaled; set `refill_rounds` to 0, or scale by 'group' or 'none'"
             )
         if self.decode == "permutation" and self.vllm_url is not None:
             raise InputError(
@@ -104,8 +183,23 @@ class DapoSettings:
                 f"`min_pass_rate` is {self.min_pass_rate}; it must not be above `max_pass_rate`, {self.max_pass_rate}"
             )
 
+    @property
+    def parts_per_batch(self) -> int:
+        """TRL's steps_per_generation, with its default."""
+        return self.steps_per_generation or self.gradient_accumulation_steps
+
+    @property
+    def steps_per_batch(self) -> int:
+        """The number of optimizer steps on each generated batch."""
+        return self.parts_per_batch // self.gradient_accumulation_steps * self.num_iterations
+
     def resolve(self, *, from_scratch: bool) -> "DapoSettings":
-        """The same settings with a learning rate, where None stood, that suits the kind of model."""
-        if self.learning_rate is not None:
-            return self
-        return replace(self, learning_rate=1e-4 if from_scratch else 1e-6)
+        """The same settings with what suits the kind of model and the loss where None stood."""
+        loss = LOSSES[self.loss]
+        default = 1e-4 if from_scratch else 1e-6
+        return replace(
+            self,
+            learning_rate=default if self.learning_rate is None else self.learning_rate,
+            epsilon=loss.epsilon if self.epsilon is None else self.epsilon,
+            epsilon_high=loss.epsilon_high if self.epsilon_high is None else self.epsilon_high,
+        )

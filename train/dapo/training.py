@@ -24,7 +24,7 @@ from train.dapo.permutation_training import PermutationTrainer
 from train.dapo.rewards import OutcomeFunction, RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.rollouts import keep_rollouts
-from train.dapo.settings import DapoSettings
+from train.dapo.settings import LOSSES, DapoSettings
 from train.inputs import open_inputs, resume_settings
 from train.runs import (
     CHECKPOINTS,
@@ -45,18 +45,13 @@ COLUMNS = ["list_id", "prompt", "candidates", "target", "history"]
 
 
 def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
-    """The chosen reward, its outcome, and the punishment of length if it has a weight.
-
-    Raises InputError on an unknown reward.
-    """
+    """The chosen reward, its outcome and the punishment of length. Raises InputError on an unknown reward."""
     shared = RewardSettings.of(settings)
-    functions: list[RewardFunction] = [
+    return [
         LoggedReward(settings.reward, shared),
         OutcomeFunction(settings.reward, shared),
+        RewardFunction("overlong_on_success" if settings.overlong_on_success else "overlong", shared),
     ]
-    if settings.overlong_weight:
-        functions.append(RewardFunction("overlong", shared))
-    return functions
 
 
 def choose_prompts(
@@ -122,9 +117,7 @@ def train_dapo(
     chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, chat, settings, most_tokens(model))
-    # The outcome chooses groups; it adds nothing to what they earn.
-    weights = [1.0, 0.0, settings.overlong_weight][: len(functions)]
-    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, weights, chat.end_id)
+    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, chat.end_id)
     # A snapshot of prompts is of one template.
     template = load_template(rows["template"][0])
     facts = {**asdict(settings), "student": student, "templates": [template.name]}
@@ -170,30 +163,36 @@ def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSe
         )
 
 
-def _arguments(settings: DapoSettings, folder: Path, weights: list[float], end_id: int) -> GRPOConfig:
+def _arguments(settings: DapoSettings, folder: Path, end_id: int) -> GRPOConfig:
+    """TRL's settings, of resolved ones. end_id: the token that ends an answer."""
+    loss = LOSSES[settings.loss]
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": settings.steps,
-        # TRL counts completions, not prompts, and fills one generated batch over all accumulation steps.
+        # TRL counts completions, not prompts, and those of one part of a generated batch.
         "per_device_train_batch_size": settings.prompts_per_batch
         * settings.num_generations
-        // settings.gradient_accumulation_steps,
+        // settings.parts_per_batch,
+        "steps_per_generation": settings.parts_per_batch,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "num_iterations": settings.num_iterations,
         "num_generations": settings.num_generations,
         "max_completion_length": settings.max_tokens,
         "temperature": settings.temperature,
-        "loss_type": "dapo",
+        "loss_type": loss.loss_type,
+        "importance_sampling_level": loss.importance_sampling_level,
         "epsilon": settings.epsilon,
         "epsilon_high": settings.epsilon_high,
+        "scale_rewards": settings.scale_rewards,
         # No KL term, so no reference model is loaded.
         "beta": 0.0,
-        "reward_weights": weights,
+        # Of `reward_functions`. The outcome chooses groups, and adds nothing to what they earn.
+        "reward_weights": [1.0, 0.0, settings.overlong_weight],
         # A truncated answer was not finished, so it must not be learned; `overlong` still punishes its length.
         "mask_truncated_completions": True,
         "learning_rate": settings.learning_rate,
-        # As in DAPO.
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_steps,
         "seed": settings.seed,
         "data_seed": settings.seed,
         "logging_steps": settings.log_steps,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -25,6 +25,7 @@ from trl.trainer.utils import nanstd
 
 from store import InputError
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer, merge_rows, rewards_differ
+from train.dapo.settings import LOSSES
 
 WORDS = ["[PAD]", "[END]", "tie", "vary", *map(str, range(10))]
 GROUP = 4
@@ -350,6 +351,31 @@ def test_a_step_is_the_formula_over_informative_groups_alone(steps: int, tmp_pat
         assert weight.grad.abs().max() > 1e-5
 
 
+def test_every_loss_learns_from_mini_batches_and_masked_groups_in_its_own_way(tmp_path: Path) -> None:
+    """Two mini-batches, two passes over them, and groups without spread that the losses must leave out."""
+    learned = {
+        name: weights(
+            trained(
+                tmp_path,
+                [True, False, False] + [True] * 9,
+                shuffle_dataset=False,
+                per_device_train_batch_size=3 * GROUP // 2,
+                steps_per_generation=2,
+                num_iterations=2,
+                max_steps=4,
+                refill_rounds=1,
+                **loss._asdict(),
+            )
+        )
+        for name, loss in LOSSES.items()
+    }
+    begun = list(make_model().parameters())
+    for name, now in learned.items():
+        assert all(weight.isfinite().all() for weight in now), name
+        assert not equal(now, begun), name
+    assert [pair for pair in combinations(learned, 2) if equal(learned[pair[0]], learned[pair[1]])] == []
+
+
 def test_a_batch_without_any_spread_moves_nothing(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [True] * 20, refill_rounds=2, gradient_accumulation_steps=2)
     before = weights(trainer)
@@ -523,8 +549,9 @@ def test_metrics_describe_the_first_round(tmp_path: Path) -> None:
     assert entry["refill/reward"] != pytest.approx(entry["reward"])
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    changed = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
+@pytest.mark.parametrize("split", [{"gradient_accumulation_steps": 2}, {"steps_per_generation": 2}], ids=str)
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(split: dict[str, int], tmp_path: Path) -> None:
+    changed: dict[str, Any] = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **split}
     recorders = Recorder(), Recorder()
     ties = [True, True, False] * 20
     whole = make_trainer(tmp_path, ties, rewards=recorders[0], **changed)

@@ -292,6 +292,32 @@ def test_rambling_to_the_limit_after_a_good_answer_is_punished_by_length_and_by_
     assert earn("chain", text, SIDS[2], completion_ids=range(limit)) == pytest.approx(4 / 5)
 
 
+@pytest.mark.parametrize(
+    ("order", "punished"),
+    [
+        (moved(SIDS[2], 1), True),
+        (moved(SIDS[2], 2), True),
+        (SIDS, False),
+        (moved(SIDS[2], 4), False),
+        (moved(SIDS[2], 1)[:9], False),
+    ],
+)
+def test_length_can_count_for_answers_that_succeed_alone(order: list[str], punished: bool) -> None:
+    settings = RewardSettings(max_tokens=100, cache_tokens=20)
+    reward = RewardFunction("overlong_on_success", settings)
+    for tokens, worth in ((80, 0.0), (90, -0.5), (100, -1.0)):
+        columns = {"candidates": [SIDS], "target": [SIDS[2]], "completion_ids": [range(tokens)]}
+        assert reward([""], [write(order)], **columns) == [worth if punished else 0.0]
+
+
+@pytest.mark.parametrize(("rank_after", "punished"), [(1, True), (2, False)])
+def test_a_target_that_stays_first_is_a_success(rank_after: int, punished: bool) -> None:
+    text = write(moved(SIDS[0], rank_after))
+    earned = earn("overlong_on_success", text, SIDS[0], completion_ids=range(RewardSettings().max_tokens))
+    assert earned == (-1.0 if punished else 0.0)
+    assert earn("overlong_on_success", text, None, completion_ids=range(RewardSettings().max_tokens)) == 0.0
+
+
 # The chain
 
 

@@ -9,6 +9,7 @@ import datasets
 import pytest
 import safetensors.torch
 import torch
+from trl import GRPOConfig
 
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
@@ -16,7 +17,8 @@ from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, SnapshotError, Store
-from train.dapo.training import DapoSettings, choose_prompts, train_dapo
+from train.dapo.rewards import RewardSettings
+from train.dapo.training import DapoSettings, _arguments, choose_prompts, reward_functions, train_dapo
 from train.runs import find_student, student_folder
 from train.students.student import load_student
 
@@ -48,6 +50,96 @@ def test_a_training_leaves_a_student_a_run_and_what_its_answers_were_like(
     if "refill_rounds" not in changed:
         assert done.figures["refill/left"] == 1.0
         assert done.figures["loss"] == 0.0
+
+
+def arguments(**changed: Any) -> GRPOConfig:
+    return _arguments(DapoSettings(**changed).resolve(from_scratch=False), Path("checkpoints"), 7)
+
+
+def test_the_settings_of_dapo_reach_trl() -> None:
+    """Loss over tokens, clip-higher, no KL term, masking of truncated answers, and the punishment of long ones."""
+    set_for_trl = arguments()
+    expected = {
+        "loss_type": "dapo",
+        "importance_sampling_level": "token",
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+        "delta": None,
+        "beta": 0.0,
+        "mask_truncated_completions": True,
+        "scale_rewards": "group",
+        "multi_objective_aggregation": "sum_then_normalize",
+        "reward_weights": [1.0, 0.0, 1.0],
+        "max_completion_length": 256,
+        "temperature": 1.0,
+        "num_generations": 8,
+        "num_iterations": 1,
+        "steps_per_generation": 1,
+        "gradient_accumulation_steps": 1,
+        "per_device_train_batch_size": 128,
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 0,
+        "max_steps": 100,
+    }
+    assert {name: getattr(set_for_trl, name) for name in expected} == expected
+    names = [function.__name__ for function in reward_functions(DapoSettings())]
+    assert names == ["conditional", "outcome", "overlong"]
+    # DAPO punishes the last fifth: 4,096 of 20,480 tokens.
+    assert {function.settings for function in reward_functions(DapoSettings(max_tokens=20_480))} == {
+        RewardSettings(0.2, 20_480, 4_096)
+    }
+
+
+def test_what_is_chosen_reaches_trl() -> None:
+    set_for_trl = arguments(
+        num_generations=4, prompts_per_batch=6, gradient_accumulation_steps=2, steps_per_generation=6, num_iterations=2,
+        save_steps=12, scale_rewards="none", overlong_weight=0.5, epsilon=0.1, epsilon_high=0.4, learning_rate=1e-3,
+        lr_scheduler_type="cosine", warmup_steps=0.1, seed=3,
+    )  # fmt: skip
+    expected = {
+        "num_generations": 4,
+        "per_device_train_batch_size": 4,
+        "generation_batch_size": 24,
+        "steps_per_generation": 6,
+        "gradient_accumulation_steps": 2,
+        "num_iterations": 2,
+        "scale_rewards": "none",
+        "reward_weights": [1.0, 0.0, 0.5],
+        "epsilon": 0.1,
+        "epsilon_high": 0.4,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "seed": 3,
+        "data_seed": 3,
+    }
+    assert {name: getattr(set_for_trl, name) for name in expected} == expected
+    gated = reward_functions(DapoSettings(overlong_on_success=True, reward="ndcg"))
+    assert [function.name for function in gated] == ["ndcg", "ndcg", "overlong_on_success"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "loss_type", "level", "low", "high"),
+    [
+        ("dapo", "dapo", "token", 0.2, 0.28),
+        ("grpo", "grpo", "token", 0.2, 0.2),
+        ("dr_grpo", "dr_grpo", "token", 0.2, 0.2),
+        ("bnpo", "bnpo", "token", 0.2, 0.2),
+        ("cispo", "cispo", "token", 0.2, 5.0),
+        ("gspo", "grpo", "sequence", 3e-4, 4e-4),
+        ("luspo", "luspo", "sequence", 2e-3, 2.5e-3),
+        ("sapo", "sapo", "token", 0.2, 0.2),
+        ("vespo", "vespo", "token", 0.2, 0.2),
+    ],
+)
+def test_a_loss_is_one_of_trl_with_the_bounds_of_its_paper(
+    loss: str, loss_type: str, level: str, low: float, high: float
+) -> None:
+    chosen = arguments(loss=loss)
+    assert (chosen.loss_type, chosen.importance_sampling_level) == (loss_type, level)
+    assert (chosen.epsilon, chosen.epsilon_high) == (low, high)
+    assert (chosen.beta, chosen.mask_truncated_completions) == (0.0, True)
 
 
 def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
@@ -222,10 +314,22 @@ def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Stor
         train_dapo(inputs, "prompts", "new", "x", DapoSettings(reward="nice"))
     with pytest.raises(InputError, match="`temperature` is 0"):
         DapoSettings(temperature=0.0)
-    with pytest.raises(InputError, match="does not divide the 6 rows"):
+    with pytest.raises(InputError, match="`gradient_accumulation_steps` is 4, which does not divide the 6 rows"):
         DapoSettings(prompts_per_batch=3, num_generations=2, gradient_accumulation_steps=4)
-    with pytest.raises(InputError, match="`save_steps` is 5; it must be a multiple of `num_iterations`, 2"):
+    with pytest.raises(InputError, match="`steps_per_generation` is 4, which does not divide the 6 rows"):
+        DapoSettings(prompts_per_batch=3, num_generations=2, steps_per_generation=4)
+    with pytest.raises(InputError, match="`steps_per_generation` is 3; it must be a multiple of"):
+        DapoSettings(steps_per_generation=3, gradient_accumulation_steps=2)
+    with pytest.raises(InputError, match="`save_steps` is 5; it must be a multiple of `num_iterations`, 2, since"):
         DapoSettings(num_iterations=2, save_steps=5)
+    with pytest.raises(
+        InputError, match="`save_steps` is 50; it must be a multiple of `num_iterations`, 2, times 4 mini-batches"
+    ):
+        DapoSettings(num_iterations=2, steps_per_generation=8, gradient_accumulation_steps=2)
+    with pytest.raises(InputError, match="`scale_rewards` is 'batch' and `refill_rounds` is 2"):
+        DapoSettings(scale_rewards="batch")
+    with pytest.raises(InputError, match="`loss` is 'ppo'; it must be dapo, grpo, dr_grpo, bnpo, cispo, gspo, luspo"):
+        DapoSettings(loss="ppo")
     with pytest.raises(InputError, match="`num_generations` is 1"):
         DapoSettings(num_generations=1)
     with pytest.raises(InputError, match=r"`min_pass_rate` is 0\.9; it must not be above `max_pass_rate`, 0\.1"):
