@@ -315,7 +315,13 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
     new, sft, dapo = map(plan.student, ("new", "sft", "dapo"))
     sft_settings = SftSettings(epochs=plan.epochs, batch_size=plan.batch_size, reasoning_weight=0.5, seed=seed)
     dapo_settings = DapoSettings(
-        steps=plan.dapo_steps, prompts_per_batch=plan.dapo_prompts, refill_rounds=1, max_tokens=80, seed=seed
+        steps=plan.dapo_steps,
+        prompts_per_batch=plan.dapo_prompts,
+        refill_rounds=1,
+        # So few steps resolve nothing.
+        resolution_lists=0,
+        max_tokens=80,
+        seed=seed,
     )
     with _stage(plan, "student") as stage:
         if student_folder(store, new).exists():

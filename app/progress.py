@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from store.progress import Counted
+from store.progress import Counted, Notice
 
 if TYPE_CHECKING:
     from curate.traces.sampling import Progress as SamplingProgress
@@ -117,21 +117,35 @@ class TimeLeft:
 def status_line(about: str = "") -> Iterator[Callable[[str], None]]:
     """One line that always shows the newest message; where there is no terminal, a line every few seconds.
 
-    about: what every line begins with. Messages that are `Counted` are shown with the time left.
+    about: what every line begins with. Messages that are `Counted` are shown with the time left. A `Notice` is printed
+    at once and stays.
     """
     console = Console(stderr=True, soft_wrap=True)
     left = TimeLeft()
     before = f"{about}: " if about else ""
+
+    def keep(notice: Notice) -> None:
+        console.print(before + notice, highlight=False, markup=False)
+
     if console.is_terminal:
         with console.status(escape(about)) as status:
-            yield lambda message: status.update(escape(before + left.describe(message)))
+
+            def show(message: str) -> None:
+                if isinstance(message, Notice):
+                    keep(message)
+                else:
+                    status.update(escape(before + left.describe(message)))
+
+            yield show
         return
     last = time.monotonic()
 
     def tell(message: str) -> None:
         nonlocal last
         line = before + left.describe(message)
-        if time.monotonic() - last >= PLAIN_SECONDS:
+        if isinstance(message, Notice):
+            keep(message)
+        elif time.monotonic() - last >= PLAIN_SECONDS:
             last = time.monotonic()
             console.print(line, highlight=False, markup=False)
 

@@ -1,6 +1,12 @@
 """Messages of long work to whoever started it."""
 
 
+class Notice(str):
+    """A message that people should find again when the work is done, where others give way to the next one."""
+
+    __slots__ = ()
+
+
 class Counted(str):
     """A message that also says how far the work is, so that a view can tell how long the rest will take.
 

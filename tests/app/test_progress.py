@@ -6,7 +6,7 @@ from rich.console import Console
 from app import progress as views
 from app.progress import TerminalProgress, TimeLeft, describe, status_line
 from curate.traces.sampling import Progress
-from store.progress import Counted
+from store.progress import Counted, Notice
 
 
 class Clock:
@@ -94,6 +94,22 @@ def test_without_a_terminal_there_is_a_line_every_few_seconds(clock: Clock, caps
         "SFT: step 5 of 11 [b], 6 s left",
         "SFT: step 10 of 11 [b], 1 s left",
     ]
+
+
+def test_a_notice_is_printed_at_once_and_stays(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with status_line("RL") as on_progress:
+        clock.now = 1.0
+        on_progress(Notice("16 lists [b]"))
+        on_progress("step 1")
+    assert capsys.readouterr().err.splitlines() == ["RL: 16 lists [b]"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with status_line("RL") as on_progress:
+        on_progress(Notice("16 lists [b]"))
+    # A line of its own, where the live line is erased.
+    assert "RL: 16 lists [b]\n" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_the_newest_message_and_leaves_nothing_behind(

@@ -290,6 +290,23 @@ class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         merged["num_items_in_batch"] = self.accelerator.gather(counted_B_T.sum()).sum()
         return merged
 
+    def sample_completions(self, prompts: Sequence[Any]) -> list[Any]:
+        """num_generations completions of each prompt, one prompt after the other, as a rollout writes them.
+
+        Random numbers and metrics stay as they are: a training goes on as if nothing had been sampled. All processes
+        must call it with equally many prompts.
+        """
+        device = self.accelerator.device
+        training = self.model.training
+        with self._unlogged(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            # TRL counts the tokens of what it generates for training.
+            self.model.eval()
+            _, _, _, completions, *_ = self._generate(
+                [prompt for prompt in prompts for _ in range(self.num_generations)]
+            )
+        self.model.train(training)
+        return list(completions)
+
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         """Token ids of each prompt, its images and their fields. Only the texts of chats differ from TRL's."""
         if isinstance(prompts[0], str) or any(not isinstance(message["content"], str) for message in prompts[0]):

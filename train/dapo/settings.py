@@ -82,6 +82,13 @@ class DapoSettings:
     max_pass_rate: float = option(
         1.0, help="Maximum teacher pass rate of the prompts used.", low=0.0, high=1.0, group="Prompts"
     )
+    resolution_lists: int = option(
+        16,
+        help="Number of prompts that the student answers before the first step, to say what the run can resolve; 0 for "
+        "none.",
+        low=0,
+        group="Prompts",
+    )
     max_tokens: int = option(256, help="Maximum length of a completion, in tokens.", low=2, group="Sampling")
     overlong_weight: float = option(1.0, help="Weight of the penalty for long completions.", low=0.0, group="Reward")
     decode: str = option(

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import set_seed
+import numpy as np
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig
 
 from prompts.completion import NUMBERS
 from prompts.templates import load_template
 from store import InputError, Store
+from store.progress import Notice
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
 from train.dapo.permutation_training import PermutationTrainer
+from train.dapo.resolution import prompts_seen, resolve
 from train.dapo.rewards import OutcomeFunction, RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.rollouts import keep_rollouts
@@ -34,6 +37,7 @@ from train.runs import (
     device_arguments,
     load_training,
     open_run,
+    process_count,
     student_folder,
 )
 from train.students.chat import ChatFormat
@@ -144,6 +148,7 @@ def train_dapo(
             on_rollouts=on_rollouts,
             outcome="outcome",
         )
+        trainer.add_callback(ResolutionCallback(trainer, settings, on_progress))
         return run.carry_out(trainer, tokenizer, resume=resume)
 
 
@@ -151,6 +156,39 @@ def _names(answer: str, example: Mapping[str, Any]) -> list[Any]:
     """What an answer calls the candidates of a row: their semantic IDs, or their numbers in the prompt."""
     candidates = example["candidates"]
     return list(range(1, len(candidates) + 1)) if answer == NUMBERS else list(candidates)
+
+
+class ResolutionCallback(TrainerCallback):
+    """Says what a new run can resolve (`train.dapo.resolution`), by a few prompts that the student answers.
+
+    It waits for the beginning of the training, when the model is on its device and distributed.
+    """
+
+    def __init__(self, trainer: DynamicSamplingTrainer, settings: DapoSettings, on_progress: OnProgress) -> None:
+        self._trainer = trainer
+        self._settings = settings
+        self._on_progress = on_progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Sample, estimate, say. A sample of fewer than two prompts has no deviation, so nothing is said of it."""
+        settings, prompts = self._settings, self._trainer.train_dataset
+        lists, answers = min(settings.resolution_lists, len(prompts)), settings.num_generations
+        if state.global_step or lists < 2:
+            return
+        self._on_progress(f"{lists} prompts are answered, to say what the run can resolve")
+        sample = prompts.select(np.random.default_rng(settings.seed).permutation(len(prompts))[:lists])
+        completions = [
+            completion
+            for start in range(0, lists, settings.prompts_per_batch)
+            for completion in self._trainer.sample_completions(
+                sample["prompt"][start : start + settings.prompts_per_batch]
+            )
+        ]
+        columns = {name: [value for value in sample[name] for _ in range(answers)] for name in ("candidates", "target")}
+        found = resolve(RewardFunction(settings.reward).judge(completions, **columns), answers)
+        if state.is_world_process_zero:
+            for line in found.describe(prompts_seen(settings, len(prompts), process_count())):
+                self._on_progress(Notice(line))
 
 
 def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSettings, positions: int) -> None:

@@ -17,13 +17,16 @@ from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, SnapshotError, Store
+from store.progress import Notice
 from train.dapo.rewards import RewardSettings
 from train.dapo.training import DapoSettings, _arguments, choose_prompts, reward_functions, train_dapo
 from train.runs import find_student, student_folder
 from train.students.student import load_student
 
-FEW: dict[str, Any] = {"steps": 2, "prompts_per_batch": 2, "num_generations": 2, "max_tokens": 8}
-SOME: dict[str, Any] = {"steps": 2, "prompts_per_batch": 2, "num_generations": 4, "max_tokens": 40, "refill_rounds": 0}
+FEW: dict[str, Any] = {
+    "steps": 2, "prompts_per_batch": 2, "num_generations": 2, "max_tokens": 8, "resolution_lists": 0
+}  # fmt: skip
+SOME: dict[str, Any] = {**FEW, "num_generations": 4, "max_tokens": 40, "refill_rounds": 0}
 TEMPLATE = "rerank_numbers.v1"
 
 
@@ -170,6 +173,18 @@ def test_what_is_rewarded_moves_the_weights(copying: Store) -> None:
     assert not same(others["unconditional"], others["alpha"])
     ((valid,),) = fetch(copying, "select max(value) from run_metrics where metric = 'answers/valid'")
     assert valid > 0
+
+
+def test_a_run_says_what_it_can_resolve_and_trains_as_if_it_had_not(copying: Store) -> None:
+    told: list[str] = []
+    silent = train(copying, "silent", refill_rounds=1)
+    settings = DapoSettings(**{**SOME, "refill_rounds": 1, "resolution_lists": 5})
+    train_dapo(copying, "prompts", "copier", "telling", settings, on_progress=told.append)
+    assert same(silent, weights(copying, "telling"))
+    drawn, estimated = (line for line in told if isinstance(line, Notice))
+    assert re.match(r"the run draws 4 prompts, .* has a standard error of 0\.\d{4}$", drawn)
+    assert re.match(r"estimated on 5 of its training prompts, 4 answers each: NDCG@5 0\.\d{4}, ", estimated)
+    assert told.index(estimated) < next(at for at, line in enumerate(told) if line.startswith("step 1 of 2"))
 
 
 def test_lora_begins_at_the_same_weights_for_the_same_seed(copying: Store) -> None:
