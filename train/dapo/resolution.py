@@ -19,13 +19,15 @@ from train.dapo.settings import DapoSettings
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """lists: in the sample. answers: completions of each. ndcg, ndcg_before: mean NDCG@5 of answers and of the input
-    order. deviation: standard deviation, from list to list, of the difference of an answer and the input order.
-    headroom: how much the best answer of a group is above the mean of its group, on average.
+    """lists: in the sample. answers: completions of each. valid: the share of valid answers. ndcg, ndcg_before: mean
+    NDCG@5 of answers and of the input order. deviation: standard deviation, from list to list, of the difference of an
+    answer and the input order. headroom: how much the best answer of a group is above the mean of its group, on
+    average.
     """
 
     lists: int
     answers: int
+    valid: float
     ndcg: float
     ndcg_before: float
     deviation: float
@@ -37,10 +39,17 @@ class Resolution:
 
     def describe(self, prompts: int) -> tuple[str, str]:
         """Two lines for people, about a run that draws this many different prompts."""
+        error = (
+            "on as many lists, a paired difference in NDCG@5 has a standard error of "
+            f"{self.standard_error(prompts):.4f}"
+            if self.deviation
+            # An error of 0 would say that everything can be resolved.
+            else "no difference in NDCG@5 was found from which to estimate what they resolve"
+        )
         return (
-            f"the run draws {prompts:,} prompts, and more by refilling; on as many lists, a paired difference in "
-            f"NDCG@5 has a standard error of {self.standard_error(prompts):.4f}",
-            f"estimated on {self.lists} of its training prompts, {self.answers} answers each: NDCG@5 {self.ndcg:.4f}, "
+            f"the run draws {prompts:,} prompts, and more by refilling; {error}",
+            f"estimated on {self.lists} of its training prompts, {self.answers} answers each, {self.valid:.0%} of them "
+            f"valid: NDCG@5 {self.ndcg:.4f}, "
             f"{self.ndcg - self.ndcg_before:+.4f} to the input order; headroom {self.headroom:.4f} (best answer of a "
             "group minus its mean)",
         )
@@ -64,6 +73,7 @@ def resolve(judged: Sequence[JudgedCompletion], answers: int) -> Resolution:
     return Resolution(
         lists=len(after_B_G),
         answers=answers,
+        valid=sum(each.valid for each in judged) / len(judged),
         ndcg=float(after_B_G.mean()),
         ndcg_before=float(before_B_G.mean()),
         # An evaluation has one answer of each list, so the variance is that of one, averaged over the answers.

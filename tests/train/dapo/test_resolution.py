@@ -37,10 +37,12 @@ def test_two_lists_by_hand() -> None:
     # First answers gain 0.5 on both lists, and second ones nothing.
     assert found.deviation == 0
     lines = found.describe(400)
-    assert lines[0].startswith("the run draws 400 prompts")
-    assert (
-        "estimated on 2 of its training prompts, 2 answers each: NDCG@5 0.5000, +0.2500 to the input order" in lines[1]
+    assert lines[0] == (
+        "the run draws 400 prompts, and more by refilling; no difference in NDCG@5 was found from which to estimate "
+        "what they resolve"
     )
+    assert lines[1].startswith("estimated on 2 of its training prompts, 2 answers each, 75% of them valid: NDCG@5 0.5")
+    assert "+0.2500 to the input order; headroom 0.2500" in lines[1]
 
 
 @given(st.lists(st.tuples(RANKS, RANKS, RANKS), min_size=2, max_size=6))
@@ -48,6 +50,8 @@ def test_the_standard_error_is_that_of_paired_differences(ranks: list[tuple[int,
     found = resolve([judge(before, after) for before, *afters in ranks for after in afters], 2)
     columns = [[gain(row[place]) - gain(row[0]) for row in ranks] for place in (1, 2)]
     assert found.standard_error(400) == pytest.approx(math.sqrt(mean(map(variance, columns)) / 400), abs=1e-9)
+    if found.deviation:
+        assert f"a standard error of {found.standard_error(400):.4f}" in found.describe(400)[0]
     assert found.headroom == pytest.approx(mean(abs(gain(one) - gain(other)) / 2 for _, one, other in ranks), abs=1e-9)
 
 
