@@ -42,7 +42,12 @@ SHOWN = {
     "conditional_ndcg_at_5": "N@5",
     "conditional_mrr": "MRR",
     "top1_consistency": "top-1 consistency",
+    "prompt_tokens": "tokens read",
+    "completion_tokens": "tokens written",
+    "ms_per_list": "ms",
 }
+# More than four digits would claim too much of what differs by the machine and the template.
+ROUNDED = {"prompt_tokens": "{:,.0f}", "completion_tokens": "{:,.1f}", "ms_per_list": "{:,.2f}"}
 # Of the settings of an endpoint, those that an evaluation leaves to you.
 ENDPOINT = (
     "model",
@@ -165,7 +170,7 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
     shown, of_all = figures[rankers[0], NDCG], figures[rankers[0], "ndcg_at_5"]["n"]
     rows = []
     for ranker in rankers:
-        values = (figures.get((ranker, metric), {}).get("value") for metric in SHOWN)
+        values = (_rounded(metric, figures.get((ranker, metric), {}).get("value")) for metric in SHOWN)
         rows.append((ranker, shown["n"], *values, *_signed(figures.get((ranker, GAIN)))))
     print_table(
         ("ranker", "lists", *SHOWN.values(), "N@5 gain", "95% interval"),
@@ -193,6 +198,10 @@ def _say_failures(done: "Evaluations") -> None:
             f"{ranker}: {failures['failed']:,} of {failures['requests']:,} requests failed, and the input order takes "
             f"their place: {describe_counts(failures['commonest_errors'])}"
         )
+
+
+def _rounded(metric: str, value: float | None) -> float | str | None:
+    return value if value is None or metric not in ROUNDED else ROUNDED[metric].format(value)
 
 
 def print_gains(done: "Evaluations") -> None:

@@ -19,20 +19,22 @@ FIRST_METRICS = ("reward", "loss", "answers/promotion", "answers/copied", "answe
 SHOWN_CURVES = 4
 BLUE = "#4c78a8"
 GAIN = "conditional_ndcg_at_5_gain"
+# The columns of an evaluation by metric: title, format and what it counts.
 SHOWN = {
-    "valid_share": "valid",
-    "copy_share": "copied",
-    "conditional_recall_at_1": "Recall@1",
-    "conditional_recall_at_5": "Recall@5",
-    "conditional_ndcg_at_5": "NDCG@5",
-    "conditional_mrr": "MRR",
-    "top1_consistency": "top-1 consistency",
-}
-# The figures that are shares, with what they count.
-EXPLAINED = {
-    "valid": "Share of answers that are a permutation of the candidates.",
-    "copied": "Share of answers that repeat the order of the prompt.",
-    "top-1 consistency": "How often the first item stays the same when the candidates are shuffled.",
+    "valid_share": ("valid", "percent", "Share of answers that are a permutation of the candidates."),
+    "copy_share": ("copied", "percent", "Share of answers that repeat the order of the prompt."),
+    "conditional_recall_at_1": ("Recall@1", "%.4f", None),
+    "conditional_recall_at_5": ("Recall@5", "%.4f", None),
+    "conditional_ndcg_at_5": ("NDCG@5", "%.4f", None),
+    "conditional_mrr": ("MRR", "%.4f", None),
+    "top1_consistency": (
+        "top-1 consistency",
+        "percent",
+        "How often the first item stays the same when the candidates are shuffled.",
+    ),
+    "prompt_tokens": ("tokens read", "%.0f", "Mean number of tokens that a language model reads for a list."),
+    "completion_tokens": ("tokens written", "%.1f", "Mean number of tokens that a language model writes for a list."),
+    "ms_per_list": ("ms", "%.2f", "Wall time for a list in milliseconds. Lists may have been ranked in batches."),
 }
 SLICE_METRICS = {"conditional_ndcg_at_5": "NDCG@5", "first_pick_share": "share of first picks"}
 
@@ -124,7 +126,7 @@ def draw_evaluations(store: Store) -> None:
     run_id = right.selectbox("Evaluation", started, format_func=lambda run: f"{started[run]:%Y-%m-%d %H:%M} UTC, {run}")
     done = load_evaluations(store, dataset, run_id)
     figures = done.metrics.pivot("metric", index="ranker", values="value")
-    shown = {name: label for name, label in SHOWN.items() if name in figures.columns}
+    shown = {metric: column for metric, column in SHOWN.items() if metric in figures.columns}
     facts = orjson.loads(done.runs["settings"][0])
     lists: int = done.metrics.filter(metric="conditional_mrr")["n"][0]
     st.text(
@@ -132,15 +134,13 @@ def draw_evaluations(store: Store) -> None:
         f"Semantic IDs: {facts['sid_version']}."
     )
     st.dataframe(
-        figures.select("ranker", *shown).rename(shown),
+        figures.select("ranker", *shown),
         hide_index=True,
         height="content",
         placeholder="–",
         column_config={
-            label: st.column_config.NumberColumn(
-                format="percent" if label in EXPLAINED else "%.4f", help=EXPLAINED.get(label)
-            )
-            for label in shown.values()
+            metric: st.column_config.NumberColumn(title, format=form, help=explanation)
+            for metric, (title, form, explanation) in shown.items()
         },
     )
     draw_gains(done.metrics.filter(metric=GAIN), "gain in NDCG@5 over the pre-ranker, with the 95% interval")

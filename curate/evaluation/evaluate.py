@@ -7,6 +7,7 @@ ranker sees a target. All metrics and rankings are rows of the store, one run pe
 Source: the conditional protocol is the paper's (arXiv 2602.07774). Intervals, shuffles and slices are ours.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -34,12 +35,16 @@ from store.values import utc_now
 
 
 class _Outcome(NamedTuple):
-    """The rankings of one ranker for all lists. bias: None without shuffled lists. errors: of shuffled lists too."""
+    """The rankings of one ranker for all lists. bias: None without shuffled lists. errors: of shuffled lists too.
+
+    ms_per_list: wall time of the whole ranking divided by the number of lists, each shuffle counted as one.
+    """
 
     ranker: str
     ranked: list[Ranked]
     bias: PositionBias | None
     errors: Counter[str]
+    ms_per_list: float
 
 
 def evaluate(
@@ -103,16 +108,20 @@ def _ask_all(
     all_tasks: list[RerankTask] = [*tasks, *shuffled]
     outcomes = []
     for ranker in rankers:
-        ranked, errors = [], Counter[str]()
+        ranked: list[Ranked] = []
+        errors = Counter[str]()
+        # Rankers may work only while their rankings are read, so the whole loop is timed.
+        started = time.perf_counter()
         for task, ranking in zip(all_tasks, ranker.rank(all_tasks), strict=True):
             ranked.append(checked(task, ranking))
             if ranking.error is not None:
                 errors[ranking.error] += 1
             message = f"{ranker.name}: {len(ranked):,} of {len(all_tasks):,} lists, each shuffle counted as one"
             on_progress(Counted(message, len(ranked), len(all_tasks)))
+        ms_per_list = 1_000 * (time.perf_counter() - started) / len(all_tasks)
         orders = [order.item_ids for order in ranked[len(tasks) :]]
         bias = measure_position_bias(shuffled, orders, settings.shuffles) if shuffled else None
-        outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias, errors))
+        outcomes.append(_Outcome(ranker.name, ranked[: len(tasks)], bias, errors, ms_per_list))
     return outcomes
 
 
@@ -128,15 +137,20 @@ def _put(
         ]
     )
     compared = Comparison(tuple(outcome.ranker for outcome in outcomes), ranks_B_R, lists.misses, settings.seed)
-    metrics = [*compared.metrics(), *_habits(outcomes, lists, settings.seed)]
+    metrics = [*compared.metrics(), *_habits(outcomes, lists, settings.seed), *_costs(outcomes, settings.seed)]
     slices = [*compared.slices(_buckets(lists.facts)), *_first_picks(outcomes, settings.seed)]
     of_run = {"run_id": run["run_id"], "dataset": run["dataset"], "split": settings.split}
     evaluations = metric_rows(of_run, ("ranker",), metrics)
     differences = metric_rows(of_run, ("ranker", "other"), compared.differences())
     evaluation_slices = metric_rows(of_run, ("ranker", "slice", "bucket"), slices)
     rankings = [
-        {"run_id": run["run_id"], "list_id": listed.list_id, "ranker": outcome.ranker}
-        | {"item_ids": ranked.item_ids, "valid": ranked.valid}
+        {
+            "run_id": run["run_id"],
+            "list_id": listed.list_id,
+            "ranker": outcome.ranker,
+            "item_ids": ranked.item_ids,
+            "valid": ranked.valid,
+        }
         for outcome in outcomes
         for listed, ranked in zip(lists.listed, outcome.ranked, strict=True)
     ]
@@ -160,6 +174,17 @@ def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iter
         if bias is not None:
             yield ranker, mean_value("position_bias_tau", bias.tau_B, seed=seed)
             yield ranker, mean_value("top1_consistency", bias.top1_consistent_B, seed=seed)
+
+
+def _costs(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, Metric]]:
+    """(ranker, metric): the time of a list, and the tokens that a language model read and wrote for it, if counted."""
+    for ranker, ranked, _, ms_per_list in outcomes:
+        # One measurement for all lists has no interval.
+        yield ranker, Metric("ms_per_list", ms_per_list, None, None, len(ranked))
+        for name in ("prompt_tokens", "completion_tokens"):
+            counts = [count for order in ranked if (count := getattr(order, name)) is not None]
+            if counts:
+                yield ranker, mean_value(name, np.array(counts, np.float64), seed=seed)
 
 
 def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:

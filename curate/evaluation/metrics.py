@@ -19,12 +19,12 @@ BOOTSTRAP_SAMPLES = 2_000
 
 
 class Metric(NamedTuple):
-    """A mean over `n` lists with its 95% bootstrap interval."""
+    """A mean over `n` lists with its 95% bootstrap interval, or None where there is none."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 

@@ -141,7 +141,10 @@ def test_a_base_model_whose_template_ends_turns_stops_there_in_dapo_and_evaluati
     assert done.figures["completions/mean_length"] == 1.0
     assert settings_of(levels, "rl")["learning_rate"] == 1e-6
     ranker = GeneratingRanker(open_student(levels, "rl"), max_tokens=8)
-    assert ranker.complete(tasks_of(levels, 2)) == ["", ""]
+    tasks = tasks_of(levels, 2)
+    # The token that ends the turn is written too.
+    read = [len(prompt) for prompt in ranker.student.prompts(tasks)]
+    assert ranker.complete(tasks) == [("", read[0], 1), ("", read[1], 1)]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in json.loads((done.folder / "generation_config.json").read_text())["eos_token_id"]
 
@@ -262,7 +265,7 @@ def test_a_direct_answer_goes_on_from_the_tokens_that_it_was_trained_on(levels: 
         student = open_student(levels, begun, LEVELS)
         ranker = GeneratingRanker(student, reasoning=False, max_tokens=3)
         for answer in ranker.complete(tasks_of(levels, 3)):
-            assert answer.strip().startswith('{"explanation":"","recommendations":')
+            assert answer.text.strip().startswith('{"explanation":"","recommendations":')
 
 
 def test_a_prompt_that_a_model_cannot_hold_is_a_clear_error(levels: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ put a space in between, so only the tokens of whole answers show what a student 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,6 +127,14 @@ def open_student(
     return Student(name, model.to(best_device()), ChatFormat.of(tokenizer), prompt_template, batch_size)
 
 
+class Completion(NamedTuple):
+    """An answer, the tokens that the student read before it began to write, and those that it wrote."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratingRanker:
     """Generates a completion for each task by greedy decoding.
@@ -165,16 +173,21 @@ class GeneratingRanker:
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
         """One ranking per task. A completion that is not a permutation of the candidates is marked invalid."""
-        return [read_ranking(text, task) for task, text in zip(tasks, self.complete(tasks), strict=True)]
+        return [
+            read_ranking(text, task)._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+            for task, (text, prompt_tokens, completion_tokens) in zip(tasks, self.complete(tasks), strict=True)
+        ]
 
     @torch.inference_mode()
-    def complete(self, tasks: Sequence[RerankTask]) -> list[str]:
+    def complete(self, tasks: Sequence[RerankTask]) -> list[Completion]:
         """The answers, one per task. The beginning that a student without reasoning did not write is part of them."""
         student = self.student
         prompts = student.prompts(tasks)
         beginnings = [[] if self.reasoning else _beginning(student.direct_answers(task)) for task in tasks]
-        texts = [""] * len(tasks)
+        completions = [Completion("", 0, 0)] * len(tasks)
         finished = 0
+        end_ids = student.model.generation_config.eos_token_id
+        end_ids = end_ids if isinstance(end_ids, list) else [end_ids]
         student.model.eval()
         options = cache_options(student.model)
         read = [[*prompt, *beginning] for prompt, beginning in zip(prompts, beginnings, strict=True)]
@@ -204,12 +217,14 @@ class GeneratingRanker:
             completions_B_T = output_B_T[:, inputs["input_ids"].shape[1] :].tolist()
             answers = [[*beginnings[place], *ids] for place, ids in zip(places, completions_B_T, strict=True)]
             decoded = student.tokenizer.batch_decode(answers, skip_special_tokens=True)
-            for place, answer in zip(places, decoded, strict=True):
-                texts[place] = answer
+            for place, answer, ids in zip(places, decoded, completions_B_T, strict=True):
+                # A row that has ended is padded until the longest has.
+                written = next((count for count, token in enumerate(ids, 1) if token in end_ids), len(ids))
+                completions[place] = Completion(answer, len(read[place]), written)
             finished += len(places)
             message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
             self.on_progress(Counted(message, finished, len(tasks)))
-        return texts
+        return completions
 
 
 def cache_options(model: Any) -> dict[str, Any]:
@@ -258,6 +273,7 @@ class FirstTokenRanker:
         prompts = self.student.prompts(tasks)
         answers = [self.student.direct_answers(task) for task in tasks]
         scores = [[0.0] * len(task.candidates) for task in tasks]
+        tokens_read = [0] * len(tasks)
         # Each group: a task, places of candidates whose answers are alike so far, and the number of these tokens.
         groups = [
             (number, list(range(len(task.candidates))), len(_beginning(answers[number])))
@@ -266,6 +282,8 @@ class FirstTokenRanker:
         while groups := [group for group in groups if len(group[1]) > 1]:
             read = [[*prompts[number], *answers[number][places[0]][:shared]] for number, places, shared in groups]
             tokens = [[answers[number][place][shared] for place in places] for number, places, shared in groups]
+            for (number, _, _), ids in zip(groups, read, strict=True):
+                tokens_read[number] += len(ids)
             parted = []
             for (number, places, shared), ids, log_probs in zip(
                 groups, tokens, self._log_probs(read, tokens), strict=True
@@ -278,8 +296,12 @@ class FirstTokenRanker:
             groups = parted
         return [
             # sorted() is stable: ties keep the pre-ranker's order.
-            Ranked([task.candidates[place].item.item_id for place in sorted(range(len(row)), key=lambda k: -row[k])])
-            for task, row in zip(tasks, scores, strict=True)
+            Ranked(
+                [task.candidates[place].item.item_id for place in sorted(range(len(row)), key=lambda k: -row[k])],
+                prompt_tokens=count,
+                completion_tokens=0,
+            )
+            for task, row, count in zip(tasks, scores, tokens_read, strict=True)
         ]
 
     def _log_probs(self, read: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -15,12 +15,15 @@ class Ranked(NamedTuple):
     """Item ids of the candidates, best first.
 
     valid: False where the ranker gave no order that can be used. error: why it gave none at all, such as a failed
-    request; None where it answered.
+    request; None where it answered. prompt_tokens, completion_tokens: what a language model read and wrote for this
+    list; None where nobody counted.
     """
 
     item_ids: Sequence[str]
     valid: bool = True
     error: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class Ranker(Protocol):
@@ -54,5 +57,5 @@ def given_order(task: RerankTask) -> list[str]:
 def checked(task: RerankTask, ranked: Ranked) -> Ranked:
     """The order given, or, where it is not valid or no permutation of the candidates, the input order, not valid."""
     if ranked.valid and sorted(ranked.item_ids) == sorted(given_order(task)):
-        return Ranked(list(ranked.item_ids))
-    return Ranked(given_order(task), valid=False)
+        return ranked._replace(item_ids=list(ranked.item_ids))
+    return ranked._replace(item_ids=given_order(task), valid=False)

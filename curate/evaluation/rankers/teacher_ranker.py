@@ -98,7 +98,9 @@ class TeacherRanker:
                 completion = await self._teacher.complete(request)
             except RequestFailedError as error:
                 return Ranked((), valid=False, error=str(error))
-        return read_ranking(completion.text, shown_task)
+        return read_ranking(completion.text, shown_task)._replace(
+            prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens
+        )
 
 
 def _describe_silence(name: str, errors: Counter[str]) -> str:

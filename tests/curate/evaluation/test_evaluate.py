@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -111,6 +112,31 @@ def test_the_pre_ranker_always_takes_part_with_the_figures_it_had_before(shop: S
     assert done.differences.height == 0
 
 
+def test_tokens_and_milliseconds_of_a_list_are_figures_of_the_evaluation(shop: Store) -> None:
+    class Counting(FakeRanker):
+        """Counts what it reads, except for the first list. Each list takes 2 ms, while its ranking is asked for."""
+
+        def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
+            for number, ranked in enumerate(super().rank(tasks)):
+                time.sleep(0.002)
+                yield ranked._replace(prompt_tokens=100 + number, completion_tokens=7) if number else ranked
+
+    done = evaluate(shop, "shop", [Counting(by_name, "counting"), FakeRanker(by_name)], EvalSettings(limit=5))
+    rows = done.metrics.filter(pl.col("metric").is_in(["prompt_tokens", "completion_tokens", "ms_per_list"]))
+    figures = {(row["ranker"], row["metric"]): row for row in rows.iter_rows(named=True)}
+    read = figures["counting", "prompt_tokens"]
+    # Of lists as they are, not of their shuffles: 101, 102, 103 and 104.
+    assert (read["value"], read["n"]) == (102.5, 4)
+    assert read["low"] < read["value"] < read["high"]
+    assert figures["counting", "completion_tokens"]["value"] == 7
+    # Every ranker takes time; one that counts no tokens has no figure of them.
+    assert {ranker for ranker, metric in figures if metric == "ms_per_list"} == {PRE_RANKER, "counting", "fake"}
+    assert {ranker for ranker, metric in figures if metric == "prompt_tokens"} == {"counting"}
+    taken = figures["counting", "ms_per_list"]
+    assert (taken["low"], taken["high"], taken["n"]) == (None, None, 5)
+    assert taken["value"] >= 2
+
+
 def test_gains_are_differences_and_every_pair_is_compared(shop: Store) -> None:
     done = evaluate(shop, "shop", [EvidenceRanker(), FakeRanker(backwards)], EvalSettings(shuffles=0))
     pairs = {(row["ranker"], row["other"]): row for row in done.differences.iter_rows(named=True)}
@@ -180,7 +206,9 @@ def test_a_limit_takes_lists_until_so_many_hold_their_target(shop: Store) -> Non
 def test_every_evaluation_is_a_run_of_its_own_that_says_how_it_was_made(shop: Store) -> None:
     first = evaluate(shop, "shop", [FakeRanker(by_name)], EvalSettings(seed=3))
     second = evaluate(shop, "shop", [FakeRanker(by_name)], EvalSettings(seed=3))
-    assert first.metrics.drop("run_id").equals(second.metrics.drop("run_id"))
+    # Only the time of a list differs.
+    metrics, again = (done.metrics.drop("run_id").filter(pl.col("metric") != "ms_per_list") for done in (first, second))
+    assert metrics.equals(again)
     assert first.slices.drop("run_id").equals(second.slices.drop("run_id"))
     loaded = load_evaluations(shop, "shop")
     assert loaded.runs["run_id"].to_list() == [second.runs["run_id"][0], first.runs["run_id"][0]]

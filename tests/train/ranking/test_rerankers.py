@@ -18,8 +18,10 @@ from prompts.completion import render_completion
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from train.ranking.modes import student_rankers
-from train.ranking.rerankers import FirstTokenRanker, GeneratingRanker, open_student
+from train.ranking.rerankers import Completion, FirstTokenRanker, GeneratingRanker, open_student
 from train.sft.training import SftSettings, train_sft
+
+TEMPLATE = "rerank_numbers.v1"
 
 
 def tasks_of(store: Store) -> list[RerankTask]:
@@ -75,9 +77,8 @@ def test_constrained_to_permutations_every_answer_is_valid(mode: str, inputs: St
 def test_orders_are_read_and_what_cannot_be_read_is_not_valid(taught: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [render_completion("because", [3, 1, 2, *range(4, 11)]), "no order", render_completion("", [1, 1, 1])]
 
-    def complete(_: Any, tasks: Sequence[RerankTask], beginning: str = "") -> list[str]:
-        assert beginning == ""
-        return answers
+    def complete(_: Any, tasks: Sequence[RerankTask]) -> list[Completion]:
+        return [Completion(answer, 7, 3) for answer in answers]
 
     monkeypatch.setattr(GeneratingRanker, "complete", complete)
     tasks = tasks_of(taught)[:3]
@@ -86,6 +87,34 @@ def test_orders_are_read_and_what_cannot_be_read_is_not_valid(taught: Store, mon
     assert [task.item.item_id for task in tasks[0].candidates].index(first.item_ids[0]) == 2
     assert not second.valid
     assert len(set(third.item_ids)) < 10
+    assert {(ranked.prompt_tokens, ranked.completion_tokens) for ranked in (first, second, third)} == {(7, 3)}
+
+
+def test_the_tokens_of_a_list_are_those_of_its_prompt_and_its_answer_without_padding(taught: Store) -> None:
+    student = open_student(taught, "taught")
+    tasks = tasks_of(taught)
+    prompts = [len(ids) for ids in student.prompts(tasks)]
+    assert len(set(prompts)) > 1
+    # An answer that is cut off has as many tokens as are allowed, in a batch and alone.
+    cut = list(GeneratingRanker(student, max_tokens=6).rank(tasks))
+    assert [(ranked.prompt_tokens, ranked.completion_tokens) for ranked in cut] == [(read, 6) for read in prompts]
+    # The first token: the beginning of the answer is read too, and nothing is written.
+    for read, ranked, task in zip(prompts, FirstTokenRanker(student).rank(tasks), tasks, strict=True):
+        beginning = student.tokenizer.encode('{"explanation":"","recommendations":[', add_special_tokens=False)
+        assert (ranked.prompt_tokens, ranked.completion_tokens) == (read + len(beginning), 0), task
+
+
+def test_padding_behind_an_answer_that_has_ended_is_not_counted(taught: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = open_student(taught, "taught")
+    end, pad = student.chat.end_id, student.tokenizer.pad_token_id
+    written_B_T = torch.tensor([[end, pad, pad, pad], [9, 9, end, pad], [9, 9, 9, 9]])
+
+    def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.cat([input_ids, written_B_T], dim=1)
+
+    monkeypatch.setattr(student.model, "generate", generate)
+    tasks = sorted(tasks_of(taught)[:3], key=lambda task: len(student.prompts([task])[0]))
+    assert [answer.completion_tokens for answer in GeneratingRanker(student).complete(tasks)] == [1, 3, 4]
 
 
 def test_an_evaluation_takes_students_beside_other_rankers(taught: Store) -> None:

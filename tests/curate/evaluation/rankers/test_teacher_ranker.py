@@ -37,6 +37,14 @@ def test_answers_are_read_by_what_was_shown(task: RerankTask) -> None:
     ] == Ranked(("c", "d", "e"))
 
 
+def test_the_tokens_that_the_server_counted_are_kept(task: RerankTask) -> None:
+    answer = '{"recommendations": [3, 1, 2]}'
+    (ranked,) = ranks(task, lambda _: Completion(answer, "stop", prompt_tokens=70, completion_tokens=9))
+    assert (ranked.prompt_tokens, ranked.completion_tokens) == (70, 9)
+    (ranked,) = ranks(task, lambda _: Completion("no order", "stop", prompt_tokens=70, completion_tokens=2))
+    assert (ranked.valid, ranked.prompt_tokens, ranked.completion_tokens) == (False, 70, 2)
+
+
 @pytest.mark.parametrize("answer", ["I would rather not", '{"recommendations": ["<c>", "<d>", "<e>", "<x>"]}'])
 def test_an_answer_that_is_no_order_is_not_valid(task: RerankTask, answer: str) -> None:
     assert not ranks(task, lambda _: answer)[0].valid
