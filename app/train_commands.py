@@ -10,6 +10,7 @@ from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training
 from app.progress import status_line
 from train.dapo.settings import DapoSettings
 from train.midtrain.settings import MidtrainSettings
+from train.ranking.settings import SelectionSettings
 from train.sft.settings import SftSettings
 from train.students.settings import InitSettings
 
@@ -113,6 +114,7 @@ def midtrain(
 
 def sft(
     given: Annotated[Given, OptionsOf(SftSettings)],
+    selecting: Annotated[Given, OptionsOf(SelectionSettings)],
     snapshot: SnapshotOption = None,
     name: NameOption = "sft",
     student: StudentOption = None,
@@ -123,20 +125,29 @@ def sft(
 
     Example: gr2 train sft beauty --student newborn --name beauty-sft --epochs 2
     """
-    settings = SftSettings(**given)
+    settings, selection = SftSettings(**given), SelectionSettings(**selecting)
     prepare_training("gr2 train")
     from train.sft.training import train_sft
 
     reference, begin = _begin(snapshot, student, resume=resume)
     with status_line() as on_progress:
         done = train_sft(
-            open_store(store), reference, begin, name, settings, resume=resume, given=given, on_progress=on_progress
+            open_store(store),
+            reference,
+            begin,
+            name,
+            settings,
+            selection=selection,
+            resume=resume,
+            given=given | selecting,
+            on_progress=on_progress,
         )
     print_training(name, done, ("loss", "mean_token_accuracy"))
 
 
 def dapo(
     given: Annotated[Given, OptionsOf(DapoSettings)],
+    selecting: Annotated[Given, OptionsOf(SelectionSettings)],
     snapshot: SnapshotOption = None,
     name: NameOption = "dapo",
     student: StudentOption = None,
@@ -147,14 +158,22 @@ def dapo(
 
     Example: gr2 train dapo beauty-prompts --student beauty-sft --name beauty-dapo --steps 200
     """
-    settings = DapoSettings(**given)
+    settings, selection = DapoSettings(**given), SelectionSettings(**selecting)
     prepare_training("gr2 train")
     from train.dapo.training import train_dapo
 
     reference, begin = _begin(snapshot, student, resume=resume)
     with status_line() as on_progress:
         done = train_dapo(
-            open_store(store), reference, begin, name, settings, resume=resume, given=given, on_progress=on_progress
+            open_store(store),
+            reference,
+            begin,
+            name,
+            settings,
+            selection=selection,
+            resume=resume,
+            given=given | selecting,
+            on_progress=on_progress,
         )
     print_training(name, done, ("reward", "answers/promotion", "answers/valid", "answers/copied"))
 
@@ -213,6 +232,9 @@ def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -
     optimizer, rate = done.settings.get("optimizer", "adamw"), done.settings["learning_rate"]
     # A training that is shorter than the interval of its log has no figures.
     end = f"at the end {figures}; " if figures else ""
+    if "best_step" in done.figures:
+        step, ndcg = (done.figures[metric] for metric in ("best_step", "eval_ndcg_at_5"))
+        end += f"step {step:,} is kept, with NDCG@5 {ndcg:.4f} on valid lists; "
     say(
         f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s with {optimizer}, learning rate {rate:g}; "
         f"{end}run {done.run_id}"

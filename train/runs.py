@@ -40,6 +40,9 @@ from store.values import utc_now
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 FLUSH_S = 3.0
+# The metric by which the best checkpoint is kept, and the one that says which step that was.
+SELECTED_BY = "eval_ndcg_at_5"
+BEST_STEP = "best_step"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 OnProgress = Callable[[str], None]
@@ -49,8 +52,8 @@ OnProgress = Callable[[str], None]
 class TrainingSummary:
     """The result of a training.
 
-    figures: the last logged value of each metric. seconds: wall time of this process. settings: those recorded, in
-    which every default is resolved.
+    figures: the last logged value of each metric, or, of a student that was selected, the value of SELECTED_BY at
+    BEST_STEP. seconds: wall time of this process. settings: those recorded, in which every default is resolved.
     """
 
     run_id: str
@@ -257,8 +260,8 @@ class TrainingRun:
         self.resumed_at = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
         if checkpoint:
             # The checkpoint may have log entries that had not reached the store when the process died.
-            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-            self._waiting = [row for entry in state.log_history for row in metric_rows(entry["step"], entry)]
+            history = _load_state(checkpoint).log_history
+            self._waiting = [row for entry in history for row in metric_rows(entry["step"], entry)]
         with self.store.writing(patient=True) as session:
             session.put("runs", pl.DataFrame([row]))
             # put() leaves an existing row as it is, so the status of a resumed run needs its own statement.
@@ -306,13 +309,24 @@ class TrainingRun:
         with warnings.catch_warnings():
             # TRL and peft use a deprecated name of transformers.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            trainer.train(resume_from_checkpoint=last_checkpoint(self.checkpoints) if resume else None)
+            checkpoint = last_checkpoint(self.checkpoints) if resume else None
+            state = None if checkpoint is None else _load_state(checkpoint)
+            if state is not None and state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+                # It was killed after its last step, and another step would make another model.
+                trainer.state = state
+                kept = state.best_global_step or state.global_step
+                trainer._load_from_checkpoint(str(self.checkpoints / f"checkpoint-{kept}"))
+            else:
+                trainer.train(resume_from_checkpoint=checkpoint)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
             # A student is always a plain model, which loads without peft.
             model = model.merge_and_unload()
         history = trainer.state.log_history
         figures = {row["metric"]: row["value"] for entry in history for row in metric_rows(entry["step"], entry)}
+        if (best_step := trainer.state.best_global_step) is not None:
+            figures |= {SELECTED_BY: trainer.state.best_metric, BEST_STEP: best_step}
+            self.keep(metric_rows(trainer.state.global_step, {BEST_STEP: best_step}))
         return self.finish(model, tokenizer, trainer.state.global_step, figures)
 
     def finish(self, model: Any, tokenizer: Any, steps: int, figures: dict[str, float]) -> TrainingSummary:
@@ -374,6 +388,10 @@ def last_checkpoint(folder: Path) -> str | None:
     # Compared as numbers: as text, checkpoint-900 would come after checkpoint-1000.
     newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
     return None if newest is None else str(newest.parent)
+
+
+def _load_state(checkpoint: str) -> Any:
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
 
 
 def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:

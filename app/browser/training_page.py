@@ -15,7 +15,7 @@ from store import Store
 from train.browsing import load_curves, load_rollout_steps, load_trainings
 
 # The curves to show first, if a training has them.
-FIRST_METRICS = ("reward", "loss", "answers/promotion", "answers/copied", "answers/valid", "entropy")
+FIRST_METRICS = ("eval_ndcg_at_5", "reward", "loss", "answers/promotion", "answers/copied", "answers/valid", "entropy")
 SHOWN_CURVES = 4
 BLUE = "#4c78a8"
 GAIN = "conditional_ndcg_at_5_gain"
@@ -68,6 +68,7 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
             "snapshot": st.column_config.TextColumn(width=230),
             "last_loss": number("last loss", format="%.4f", width=80),
             "last_reward": number("last reward", format="%.4f", width=90),
+            "best_step": number("best step", width=80, help="The step of the kept student, by NDCG@5 on valid lists."),
             "started_at": time("started (UTC)", format="YYYY-MM-DD HH:mm", width=130),
             "ended_at": time("ended (UTC)", format="YYYY-MM-DD HH:mm", width=130),
         },

@@ -164,7 +164,7 @@ def _put(
 
 def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iterator[tuple[str, Metric]]:
     """(ranker, metric): the shares of valid and of copied answers, and how much the input order moves the ranking."""
-    for ranker, ranked, bias, _ in outcomes:
+    for ranker, ranked, bias, *_ in outcomes:
         copied = [
             order.valid and order.item_ids == given_order(listed.task)
             for listed, order in zip(lists.listed, ranked, strict=True)
@@ -178,7 +178,7 @@ def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iter
 
 def _costs(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, Metric]]:
     """(ranker, metric): the time of a list, and the tokens that a language model read and wrote for it, if counted."""
-    for ranker, ranked, _, ms_per_list in outcomes:
+    for ranker, ranked, *_, ms_per_list in outcomes:
         # One measurement for all lists has no interval.
         yield ranker, Metric("ms_per_list", ms_per_list, None, None, len(ranked))
         for name in ("prompt_tokens", "completion_tokens"):
@@ -189,7 +189,7 @@ def _costs(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, Metri
 
 def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:
     """(ranker, slice, bucket, metric): the share of first picks that stood at each position of the shuffled input."""
-    for ranker, _, bias, _ in outcomes:
+    for ranker, _, bias, *_ in outcomes:
         if bias is not None:
             for place, shares_B in enumerate(bias.first_picks_B_P.T, 1):
                 yield ranker, "input_position", str(place), mean_value("first_pick_share", shares_B, seed=seed)

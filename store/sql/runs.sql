@@ -54,6 +54,7 @@ select
     max(step) as steps,
     arg_max(value, step) filter (metric = 'loss') as last_loss,
     arg_max(value, step) filter (metric = 'reward') as last_reward,
+    cast(any_value(value) filter (metric = 'best_step') as integer) as best_step,
     started_at,
     ended_at
 from runs
@@ -63,7 +64,8 @@ group by runs.run_id, kind, settings, dataset, status, started_at, ended_at
 order by started_at desc
 
 -- name: curves_of
+-- The best step is one number and no curve.
 select run_id, metric, step, value
 from run_metrics
-where list_contains($run_ids, run_id)
+where list_contains($run_ids, run_id) and metric <> 'best_step'
 order by run_id, metric, step

@@ -36,6 +36,7 @@ def test_trainings_and_curves_are_listed_and_drawn(inputs: Store, monkeypatch: p
         ("two", "new", "done", 2),
         ("one", "new", "done", 2),
     ]
+    assert trainings["best_step"].to_list() == [None, None]
     curves = load_curves(inputs, trainings["run_id"].to_list())
     assert curves.filter(metric="loss").height == 4
     page.run()

@@ -39,6 +39,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import nanstd, pad
 
 from store.errors import InputError
+from train.ranking.model_selection import SelectingTrainer
 from train.students.chat import ChatFormat
 
 # Values that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
@@ -145,7 +146,7 @@ class Group:
         return {**self.rows, "completion_mask": torch.zeros_like(self.rows["completion_mask"])}
 
 
-class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
+class DynamicSamplingTrainer(SelectingTrainer, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer with steps that learn only from groups whose outcomes differ.
 
     refill_rounds: the maximum number of times that a batch is refilled. 0 gives exactly TRL's trainer, but for what

@@ -29,8 +29,11 @@ from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.rollouts import keep_rollouts
 from train.dapo.settings import LOSSES, DapoSettings
 from train.inputs import open_inputs, resume_settings
+from train.ranking.model_selection import open_valid_lists, selection_arguments, selection_callbacks
+from train.ranking.settings import NO_SELECTION, SelectionSettings
 from train.runs import (
     CHECKPOINTS,
+    SELECTED_BY,
     OnProgress,
     StoreCallback,
     TrainingSummary,
@@ -44,7 +47,7 @@ from train.students.chat import ChatFormat
 from train.students.lora import make_lora
 from train.students.student import most_tokens
 
-SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups")
+SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups", SELECTED_BY)
 COLUMNS = ["list_id", "prompt", "candidates", "target", "history"]
 
 
@@ -100,20 +103,24 @@ def train_dapo(
     name: str,
     settings: DapoSettings,
     *,
+    selection: SelectionSettings = NO_SELECTION,
     resume: bool = False,
     given: Collection[str] = (),
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
-    """Train `student` on the snapshot's prompts. The new student is called `name`. resume, given: as in `train_sft`.
+    """Train `student` on the snapshot's prompts. The new student is called `name`.
+
+    selection, resume, given: as in `train_sft`.
 
     Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
     tokenizer cannot write conversations or lacks semantic IDs that the prompts show, if the split is empty, if a prompt
-    leaves no room for an answer, if each prompt has candidates that share a semantic ID, or if a resumed training was
-    started with other settings.
+    leaves no room for an answer, if each prompt has candidates that share a semantic ID, if a resumed training was
+    started with other settings, or if there are no valid lists to select by.
     """
     if resume:
         _, known = load_training(store, "dapo", name)
         settings = resume_settings(name, known, settings, given)
+        selection = resume_settings(name, known, selection, given)
         reference, student = known["reference"], known["student"]
     functions = reward_functions(settings)
     snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "dapo", reference, student)
@@ -121,10 +128,12 @@ def train_dapo(
     chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, chat, settings, most_tokens(model))
-    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, chat.end_id)
     # A snapshot of prompts is of one template.
     template = load_template(rows["template"][0])
-    facts = {**asdict(settings), "student": student, "templates": [template.name]}
+    lists = open_valid_lists(store, snapshot, [template.name], tokenizer, selection)
+    selection = selection if lists is None else lists.settings
+    arguments = _arguments(settings, student_folder(store, name) / CHECKPOINTS, chat.end_id, selection)
+    facts = {**asdict(settings), **asdict(selection), "student": student, "templates": [template.name]}
     with (
         open_run(store, "dapo", name, snapshot, facts, resume=resume) as run,
         keep_rollouts(run, snapshot, prompts, settings, on_progress) as on_rollouts,
@@ -143,10 +152,14 @@ def train_dapo(
             args=arguments,
             train_dataset=prompts,
             processing_class=tokenizer,
-            callbacks=[StoreCallback(run, SHOWN, on_progress, remark=describe_waste)],
+            callbacks=[
+                StoreCallback(run, SHOWN, on_progress, remark=describe_waste),
+                *selection_callbacks(selection),
+            ],
             refill_rounds=settings.refill_rounds,
             on_rollouts=on_rollouts,
             outcome="outcome",
+            rank_valid_lists=lists,
         )
         trainer.add_callback(ResolutionCallback(trainer, settings, on_progress))
         return run.carry_out(trainer, tokenizer, resume=resume)
@@ -201,8 +214,16 @@ def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSe
         )
 
 
-def _arguments(settings: DapoSettings, folder: Path, end_id: int) -> GRPOConfig:
-    """TRL's settings, of resolved ones. end_id: the token that ends an answer."""
+def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: SelectionSettings) -> GRPOConfig:
+    """TRL's settings, of resolved ones. end_id: the token that ends an answer.
+
+    Raises InputError if a checkpoint would be within a generated batch.
+    """
+    if selection.eval_steps and selection.eval_steps % settings.steps_per_batch:
+        raise InputError(
+            f"`eval_steps` is {selection.eval_steps}; it must be a multiple of the {settings.steps_per_batch} steps on a "
+            "generated batch, since a checkpoint follows and a generated batch is in none"
+        )
     loss = LOSSES[settings.loss]
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
@@ -215,6 +236,8 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int) -> GRPOConfig:
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "num_iterations": settings.num_iterations,
         "num_generations": settings.num_generations,
+        # TRL wants a multiple of the above, although its own evaluation never runs.
+        "per_device_eval_batch_size": settings.num_generations,
         "max_completion_length": settings.max_tokens,
         "temperature": settings.temperature,
         "loss_type": loss.loss_type,
@@ -238,6 +261,7 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int) -> GRPOConfig:
         "save_total_limit": 2,
         "report_to": [],
         "disable_tqdm": True,
+        **selection_arguments(selection, folder),
     }
     if settings.vllm_url is not None:
         arguments |= {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_url}

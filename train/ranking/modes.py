@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 from curate.evaluation.rankers.protocol import Ranker
 from store import Store
 from train.ranking.points import PointsRanker
-from train.ranking.rerankers import DEFAULTS, FirstTokenRanker, GeneratingRanker, open_student
+from train.ranking.rerankers import DEFAULTS, FirstTokenRanker, GeneratingRanker, Student, open_student
 from train.ranking.settings import StudentSettings
+
+# What a ranker of points reads, by mode.
+READS = {"points": "points", "first-after-points": "first", "points-and-first": "both"}
 
 
 def student_rankers(
@@ -26,14 +29,21 @@ def student_rankers(
     same conditions as `open_student`.
     """
     StudentSettings(tuple(modes), max_tokens, decode, template, batch_size)
-    permutation = decode == "permutation"
     student = open_student(store, reference, template, batch_size=batch_size)
-    rankers: dict[str, Callable[[], Ranker]] = {
-        "reasoning": lambda: GeneratingRanker(student, True, max_tokens, on_progress, permutation),
-        "direct": lambda: GeneratingRanker(student, False, max_tokens, on_progress, permutation),
-        "first-token": lambda: FirstTokenRanker(student),
-        "points": lambda: PointsRanker(student, "points", on_progress),
-        "first-after-points": lambda: PointsRanker(student, "first", on_progress),
-        "points-and-first": lambda: PointsRanker(student, "both", on_progress),
-    }
-    return [rankers[mode]() for mode in modes]
+    return [make_ranker(student, mode, max_tokens=max_tokens, decode=decode, on_progress=on_progress) for mode in modes]
+
+
+def make_ranker(
+    student: Student,
+    mode: str,
+    *,
+    max_tokens: int = DEFAULTS.max_tokens,
+    decode: str = DEFAULTS.decode,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Ranker:
+    """A student as a ranker. mode: one of `train.ranking.settings.MODES`. Raises InputError if it cannot answer so."""
+    if mode == "first-token":
+        return FirstTokenRanker(student)
+    if mode in READS:
+        return PointsRanker(student, READS[mode], on_progress)
+    return GeneratingRanker(student, mode == "reasoning", max_tokens, on_progress, decode == "permutation")

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from store import InputError
 from store.settings import check, option
+
+MODES = ("reasoning", "direct", "first-token", "points", "first-after-points", "points-and-first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +17,7 @@ class StudentSettings:
         help="Modes in which students answer, comma-separated: reasoning, direct (an empty explanation), first-token "
         "(no text; candidates are ordered by the logits of their numbers). If their teacher gives points: points (the "
         "points alone, by their expected value), first-after-points, points-and-first (the mean of both).",
-        choices=("reasoning", "direct", "first-token", "points", "first-after-points", "points-and-first"),
+        choices=MODES,
         group="Students",
     )
     max_tokens: int = option(256, help="Maximum length of a student's completion, in tokens.", low=1, group="Students")
@@ -35,6 +38,56 @@ class StudentSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """How a training selects its best student. eval_steps: None trains to the end and keeps the last student.
+
+    eval_mode: None means the cheapest that the template allows. pre_ranker: None means the one of the snapshot, or the
+    only one.
+    """
+
+    eval_steps: int | None = option(
+        None,
+        help="Number of steps between evaluations on valid lists. The best student by NDCG@5 is kept, and a checkpoint "
+        "follows each evaluation. Default: no evaluation, and the last student is kept.",
+        low=1,
+        group="Selection",
+    )
+    eval_lists: int = option(
+        500, help="Number of valid lists that contain their target, a fixed sample.", low=1, group="Selection"
+    )
+    eval_mode: str | None = option(
+        None,
+        help="How the student answers valid lists. Default: the cheapest that the template allows, first-token for "
+        "numbers and direct for semantic IDs.",
+        choices=MODES,
+        group="Selection",
+    )
+    eval_max_tokens: int = option(
+        256, help="Maximum length of an answer to a valid list, in tokens.", low=1, group="Selection"
+    )
+    patience: int | None = option(
+        None,
+        help="Number of evaluations without a better one after which the training ends. Default: no limit.",
+        low=1,
+        group="Selection",
+    )
+    pre_ranker: str | None = option(
+        None,
+        help="Pre-ranker whose valid lists are ranked, if there are several.",
+        group="Selection",
+        flag="eval_pre_ranker",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.patience is not None and self.eval_steps is None:
+            raise InputError(f"`patience` is {self.patience}, but nothing is evaluated; set `eval_steps` too")
+
+
+NO_SELECTION = SelectionSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,11 @@ from trl import SFTConfig
 
 from store import Store
 from train.inputs import open_inputs, resume_settings
+from train.ranking.model_selection import open_valid_lists, selection_arguments, selection_callbacks
+from train.ranking.settings import NO_SELECTION, SelectionSettings
 from train.runs import (
     CHECKPOINTS,
+    SELECTED_BY,
     OnProgress,
     StoreCallback,
     TrainingSummary,
@@ -26,7 +29,7 @@ from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
 from train.students.lora import make_lora
 from train.students.student import most_tokens
 
-SHOWN = ("loss", "mean_token_accuracy", "learning_rate")
+SHOWN = ("loss", "mean_token_accuracy", "learning_rate", SELECTED_BY)
 
 
 def train_sft(
@@ -36,23 +39,26 @@ def train_sft(
     name: str,
     settings: SftSettings,
     *,
+    selection: SelectionSettings = NO_SELECTION,
     resume: bool = False,
     given: Collection[str] = (),
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
     """Train `student` on the snapshot's training split. The new student is called `name`.
 
+    selection: whether valid lists select the best student, and how.
     resume: continue an unfinished training of this name from its last checkpoint, with the settings that it began with
     and in the same order of data. given: names of settings that were chosen although they equal the default, so that a
     resumed training checks them too.
 
     Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
     tokenizer cannot write conversations or lacks semantic IDs that the rows show, if the split is empty, if a row is
-    too long, or if a resumed training was started with other settings.
+    too long, if a resumed training was started with other settings, or if there are no valid lists to select by.
     """
     if resume:
         _, known = load_training(store, "sft", name)
         settings = resume_settings(name, known, settings, given)
+        selection = resume_settings(name, known, selection, given)
         reference, student = known["reference"], known["student"]
     snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "sft", reference, student)
     settings = settings.resolve(from_scratch=from_scratch)
@@ -60,8 +66,11 @@ def train_sft(
     loss = SftLoss(settings.reasoning_weight, settings.answer_weight)
     limit = min(settings.max_tokens, most_tokens(model))
     encoded = encode_traces(rows, tokenizer, loss, max_tokens=limit, reasoning=settings.reasoning)
-    arguments = training_arguments(settings, student_folder(store, name) / CHECKPOINTS, limit)
-    facts = {**asdict(settings), "student": student, "templates": sorted(set(rows["template"]))}
+    templates = sorted(set(rows["template"]))
+    lists = open_valid_lists(store, snapshot, templates, tokenizer, selection)
+    selection = selection if lists is None else lists.settings
+    arguments = training_arguments(settings, student_folder(store, name) / CHECKPOINTS, limit, selection)
+    facts = {**asdict(settings), **asdict(selection), "student": student, "templates": templates}
     with open_run(store, "sft", name, snapshot, facts, resume=resume) as run:
         on_progress(f"{student}: {settings.optimizer}, learning rate {settings.learning_rate:g}")
         # LoRA's first weights are random.
@@ -76,12 +85,15 @@ def train_sft(
             processing_class=tokenizer,
             # None leaves the choice to the trainer, which is AdamW. It makes the schedule for both.
             optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay) if muon else None, None),
-            callbacks=[StoreCallback(run, SHOWN, on_progress)],
+            callbacks=[StoreCallback(run, SHOWN, on_progress), *selection_callbacks(selection)],
+            rank_valid_lists=lists,
         )
         return run.carry_out(trainer, tokenizer, resume=resume)
 
 
-def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTConfig:
+def training_arguments(
+    settings: SftSettings, folder: Path, limit: int, selection: SelectionSettings = NO_SELECTION
+) -> SFTConfig:
     """The arguments of TRL's trainer. folder: for checkpoints. limit: maximum length of a packed row, in tokens.
 
     settings: without learning rate, that of a student from scratch is taken.
@@ -113,5 +125,6 @@ def training_arguments(settings: SftSettings, folder: Path, limit: int) -> SFTCo
         "report_to": [],
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
+        **selection_arguments(selection, folder),
     }
     return SFTConfig(**arguments, **device_arguments())

@@ -27,6 +27,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from prompts.completion import EXPLANATION, RECOMMENDATIONS, render_completion
 from store.errors import InputError
 from store.settings import check, option
+from train.ranking.model_selection import SelectingTrainer
 from train.students.chat import ChatFormat
 
 # The label that TRL and PyTorch leave out of the loss.
@@ -154,7 +155,7 @@ class EpochSampler(LengthGroupedSampler):
         return rows
 
 
-class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class WeightedSFTTrainer(SelectingTrainer, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer for datasets from `encode_traces`. If all weights are 1, its loss equals TRL's."""
 
     def __init__(

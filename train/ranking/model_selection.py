@@ -1,0 +1,157 @@
+"""Model selection: a student ranks valid lists every few steps of its training, and its best checkpoint is kept.
+
+The figure is NDCG@5 over a fixed sample of valid lists. transformers does the rest: it writes a checkpoint after each
+evaluation, keeps the best one, loads it at the end, and ends a training that no longer improves. Test lists are never
+read here.
+
+Unlike in `gr2 eval`, an invalid answer counts as a miss. There the order of the input takes its place, so a student
+that answers nothing valid would be as good as the pre-ranker, and would be kept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from transformers import EarlyStoppingCallback, TrainerCallback
+from trl.models import unwrap_model_for_generation
+
+from curate.datasets.catalogue import find_dataset
+from curate.datasets.sources import choose_sources
+from curate.evaluation.metrics import ndcg_at_k
+from curate.evaluation.rankers.protocol import checked
+from curate.traces.target_lists import load_target_lists
+from curate.traces.tasks import ListedTask
+from prompts.completion import NUMBERS
+from prompts.templates import Template, load_template
+from store import InputError, Store
+from store.snapshots import Snapshot
+from train.ranking.modes import make_ranker
+from train.ranking.rerankers import Student
+from train.ranking.settings import SelectionSettings
+from train.runs import SELECTED_BY, last_checkpoint
+from train.students.chat import ChatFormat
+
+K = 5
+
+RankValidLists = Callable[[Any], dict[str, float]]
+"""Metrics of a model by name. Every process calls it and gets the same metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidLists:
+    """A sample of valid lists that contain their target. Called with a model, it ranks them.
+
+    settings: those of `open_valid_lists`, with a mode. chat, template: of the prompts.
+    """
+
+    listed: Sequence[ListedTask]
+    settings: SelectionSettings
+    chat: ChatFormat
+    template: Template
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """NDCG@5, with an invalid answer as a miss, and the share of valid answers. Processes share the lists."""
+        state = PartialState()
+        mine = self.listed[state.process_index :: state.num_processes]
+        student = Student("valid lists", model, self.chat, self.template)
+        ranker = make_ranker(student, self.settings.eval_mode or "", max_tokens=self.settings.eval_max_tokens)
+        ranks = []
+        for listed, ranked in zip(mine, ranker.rank([listed.task for listed in mine]), strict=True):
+            order = checked(listed.task, ranked)
+            # Rank 0 is a miss.
+            ranks.append(order.item_ids.index(listed.target_item_id) + 1 if order.valid else 0)
+        ranks_B = np.array(gather_object(ranks))
+        return {f"ndcg_at_{K}": float(ndcg_at_k(ranks_B, K).mean()), "valid_share": float((ranks_B > 0).mean())}
+
+
+def open_valid_lists(
+    store: Store, snapshot: Snapshot, templates: Sequence[str], tokenizer: Any, settings: SelectionSettings
+) -> ValidLists | None:
+    """The valid lists of the snapshot's dataset in the store, or None if the settings ask for no evaluation.
+
+    templates: those of the snapshot's prompts. Without a mode in the settings, the cheapest that the template allows is
+    taken. List ids are hashes, so the same lists are drawn in every training.
+
+    Raises InputError if the snapshot has several templates or versions of semantic IDs, or if the store lacks the
+    dataset, the semantic IDs or valid lists that contain their target.
+    """
+    if settings.eval_steps is None:
+        return None
+    lineage = snapshot.manifest["lineage"]
+    dataset, versions = lineage["dataset"], [sids["sid_version"] for sids in lineage["semantic_ids"]]
+    if len(templates) != 1 or len(versions) != 1:
+        raise InputError(
+            f"`eval_steps` shows valid lists as the snapshot does, but it has {len(templates)} templates and "
+            f"{len(versions)} versions of semantic IDs; publish a snapshot with one of each"
+        )
+    with store.reading() as session:
+        find_dataset(session, dataset)
+        sid_version, pre_ranker = choose_sources(
+            session, dataset, versions[0], settings.pre_ranker or lineage.get("pre_ranker")
+        )
+    listed = load_target_lists(store, dataset, sid_version, pre_ranker, "valid", limit=settings.eval_lists).listed
+    if not listed:
+        raise InputError(
+            f"no valid list of {dataset!r} by {pre_ranker} contains its target, and `eval_steps` needs some to select "
+            f"a student by; run gr2 candidates {dataset}, or leave it out"
+        )
+    template = load_template(templates[0])
+    mode = settings.eval_mode or ("first-token" if template.answer == NUMBERS else "direct")
+    return ValidLists(listed, replace(settings, eval_mode=mode), ChatFormat.of(tokenizer), template)
+
+
+def selection_arguments(settings: SelectionSettings, folder: Path) -> dict[str, Any]:
+    """The arguments of a trainer that keeps its best checkpoint. folder: of the checkpoints.
+
+    They are none if the settings ask for no evaluation.
+    """
+    if settings.eval_steps is None:
+        return {}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": settings.eval_steps,
+        # The curve begins with the student before training. A resumed training has that point already.
+        "eval_on_start": last_checkpoint(folder) is None,
+        # Only what has a checkpoint can be kept.
+        "save_steps": settings.eval_steps,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": SELECTED_BY,
+        "greater_is_better": True,
+        # A resumed training has as much patience left as it had.
+        "restore_callback_states_from_checkpoint": True,
+    }
+
+
+def selection_callbacks(settings: SelectionSettings) -> list[TrainerCallback]:
+    """What ends a training that no longer improves: nothing, unless the settings say when."""
+    return [] if settings.patience is None else [EarlyStoppingCallback(settings.patience)]
+
+
+class SelectingTrainer:
+    """A mixin for a trainer of TRL: with `rank_valid_lists`, an evaluation ranks lists in place of computing a loss."""
+
+    def __init__(self, *args: Any, rank_valid_lists: RankValidLists | None = None, **others: Any) -> None:
+        if rank_valid_lists is not None:
+            # transformers refuses to evaluate without a dataset. It never reads this one.
+            others["eval_dataset"] = ()
+        super().__init__(*args, **others)
+        self._rank_valid_lists = rank_valid_lists
+
+    def evaluate(self: Any, *args: Any, **others: Any) -> dict[str, float]:
+        """The metrics of the valid lists with the prefix eval_, which are logged too."""
+        if self._rank_valid_lists is None:
+            metrics: dict[str, float] = super().evaluate(*args, **others)  # type: ignore[misc]
+            return metrics
+        is_training = self.model.training
+        # In training mode, TRL would take this for an entry of the training's own metrics, and average them too early.
+        self.model.eval()
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+            metrics = {f"eval_{name}": value for name, value in self._rank_valid_lists(model).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.model.train(is_training)
+        return metrics
