@@ -63,8 +63,8 @@ class _Parameter(NamedTuple):
         if known.allowed and not known.choices:
             facts.append(known.allowed)
         option = typer.Option(
-            # What is on by default needs a flag to turn it off.
-            f"{flag}/--no-{flag[2:]}" if is_switch and default else flag,
+            # What is on by default, or at times, needs a flag to turn it off.
+            f"{flag}/--no-{flag[2:]}" if is_switch and default is not False else flag,
             help=f"{known.help}  [{'; '.join(facts)}]" if facts else known.help,
             show_default=is_switch,
             metavar="JSON" if is_object else "|".join(known.choices) or None,

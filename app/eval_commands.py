@@ -157,6 +157,7 @@ def _open_student(
         max_tokens=asking.max_tokens,
         batch_size=asking.batch_size,
         decode=asking.decode,
+        chat_template_kwargs=asking.chat_template_kwargs,
         on_progress=on_progress,
     )
 

@@ -9,7 +9,7 @@ import train
 
 MOST_MODULES = 12
 # What all rooms of a package share stands beside them.
-SHARED: dict[str, set[str]] = {"curate": set(), "train": {"browsing", "inputs", "runs", "snapshots"}}
+SHARED: dict[str, set[str]] = {"curate": set(), "train": {"browsing", "inputs", "runs", "saving", "snapshots"}}
 PACKAGES = [Path(package.__path__[0]) for package in (curate, train)]
 
 

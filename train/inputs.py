@@ -12,7 +12,9 @@ from store import InputError, Store
 from store.snapshots import Snapshot
 from train.runs import find_student, open_snapshot, sid_sizes
 from train.snapshots import load_snapshot
-from train.students.student import is_from_scratch, load_student
+from train.students.settings import TrainerSettings
+from train.students.student import is_from_scratch
+from train.students.trainers import load_trainable
 from train.students.vocabulary import Vocabulary, find_vocabulary, missing_token
 
 # A dataclass of settings.
@@ -32,8 +34,12 @@ class TrainingInputs(NamedTuple):
     from_scratch: bool
 
 
-def open_inputs(store: Store, kind: str, reference: str, student: str) -> TrainingInputs:
-    """A snapshot of a kind, verified, and a student of the store, a folder or the hub.
+def open_inputs(
+    store: Store, kind: str, reference: str, student: str, settings: TrainerSettings | None = None
+) -> TrainingInputs:
+    """A snapshot of a kind, verified, and a student of the store, a folder or the hub, in the precision to train it.
+
+    settings: how it is trained; None means the defaults.
 
     Raises InputError and SnapshotError on a snapshot that is unknown, changed, of another kind or without training
     split, and on a student that cannot be loaded or whose tokenizer lacks semantic IDs that the rows show.
@@ -43,7 +49,7 @@ def open_inputs(store: Store, kind: str, reference: str, student: str) -> Traini
     if "train" not in splits:
         raise InputError(f"snapshot {reference} has no training split; publish one with the splits train and valid")
     rows = splits["train"]
-    model, tokenizer = load_student(find_student(store, student))
+    model, tokenizer = load_trainable(find_student(store, student), settings or TrainerSettings())
     vocabulary = _find_vocabulary(tokenizer, snapshot, student) if _shows_sids(rows) else None
     return TrainingInputs(snapshot, rows, model, tokenizer, vocabulary, is_from_scratch(model, tokenizer))
 

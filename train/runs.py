@@ -21,7 +21,6 @@ from typing import Any
 import orjson
 import polars as pl
 import torch
-from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -36,6 +35,7 @@ from store.progress import Counted
 from store.snapshots import Snapshot, read_manifest
 from store.temporary import temporary_folder
 from store.values import utc_now
+from train.saving import save_plain
 
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -319,9 +319,6 @@ class TrainingRun:
             else:
                 trainer.train(resume_from_checkpoint=checkpoint)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if isinstance(model, PeftModel):
-            # A student is always a plain model, which loads without peft.
-            model = model.merge_and_unload()
         history = trainer.state.log_history
         figures = {row["metric"]: row["value"] for entry in history for row in metric_rows(entry["step"], entry)}
         if (best_step := trainer.state.best_global_step) is not None:
@@ -330,15 +327,19 @@ class TrainingRun:
         return self.finish(model, tokenizer, trainer.state.global_step, figures)
 
     def finish(self, model: Any, tokenizer: Any, steps: int, figures: dict[str, float]) -> TrainingSummary:
-        """Save the model into the run's folder and delete the checkpoints. figures: the last value of each metric."""
-        if is_main_process():
-            with temporary_folder(self.folder) as temporary:
-                model.save_pretrained(temporary)
+        """Save the model into the run's folder and delete the checkpoints. figures: the last value of each metric.
+
+        model: plain or with LoRA, whole or sharded. A student is always a plain model, which loads without peft. Every
+        process takes part.
+        """
+        with temporary_folder(self.folder) if is_main_process() else nullcontext() as temporary:
+            save_plain(model, temporary)
+            if temporary is not None:
                 tokenizer.save_pretrained(temporary)
                 # config.json marks a finished student, so it is moved last.
                 for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
                     file.replace(self.folder / file.name)
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
         return TrainingSummary(
             self.run_id, self.folder, steps, figures, time.perf_counter() - self._started, self.settings
         )
@@ -414,7 +415,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def device_arguments() -> dict[str, Any]:
-    """The trainer arguments for this machine: bfloat16 on a GPU, float32 on a CPU."""
+def device_arguments(*, gradient_checkpointing: bool | None = None) -> dict[str, Any]:
+    """The trainer arguments for this machine: products in bfloat16 on a GPU, in float32 on a CPU.
+
+    gradient_checkpointing: None means on a GPU.
+    """
     on_gpu = torch.cuda.is_available()
-    return {"bf16": on_gpu, "use_cpu": not on_gpu, "activation_checkpointing": on_gpu}
+    checkpointing = on_gpu if gradient_checkpointing is None else gradient_checkpointing
+    return {"bf16": on_gpu, "use_cpu": not on_gpu, "activation_checkpointing": checkpointing}

@@ -40,6 +40,7 @@ from trl.trainer.utils import nanstd, pad
 
 from store.errors import InputError
 from train.ranking.model_selection import SelectingTrainer
+from train.saving import plain_weights
 from train.students.chat import ChatFormat
 
 # Values that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
@@ -101,6 +102,11 @@ def merge_rows(
                 pad_to_multiple_of=pad_to_multiple_of,
             )
     return merged
+
+
+def synced_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """What vLLM receives after a step: the weights of the plain model, in the precision of the base."""
+    return ((name, weight.to(model.dtype)) for name, weight in plain_weights(model))
 
 
 @dataclass(slots=True, eq=False)
@@ -196,6 +202,9 @@ class DynamicSamplingTrainer(SelectingTrainer, GRPOTrainer):  # type: ignore[mis
         **others: Any,
     ) -> None:
         super().__init__(*args, **others)
+        if self.use_vllm:
+            # TRL sends the names of peft's wrappers around new tokens, which vLLM does not know.
+            self.vllm_generation._iter_named_params = lambda: synced_weights(self.model)
         self.refill_rounds = refill_rounds
         self._outcome = None if outcome is None else self.reward_func_names.index(outcome)
         self.on_rollouts = on_rollouts

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from store import InputError
 from store.settings import check, option
+from train.students.settings import ChatTrainerSettings
 
 
 class Loss(NamedTuple):
@@ -32,15 +33,18 @@ LOSSES = {
 
 
 @dataclass(frozen=True, slots=True)
-class DapoSettings:
-    """reward: one of train.dapo.rewards.REWARDS; it is looked up when the training begins.
+class DapoSettings(ChatTrainerSettings):
+    """Settings of `train_dapo`.
+
+    reward: one of train.dapo.rewards.REWARDS; it is looked up when the training begins.
 
     What has a name of TRL's is TRL's. epsilon, epsilon_high: None for the bounds of the loss; they matter from the
     second step on a batch on. steps_per_generation: None for one optimizer step on each pass over a batch.
     refill_rounds: of dynamic sampling. min_pass_rate, max_pass_rate: prompts that were never tried count as 0.
     max_tokens: the last fifth of it is punished by degrees, and what is cut off is left out of the loss and of its
-    group. learning_rate: None leaves it to the kind of model (see `resolve`). save_steps: a checkpoint keeps no
-    generated batch, so it is a multiple of `steps_per_batch`.
+    group. learning_rate: None leaves it to the kind of model (see `resolve`). vllm_mode: None means server if there
+    is a vllm_url, and no vLLM otherwise. save_steps: a checkpoint keeps no generated batch, so it is a multiple of
+    `steps_per_batch`.
     """
 
     reward: str = option(
@@ -143,12 +147,20 @@ class DapoSettings:
         low=0.0,
         group="Optimizer",
     )
-    lora_rank: int = option(0, help="Rank of the LoRA adapters; 0 trains all weights.", low=0, group="Optimizer")
+    vllm_mode: str | None = option(
+        None,
+        help="Where vLLM generates: on a server, or colocated on the GPUs of the training. Default: on a server if its "
+        "URL is given, otherwise transformers generates.",
+        choices=("server", "colocate"),
+        group="Sampling",
+    )
     vllm_url: str | None = option(
         None,
-        help="URL of a trl vllm-serve server that generates, such as http://127.0.0.1:8000. Default: generate in this "
-        "process.",
+        help="URL of a trl vllm-serve server that generates, such as http://127.0.0.1:8000.",
         group="Sampling",
+    )
+    vllm_gpu_memory_utilization: float = option(
+        0.3, help="Share of a GPU's memory for a colocated vLLM.", low=0.01, high=1.0, group="Sampling"
     )
     seed: int = option(0, help="Seed of prompts and samples.", low=0, group="Sampling")
     save_steps: int = option(50, help="Number of steps between checkpoints.", low=1, group="Steps")
@@ -180,10 +192,16 @@ class DapoSettings:
                 f"`scale_rewards` is 'batch' and `refill_rounds` is {self.refill_rounds}: refilling changes the batch "
                 "by which advantages are scaled; set `refill_rounds` to 0, or scale by 'group' or 'none'"
             )
-        if self.decode == "permutation" and self.vllm_url is not None:
+        if self.decode == "permutation" and (self.vllm_url or self.vllm_mode):
             raise InputError(
-                "`decode` permutation needs `vllm_url` to be left out: a vLLM server has no grammar that names each "
+                "`decode` permutation needs `vllm_url` and `vllm_mode` to be left out: vLLM has no grammar that names each "
                 "candidate once, so only this process can generate such completions"
+            )
+        if self.vllm_mode == "server" and self.vllm_url is None:
+            raise InputError("`vllm_mode` is server; it needs the server's address, `vllm_url`")
+        if self.vllm_mode == "colocate" and self.vllm_url is not None:
+            raise InputError(
+                f"`vllm_url` is {self.vllm_url}, but `vllm_mode` is colocate, which asks no server; leave one out"
             )
         if self.min_pass_rate > self.max_pass_rate:
             raise InputError(

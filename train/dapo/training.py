@@ -9,12 +9,13 @@ promotion and the form of the answer (`train.dapo.rewards`).
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from prompts.completion import NUMBERS
@@ -37,15 +38,14 @@ from train.runs import (
     OnProgress,
     StoreCallback,
     TrainingSummary,
-    device_arguments,
     load_training,
     open_run,
     process_count,
     student_folder,
 )
 from train.students.chat import ChatFormat
-from train.students.lora import make_lora
 from train.students.student import most_tokens
+from train.students.trainers import add_adapters, shared_arguments, tracker_callbacks
 
 SHOWN = ("reward", "answers/promotion", "answers/valid", "answers/copied", "entropy", "refill/groups", SELECTED_BY)
 COLUMNS = ["list_id", "prompt", "candidates", "target", "history"]
@@ -123,7 +123,9 @@ def train_dapo(
         selection = resume_settings(name, known, selection, given)
         reference, student = known["reference"], known["student"]
     functions = reward_functions(settings)
-    snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "dapo", reference, student)
+    snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(
+        store, "dapo", reference, student, settings
+    )
     settings = settings.resolve(from_scratch=from_scratch)
     chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
@@ -139,10 +141,7 @@ def train_dapo(
         keep_rollouts(run, snapshot, prompts, settings, on_progress) as on_rollouts,
     ):
         on_progress(f"{student}: learning rate {settings.learning_rate:g}")
-        # LoRA's first weights are random.
-        set_seed(settings.seed)
-        if settings.lora_rank:
-            model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+        model = add_adapters(model, vocabulary, settings, settings.seed)
         trainer_type: Any = DynamicSamplingTrainer
         if settings.decode == "permutation":
             trainer_type = partial(PermutationTrainer, names_of=partial(_names, template.answer))
@@ -155,6 +154,7 @@ def train_dapo(
             callbacks=[
                 StoreCallback(run, SHOWN, on_progress, remark=describe_waste),
                 *selection_callbacks(selection),
+                *tracker_callbacks(settings, run.folder / "tensorboard"),
             ],
             refill_rounds=settings.refill_rounds,
             on_rollouts=on_rollouts,
@@ -221,19 +221,17 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: Sel
     """
     if selection.eval_steps and selection.eval_steps % settings.steps_per_batch:
         raise InputError(
-            f"`eval_steps` is {selection.eval_steps}; it must be a multiple of the {settings.steps_per_batch} steps on a "
-            "generated batch, since a checkpoint follows and a generated batch is in none"
+            f"`eval_steps` is {selection.eval_steps}; it must be a multiple of the {settings.steps_per_batch} steps on "
+            "a generated batch, since a checkpoint follows and a generated batch is in none"
         )
     loss = LOSSES[settings.loss]
     arguments: dict[str, Any] = {
-        "output_dir": str(folder),
         "max_steps": settings.steps,
         # TRL counts completions, not prompts, and those of one part of a generated batch.
         "per_device_train_batch_size": settings.prompts_per_batch
         * settings.num_generations
         // settings.parts_per_batch,
         "steps_per_generation": settings.parts_per_batch,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "num_iterations": settings.num_iterations,
         "num_generations": settings.num_generations,
         # TRL wants a multiple of the above, although its own evaluation never runs.
@@ -259,12 +257,17 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: Sel
         "logging_steps": settings.log_steps,
         "save_steps": settings.save_steps,
         "save_total_limit": 2,
-        "report_to": [],
-        "disable_tqdm": True,
         **selection_arguments(selection, folder),
     }
-    if settings.vllm_url is not None:
-        arguments |= {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_url}
+    if settings.vllm_mode is not None or settings.vllm_url is not None:
+        if find_spec("vllm") is None:
+            raise InputError("generating with vLLM needs vllm, which is not installed: pip install trl[vllm]")
+        arguments |= {
+            "use_vllm": True,
+            "vllm_mode": settings.vllm_mode or "server",
+            "vllm_server_base_url": settings.vllm_url,
+            "vllm_gpu_memory_utilization": settings.vllm_gpu_memory_utilization,
+        }
         # A base model's own settings, which the server reads, may not name the token that ends a turn.
         arguments["generation_kwargs"] = {"stop_token_ids": [end_id]}
-    return GRPOConfig(**arguments, **device_arguments())
+    return GRPOConfig(**arguments, **shared_arguments(settings, folder))

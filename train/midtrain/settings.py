@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 from store.settings import check, option
+from train.students.settings import TrainerSettings
 
 
 @dataclass(frozen=True, slots=True)
-class MidtrainSettings:
+class MidtrainSettings(TrainerSettings):
     """Settings of `train_midtrain`.
 
     next_item, persona, caption, general: the shares in which texts of each task are drawn. If a snapshot has no text of

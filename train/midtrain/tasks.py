@@ -7,7 +7,8 @@ SFTTrainer runs once for each phase, as one pass over the texts drawn for it. Th
 caller records the metrics.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -23,8 +25,9 @@ from trl.data_utils import pack_dataset
 
 from store.errors import InputError
 from train.midtrain.settings import MidtrainSettings
-from train.runs import device_arguments, last_checkpoint, metric_rows
+from train.runs import last_checkpoint, metric_rows
 from train.students.student import most_tokens
+from train.students.trainers import shared_arguments, tracker_callbacks
 from train.students.vocabulary import Vocabulary
 
 OnLog = Callable[[int, dict[str, float]], None]
@@ -66,8 +69,8 @@ def midtrain(
         on_log(step, metrics)
 
     for number, (phase, steps) in enumerate(phases):
-        arguments = _arguments(settings, phase, output_dir / phase)
-        sequences = steps * settings.batch_size * arguments.world_size
+        arguments = _arguments(settings, phase, output_dir)
+        sequences = steps * settings.gradient_accumulation_steps * settings.batch_size * arguments.world_size
         before = settings.warmup_steps if phase == FULL else 0
         with only_new_rows(model, vocabulary) if phase == WARM_UP else nullcontext():
             trainer = SFTTrainer(
@@ -75,12 +78,20 @@ def midtrain(
                 arguments,
                 train_dataset=draw_sequences(encoded, settings, sequences, seed=settings.seed + number),
                 processing_class=tokenizer,
-                callbacks=[_Teller(before, tell)],
+                callbacks=[
+                    _Teller(before, tell),
+                    *tracker_callbacks(settings, output_dir.parent / "tensorboard" / phase),
+                ],
             )
             # Figures go where the caller says, not onto the terminal as well.
             trainer.remove_callback(PrinterCallback)
-            # A phase that is over is one whole pass, so that its last checkpoint is loaded and no step follows.
-            trainer.train(resume_from_checkpoint=last_checkpoint(output_dir / phase) if resume else None)
+            with warnings.catch_warnings():
+                # TRL and peft use a deprecated name of transformers.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                # peft saves the embedding with its adapters because rows were added, as it should.
+                warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+                # A phase that is over is one whole pass, so that its last checkpoint is loaded and no step follows.
+                trainer.train(resume_from_checkpoint=last_checkpoint(output_dir / phase) if resume else None)
     return told
 
 
@@ -164,9 +175,13 @@ def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
 
     An optimizer without weight decay then changes nothing else.
     """
+    if isinstance(model, PeftModel):
+        # LoRA keeps these rows as parameters of their own.
+        with _frozen(weight for name, weight in model.named_parameters() if "trainable_tokens_" not in name):
+            yield
+        return
     # A set, because tied embeddings are one parameter, which must get one hook.
     embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    frozen = [weight for weight in model.parameters() if weight.requires_grad and weight not in embeddings]
 
     # requires_grad applies to whole parameters, so a hook clears the gradients of the other rows.
     def keep_new_rows(gradient_V_D: Tensor) -> Tensor:
@@ -175,6 +190,18 @@ def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
         return kept_V_D
 
     hooks = [weight.register_hook(keep_new_rows) for weight in embeddings]
+    try:
+        with _frozen(weight for weight in model.parameters() if weight not in embeddings):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _frozen(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Within the block, the weights have no gradients."""
+    frozen = [weight for weight in weights if weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(False)
     try:
@@ -182,8 +209,6 @@ def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.requires_grad_(True)
-        for hook in hooks:
-            hook.remove()
 
 
 class _Teller(TrainerCallback):
@@ -224,7 +249,6 @@ def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfi
         }
     )
     return SFTConfig(
-        output_dir=str(folder),
         num_train_epochs=1,
         per_device_train_batch_size=settings.batch_size,
         adam_beta2=0.95,
@@ -238,8 +262,6 @@ def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfi
         logging_steps=settings.log_steps,
         save_steps=settings.save_steps,
         save_total_limit=2,
-        report_to=[],
-        disable_tqdm=True,
         **by_phase,
-        **device_arguments(),
+        **{**shared_arguments(settings, folder), "output_dir": str(folder / phase)},
     )

@@ -25,7 +25,8 @@ from train.runs import (
 )
 from train.sids.methods import load_quantizer
 from train.snapshots import load_snapshot
-from train.students.student import is_from_scratch, load_student
+from train.students.student import is_from_scratch
+from train.students.trainers import add_adapters, load_trainable
 from train.students.vocabulary import add_vocabulary
 
 
@@ -55,7 +56,7 @@ def train_midtrain(
         reference, student, codebook_rows = known["reference"], known["student"], known["codebook_rows"]
     snapshot = open_snapshot(store, reference)
     rows = load_snapshot(snapshot.path, kind="midtrain")
-    model, tokenizer = load_student(find_student(store, student))
+    model, tokenizer = load_trainable(find_student(store, student), settings)
     settings = settings.resolve(from_scratch=is_from_scratch(model, tokenizer))
     codebooks = _load_codebooks(store, snapshot) if codebook_rows else ()
     vocabulary = add_vocabulary(model, tokenizer, *sid_sizes(snapshot), codebooks=codebooks, seed=settings.seed)
@@ -63,6 +64,7 @@ def train_midtrain(
     steps = settings.warmup_steps + settings.steps
     with open_run(store, "midtrain", name, snapshot, facts, resume=resume) as run:
         on_progress(f"{student}: learning rate {settings.learning_rate:g}")
+        model = add_adapters(model, vocabulary, settings, settings.seed)
 
         def tell(step: int, metrics: dict[str, float]) -> None:
             run.keep(metric_rows(step, metrics))

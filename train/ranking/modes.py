@@ -1,6 +1,7 @@
 """The modes in which students answer, each a ranker over the same loaded student."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from curate.evaluation.rankers.protocol import Ranker
 from store import Store
@@ -21,6 +22,7 @@ def student_rankers(
     max_tokens: int = DEFAULTS.max_tokens,
     decode: str = DEFAULTS.decode,
     batch_size: int = DEFAULTS.batch_size,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Ranker]:
     """One ranker per mode, all over the same loaded student.
@@ -29,7 +31,7 @@ def student_rankers(
     same conditions as `open_student`.
     """
     StudentSettings(tuple(modes), max_tokens, decode, template, batch_size)
-    student = open_student(store, reference, template, batch_size=batch_size)
+    student = open_student(store, reference, template, batch_size=batch_size, chat_template_kwargs=chat_template_kwargs)
     return [make_ranker(student, mode, max_tokens=max_tokens, decode=decode, on_progress=on_progress) for mode in modes]
 
 

@@ -9,7 +9,7 @@ A beginning of an answer is made of tokens, not of text: a tokenizer may join th
 put a space in between, so only the tokens of whole answers show what a student reads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -37,7 +37,8 @@ DEFAULTS = StudentSettings()
 class Student:
     """A loaded model with its name, its tokenizer's chat format, and the prompt template that it was trained on.
 
-    batch_size: the number of lists that it reads at a time.
+    batch_size: the number of lists that it reads at a time. chat_template_kwargs: the variables that were written into
+    its chat template for this evaluation, if any.
     """
 
     name: str
@@ -45,6 +46,13 @@ class Student:
     chat: ChatFormat
     template: Template
     batch_size: int = DEFAULTS.batch_size
+    chat_template_kwargs: Mapping[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that its prompts depend on."""
+        variables = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
+        return {"template": self.template.name, **variables}
 
     @property
     def tokenizer(self) -> Any:
@@ -104,12 +112,18 @@ class Student:
 
 
 def open_student(
-    store: Store, reference: str, template: str | None = None, *, batch_size: int = DEFAULTS.batch_size
+    store: Store,
+    reference: str,
+    template: str | None = None,
+    *,
+    batch_size: int = DEFAULTS.batch_size,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Student:
     """Load a student of the store by name, or a model by path or hub name, with its prompt template.
 
     template: replaces the template that the student was trained on, and appears in the student's name. It is required
-    if the store does not know a single template for the model.
+    if the store does not know a single template for the model. chat_template_kwargs: variables of the chat template,
+    for a model that was not trained with them.
 
     Raises InputError on an unknown model, if no template can be determined, or on a template that shows the target.
     """
@@ -123,8 +137,9 @@ def open_student(
     prompt_template = load_template(template)
     if prompt_template.strategy == "targeted":
         raise InputError(f"template {template} shows the target to the student; choose one that does not")
-    model, tokenizer = load_student(place)
-    return Student(name, model.to(best_device()), ChatFormat.of(tokenizer), prompt_template, batch_size)
+    model, tokenizer = load_student(place, chat_template_kwargs=chat_template_kwargs)
+    chat = ChatFormat.of(tokenizer)
+    return Student(name, model.to(best_device()), chat, prompt_template, batch_size, chat_template_kwargs)
 
 
 class Completion(NamedTuple):
@@ -165,7 +180,7 @@ class GeneratingRanker:
     def settings(self) -> dict[str, Any]:
         """The settings that its rankings depend on."""
         return {
-            "template": self.student.template.name,
+            **self.student.settings,
             "reasoning": self.reasoning,
             "max_tokens": self.max_tokens,
             "decode": "permutation" if self.permutation else "free",
@@ -265,7 +280,7 @@ class FirstTokenRanker:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that its rankings depend on."""
-        return {"template": self.student.template.name}
+        return self.student.settings
 
     @torch.inference_mode()
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:

@@ -1,9 +1,12 @@
 """Settings of students that rank, apart from torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from store import InputError
 from store.settings import check, option
+from train.students.settings import CHAT_TEMPLATE_KWARGS
 
 MODES = ("reasoning", "direct", "first-token", "points", "first-after-points", "points-and-first")
 
@@ -35,6 +38,7 @@ class StudentSettings:
         flag="student_template",
     )
     batch_size: int = option(64, help="Number of lists that a student reads at a time.", low=1, group="Students")
+    chat_template_kwargs: Mapping[str, Any] | None = option(None, help=CHAT_TEMPLATE_KWARGS, group="Students")
 
     def __post_init__(self) -> None:
         check(self)

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 
 from store import InputError
 from store.settings import check, option
+from train.students.settings import ChatTrainerSettings
 
 
 @dataclass(frozen=True, slots=True)
-class SftSettings:
+class SftSettings(ChatTrainerSettings):
     """Settings of `train_sft`.
 
     reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False trains on orders without explanations.
@@ -27,9 +28,6 @@ class SftSettings:
         None, help="Maximum number of optimizer steps. Default: no limit.", low=1, group="Steps"
     )
     batch_size: int = option(32, help="Number of rows per batch and process.", low=1, group="Steps")
-    gradient_accumulation_steps: int = option(
-        1, help="Number of batches per optimizer step (gradient accumulation).", low=1, group="Steps"
-    )
     optimizer: str | None = option(
         None,
         help="Optimizer. Default: muon for students from scratch, adamw for pretrained models and LoRA.",
@@ -50,7 +48,6 @@ class SftSettings:
     packing: bool = option(
         False, help="Pack several rows into one sequence. Needs a GPU with flash attention to pay.", group="Rows"
     )
-    lora_rank: int = option(0, help="Rank of the LoRA adapters; 0 trains all weights.", low=0, group="Optimizer")
     seed: int = option(0, help="Seed of the order of rows.", low=0, group="Rows")
     save_steps: int = option(200, help="Number of steps between checkpoints.", low=1, group="Steps")
     log_steps: int = option(10, help="Number of steps between logged metrics.", low=1, group="Steps")

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
 from trl import SFTConfig
 
 from store import Store
@@ -18,7 +17,6 @@ from train.runs import (
     OnProgress,
     StoreCallback,
     TrainingSummary,
-    device_arguments,
     load_training,
     open_run,
     student_folder,
@@ -26,8 +24,8 @@ from train.runs import (
 from train.sft.muon import MuonWithAdamW
 from train.sft.settings import SftSettings
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
-from train.students.lora import make_lora
 from train.students.student import most_tokens
+from train.students.trainers import add_adapters, shared_arguments, tracker_callbacks
 
 SHOWN = ("loss", "mean_token_accuracy", "learning_rate", SELECTED_BY)
 
@@ -60,7 +58,7 @@ def train_sft(
         settings = resume_settings(name, known, settings, given)
         selection = resume_settings(name, known, selection, given)
         reference, student = known["reference"], known["student"]
-    snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "sft", reference, student)
+    snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "sft", reference, student, settings)
     settings = settings.resolve(from_scratch=from_scratch)
     assert settings.learning_rate is not None
     loss = SftLoss(settings.reasoning_weight, settings.answer_weight)
@@ -73,10 +71,7 @@ def train_sft(
     facts = {**asdict(settings), **asdict(selection), "student": student, "templates": templates}
     with open_run(store, "sft", name, snapshot, facts, resume=resume) as run:
         on_progress(f"{student}: {settings.optimizer}, learning rate {settings.learning_rate:g}")
-        # LoRA's first weights are random.
-        set_seed(settings.seed)
-        if settings.lora_rank:
-            model = make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+        model = add_adapters(model, vocabulary, settings, settings.seed)
         muon = settings.optimizer == "muon"
         trainer = WeightedSFTTrainer(
             model,
@@ -85,7 +80,11 @@ def train_sft(
             processing_class=tokenizer,
             # None leaves the choice to the trainer, which is AdamW. It makes the schedule for both.
             optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay) if muon else None, None),
-            callbacks=[StoreCallback(run, SHOWN, on_progress), *selection_callbacks(selection)],
+            callbacks=[
+                StoreCallback(run, SHOWN, on_progress),
+                *selection_callbacks(selection),
+                *tracker_callbacks(settings, run.folder / "tensorboard"),
+            ],
             rank_valid_lists=lists,
         )
         return run.carry_out(trainer, tokenizer, resume=resume)
@@ -100,11 +99,9 @@ def training_arguments(
     """
     settings = settings.resolve(from_scratch=True)
     arguments: dict[str, Any] = {
-        "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
         "max_steps": -1 if settings.max_steps is None else settings.max_steps,
         "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
         # Remembers fewer steps than 0.999, because a training here has few of them.
@@ -122,9 +119,7 @@ def training_arguments(
         "logging_steps": settings.log_steps,
         "save_steps": settings.save_steps,
         "save_total_limit": 2,
-        "report_to": [],
-        "disable_tqdm": True,
         "dataloader_num_workers": 0,
         **selection_arguments(selection, folder),
     }
-    return SFTConfig(**arguments, **device_arguments())
+    return SFTConfig(**arguments, **shared_arguments(settings, folder))

@@ -43,6 +43,8 @@ PLAIN = """\
 """
 # Marks a template that gr2 gave to a model of somebody else's, so that it is not taken for one of gr2's own students.
 GIVEN = "{#- gr2 wrote this template, because the tokenizer had none. -#}\n"
+# Ends the variables that `fix_variables` wrote into a template.
+FIXED = "{#- gr2 wrote the variables above. -#}\n"
 TURN = ("<|im_start|>", "<|im_end|>")
 
 # Texts that no template has a reason to change.
@@ -124,6 +126,23 @@ def give_template(tokenizer: Any) -> None:
     # Models expect the token that begins every text, and a chat template has to write it itself.
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     tokenizer.chat_template = GIVEN + ("{{- bos_token -}}\n" if begins else "") + template
+
+
+def fix_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Write variables, such as enable_thinking, into the chat template, where they win over those of callers.
+
+    The template is saved with the tokenizer, so whoever loads the student renders its prompts with them. variables: the
+    chat_template_kwargs of transformers; they replace variables of the same names that were written before.
+
+    Raises InputError on a name that is no variable of Jinja.
+    """
+    for name in variables:
+        if not name.isidentifier():
+            raise InputError(f"`chat_template_kwargs` has the key {name!r}; keys must be names of template variables")
+    # Jinja reads the literals of Python.
+    written = "".join(f"{{%- set {name} = {value!r} -%}}\n" for name, value in variables.items())
+    before, _, template = tokenizer.get_chat_template().rpartition(FIXED)
+    tokenizer.chat_template = f"{before}{written}{FIXED}{template}"
 
 
 def set_end_tokens(model: Any, tokenizer: Any) -> None:

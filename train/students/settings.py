@@ -1,6 +1,8 @@
-"""Settings of students from scratch, apart from torch."""
+"""Settings of students: of new ones, and of how any is trained, apart from torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from store.settings import check, option
 
@@ -20,3 +22,48 @@ class InitSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+CHAT_TEMPLATE_KWARGS = (
+    'Variables of the chat template, a JSON object such as {"enable_thinking": false}. The student keeps them, so that '
+    "it is evaluated and served with them too."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSettings:
+    """What all trainers have in common.
+
+    lora_rank: 0 trains all weights. gradient_checkpointing: None means on a GPU. attn_implementation: None leaves it to
+    transformers.
+    """
+
+    gradient_accumulation_steps: int = option(
+        1, help="Number of batches per optimizer step (gradient accumulation).", low=1, group="Steps"
+    )
+    gradient_checkpointing: bool | None = option(
+        None,
+        help="Compute activations again in the backward pass, which saves memory and costs a fifth of the speed. "
+        "Default: on a GPU.",
+        group="Model",
+    )
+    lora_rank: int = option(0, help="Rank of the LoRA adapters; 0 trains all weights.", low=0, group="Model")
+    attn_implementation: str | None = option(
+        None,
+        help="Attention of transformers: sdpa, eager, flash_attention_2 or the name of a kernel. Default: the model's.",
+        group="Model",
+        flag="attn",
+    )
+    report_to: str = option(
+        "none",
+        help="Experiment tracker that receives the curves too. It must be installed.",
+        choices=("wandb", "trackio", "tensorboard", "none"),
+        group="Steps",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTrainerSettings(TrainerSettings):
+    """What trainers on conversations have in common. chat_template_kwargs: None changes nothing."""
+
+    chat_template_kwargs: Mapping[str, Any] | None = option(None, help=CHAT_TEMPLATE_KWARGS, group="Model")

@@ -6,10 +6,10 @@ tokenizer is learned from rendered prompts and completions; this module does not
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from store.errors import InputError
 from store.temporary import temporary_folder
-from train.students.chat import CHATML, TURN, give_template, set_end_tokens
+from train.students.chat import CHATML, TURN, fix_variables, give_template, set_end_tokens
 from train.students.settings import InitSettings
 from train.students.vocabulary import ROWS_MULTIPLE, add_tokens
 
@@ -118,8 +118,17 @@ def init_student(
     )
 
 
-def load_student(path: Path | str) -> tuple[Any, Any]:
-    """Load model and tokenizer of any causal language model from a folder or the hub, in the precision of its weights.
+def load_student(
+    path: Path | str,
+    *,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+    attn_implementation: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Any, Any]:
+    """Load model and tokenizer of any causal language model from a folder or the hub.
+
+    dtype: "auto" is the precision of the saved weights. attn_implementation: None is transformers' choice.
+    chat_template_kwargs: variables of the chat template, which are saved with the tokenizer (`fix_variables`).
 
     A tokenizer without chat template gets one (`train.students.chat`), and one without padding token pads with its end
     token. Generation stops at the end of a turn.
@@ -128,13 +137,15 @@ def load_student(path: Path | str) -> tuple[Any, Any]:
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
+    except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"transformers cannot load a causal language model from {str(path)!r}: {error}") from error
     if not tokenizer.encode("a", add_special_tokens=False):
         # transformers creates an empty tokenizer if the folder has none.
         raise InputError(f"there is no tokenizer with the model in {str(path)!r}; save it into the same folder")
     give_template(tokenizer)
+    if chat_template_kwargs:
+        fix_variables(tokenizer, chat_template_kwargs)
     set_end_tokens(model, tokenizer)
     if tokenizer.pad_token is None:
         # Any token will do, because padding is masked.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import safetensors.torch
 import torch
@@ -51,6 +53,26 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(texts: Store) -> No
         safetensors.torch.load_file(student_folder(texts, name) / "model.safetensors") for name in ("whole", "stopped")
     )
     assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+
+
+def test_lora_trains_new_rows_alone_in_the_warm_up_and_leaves_a_plain_model(texts: Store) -> None:
+    init_student(["A shopper bought soap"], 1, 2, "tiny", student_folder(texts, "foreign"))
+    settings = replace(FEW, lora_rank=2, gradient_accumulation_steps=2, batch_size=2)
+    # With a rate of zero nothing moves after the warm-up.
+    for name, rate in (("warmed", 0.0), ("trained", 1e-2)):
+        assert train_midtrain(texts, "texts", "foreign", name, replace(settings, learning_rate=rate)).steps == 3
+    begun, _ = load_student(student_folder(texts, "foreign"))
+    warmed, trained = (load_student(student_folder(texts, name))[0] for name in ("warmed", "trained"))
+    new = set(find_vocabulary(load_student(student_folder(texts, "warmed"))[1], 4, 256).new_rows)
+    old, first = begun.get_input_embeddings().weight, warmed.get_input_embeddings().weight
+    known = [row for row in range(len(old)) if row not in new]
+    assert torch.equal(first[known], old[known])
+    layers = {name for name, _ in begun.named_parameters() if ".layers." in name}
+    assert layers <= dict(trained.named_parameters()).keys() == dict(warmed.named_parameters()).keys()
+    assert all(torch.equal(begun.get_parameter(name), warmed.get_parameter(name)) for name in layers)
+    moved = {name for name in layers if not torch.equal(begun.get_parameter(name), trained.get_parameter(name))}
+    assert moved == {name for name in layers if "_proj" in name}
+    assert not torch.equal(first, trained.get_input_embeddings().weight)
 
 
 def test_codebooks_that_are_gone_are_a_clear_error(texts: Store) -> None:

@@ -259,7 +259,7 @@ def test_what_cannot_select_is_a_clear_error_before_the_first_step(inputs: Store
         SelectionSettings(eval_mode="magic")
     with pytest.raises(InputError, match="no pre-ranker is called 'other'"):
         train(replace(SELECTION, pre_ranker="other"))
-    with pytest.raises(InputError, match="`eval_steps` is 3; it must be a multiple of the 2 steps on a generated batch"):
+    with pytest.raises(InputError, match="`eval_steps` is 3; it must be a multiple of the 2 steps on"):
         train_dapo(
             inputs,
             "prompts",
