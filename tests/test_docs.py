@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import typer
+from accelerate.commands.launch import launch_command_parser
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -76,10 +77,12 @@ def statements() -> list[tuple[Path, str]]:
 
 @pytest.mark.parametrize("line", examples(shell_lines()))
 def test_every_shell_command_can_be_typed(line: str) -> None:
-    # accelerate launch $(command -v gr2) train ... starts gr2 too.
-    words = shlex.split(line.removeprefix("accelerate launch $(command -v gr2)"), comments=True)
-    if line.startswith("accelerate"):
-        words.insert(0, "gr2")
+    # accelerate launch ... $(command -v gr2) train ... starts gr2 too.
+    launch, starts, rest_of_line = line.partition(" $(command -v gr2)")
+    if starts:
+        launch_command_parser().parse_args([*shlex.split(launch.removeprefix("accelerate launch")), "gr2"])
+        line = f"gr2{rest_of_line}"
+    words = shlex.split(line, comments=True)
     program, *rest = words
     match Path(program).name:
         case "gr2":
