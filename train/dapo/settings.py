@@ -194,8 +194,8 @@ class DapoSettings(ChatTrainerSettings):
             )
         if self.decode == "permutation" and (self.vllm_url or self.vllm_mode):
             raise InputError(
-                "`decode` permutation needs `vllm_url` and `vllm_mode` to be left out: vLLM has no grammar that names each "
-                "candidate once, so only this process can generate such completions"
+                "`decode` permutation needs `vllm_url` and `vllm_mode` to be left out: vLLM has no grammar that names "
+                "each candidate once, so only this process can generate such completions"
             )
         if self.vllm_mode == "server" and self.vllm_url is None:
             raise InputError("`vllm_mode` is server; it needs the server's address, `vllm_url`")

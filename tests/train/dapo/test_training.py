@@ -318,7 +318,7 @@ def test_constrained_to_permutations_every_rollout_of_a_newborn_is_valid_and_tea
     assert 0 < done.figures["entropy"] < math.log(10)
     ((ratio,),) = fetch(inputs, "select value from run_metrics where metric = 'clip_ratio/region_mean' and step = 1")
     assert ratio == 0
-    with pytest.raises(InputError, match="`decode` permutation needs `vllm_url` to be left out"):
+    with pytest.raises(InputError, match="`decode` permutation needs `vllm_url` and `vllm_mode` to be left out"):
         DapoSettings(decode="permutation", vllm_url="http://127.0.0.1:8000")
 
 
