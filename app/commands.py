@@ -55,7 +55,8 @@ class _Parameter(NamedTuple):
         several, is_object, is_switch = get_origin(bare) is tuple, get_origin(bare) is Mapping, bare is bool
         read: Callable[[Any], Any] = _as_it_is
         if several:
-            bare, default, read = str, default and ",".join(default), _read_several
+            read = partial(_read_several, name, get_args(bare)[0])
+            bare, default = str, ",".join(map(str, default)) if default else None
         if is_object:
             bare, read = str, partial(_read_object, name)
         flag = "--" + (known.flag or name).replace("_", "-")
@@ -78,8 +79,11 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _read_several(typed: str) -> tuple[str, ...]:
-    return tuple(typed.split(","))
+def _read_several(name: str, kind: type, typed: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(each) for each in typed.split(","))
+    except ValueError:
+        raise InputError(f"`{name}` is {typed!r}; it must be whole numbers, separated by commas") from None
 
 
 def _read_object(name: str, typed: str | None) -> Any:

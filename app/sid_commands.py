@@ -11,7 +11,7 @@ from app.commands import Given, OptionsOf, add_command
 from app.options import DEFAULT_STORE, Name, StoreOption, open_store, print_table, say
 from app.progress import status_line
 from curate.endpoints.settings import EndpointSettings
-from curate.sids.settings import COPURCHASE_WEIGHT, EmbedderSettings, ResidualKMeansSettings
+from curate.sids.settings import EmbedderSettings, PurchaseSettings, ResidualKMeansSettings
 from train.sids.settings import METHODS, RqVaeSettings
 
 if TYPE_CHECKING:
@@ -64,18 +64,12 @@ def make(
     name: Name,
     codes: Annotated[Given, OptionsOf(ResidualKMeansSettings), OptionsOf(RqVaeSettings)],
     vectors: Annotated[Given, OptionsOf(EmbedderSettings)],
+    purchases: Annotated[Given, OptionsOf(PurchaseSettings)],
     endpoint: Annotated[Given, OptionsOf(EndpointSettings)],
     method: Annotated[
         str,
         typer.Option(help="Method: rq-kmeans (residual k-means) or rq-vae (needs torch).", metavar="|".join(METHODS)),
     ] = METHODS[0],
-    copurchase_weight: Annotated[
-        float,
-        typer.Option(
-            help="Weight of what an item is bought with, beside its text; 0 uses the text alone.",
-            rich_help_panel="Vectors",
-        ),
-    ] = COPURCHASE_WEIGHT,
     extend: Annotated[
         str | None,
         typer.Option(
@@ -136,9 +130,9 @@ def make(
                 own,
                 make_quantizer(method, codes),
                 EmbedderSettings(**vectors),
+                purchases=PurchaseSettings(**purchases),
                 item_ids=item_ids,
                 codebook_size=codes.get("codebook_size"),
-                copurchase_weight=copurchase_weight,
                 open_embedder=by_url,
                 accept_shared=accept_shared,
                 on_progress=on_progress,
@@ -149,7 +143,7 @@ def make(
                 name,
                 make_quantizer(method, codes),
                 EmbedderSettings(**vectors),
-                copurchase_weight=copurchase_weight,
+                purchases=PurchaseSettings(**purchases),
                 open_embedder=by_url,
                 accept_shared=accept_shared,
                 on_progress=on_progress,

@@ -5,6 +5,9 @@ They mirror rows of the schema (docs/reference/data-model.md) and know nothing o
 
 from dataclasses import dataclass, field
 
+# The number of folds that users fall into, by the hash of their names (the macro `user_fold`).
+FOLDS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

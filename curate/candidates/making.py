@@ -23,10 +23,9 @@ from curate.evaluation.metrics import score_ranks
 from curate.evaluation.results import RankerMetrics, put_evaluation
 from store import InputError, Session, Store
 from store.progress import Counted
-from store.records import Item
+from store.records import FOLDS, Item
 
 PRE_RANKER = "cooccurrence.v1"
-FOLDS = 5
 BATCH_LISTS = 4_000
 KS = (1, 3, 5, 10)
 
@@ -159,7 +158,7 @@ def _load(store: Store, scratch: Session, dataset: str) -> None:
         catalogue = session.frame("catalogue_of", dataset=dataset)
         interactions = session.frame("interactions_of", dataset=dataset)
     scratch.insert("create_catalogue", catalogue)
-    scratch.insert("create_sequences", interactions, folds=FOLDS)
+    scratch.insert("create_sequences", interactions)
     scratch.execute("create_lists")
 
 

@@ -14,7 +14,7 @@ from curate.sids.embedding.embeddings import embed_texts
 from curate.sids.measures import Measure, measure_ids
 from curate.sids.methods import OpenEmbedder, open_embedder
 from curate.sids.quantizers import OnProgress, Quantizer, ResidualKMeans
-from curate.sids.settings import COPURCHASE_WEIGHT, EmbedderSettings
+from curate.sids.settings import EmbedderSettings, PurchaseSettings
 from curate.sids.unique_codes import complete_codes
 from curate.sids.versions import SidSummary, load_items, load_summary, name_version, put_version
 from store import Session, Store
@@ -30,22 +30,23 @@ def assign_semantic_ids(
     quantizer: Quantizer | None = None,
     embedder: EmbedderSettings | None = None,
     *,
+    purchases: PurchaseSettings | None = None,
     vectors: tuple[str, NDArray[np.float32]] | None = None,
-    copurchase_weight: float = COPURCHASE_WEIGHT,
     open_embedder: OpenEmbedder = open_embedder,
     accept_shared: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> SidSummary:
     """Assign an ID to each item of `dataset` and store them as a version. The same settings again change nothing.
 
-    quantizer: None means residual k-means. embedder: None means the defaults of EmbedderSettings. vectors: a name, and
-    vectors (N, D) of the items in the order of their IDs, which take the place of the embedder's and are scaled to
-    length 1. copurchase_weight: the length of the co-purchase part of an item's vector; the text part has length 1.
-    accept_shared: mark the version as fit for training even if fewer than 99% of its IDs are distinct.
+    quantizer: None means residual k-means. embedder, purchases: None means the defaults of their classes. vectors: a
+    name, and vectors (N, D) of the items in the order of their IDs, which take the place of the embedder's and are
+    scaled to length 1. accept_shared: mark the version as fit for training even if fewer than 99% of its IDs are
+    distinct.
 
     Raises InputError on an unknown dataset, or if its items cannot be embedded or outnumber the IDs.
     """
     quantizer, embedder = quantizer or ResidualKMeans(), embedder or EmbedderSettings()
+    purchases = purchases or PurchaseSettings()
     started = time.perf_counter()
     with store.reading() as session:
         find_dataset(session, dataset)
@@ -58,13 +59,13 @@ def assign_semantic_ids(
     settings = {
         "method": quantizer.method,
         **quantizer.settings(),
-        "copurchase_weight": copurchase_weight,
+        **purchases.to_settings(),
         "embedder": source,
     }
     version = name_version(dataset, settings)
     with store.reading() as session:
         known = load_summary(session, version, started)
-        pairs_P_2 = load_pairs(session, dataset, items)
+        pairs_P_2 = load_pairs(session, dataset, items, purchases.held_out_folds)
     if known is not None:
         return accept_version(store, known) if accept_shared else known
     if vectors is None:
@@ -72,7 +73,7 @@ def assign_semantic_ids(
     else:
         lengths_N = np.linalg.norm(vectors[1], axis=1, keepdims=True)
         texts_N_T = np.divide(vectors[1], lengths_N, out=np.zeros_like(vectors[1]), where=lengths_N > 0)
-    copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, copurchase_weight, seed=quantizer.seed)
+    copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, purchases.copurchase_weight, seed=quantizer.seed)
     fitted, codes_N_F = quantizer.fit(vectors_N_D, pairs_P_2, on_progress)
     ids_N_L, moved = complete_codes(
         codes_N_F,
@@ -102,10 +103,16 @@ def assign_semantic_ids(
     )
 
 
-def load_pairs(session: Session, dataset: str, items: Sequence[Item]) -> NDArray[np.int64]:
-    """Pairs (P, 2) of row numbers of items that a user interacted with consecutively, in train interactions only."""
+def load_pairs(
+    session: Session, dataset: str, items: Sequence[Item], held_out_folds: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Pairs (P, 2) of row numbers of items that a user interacted with consecutively, in train interactions only.
+
+    held_out_folds: folds whose users are left out.
+    """
     rows = {item.item_id: row for row, item in enumerate(items)}
-    pairs = [(rows[left], rows[right]) for left, right in session.rows("co_interacted_pairs", dataset=dataset)]
+    found = session.rows("co_interacted_pairs", dataset=dataset, held_out_folds=list(held_out_folds))
+    pairs = [(rows[left], rows[right]) for left, right in found]
     # The shape is (0, 2) without pairs.
     return np.array(pairs, np.int64).reshape(-1, 2)
 

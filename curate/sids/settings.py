@@ -1,13 +1,11 @@
 """What semantic IDs are made with: settings of quantizers and embedders, apart from the libraries that they need."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from store.errors import InputError
+from store.records import FOLDS
 from store.settings import check, option
-
-# Length of the part of an item's vector that tells what it is bought with; the text's part has length 1. The best of
-# several by next-item recommendation on Beauty's valid interactions (docs/decisions/0007).
-COPURCHASE_WEIGHT = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,39 @@ class ResidualKMeansSettings(QuantizerSettings):
     """balanced: no code gets more than ceil(N / C) training vectors, at the least total distance that allows it."""
 
     balanced: bool = option(False, help="Give no code more than its share of items.", group="Codes (rq-kmeans)")
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseSettings:
+    """What IDs learn from purchases, which are those of training interactions.
+
+    copurchase_weight: the length of the part of an item's vector that tells what it is bought with; the text part has
+    length 1. The default is the best of several by next-item recommendation on Beauty's valid interactions
+    (docs/decisions/0007). held_out_folds: folds of users whose purchases the IDs do not learn from, neither by that
+    part nor by the pairs of the contrastive term.
+    """
+
+    copurchase_weight: float = option(
+        1.5,
+        help="Weight of what an item is bought with, beside its text; 0 uses the text alone.",
+        low=0,
+        group="Vectors",
+    )
+    held_out_folds: tuple[int, ...] = option(
+        (),
+        help="Folds of users whose purchases are left out, comma-separated. Default: none.",
+        low=0,
+        high=FOLDS - 1,
+        group="Vectors",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_settings(self) -> dict[str, Any]:
+        """What the settings of a version say: nothing of folds where none is held out, as in older versions."""
+        folds = sorted(set(self.held_out_folds))
+        return {"copurchase_weight": self.copurchase_weight} | ({"held_out_folds": folds} if folds else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
         template=template.name,
         template_sha256=template.sha256,
         teacher=settings.teacher,
+        held_out_folds=list(settings.held_out_folds),
     )
     nothing = InputError(f"no list of {settings.dataset!r} in splits {', '.join(settings.splits)} holds its target")
 

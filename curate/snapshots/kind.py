@@ -9,8 +9,9 @@ import polars as pl
 from curate.traces.filter import TraceFilter
 from store import Gr2Error, InputError, Session, Store
 from store.former_names import renamed
+from store.records import FOLDS
 from store.registry import Registry
-from store.settings import option
+from store.settings import check, option
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
@@ -24,12 +25,14 @@ class SnapshotSettings:
 
     kind: a name in KINDS. ruleset: of kinds made of traces. template: of dapo the prompt; of sft only traces of it,
     None for all. teacher: only traces of this kind of teacher, None for all. sid_version and pre_ranker: of what is not
-    made of traces; None means the newest, and the only one. text_dir: of midtrain, general text, None for none. traces:
-    which traces of those, of kinds made of traces; what the settings have a name for moves out of it, so that one
-    selection has one manifest.
+    made of traces; None means the newest, and the only one. held_out_folds: folds of users that semantic IDs and
+    mid-training leave out, so that their train lists are as new to a student as test lists are: midtrain tells nothing
+    of these users, and of train lists the other kinds hold theirs alone. text_dir: of midtrain, general text, None for
+    none. traces: which traces of those, of kinds made of traces; what the settings have a name for moves out of it, so
+    that one selection has one manifest.
 
-    Raises InputError on an unknown kind, and where the filter contradicts the rest or asks of a kind what only traces
-    have.
+    Raises InputError on an unknown kind or fold, and where the filter contradicts the rest or asks of a kind what only
+    traces have.
     """
 
     dataset: str
@@ -57,12 +60,20 @@ class SnapshotSettings:
     pre_ranker: str | None = option(
         None, help="Pre-ranker whose candidate lists are used, if there are several. Kind dapo only."
     )
+    held_out_folds: tuple[int, ...] = option(
+        (),
+        help="Folds of users that semantic IDs and mid-training leave out, comma-separated. Kind midtrain: publish no "
+        "text of their users. Kinds sft and dapo: publish only their train lists. Default: none.",
+        low=0,
+        high=FOLDS - 1,
+    )
     text_dir: str | None = option(
         None, help="Folder of general text (.txt, .md) to mix in. Kind midtrain only. Default: none."
     )
     traces: TraceFilter = field(default_factory=TraceFilter)
 
     def __post_init__(self) -> None:
+        check(self)
         asked = self.traces.parameters
         kind = KINDS.find(self.kind)
         if kind.filters is not None and (foreign := sorted(asked.keys() - kind.filters)):
@@ -81,6 +92,7 @@ class SnapshotSettings:
         rest = replace(self.traces, dataset=None, split=None, template=None, teacher=None)
         if rest.passes == self.ruleset:
             rest = replace(rest, passes=None)
+        own["held_out_folds"] = tuple(sorted(set(self.held_out_folds)))
         # To text and back, so that it is what a manifest gives back.
         own["traces"] = TraceFilter.from_query(rest.to_query())
         for name, value in own.items():
@@ -101,16 +113,17 @@ class SnapshotSettings:
         return tuple(sorted({reference.partition("@")[0] for reference in references if reference}))
 
     def to_selection(self) -> dict[str, Any]:
-        """What a manifest says of it. Without a filter it does not speak of one: older manifests stay what they are."""
+        """What a manifest says of it. It is silent on a filter or folds not given: older manifests stay as they are."""
         selection = {name: getattr(self, name) for name in _SELECTION}
-        asked = selection.pop("traces").to_query()
-        return selection | ({"traces": asked} if asked else {})
+        given = {"traces": selection.pop("traces").to_query(), "held_out_folds": selection.pop("held_out_folds")}
+        return selection | {name: value for name, value in given.items() if value}
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "SnapshotSettings":
         """The settings that a snapshot was published with."""
         selection = {name: value for name, value in renamed(manifest["selection"]).items() if name in _SELECTION}
         selection["splits"] = tuple(selection["splits"])
+        selection["held_out_folds"] = tuple(selection.get("held_out_folds", ()))
         selection["traces"] = TraceFilter.from_query(selection.get("traces", {}))
         return cls(dataset=manifest["lineage"]["dataset"], kind=manifest["kind"], **selection)
 

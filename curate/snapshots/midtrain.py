@@ -3,7 +3,8 @@
 The task mix of OneRec-Think, which the GR2 paper takes: what a user buys in sequence, as IDs (next_item); what kind of
 shopper buys such things (persona); what an item is (caption); and general text. A row holds one text and its task; in
 what shares tasks are drawn is the trainer's to say. Only training interactions are told, and of the valid split each
-user's sequence up to the valid one. Personas are counted, not written by a model: categories and brands of a history.
+user's sequence up to the valid one; of users in held-out folds, nothing. Personas are counted, not written by a model:
+categories and brands of a history.
 """
 
 from collections import Counter
@@ -35,7 +36,12 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
             "catalogue_with_sids", dataset=settings.dataset, sid_version=sid_version
         )
     }
-    sequences = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits)
+    sequences = session.frame(
+        "snapshot_sequences",
+        dataset=settings.dataset,
+        splits=settings.splits,
+        held_out_folds=list(settings.held_out_folds),
+    )
     texts = _read_folder(Path(settings.text_dir)) if settings.text_dir else []
     planned = [text for text in _plan(sequences, items, texts) if text.split in settings.splits]
     nothing = InputError(f"{settings.dataset!r} has no interactions in splits {', '.join(settings.splits)}")

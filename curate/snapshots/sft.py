@@ -52,7 +52,14 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
     chosen = settings.trace_filter
     ruleset = find_ruleset(session, settings.ruleset)
     check_filter(session, chosen)
-    session.rows("select_traces", where=chosen.where, rules=ruleset.rules, splits=settings.splits, **chosen.parameters)
+    session.rows(
+        "select_traces",
+        where=chosen.where,
+        rules=ruleset.rules,
+        splits=settings.splits,
+        held_out_folds=list(settings.held_out_folds),
+        **chosen.parameters,
+    )
     totals = session.frame("snapshot_trace_totals").row(0, named=True)
     counts = Counts(groups=session.frame("snapshot_trace_groups"), **totals)
     nothing = InputError(

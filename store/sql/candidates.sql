@@ -4,7 +4,7 @@
 -- the list's fold; for valid lists, all of train; for test lists, train and valid.
 
 -- name: interactions_of
-select user_id, item_id, position, split from interactions where dataset = $dataset
+select user_id, item_id, position, split, user_fold(user_id) as fold from interactions where dataset = $dataset
 
 -- name: catalogue_of
 select item_id, title, brand, categories, description from items where dataset = $dataset
@@ -28,8 +28,6 @@ from batch
 left join paths using (item_id)
 
 -- name: create_sequences
--- Folds go by the name of the user, so that they stay when users are added. Uncast, the parameter would make the
--- division one of doubles.
 create table sequences as
 select
     cast(dense_rank() over (order by user_id) - 1 as integer) as user,
@@ -37,7 +35,7 @@ select
     catalogue.item,
     position,
     split,
-    cast(md5_number(user_id) % cast($folds as uhugeint) as tinyint) as fold
+    fold
 from batch
 join catalogue using (item_id)
 order by user, position

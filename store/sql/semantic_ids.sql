@@ -18,7 +18,8 @@ select measure, level, value from sid_measures where dataset = $dataset and sid_
 select item_id, codes from semantic_ids where dataset = $dataset and sid_version = $sid_version
 
 -- name: co_interacted_pairs
--- Items that a user took one after the other, as often as that happened; training interactions only.
+-- Items that a user took one after the other, as often as that happened; training interactions only, and none of the
+-- users of the held-out folds.
 select item_id, next_item_id
 from (
     select
@@ -27,7 +28,7 @@ from (
         user_id,
         position
     from interactions
-    where dataset = $dataset and split = 'train'
+    where dataset = $dataset and split = 'train' and not list_contains($held_out_folds, user_fold(user_id))
 )
 where next_item_id is not null and next_item_id <> item_id
 order by user_id, position

@@ -9,6 +9,7 @@ from traces
 where error is null
     and (len($rules) = 0 or outcome in (select outcome from outcomes where list_has_all(passed_rules, $rules)))
     and list_contains($splits, split)
+    and (split <> 'train' or len($held_out_folds) = 0 or list_contains($held_out_folds, user_fold(user_id)))
 -- and: conditions
 
 -- name: snapshot_rule_versions
@@ -130,6 +131,7 @@ left join tried using (list_id)
 where dataset = $dataset
     and pre_ranker = $pre_ranker
     and list_contains($splits, split)
+    and (split <> 'train' or len($held_out_folds) = 0 or list_contains($held_out_folds, fold))
     and target_rank is not null
 order by list_id
 
@@ -141,7 +143,8 @@ where items.dataset = $dataset and semantic_ids.sid_version = $sid_version
 order by items.item_id
 
 -- name: snapshot_sequences
--- What each user took, up to and with the interactions of a split; users with one item have no sequence.
+-- What each user took, up to and with the interactions of a split; users with one item have no sequence, and those of
+-- held-out folds are left out.
 select
     user_id,
     chosen.split,
@@ -150,7 +153,7 @@ select
 from interactions
 join (select unnest($splits) as split) as chosen
     on chosen.split = interactions.split or (chosen.split <> 'train' and interactions.split = 'train')
-where dataset = $dataset
+where dataset = $dataset and not list_contains($held_out_folds, user_fold(user_id))
 group by user_id, chosen.split
 having count(*) > 1 and count(*) filter (interactions.split = chosen.split) > 0
 order by chosen.split, user_id

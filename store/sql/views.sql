@@ -1,6 +1,11 @@
 -- Views and macros for people who query. They are code, not data: the store replaces them whenever this text changes.
 -- `labels` is labels.duckdb, attached under that name by every connection that the store opens.
 
+-- The fold of a user, 0 to 4. It goes by the name, so that it stays when users are added. What is fitted without a fold
+-- has not seen the users of that fold (store.records.FOLDS is the number of folds). Uncast, the 5 would make the division
+-- one of doubles.
+create or replace macro user_fold(user_id) as cast(md5_number(user_id) % cast(5 as uhugeint) as tinyint);
+
 -- The version of each ruleset in force: the newest, or the one that this connection pinned (statement pin_rulesets).
 create or replace view rulesets_current as
 select name, version, rules, description, created_at

@@ -21,6 +21,16 @@ def test_a_name_alone_makes_ids_and_options_may_stand_first(shop: Store, ok: Ok)
     assert list_versions(shop).height == 2
 
 
+def test_folds_of_users_are_held_out(shop: Store, ok: Ok, gr2: Gr2) -> None:
+    ok("sids", "shop", "--held-out-folds", "0,2", "--store", shop.folder)
+    with shop.reading() as session:
+        rows = session.connection.execute("select settings ->> 'held_out_folds' from sid_versions").fetchall()
+    assert sorted(rows, key=str) == [("[0,2]",), (None,)]
+    refused = gr2("sids", "shop", "--held-out-folds", "0,x", "--store", shop.folder)
+    assert refused.returncode == 2
+    assert "--held-out-folds is '0,x'; it must be whole numbers, separated by commas" in refused.stderr
+
+
 def test_the_rq_vae_makes_ids_and_tells_how_it_goes(shop: Store, ok: Ok) -> None:
     words = ["sids", "shop", "--method", "rq-vae", "--epochs", 3, "--contrastive-weight", 0.5, "--store", shop.folder]
     out = ok(*words)

@@ -16,6 +16,7 @@ from curate.traces.teachers.fake import FakeTeacher
 from store import Store
 
 Prepare = Callable[[Path, Callable[[Store], object]], Store]
+PermuteItems = Callable[[Store, str], None]
 START = datetime(2026, 1, 1)  # noqa: DTZ001
 
 
@@ -71,6 +72,41 @@ def put_tiny(store: Store) -> None:
             )
         },
     )
+
+
+@pytest.fixture(scope="session")
+def permute_items() -> PermuteItems:
+    """`permute_items(store, where)` exchanges the items of the interactions that meet a condition in SQL, at random.
+
+    What is fitted to other interactions alone must come out the same afterwards.
+    """
+
+    def permute(store: Store, where: str) -> None:
+        with store.writing() as session:
+            changed = session.connection.execute(
+                f"""
+                update interactions
+                set item_id = other.item_id
+                from (
+                    select
+                        dataset, user_id, position,
+                        lag(item_id, 1, last_item) over (order by md5(user_id || position)) as item_id
+                    from (
+                        select *, last_value(item_id) over (
+                            order by md5(user_id || position) rows between unbounded preceding and unbounded following
+                        ) as last_item
+                        from interactions
+                        where {where}
+                    )
+                ) as other
+                where interactions.dataset = other.dataset
+                    and interactions.user_id = other.user_id
+                    and interactions.position = other.position
+                """
+            ).fetchall()
+        assert changed[0][0] > 1
+
+    return permute
 
 
 @pytest.fixture(scope="session")

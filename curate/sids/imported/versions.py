@@ -21,7 +21,7 @@ from curate.sids.imported.files import OwnRows, read_own_rows
 from curate.sids.measures import measure_ids
 from curate.sids.methods import IMPORTED, OpenEmbedder, open_embedder
 from curate.sids.quantizers import OnProgress, Quantizer, ResidualCodebooks
-from curate.sids.settings import COPURCHASE_WEIGHT, EmbedderSettings
+from curate.sids.settings import EmbedderSettings, PurchaseSettings
 from curate.sids.versions import SidSummary, load_items, load_summary, name_version, put_version
 from store import InputError, Store
 
@@ -33,9 +33,9 @@ def import_semantic_ids(
     quantizer: Quantizer | None = None,
     embedder: EmbedderSettings | None = None,
     *,
+    purchases: PurchaseSettings | None = None,
     item_ids: Path | None = None,
     codebook_size: int | None = None,
-    copurchase_weight: float = COPURCHASE_WEIGHT,
     open_embedder: OpenEmbedder = open_embedder,
     accept_shared: bool = False,
     on_progress: OnProgress = lambda _: None,
@@ -60,8 +60,8 @@ def import_semantic_ids(
             store,
             dataset,
             quantizer,
+            purchases=purchases,
             vectors=(f"file-{own.digest}", own.vectors_N_D),
-            copurchase_weight=copurchase_weight,
             accept_shared=accept_shared,
             on_progress=on_progress,
         )
@@ -70,8 +70,8 @@ def import_semantic_ids(
         dataset,
         own,
         embedder or EmbedderSettings(),
+        purchases or PurchaseSettings(),
         codebook_size=codebook_size,
-        copurchase_weight=copurchase_weight,
         open_embedder=open_embedder,
         accept_shared=accept_shared,
         on_progress=on_progress,
@@ -84,9 +84,9 @@ def _put_codes(
     dataset: str,
     own: OwnRows,
     embedder: EmbedderSettings,
+    purchases: PurchaseSettings,
     *,
     codebook_size: int | None,
-    copurchase_weight: float,
     open_embedder: OpenEmbedder,
     accept_shared: bool,
     on_progress: OnProgress,
@@ -99,7 +99,7 @@ def _put_codes(
         raise InputError(f"`codebook_size` is {size}, but the file has code {largest}; use {largest + 1} or more")
     with store.reading() as session:
         items = load_items(session, dataset)
-        pairs_P_2 = load_pairs(session, dataset, items)
+        pairs_P_2 = load_pairs(session, dataset, items, purchases.held_out_folds)
     texts = [item.text for item in items]
     opened = open_embedder(embedder, store.embeddings, texts, None)
     settings: dict[str, Any] = {
@@ -109,7 +109,7 @@ def _put_codes(
         "random_levels": 0,
         "seed": 0,
         "file": own.digest,
-        "copurchase_weight": copurchase_weight,
+        **purchases.to_settings(),
         "embedder": asdict(embedder) | {"name": opened.name},
     }
     version = name_version(dataset, settings)
@@ -118,7 +118,7 @@ def _put_codes(
     if known is not None:
         return accept_version(store, known) if accept_shared else known
     texts_N_T = embed_texts(store.embeddings, opened, texts, on_progress)
-    copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, copurchase_weight, seed=0)
+    copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, purchases.copurchase_weight, seed=0)
     fitted = fit_codebooks(own.codes_N_L, vectors_N_D)
     ids_N_L = own.codes_N_L.astype(np.uint16)
 

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.candidates.making import FOLDS, PRE_RANKER, PreRankerSettings, import_candidates, make_candidates
+from curate.candidates.making import PRE_RANKER, PreRankerSettings, import_candidates, make_candidates
 from curate.candidates.similarities import SEED
 from curate.datasets.ingest import IngestSettings, put_dataset
 from curate.sids.embedding.copurchases import copurchase_vectors
 from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from store import InputError, Session, Store, database
-from store.records import Item
+from store.records import FOLDS, Item
 
 P = PreRankerSettings()
 

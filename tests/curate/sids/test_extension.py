@@ -5,12 +5,14 @@ import pytest
 from curate.sids.assignment import assign_semantic_ids
 from curate.sids.extension import extend_semantic_ids
 from curate.sids.quantizers import ResidualKMeans
+from curate.sids.settings import PurchaseSettings
 from curate.sids.versions import find_version, load_codes
 from store import InputError, Store
 
 PutTexts = Callable[[str, Sequence[str]], None]
 
 FIRST = ["red soap", "red brush", "blue soap", "blue brush", "green towel", "green soap", "red towel", "blue towel"]
+TEXT_ALONE = PurchaseSettings(copurchase_weight=0)
 SMALL = ResidualKMeans(levels=3, codebook_size=4)
 
 
@@ -38,7 +40,7 @@ def test_known_items_keep_their_ids_and_new_ones_get_free_ones(put_texts: PutTex
 def test_a_new_item_like_an_old_one_shares_its_prefix(put_texts: PutTexts, store: Store) -> None:
     put_texts("may", FIRST)
     put_texts("june", [*FIRST, "blue towel"])
-    assign_semantic_ids(store, "may", SMALL, copurchase_weight=0.0)
+    assign_semantic_ids(store, "may", SMALL, purchases=TEXT_ALONE)
     extend_semantic_ids(store, "june", "may")
     codes = codes_of(store, "june")
     assert codes["i008"][:2] == codes["i007"][:2]
@@ -51,7 +53,7 @@ def test_extending_again_changes_nothing_and_extending_twice_skips_ids_of_items_
     put_texts("may", FIRST)
     put_texts("june", FIRST[:5])
     put_texts("july", [*FIRST[:5], *(["red towel"] * 6)])
-    assign_semantic_ids(store, "may", SMALL, copurchase_weight=0.0)
+    assign_semantic_ids(store, "may", SMALL, purchases=TEXT_ALONE)
     assert not extend_semantic_ids(store, "june", "may").already_there
     assert extend_semantic_ids(store, "june", "may").already_there
     summary = extend_semantic_ids(store, "july", "june")

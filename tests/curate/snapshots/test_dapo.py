@@ -81,3 +81,14 @@ def test_what_cannot_be_published_is_a_clear_error(shop: Store) -> None:
     prompts, traces = publish(shop, "prompts", settings()), publish(shop, "traces", SnapshotSettings("shop"))
     with pytest.raises(InputError, match="no rows in common"):
         diff(prompts, traces)
+
+
+def test_of_train_lists_only_those_of_held_out_folds_are_taught(shop: Store) -> None:
+    snapshot = publish(shop, "prompts", settings(held_out_folds=(1, 4)))
+    for split, condition in (("train", "split = 'train' and fold in (1, 4)"), ("validation", "split = 'valid'")):
+        expected = fetch(
+            shop,
+            f"select list_id from candidate_lists where target_rank is not null and {condition} order by list_id",
+        )
+        assert read_split(snapshot.path, split).select("list_id").rows() == expected
+    assert rebuild(shop, snapshot)

@@ -67,3 +67,17 @@ def test_general_text_comes_from_a_folder_by_paragraphs(shop: Store, tmp_path: P
 def test_test_interactions_cannot_be_published(shop: Store) -> None:
     with pytest.raises(SnapshotError, match="test targets"):
         publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", splits=("train", "test")))
+
+
+def test_of_users_in_held_out_folds_nothing_is_told(shop: Store) -> None:
+    snapshot = publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", held_out_folds=(2, 0)))
+    everything = publish(shop, "all", SnapshotSettings("shop", kind="midtrain"))
+    held_out = {user for (user,) in fetch(shop, "select user_id from interactions where user_fold(user_id) in (0, 2)")}
+    for split in ("train", "validation"):
+        told = set(read_split(everything.path, split)["row_id"])
+        of_users = {f"{task}/{user}" for task in ("next_item", "persona") for user in held_out}
+        assert told & of_users
+        assert set(read_split(snapshot.path, split)["row_id"]) == told - of_users
+    assert snapshot.manifest["selection"]["held_out_folds"] == [0, 2]
+    assert "held_out_folds" not in everything.manifest["selection"]
+    assert rebuild(shop, snapshot)

@@ -67,6 +67,19 @@ def test_a_snapshot_holds_exactly_the_accepted_traces_of_train_and_valid(traced:
     assert fetch(traced, "select name, version, kind from snapshots") == [("shop", snapshot.version, "sft")]
 
 
+def test_of_train_lists_only_those_of_held_out_folds_are_taught(traced: Store) -> None:
+    snapshot = publish(traced, "shop", SnapshotSettings("shop", held_out_folds=(0, 3)))
+    for split, condition in (("train", "split = 'train' and fold in (0, 3)"), ("validation", "split = 'valid'")):
+        expected = fetch(
+            traced,
+            "select trace_id from trace_browser join (select list_id, fold from candidate_lists) using (list_id)"
+            f" where accepted and {condition} order by trace_id",
+        )
+        assert expected
+        assert read_split(snapshot.path, split).select("trace_id").rows() == expected
+    assert rebuild(traced, snapshot)
+
+
 def test_a_row_is_a_prompt_and_the_canonical_answer(traced: Store) -> None:
     snapshot = publish(traced, "shop", SnapshotSettings("shop", ruleset="strict"))
     for row in read_split(snapshot.path, "train").to_dicts():
@@ -296,7 +309,8 @@ import polars as pl
 from curate.snapshots.kind import Contents, Counts, Kind, Selection
 
 def select(session, settings):
-    users = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits)
+    folds = list(settings.held_out_folds)
+    users = session.frame("snapshot_sequences", dataset=settings.dataset, splits=settings.splits, held_out_folds=folds)
     rows = [(row["split"], {"user_id": row["user_id"], "items": len(row["item_ids"])}) for row in users.to_dicts()]
     return Selection(
         Counts(users.group_by("split").agg(rows=pl.len()), users=users.height),

@@ -11,11 +11,13 @@ import pytest
 from curate.sids.extension import extend_semantic_ids
 from curate.sids.imported.files import read_own_rows
 from curate.sids.imported.versions import fit_codebooks, import_semantic_ids
+from curate.sids.settings import PurchaseSettings
 from curate.sids.versions import load_codes
 from store import InputError, Store
 
 ITEMS = ["a", "b", "c"]
 CODES = [[1, 2, 3], [1, 2, 4], [0, 0, 65]]
+TEXT_ALONE = PurchaseSettings(copurchase_weight=0)
 VECTORS = [[0.5, 1.0], [-1.0, 2.5], [0.0, 0.25]]
 
 
@@ -166,12 +168,12 @@ def test_ids_that_items_share_are_fit_only_if_that_is_accepted(
 def test_ids_are_made_of_ones_own_vectors(store: Store, tmp_path: Path, put_texts: PutTexts) -> None:
     put_texts("shop", TITLES)
     file = write(tmp_path / "f", embedding=[[9.0, 0.1], [8.0, 0.2], [0.1, 7.0], [0.2, 9.0]])
-    summary = import_semantic_ids(store, "shop", file, copurchase_weight=0)
+    summary = import_semantic_ids(store, "shop", file, purchases=TEXT_ALONE)
     assert summary.version.sid_version.startswith("rq-kmeans-4x256-")
     assert summary.settings["embedder"]["kind"] == "file"
-    assert import_semantic_ids(store, "shop", file, copurchase_weight=0).already_there
+    assert import_semantic_ids(store, "shop", file, purchases=TEXT_ALONE).already_there
     other = write(tmp_path / "g", embedding=[[9.0, 0.1], [8.0, 0.2], [0.1, 7.0], [0.2, 9.5]])
-    assert not import_semantic_ids(store, "shop", other, copurchase_weight=0).already_there
+    assert not import_semantic_ids(store, "shop", other, purchases=TEXT_ALONE).already_there
     put_texts("later", [*TITLES, "white tea"])
     with pytest.raises(InputError, match="was made from vectors in a file"):
         extend_semantic_ids(store, "later", str(summary.version))

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate.candidates.making import FOLDS
 from curate.datasets.sources import choose_sources
 from curate.traces.target_lists import load_target_lists
 from curate.traces.teachers.fitted.boosting import import_lightgbm
 from curate.traces.teachers.fitted.candidate_features import candidate_features
 from store import InputError, Store
+from store.records import FOLDS
 
 from .conftest import FEW, fit
 
