@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,36 +20,58 @@ from train.ranking.full_ranking import (
 )
 from train.ranking.sid_trie import SidTrie
 from train.runs import find_student
-from train.students.student import load_student
+from train.students.student import init_student, load_student
 from train.students.vocabulary import find_vocabulary
 
 IDS = np.array([codes for codes in product(range(8), repeat=2) if sum(codes) % 3 == 0])
+# Of four levels, so that a beam's parent is itself the child of one of several beams.
+LONG_IDS = np.array([codes for codes in product(range(4), repeat=4) if sum(codes) % 7 == 0])
 
 
-def slow_scores(model: Any, tokenizer: Any, history: str) -> list[float]:
+@pytest.fixture(scope="session")
+def long_student_folder(build_once: Callable[..., Path]) -> Path:
+    texts = [render_sid(codes) for codes in LONG_IDS.tolist()]
+    return build_once("student-of-long-ids", lambda folder: init_student(texts, 4, 4, "tiny", folder))
+
+
+def slow_scores(model: Any, tokenizer: Any, history: str, ids_N_L: np.ndarray) -> list[float]:
     """The log-probability of each ID's codes, one ID at a time."""
     scores = []
-    for codes in IDS:
+    for codes in ids_N_L:
         ids = tokenizer.encode(history + render_sid(codes.tolist()), add_special_tokens=False)
         with torch.no_grad():
             log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        # The last token is the end of the ID, the two before it the codes.
-        scores.append(sum(float(log_probs[place - 1, ids[place]]) for place in (len(ids) - 3, len(ids) - 2)))
+        # The last token is the end of the ID, those before it the codes.
+        places = range(len(ids) - 1 - len(codes), len(ids) - 1)
+        scores.append(sum(float(log_probs[place - 1, ids[place]]) for place in places))
     return scores
 
 
-def test_as_many_beams_as_ids_are_an_exhaustive_search(student: tuple[Any, Any]) -> None:
-    model, tokenizer = student
-    trie = SidTrie.build(IDS, 8)
-    histories = ["A shopper", "A shopper bought, one after the other: " + render_sid([1, 2]) + render_sid([3, 0])]
+@pytest.mark.parametrize(("ids_N_L", "codes"), [(IDS, 8), (LONG_IDS, 4)])
+def test_as_many_beams_as_ids_are_an_exhaustive_search(
+    ids_N_L: np.ndarray, codes: int, student_folder: Path, long_student_folder: Path
+) -> None:
+    levels = ids_N_L.shape[1]
+    model, tokenizer = load_student(student_folder if levels == 2 else long_student_folder)
+    trie = SidTrie.build(ids_N_L, codes)
+    histories = [
+        "A shopper",
+        "A shopper bought, one after the other: " + "".join(map(render_sid, ids_N_L[:2].tolist())),
+    ]
     ranked = rank_items(
-        model, tokenizer, find_vocabulary(tokenizer, 2, 8), trie, histories, beams=len(IDS) + 5, batch_size=2
+        model,
+        tokenizer,
+        find_vocabulary(tokenizer, levels, codes),
+        trie,
+        histories,
+        beams=len(ids_N_L) + 5,
+        batch_size=2,
     )
     for history, nodes_K, scores_K in zip(histories, ranked.nodes_N_K, ranked.log_probs_N_K, strict=True):
-        expected = slow_scores(model, tokenizer, history)
+        expected = slow_scores(model, tokenizer, history, ids_N_L)
         found = {int(node): float(score) for node, score in zip(nodes_K, scores_K, strict=True) if np.isfinite(score)}
-        assert [found[node] for node in range(len(IDS))] == pytest.approx(expected, abs=1e-4)
-        assert np.isneginf(scores_K[len(IDS) :]).all()
+        assert [found[node] for node in range(len(ids_N_L))] == pytest.approx(expected, abs=1e-4)
+        assert np.isneginf(scores_K[len(ids_N_L) :]).all()
 
 
 def test_few_beams_find_valid_ids_best_first_in_any_batch(student: tuple[Any, Any]) -> None:

@@ -1,6 +1,7 @@
 """Each formula against a case worked out by hand and against a slow reference written apart from it."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -164,17 +165,17 @@ def test_a_code_that_fades_for_ever_keeps_its_place() -> None:
     assert codebooks[0, :, 0].tolist() == pytest.approx([3.0, 7.0])
 
 
-def test_the_moving_average_ends_at_the_mean_of_what_is_assigned() -> None:
+def test_the_moving_average_ends_at_the_mean_of_what_is_assigned_at_every_level() -> None:
     random = torch.Generator().manual_seed(0)
-    codebooks = torch.randn(1, 3, 2, generator=random)
-    points = torch.randn(1, 30, 2, generator=random)
-    codes = torch.randint(3, (30, 1), generator=random)
+    codebooks = torch.randn(4, 3, 2, generator=random)
+    points = torch.randn(4, 30, 2, generator=random)
+    codes = torch.randint(3, (30, 4), generator=random)
     ema = EmaCodebooks(codebooks, decay=0.9)
     for _ in range(400):
         ema.update(codebooks, Quantization(codes, points, points))
-    for code in range(3):
-        assert codebooks[0, code].tolist() == pytest.approx(
-            points[0][codes[:, 0] == code].mean(dim=0).tolist(), abs=1e-4
+    for level, code in product(range(4), range(3)):
+        assert codebooks[level, code].tolist() == pytest.approx(
+            points[level][codes[:, level] == code].mean(dim=0).tolist(), abs=1e-4
         )
 
 

@@ -139,6 +139,19 @@ def test_noise_moves_the_order_and_never_the_points(
     assert len({parsed.ranking for parsed in answers}) > 5
 
 
+def test_first_places_follow_the_softmax_of_the_scores(
+    lists: list[ListedTask], teachers: dict[str, LambdaMartTeacher]
+) -> None:
+    teacher, draws = teachers[POINTS], 500
+    listed = lists[0]
+    scores_K = teacher.models.scores([listed.task], teacher.folds[listed.list_id])
+    best, temperature = int(scores_K.argmax()), float(scores_K.std()) / 1.2
+    odds_K = np.exp(scores_K / temperature)
+    firsts = [answer(teacher, listed, temperature, seed).ranking[0] for seed in range(draws)]
+    share = firsts.count(listed.task.candidates[best].item.item_id) / draws
+    assert share == pytest.approx(odds_K[best] / odds_K.sum(), abs=4 * (0.2 / draws) ** 0.5)
+
+
 def test_a_prompt_without_evidence_is_a_failed_request(teachers: dict[str, LambdaMartTeacher]) -> None:
     task = RerankTask((), (Candidate(ShownItem("a", "<a>")),))
     with pytest.raises(RequestFailedError, match="the prompt shows none"):

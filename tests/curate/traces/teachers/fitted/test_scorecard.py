@@ -67,10 +67,12 @@ def test_noise_moves_the_order_and_never_the_points() -> None:
     assert len({each.ranking for each in parsed}) > 5
 
 
-def test_at_temperature_one_first_places_are_taken_by_their_odds() -> None:
-    card, task, draws = a_card(brand_items=1.0), a_task(0, 1), 3_000
+@pytest.mark.parametrize("others", [1, 9])
+def test_at_temperature_one_first_places_are_taken_by_their_odds(others: int) -> None:
+    """Against one other, noise of the wrong sign would give the same shares."""
+    card, task, draws = a_card(brand_items=1.0), a_task(1, *[0] * others), 2_000
     firsts = Counter(answer(card, task, temperature=1.0, seed=seed).ranking[0] for seed in range(draws))
-    assert firsts["c1"] / draws == pytest.approx(1 / (1 + np.exp(-1)), abs=4 * (0.2 / draws) ** 0.5)
+    assert firsts["c0"] / draws == pytest.approx(np.e / (np.e + others), abs=4 * (0.2 / draws) ** 0.5)
 
 
 def test_ties_stay_in_the_given_order_and_points_in_their_range() -> None:
