@@ -147,14 +147,14 @@ def quantized(codes: list[list[int]], residuals: list[list[float]]) -> Quantizat
 
 def test_hand_worked_moving_average() -> None:
     codebooks = torch.tensor([[[2.0], [7.0]]])
-    ema = EmaCodebooks(codebooks, decay=0.5)
+    ema = EmaCodebooks(codebooks, decay=0.75)
     ema.update(codebooks, quantized([[0], [0], [0]], [[4.0, 5.0, 6.0]]))
-    # counts: .5 * 1 + .5 * 3 = 2 and .5; sums: .5 * 2 + .5 * 15 = 8.5 and 3.5
-    assert codebooks[0, :, 0].tolist() == pytest.approx([4.25, 7.0])
+    # counts: .75 * 1 + .25 * 3 = 1.5 and .75; sums: .75 * 2 + .25 * 15 = 5.25 and .75 * 7
+    assert codebooks[0, :, 0].tolist() == pytest.approx([3.5, 7.0])
     ema.restart(0, torch.tensor([1]), torch.tensor([[-3.0]]))
     ema.update(codebooks, quantized([[1]], [[-5.0]]))
-    # .5 * -3 + .5 * -5 over .5 + .5
-    assert codebooks[0, 1].item() == pytest.approx(-4.0)
+    # .75 * -3 + .25 * -5 over .75 + .25
+    assert codebooks[0, 1].item() == pytest.approx(-3.5)
 
 
 def test_a_code_that_fades_for_ever_keeps_its_place() -> None:
