@@ -57,6 +57,16 @@ def test_weights_and_labels_stand_where_reasoning_and_order_stand(student: tuple
         assert tokenizer.decode(parts[0.0]) == prompt
 
 
+def test_the_answer_begins_at_its_last_key(student: tuple[Any, Any], rows: Any) -> None:
+    """A thought before the answer may name the key."""
+    _, tokenizer = student
+    text = 'The "recommendations" follow. ' + rows[0]["completion"][0]["content"]
+    row = {**rows[0], "completion": [{"role": "assistant", "content": text}]}
+    (tokens,) = encode_traces(datasets.Dataset.from_list([row]), tokenizer, SftLoss(0.25, 1.0), max_tokens=512)
+    weighed = zip(tokens["input_ids"], tokens["weights"], strict=True)
+    assert tokenizer.decode([token for token, weight in weighed if weight == 1.0]).count(RECOMMENDATIONS) == 1
+
+
 def test_equal_weights_are_trls_own_loss(student: tuple[Any, Any], rows: Any, tmp_path: Path) -> None:
     model, tokenizer = student
     other = copy.deepcopy(model)
