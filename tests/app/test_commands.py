@@ -20,7 +20,7 @@ from curate.datasets.simulator import SimulatorSettings
 from curate.evaluation.rankers.selection import RANKERS
 from curate.evaluation.settings import EvalSettings
 from curate.sids.methods import EMBEDDERS
-from curate.sids.settings import EmbedderSettings, ResidualKMeansSettings
+from curate.sids.settings import EmbedderSettings, PurchaseSettings, ResidualKMeansSettings
 from curate.snapshots import KINDS, SnapshotSettings
 from curate.traces.settings import RequestSettings, SamplingSettings
 from curate.traces.teachers.selection import TEACHERS
@@ -28,7 +28,7 @@ from curate.traces.teachers.settings import OpenAISettings
 from store.settings import options_of
 from train.dapo.settings import DapoSettings
 from train.midtrain.settings import MidtrainSettings
-from train.ranking.settings import FullRankingSettings, StudentSettings
+from train.ranking.settings import FullRankingSettings, SelectionSettings, StudentSettings
 from train.sft.settings import SftSettings
 from train.sids.settings import RqVaeSettings
 from train.students.settings import InitSettings
@@ -36,14 +36,14 @@ from train.students.settings import InitSettings
 SETTINGS: dict[str, tuple[type, ...]] = {
     "simulate": (SimulatorSettings,),
     "ingest": (IngestSettings,),
-    "sids make": (ResidualKMeansSettings, RqVaeSettings, EmbedderSettings),
+    "sids make": (ResidualKMeansSettings, RqVaeSettings, EmbedderSettings, PurchaseSettings),
     "candidates": (FullRankingSettings,),
     "trace": (SamplingSettings, OpenAISettings, RequestSettings),
     "snapshot publish": (SnapshotSettings,),
     "train init": (InitSettings,),
     "train midtrain": (MidtrainSettings,),
-    "train sft": (SftSettings,),
-    "train dapo": (DapoSettings,),
+    "train sft": (SftSettings, SelectionSettings),
+    "train dapo": (DapoSettings, SelectionSettings),
     "eval": (EvalSettings, StudentSettings, RequestSettings),
 }
 
@@ -111,7 +111,7 @@ def test_options_have_default_range_choices_and_help_of_their_fields(command: st
         if isinstance(default, bool):
             # What is on by default can be turned off.
             assert bool(option.secondary_opts) is default
-        elif default not in (None, MISSING):
+        elif default not in (None, MISSING, ()):
             typed = ",".join(default) if isinstance(default, tuple) else default
             assert option.default == typed
             assert f"[default: {typed}" in option.help
@@ -150,7 +150,10 @@ def test_help_lists_the_names_that_are_built_in() -> None:
         ),
         ("trace shop --temperature 3", "--temperature is 3.0; it must be from 0 to 2"),
         ("trace shop --split tset", "--split is 'tset'; it must be train, valid or test"),
-        ("eval shop --modes reasoning,aloud", "--modes is 'aloud'; it must be reasoning, direct or first-token"),
+        (
+            "eval shop --modes reasoning,aloud",
+            "--modes is 'aloud'; it must be reasoning, direct, first-token, points, first-after-points or points-and-first",
+        ),
         ("eval shop --shuffles 1", "--shuffles is 1; it must be 0, or 2 or more to compare"),
         ("candidates shop --beams 0", "--beams is 0; it must be 1 or more"),
         ("train init shop --name x --size huge", "--size is 'huge'; it must be tiny, small or base"),

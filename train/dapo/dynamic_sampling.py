@@ -300,11 +300,11 @@ class DynamicSamplingTrainer(SelectingTrainer, GRPOTrainer):  # type: ignore[mis
         merged["num_items_in_batch"] = self.accelerator.gather(counted_B_T.sum()).sum()
         return merged
 
-    def sample_completions(self, prompts: Sequence[Any]) -> list[Any]:
-        """num_generations completions of each prompt, one prompt after the other, as a rollout writes them.
+    def sample_completions(self, examples: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """num_generations completions of each row of the training data, one row after the other, as in a rollout.
 
         Random numbers and metrics stay as they are: a training goes on as if nothing had been sampled. All processes
-        must call it with equally many prompts.
+        must call it with equally many rows.
         """
         device = self.accelerator.device
         training = self.model.training
@@ -312,7 +312,7 @@ class DynamicSamplingTrainer(SelectingTrainer, GRPOTrainer):  # type: ignore[mis
             # TRL counts the tokens of what it generates for training.
             self.model.eval()
             _, _, _, completions, *_ = self._generate(
-                [prompt for prompt in prompts for _ in range(self.num_generations)]
+                [example["prompt"] for example in examples for _ in range(self.num_generations)]
             )
         self.model.train(training)
         return list(completions)

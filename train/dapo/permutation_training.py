@@ -57,6 +57,11 @@ class PermutationTrainer(DynamicSamplingTrainer):
         self._inputs = inputs
         return super()._sample(inputs)
 
+    def sample_completions(self, examples: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """As of a DynamicSamplingTrainer, constrained like a rollout."""
+        self._inputs = [dict(example) for example in examples for _ in range(self.num_generations)]
+        return super().sample_completions(examples)
+
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         tokenized = super()._tokenize_prompts(prompts)
         for example, ids in zip(self._inputs, tokenized[0], strict=True):

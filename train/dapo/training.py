@@ -194,7 +194,7 @@ class ResolutionCallback(TrainerCallback):
             completion
             for start in range(0, lists, settings.prompts_per_batch)
             for completion in self._trainer.sample_completions(
-                sample["prompt"][start : start + settings.prompts_per_batch]
+                sample.select(range(start, min(start + settings.prompts_per_batch, lists))).to_list()
             )
         ]
         columns = {name: [value for value in sample[name] for _ in range(answers)] for name in ("candidates", "target")}

@@ -593,4 +593,4 @@ def test_the_schema_can_be_searched(store: Store) -> None:
 def test_meanings_are_there_to_be_read() -> None:
     meanings = read_meanings()
     assert meanings["labels.saved_queries", "query"] == "the SQL"
-    assert meanings["traces", ""].startswith("Every attempt, good or bad, is a row.")
+    assert meanings["traces", ""].startswith("Every attempt of a teacher, good or bad, is a row,")

@@ -20,6 +20,7 @@ from store import InputError, SnapshotError, Store
 from store.progress import Notice
 from train.dapo.rewards import RewardSettings
 from train.dapo.training import DapoSettings, _arguments, choose_prompts, reward_functions, train_dapo
+from train.ranking.settings import NO_SELECTION
 from train.runs import find_student, student_folder
 from train.students.student import load_student
 
@@ -56,7 +57,7 @@ def test_a_training_leaves_a_student_a_run_and_what_its_answers_were_like(
 
 
 def arguments(**changed: Any) -> GRPOConfig:
-    return _arguments(DapoSettings(**changed).resolve(from_scratch=False), Path("checkpoints"), 7)
+    return _arguments(DapoSettings(**changed).resolve(from_scratch=False), Path("checkpoints"), 7, NO_SELECTION)
 
 
 def test_the_settings_of_dapo_reach_trl() -> None:

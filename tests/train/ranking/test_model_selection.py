@@ -17,7 +17,8 @@ from train.browsing import load_curves, load_trainings
 from train.dapo.settings import DapoSettings
 from train.dapo.training import train_dapo
 from train.ranking.model_selection import ValidLists, open_valid_lists
-from train.ranking.rerankers import open_student, student_rankers
+from train.ranking.modes import student_rankers
+from train.ranking.rerankers import open_student
 from train.ranking.settings import SelectionSettings
 from train.runs import TrainingRun, TrainingSummary, open_snapshot, student_folder
 from train.sft.settings import SftSettings
