@@ -152,7 +152,7 @@ def test_help_lists_the_names_that_are_built_in() -> None:
         ("trace shop --split tset", "--split is 'tset'; it must be train, valid or test"),
         (
             "eval shop --modes reasoning,aloud",
-            "--modes is 'aloud'; it must be reasoning, direct, first-token, points, first-after-points or points-and-first",
+            "--modes is 'aloud'; it must be reasoning, direct",
         ),
         ("eval shop --shuffles 1", "--shuffles is 1; it must be 0, or 2 or more to compare"),
         ("candidates shop --beams 0", "--beams is 0; it must be 1 or more"),
