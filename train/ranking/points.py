@@ -11,8 +11,7 @@ every ranking is valid.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +78,23 @@ def answer_form(student: Student, candidates: int) -> AnswerForm:
     )
 
 
+class Scores(NamedTuple):
+    """What a student says of the candidates of one task.
+
+    points_K: expected points. firsts_K: log-probabilities of the first number of the order; 0 if only points are read.
+    read, written: tokens that the student read before it began to write, and those that it wrote.
+    """
+
+    points_K: Tensor
+    firsts_K: Tensor
+    read: int
+    written: int
+
+
+# What is read, in the name of a ranker.
+_READS = {"points": "points", "first": "first token after points", "both": "points and first token"}
+
+
 @dataclass(frozen=True)
 class PointsRanker:
     """Sorts candidates by the expected value of their points, by the first token of the order after them, or by both.
@@ -102,35 +118,29 @@ class PointsRanker:
     @property
     def name(self) -> str:
         """The student's name with what is read."""
-        return f"{self.student.name} {self._suffix}"
-
-    @cached_property
-    def _suffix(self) -> str:
-        return {"points": "points", "first": "first token after points", "both": "points and first token"}[self.reads]
+        return f"{self.student.name} {_READS[self.reads]}"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that its rankings depend on."""
-        return {"template": self.student.template.name, "reads": self.reads}
+        return {**self.student.settings, "reads": self.reads}
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
         """One ranking per task, which is always a permutation of the candidates. Ties keep the input order."""
         rankings = []
-        for task, (points_K, firsts_K) in zip(tasks, self.scores(tasks), strict=True):
-            scores_K = {"points": points_K, "first": firsts_K}.get(self.reads)
+        for task, scores in zip(tasks, self.scores(tasks), strict=True):
+            scores_K = {"points": scores.points_K, "first": scores.firsts_K}.get(self.reads)
             if scores_K is None:
-                scores_K = _standardised(points_K) + _standardised(firsts_K)
+                scores_K = _standardised(scores.points_K) + _standardised(scores.firsts_K)
             order = torch.argsort(scores_K, descending=True, stable=True).tolist()
-            rankings.append(Ranked([task.candidates[k].item.item_id for k in order]))
+            ranked = Ranked([task.candidates[k].item.item_id for k in order])
+            rankings.append(ranked._replace(prompt_tokens=scores.read, completion_tokens=scores.written))
         return rankings
 
     @torch.inference_mode()
-    def scores(self, tasks: Sequence[RerankTask]) -> list[tuple[Tensor, Tensor]]:
-        """For each task, the expected points (K,) and the log-probabilities (K,) of the order's first number.
-
-        The latter are 0 if only points are read.
-        """
-        student, found = self.student, [(torch.zeros(0), torch.zeros(0))] * len(tasks)
+    def scores(self, tasks: Sequence[RerankTask]) -> list[Scores]:
+        """The scores of each task's candidates."""
+        student, found = self.student, [Scores(torch.zeros(0), torch.zeros(0), 0, 0)] * len(tasks)
         student.model.eval()
         options = cache_options(student.model)
         prompts = student.prompts(tasks)
@@ -170,7 +180,7 @@ class PointsRanker:
                 if reads_first:
                     firsts_B_K = output.logits[-1].double().log_softmax(-1)[:, numbers_K].cpu()
                 for row, place in enumerate(places):
-                    found[chosen[place]] = (points_B_K[row], firsts_B_K[row])
+                    found[chosen[place]] = Scores(points_B_K[row], firsts_B_K[row], len(rows[place]), steps)
                 finished += len(places)
                 message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
                 self.on_progress(Counted(message, finished, len(tasks)))

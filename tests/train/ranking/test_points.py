@@ -16,7 +16,7 @@ from prompts.completion import render_completion
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from train.ranking.modes import student_rankers
-from train.ranking.points import PointsRanker, answer_form
+from train.ranking.points import PointsRanker, Scores, answer_form
 from train.ranking.rerankers import open_student
 from train.sft.settings import SftSettings
 from train.sft.training import train_sft
@@ -62,8 +62,9 @@ def test_scores_are_those_of_a_plain_forward_pass(rater: Store) -> None:
     student = open_student(rater, "rater")
     form = answer_form(student, 10)
     (task, *_) = tasks_of(rater)
-    ((points_K, firsts_K),) = PointsRanker(student, "both").scores([task])
+    ((points_K, firsts_K, read, written),) = PointsRanker(student, "both").scores([task])
     (ids,) = student.prompts([task])
+    assert (read, written) == (len(ids) + form.places_K[0], len(form.ids_T) + 1 - form.places_K[0])
     written = list(form.ids_T)
     for number, place in enumerate(form.places_K):
         with torch.no_grad():
@@ -81,20 +82,21 @@ def test_batches_do_not_change_the_scores(rater: Store) -> None:
     shorter = RerankTask(tasks[0].history, tasks[0].candidates[:4])
     ranker = PointsRanker(student, "both")
     together = ranker.scores([*tasks, shorter])
-    for task, (points_K, firsts_K) in zip([*tasks, shorter], together, strict=True):
-        ((alone_K, first_alone_K),) = ranker.scores([task])
-        assert points_K.tolist() == pytest.approx(alone_K.tolist(), abs=1e-3)
-        assert firsts_K.tolist() == pytest.approx(first_alone_K.tolist(), abs=1e-3)
+    for task, scores in zip([*tasks, shorter], together, strict=True):
+        (alone,) = ranker.scores([task])
+        assert scores.points_K.tolist() == pytest.approx(alone.points_K.tolist(), abs=1e-3)
+        assert scores.firsts_K.tolist() == pytest.approx(alone.firsts_K.tolist(), abs=1e-3)
 
 
 def test_what_is_read_decides_the_order(rater: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     student, task = open_student(rater, "rater"), tasks_of(rater)[0]
     three = RerankTask(task.history, task.candidates[:3])
-    scores = (torch.tensor([10.0, 30.0, 20.0]), torch.tensor([-1.0, -9.0, -1.0]))
+    scores = Scores(torch.tensor([10.0, 30.0, 20.0]), torch.tensor([-1.0, -9.0, -1.0]), 70, 30)
     monkeypatch.setattr(PointsRanker, "scores", lambda *_: [scores])
     orders = {}
     for reads in ("points", "first", "both"):
         (ranked,) = PointsRanker(student, reads).rank([three])
+        assert (ranked.prompt_tokens, ranked.completion_tokens) == (70, 30)
         orders[reads] = [[c.item.item_id for c in three.candidates].index(item) for item in ranked.item_ids]
     assert orders == {"points": [1, 2, 0], "first": [0, 2, 1], "both": [2, 1, 0]}
 
