@@ -48,13 +48,15 @@ class Engine:
         # With this prefix the folder is removed later, even if this process is killed.
         spill = folder / f"{PREFIX}{os.getpid()}-engine"
         self._database = duckdb.connect(":memory:", config=SETTINGS | {"temp_directory": str(spill)})
+        # DuckDB refuses a second call of `cursor` while another thread is in one.
+        self._making_cursor = threading.Lock()
         self._attachments: defaultdict[Path, _Attachment] = defaultdict(_Attachment)
         self._is_closed = False
 
     @contextmanager
     def connected(self, file: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection whose database is a file, which is attached as in `attached`."""
-        with self.attached(file, read_only=read_only), closing(self._database.cursor()) as connection:
+        with self.attached(file, read_only=read_only), self._cursor() as connection:
             connection.execute(f"use {_name(file)}")
             connection.execute("set enable_progress_bar = false")
             if not read_only:
@@ -91,7 +93,7 @@ class Engine:
         self._database.close()
 
     def _attach(self, file: Path, *, read_only: bool) -> None:
-        with self._whole(), closing(self._database.cursor()) as connection:
+        with self._whole(), self._cursor() as connection:
             connection.execute(f"attach {_quoted(file)} as {_name(file)}{' (read_only)' if read_only else ''}")
             if read_only:
                 connection.execute(f"set memory_limit = '{_READING_MEMORY}'")
@@ -100,12 +102,17 @@ class Engine:
         if self._is_closed:
             # The last connection closes all files.
             return
-        with self._whole(), closing(self._database.cursor()) as connection:
+        with self._whole(), self._cursor() as connection:
             # On a full disk the checkpoint fails, but the file is detached, and committed data stays in its log.
             with suppress(duckdb.IOException):
                 connection.execute(f"detach {_name(file)}")
             if not any(attachment.users for attachment in list(self._attachments.values())):
                 connection.execute("reset memory_limit")
+
+    def _cursor(self) -> closing[duckdb.DuckDBPyConnection]:
+        """A connection of its own to the instance, closed after the block."""
+        with self._making_cursor:
+            return closing(self._database.cursor())
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
