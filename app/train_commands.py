@@ -1,6 +1,7 @@
 """`gr2 train`: make a student, and train it on snapshots."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,8 @@ from train.sft.settings import SftSettings
 from train.students.settings import InitSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import polars as pl
 
     from train.dapo.judging import JudgedAgain
@@ -96,20 +99,18 @@ def midtrain(
     prepare_training("gr2 train")
     from train.midtrain.training import train_midtrain
 
-    reference, begin = _begin(snapshot, student, resume=resume)
-    with status_line() as on_progress:
-        done = train_midtrain(
-            open_store(store),
-            reference,
-            begin,
-            name,
-            settings,
-            codebook_rows=codebook_rows,
-            resume=resume,
-            given=given,
-            on_progress=on_progress,
-        )
-    print_training(name, done, ("loss", "mean_token_accuracy"))
+    _train(
+        train_midtrain,
+        snapshot,
+        student,
+        name,
+        ("loss", "mean_token_accuracy"),
+        store=store,
+        resume=resume,
+        settings=settings,
+        given=given,
+        codebook_rows=codebook_rows,
+    )
 
 
 def sft(
@@ -129,20 +130,18 @@ def sft(
     prepare_training("gr2 train")
     from train.sft.training import train_sft
 
-    reference, begin = _begin(snapshot, student, resume=resume)
-    with status_line() as on_progress:
-        done = train_sft(
-            open_store(store),
-            reference,
-            begin,
-            name,
-            settings,
-            selection=selection,
-            resume=resume,
-            given=given | selecting,
-            on_progress=on_progress,
-        )
-    print_training(name, done, ("loss", "mean_token_accuracy"))
+    _train(
+        train_sft,
+        snapshot,
+        student,
+        name,
+        ("loss", "mean_token_accuracy"),
+        store=store,
+        resume=resume,
+        settings=settings,
+        given=given | selecting,
+        selection=selection,
+    )
 
 
 def dapo(
@@ -162,20 +161,18 @@ def dapo(
     prepare_training("gr2 train")
     from train.dapo.training import train_dapo
 
-    reference, begin = _begin(snapshot, student, resume=resume)
-    with status_line() as on_progress:
-        done = train_dapo(
-            open_store(store),
-            reference,
-            begin,
-            name,
-            settings,
-            selection=selection,
-            resume=resume,
-            given=given | selecting,
-            on_progress=on_progress,
-        )
-    print_training(name, done, ("reward", "answers/promotion", "answers/valid", "answers/copied"))
+    _train(
+        train_dapo,
+        snapshot,
+        student,
+        name,
+        ("reward", "answers/promotion", "answers/valid", "answers/copied"),
+        store=store,
+        resume=resume,
+        settings=settings,
+        given=given | selecting,
+        selection=selection,
+    )
 
 
 def rollouts(
@@ -206,15 +203,32 @@ def rollouts(
     print_rollouts(name, done, compare_rewards(done.rollouts))
 
 
-def _begin(snapshot: str | None, student: str | None, *, resume: bool) -> tuple[str, str]:
-    """What a training needs unless it goes on. Raises InputError."""
+def _train(
+    train: "Callable[..., TrainingSummary]",
+    snapshot: str | None,
+    student: str | None,
+    name: str,
+    shown: tuple[str, ...],
+    *,
+    store: Path,
+    resume: bool,
+    **options: Any,
+) -> None:
+    """Begin a training, or go on with it, and print the figures `shown`. options: further arguments of `train`.
+
+    Raises InputError unless there is all that a training needs.
+    """
     from store import InputError
 
     if resume and (snapshot or student):
         raise InputError("--resume goes on with what the training began with; leave SNAPSHOT and --student out")
     if not resume and not (snapshot and student):
         raise InputError("a training needs a SNAPSHOT and a --student (gr2 train init makes one)")
-    return snapshot or "", student or ""
+    with status_line() as on_progress:
+        done = train(
+            open_store(store), snapshot or "", student or "", name, resume=resume, on_progress=on_progress, **options
+        )
+    print_training(name, done, shown)
 
 
 def print_student(name: str, done: "StudentSummary") -> None:

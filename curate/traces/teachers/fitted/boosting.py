@@ -72,9 +72,16 @@ class LambdaMart:
         features = features_of(tasks, popularity=self.settings.popularity)
         return self.scale * _predict(self._models(fold), features)
 
-    def contributions(self, task: RerankTask, fold: int | None) -> NDArray[np.float64]:
-        """What each feature adds to the log-odds of each candidate (K, F), by SHAP values of the trees."""
+    def contributions(
+        self, task: RerankTask, fold: int | None, *, places: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """What each feature adds to the log-odds of each candidate (K, F), by SHAP values of the trees.
+
+        places: of which candidates, because each takes a while; None for all.
+        """
         features = features_of([task], popularity=self.settings.popularity)
+        if places is not None:
+            features = features[places]
         # The last column is the expected value of all candidates.
         by_model = [model.predict(features, pred_contrib=True, num_threads=1)[:, :-1] for model in self._models(fold)]
         return np.asarray(self.scale * np.mean(by_model, axis=0))

@@ -18,7 +18,7 @@ from curate.datasets.sources import choose_sources
 from curate.traces.teachers.evidence import describe_match, strongest_link
 from curate.traces.teachers.fitted.boosting import LambdaMart, LambdaMartSettings, fit_lambdamart
 from curate.traces.teachers.fitted.candidate_features import feature_names
-from curate.traces.teachers.fitted.scorecard import PointScale, explain_points
+from curate.traces.teachers.fitted.scorecard import PointScale, draw_scores, explain_points
 from curate.traces.teachers.protocol import Completion, FailureKind, RequestFailedError, TeacherRequest
 from prompts.completion import render_completion
 from prompts.tasks import Candidate, RerankTask
@@ -58,10 +58,7 @@ class LambdaMartTeacher:
             raise RequestFailedError("lambdamart rates evidence, and the prompt shows none", FailureKind.REJECTED)
         fold = self.folds.get(request.list_id)
         scores_K = self.models.scores([task], fold)
-        draws_K = scores_K
-        if request.temperature > 0:
-            # Sorting by score plus Gumbel noise samples a ranking from the Plackett-Luce model.
-            draws_K = scores_K + request.temperature * np.random.default_rng(request.seed).gumbel(size=len(scores_K))
+        draws_K = draw_scores(scores_K, request)
         if task.target is not None:
             is_target_K = [candidate.item.item_id == task.target.item_id for candidate in task.candidates]
             draws_K = np.where(is_target_K, np.inf, draws_K)
@@ -70,7 +67,7 @@ class LambdaMartTeacher:
             # The trees tell the candidates of one list apart, so only differences within a list mean anything.
             reasoning = explain_points(scores_K - scores_K.mean(), POINT_SCALE)
         else:
-            contributions_F = self.models.contributions(task, fold)[order[0]]
+            (contributions_F,) = self.models.contributions(task, fold, places=order[:1])
             reasoning = explain_contributions(task, task.candidates[order[0]], contributions_F)
         text = render_completion(reasoning, [task.candidates[k].item.sid for k in order])
         return Completion(text, "stop", cost_usd=0.0)

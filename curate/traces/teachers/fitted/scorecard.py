@@ -91,11 +91,7 @@ class ScorecardTeacher:
             raise RequestFailedError(
                 f"the scorecard rates evidence, and the prompt shows none: {error}", FailureKind.REJECTED
             ) from error
-        draws_K = scores_K
-        if request.temperature > 0:
-            # Sorting by score plus Gumbel noise samples a ranking from the Plackett-Luce model.
-            draws_K = scores_K + request.temperature * np.random.default_rng(request.seed).gumbel(size=len(scores_K))
-        order = np.argsort(-draws_K, kind="stable")
+        order = np.argsort(-draw_scores(scores_K, request), kind="stable")
         text = render_completion(explain_points(scores_K), [task.candidates[k].item.sid for k in order])
         return Completion(text, "stop", cost_usd=0.0)
 
@@ -176,6 +172,14 @@ def fit_weights(levels_by_list: Sequence[Sequence[EvidenceLevels]], targets: Seq
         if np.abs(step).max() < 1e-4:
             break
     return weights_E_V
+
+
+def draw_scores(scores_K: NDArray[np.float64], request: TeacherRequest) -> NDArray[np.float64]:
+    """Scores whose order is a sample of the Plackett-Luce model of the log-odds; at temperature 0 the log-odds."""
+    if request.temperature == 0:
+        return scores_K
+    # Sorting by score plus Gumbel noise samples a ranking from the model.
+    return scores_K + request.temperature * np.random.default_rng(request.seed).gumbel(size=len(scores_K))
 
 
 def explain_points(scores_K: NDArray[np.float64], scale: PointScale = SCORECARD_POINTS) -> str:
