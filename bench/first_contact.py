@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fault_server import NAMES, NUMBER, FaultServer
+from kill_resume import LABELLER, watch
 from measure import GR2, Bars
 
 from store import Store
@@ -35,18 +36,6 @@ KEY_NAME = "GR2_BENCH_KEY"
 DISK_MB = 3000
 # An answer that was written just before a kill need not have reached the journal.
 JOURNALLED_WITHIN_S = 1.0
-LABELLER = """
-import os, sys, time
-from store import Store
-from store.labels import Label, put_label
-store = Store.open(sys.argv[1])
-written = 0
-while not os.path.exists(sys.argv[2]):
-    put_label(store, f"trace-{written}", "bench", Label.GOOD)
-    written += 1
-    time.sleep(0.5)
-print(written)
-"""
 READER = """
 import os, subprocess, sys
 reads = 0
@@ -186,15 +175,7 @@ def meet_each_fault(contact: Contact, names: Sequence[str]) -> None:
 def die_often(contact: Contact, kills: int) -> None:
     """Runs that are killed, with four readers and a labeller beside them."""
     started, stop = time.monotonic(), contact.store.folder.with_name("stop")
-    watchers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(contact.store.folder), str(stop)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for code in (LABELLER, *[READER] * 4)
-    ]
+    watchers = [watch(code, contact.store.folder, stop) for code in (LABELLER, *[READER] * 4)]
     contact.server.mix = 0.25
     contact.more_lists(12_000)
     while len(contact.killed_at) < kills:

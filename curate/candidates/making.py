@@ -147,7 +147,7 @@ class _Making(NamedTuple):
     dataset: str
     pre_ranker: str
     settings: PreRankerSettings
-    text_N_D: NDArray[np.float32]
+    text_N_D: NDArray[np.float64]
     imported: bool
 
 
@@ -262,7 +262,7 @@ def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, s
             )
         session.insert("put_candidate_lists", scratch.reader("made_lists"))
         session.insert("put_evidence", scratch.reader("made_evidence"))
-        if known:
+        if session.rows("lacks_similarities", dataset=dataset, pre_ranker=pre_ranker):
             session.insert("fill_similarities", scratch.reader("made_evidence"))
         now = dict(session.rows("known_lists", dataset=dataset, pre_ranker=pre_ranker))
     full: RankerMetrics = {}

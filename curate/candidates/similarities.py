@@ -25,23 +25,28 @@ KINDS = ("text", "copurchase")
 
 @dataclass(frozen=True, slots=True)
 class ItemVectors:
-    """Vectors (N, D) of the items of a catalogue, of length 1, or 0 for items of which nothing is known."""
+    """Vectors (N, D) of the items of a catalogue, of length 1, or 0 for items of which nothing is known.
 
-    text_N_D: NDArray[np.float32]
-    copurchase_N_D: NDArray[np.float32]
+    In double precision, or the last decimal of a cosine would depend on which lists are in a batch.
+    """
+
+    text_N_D: NDArray[np.float64]
+    copurchase_N_D: NDArray[np.float64]
 
 
-def text_vectors(folder: Path, texts: Sequence[str], on_progress: Callable[[str], None]) -> NDArray[np.float32]:
+def text_vectors(folder: Path, texts: Sequence[str], on_progress: Callable[[str], None]) -> NDArray[np.float64]:
     """Vectors (N, D) of item texts by TF-IDF and SVD, kept in `folder`. Raises what `embed_texts` raises."""
-    return embed_texts(folder, TfidfSvdEmbedder.fit(folder, texts, seed=SEED), texts, on_progress)
+    embedder = TfidfSvdEmbedder.fit(folder, texts, seed=SEED)
+    return embed_texts(folder, embedder, texts, on_progress).astype(np.float64)
 
 
-def fit_copurchases(pairs: pl.DataFrame, items: int) -> NDArray[np.float32]:
+def fit_copurchases(pairs: pl.DataFrame, items: int) -> NDArray[np.float64]:
     """Vectors (items, D) of what is bought together. pairs: left_item, right_item and how often."""
     if pairs.height == 0 or items < 3:
-        return np.zeros((items, 1), np.float32)
+        return np.zeros((items, 1))
     numbers_P_2 = pairs.select("left_item", "right_item").to_numpy().astype(np.int64)
-    return copurchase_vectors(numbers_P_2, items, counts_P=pairs["times"].to_numpy(), seed=SEED)
+    vectors_N_D = copurchase_vectors(numbers_P_2, items, counts_P=pairs["times"].to_numpy(), seed=SEED)
+    return vectors_N_D.astype(np.float64)
 
 
 def measure_similarities(vectors: ItemVectors, histories: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
@@ -57,9 +62,7 @@ def measure_similarities(vectors: ItemVectors, histories: pl.DataFrame, candidat
     length_B_1 = known_B_H.sum(axis=1, keepdims=True)
     columns: dict[str, NDArray[np.float64]] = {}
     for kind, vectors_N_D in zip(KINDS, (vectors.text_N_D, vectors.copurchase_N_D), strict=True):
-        # In double precision, or the last decimal would depend on which lists are in a batch.
-        exact_N_D = vectors_N_D.astype(np.float64)
-        cosines_B_K_H = exact_N_D[candidates_B_K] @ exact_N_D[history_B_H].transpose(0, 2, 1)
+        cosines_B_K_H = vectors_N_D[candidates_B_K] @ vectors_N_D[history_B_H].transpose(0, 2, 1)
         known_B_K_H = np.broadcast_to(known_B_H[:, None, :], cosines_B_K_H.shape)
         columns[f"{kind}_last"] = cosines_B_K_H[:, :, 0]
         columns[f"{kind}_mean"] = np.where(known_B_K_H, cosines_B_K_H, 0).sum(axis=2) / length_B_1

@@ -310,6 +310,14 @@ from batch
 join candidate_lists using (list_id)
 where batch.item_ids <> candidate_lists.item_ids
 
+-- name: lacks_similarities
+-- A row if lists of this pre-ranker were stored before there were similarities.
+select 1
+from evidence
+where text_last is null
+    and list_id in (select list_id from candidate_lists where dataset = $dataset and pre_ranker = $pre_ranker)
+limit 1
+
 -- name: list_counts
 select split, count(*) as lists, count(target_rank) as with_target from made_lists group by split
 order by list_position(['train', 'valid', 'test'], split)
