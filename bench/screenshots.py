@@ -90,6 +90,9 @@ def take(page: Page, address: str, picture: Picture, path: Path) -> None:
     width = page.viewport_size["width"] if page.viewport_size else 1280
     page.set_viewport_size({"width": width, "height": picture.height})
     page.goto(f"{address}/{picture.path}")
+    if picture.name == "sql":
+        # A query that comes with a link waits for a click.
+        page.get_by_role("button", name="Run", exact=True).click(timeout=60_000)
     expect(page.get_by_text(picture.words).first).to_be_visible(timeout=60_000)
     for unfinished in ("stStatusWidget", "stSkeleton"):
         expect(page.get_by_test_id(unfinished)).to_have_count(0, timeout=60_000)
