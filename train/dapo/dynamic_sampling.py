@@ -35,10 +35,10 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch import Tensor
-from trl import GRPOTrainer
 from trl.trainer.utils import nanstd, pad
 
 from store.errors import InputError
+from train.dapo.shared_prompts import SharedPromptsTrainer
 from train.ranking.model_selection import SelectingTrainer
 from train.saving import plain_weights
 from train.students.chat import ChatFormat
@@ -152,14 +152,14 @@ class Group:
         return {**self.rows, "completion_mask": torch.zeros_like(self.rows["completion_mask"])}
 
 
-class DynamicSamplingTrainer(SelectingTrainer, GRPOTrainer):  # type: ignore[misc]
+class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
     """TRL's GRPOTrainer with steps that learn only from groups whose outcomes differ.
 
-    refill_rounds: the maximum number of times that a batch is refilled. 0 gives exactly TRL's trainer, but for what
-    follows on truncated completions. Evaluation is never refilled. outcome: the name of the reward function that says
-    whether a group differs, None for the weighted sum of all. on_rollouts: receives the number of the step, counted
-    from 1, and all rollouts of this process for it, also those of groups that were replaced; all processes call it at
-    once.
+    refill_rounds: the maximum number of times that a batch is refilled. 0 gives TRL's trainer, but for what follows on
+    truncated completions and for prompts that are read once. Evaluation is never refilled. outcome: the name of the
+    reward function that says whether a group differs, None for the weighted sum of all. on_rollouts: receives the
+    number of the step, counted from 1, and all rollouts of this process for it, also those of groups that were
+    replaced; all processes call it at once.
 
     With mask_truncated_completions, a truncated completion has no advantage in training, and mean and deviation are
     those of the others. A group with fewer than two others is no group. Logged rewards are those of all completions.

@@ -7,8 +7,7 @@ could not have been another has log-probability 0 and no gradient, and the entro
 The logits of the whole vocabulary are needed for that, while TRL's own trainer computes log-probabilities in tiles.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import LogitsProcessorList
 
 from store.errors import InputError
 from train.dapo.dynamic_sampling import DynamicSamplingTrainer
+from train.dapo.shared_prompts import generating_by
 from train.students.chat import ChatFormat
 from train.students.permutations import (
     Name,
@@ -71,19 +71,9 @@ class PermutationTrainer(DynamicSamplingTrainer):
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **others: Any) -> Any:
         names = [self._names_of_prompt[tuple(ids)] for ids in prompt_ids]
         processor = PermutationLogitsProcessor(self._grammar, names, self.max_completion_length)
-        with self._processed(processor):
-            return super()._generate_single_turn(prompt_ids, *args, **others)
-
-    @contextmanager
-    def _processed(self, processor: PermutationLogitsProcessor) -> Iterator[None]:
-        """Within the context, the model generates under a logits processor, which TRL has no argument for."""
         model = self.accelerator.unwrap_model(self.model_wrapped)
-        model.generate = partial(model.generate, logits_processor=LogitsProcessorList([processor]))
-        try:
-            yield
-        finally:
-            # The method of its class is there again.
-            del model.generate
+        with generating_by(model, partial(model.generate, logits_processor=LogitsProcessorList([processor]))):
+            return super()._generate_single_turn(prompt_ids, *args, **others)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -107,7 +97,8 @@ class PermutationTrainer(DynamicSamplingTrainer):
 
     def _score(self, model: Any, ids_B_T: Tensor, mask_B_T: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         with self.accelerator.autocast():
-            logits_B_T_V = model(input_ids=ids_B_T, attention_mask=mask_B_T, use_cache=False).logits
+            called = self.shared(model, kept)
+            logits_B_T_V = called(input_ids=ids_B_T, attention_mask=mask_B_T, logits_to_keep=kept + 1).logits
         # The logits of a token stand one place before it. The last ones predict what comes after the completion.
         logits_B_T_V = logits_B_T_V[:, -kept - 1 : -1] / self.temperature
         real_B_T = mask_B_T.bool()

@@ -117,9 +117,11 @@ def make_trainer(
     refill_rounds: int | None = 3,
     outcome: str | None = None,
     rollout_func: Callable[..., Any] | None = None,
+    share_prompts: bool = True,
     **changed: Any,
 ) -> Any:
-    """refill_rounds: None for TRL's own trainer, which knows neither it nor an outcome."""
+    """refill_rounds: None for TRL's own trainer, which knows nothing of ours."""
+    ours = {"refill_rounds": refill_rounds, "outcome": outcome, "share_prompts": share_prompts}
     return kind(
         model or make_model(),
         rewards,
@@ -127,7 +129,7 @@ def make_trainer(
         train_dataset=examples(ties),
         processing_class=make_tokenizer(),
         rollout_func=rollout_func,
-        **({} if refill_rounds is None else {"refill_rounds": refill_rounds, "outcome": outcome}),
+        **({} if refill_rounds is None else ours),
     )
 
 
@@ -202,16 +204,28 @@ def trained(folder: Path, ties: Sequence[bool], **changed: Any) -> Any:
 def test_without_refilling_it_is_trls_trainer_to_the_bit(changed: dict[str, Any], tmp_path: Path) -> None:
     ties = [True, False] * 10
     trls = trained(tmp_path, ties, kind=GRPOTrainer, refill_rounds=None, **changed)
-    ours = trained(tmp_path, ties, refill_rounds=0, **changed)
+    ours = trained(tmp_path, ties, refill_rounds=0, share_prompts=False, **changed)
     assert equal(weights(trls), weights(ours))
     assert logged(trls) == logged(ours)
     assert not equal(weights(ours), list(make_model().parameters()))
 
 
+@pytest.mark.parametrize("changed", [{}, {"num_iterations": 2, "max_steps": 4}], ids=str)
+def test_prompts_that_are_read_once_change_only_the_rounding(changed: dict[str, Any], tmp_path: Path) -> None:
+    trls = trained(tmp_path, [False] * 20, kind=GRPOTrainer, refill_rounds=None, **changed)
+    ours = make_trainer(tmp_path, [False] * 20, refill_rounds=0, **changed)
+    read: list[int] = []
+    ours.model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    ours.train()
+    for one, other in zip(weights(trls), weights(ours), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    assert min(read) == 2, "no pass had as few rows as there are prompts"
+
+
 def test_with_nothing_to_refill_it_trains_as_trl(tmp_path: Path) -> None:
     changed: dict[str, Any] = {"num_generations": 8, "gradient_accumulation_steps": 2}
     trls = trained(tmp_path, [False] * 20, kind=GRPOTrainer, refill_rounds=None, **changed)
-    ours = trained(tmp_path, [False] * 20, **changed)
+    ours = trained(tmp_path, [False] * 20, share_prompts=False, **changed)
     assert equal(weights(trls), weights(ours))
     for one, other in zip(logged(trls), logged(ours), strict=True):
         assert one == {name: value for name, value in other.items() if not name.startswith("refill")}
