@@ -11,18 +11,19 @@ every ranking is valid.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache
 
 from curate.evaluation.rankers.protocol import Ranked
 from prompts.completion import NUMBERS, render_completion
 from prompts.tasks import RerankTask
 from store import InputError
 from store.progress import Counted
-from train.ranking.rerankers import Student, cache_options
+from train.ranking.rerankers import Student
 
 # Points have at most two digits.
 POINTS = range(100)
@@ -127,22 +128,22 @@ class PointsRanker:
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
         """One ranking per task, which is always a permutation of the candidates. Ties keep the input order."""
-        rankings = []
-        for task, scores in zip(tasks, self.scores(tasks), strict=True):
-            scores_K = {"points": scores.points_K, "first": scores.firsts_K}.get(self.reads)
-            if scores_K is None:
-                scores_K = _standardised(scores.points_K) + _standardised(scores.firsts_K)
-            order = torch.argsort(scores_K, descending=True, stable=True).tolist()
-            ranked = Ranked([task.candidates[k].item.item_id for k in order])
-            rankings.append(ranked._replace(prompt_tokens=scores.read, completion_tokens=scores.written))
-        return rankings
+        return [self.ranking(task, scores) for task, scores in zip(tasks, self.scores(tasks), strict=True)]
+
+    def ranking(self, task: RerankTask, scores: Scores) -> Ranked:
+        """The ranking of one task by its scores."""
+        scores_K = {"points": scores.points_K, "first": scores.firsts_K}.get(self.reads)
+        if scores_K is None:
+            scores_K = _standardised(scores.points_K) + _standardised(scores.firsts_K)
+        order = torch.argsort(scores_K, descending=True, stable=True).tolist()
+        ranked = Ranked([task.candidates[k].item.item_id for k in order])
+        return ranked._replace(prompt_tokens=scores.read, completion_tokens=scores.written)
 
     @torch.inference_mode()
     def scores(self, tasks: Sequence[RerankTask]) -> list[Scores]:
         """The scores of each task's candidates."""
         student, found = self.student, [Scores(torch.zeros(0), torch.zeros(0), 0, 0)] * len(tasks)
         student.model.eval()
-        options = cache_options(student.model)
         prompts = student.prompts(tasks)
         forms = {len(task.candidates): answer_form(student, len(task.candidates)) for task in tasks}
         finished = 0
@@ -152,55 +153,59 @@ class PointsRanker:
             if reads_first and not numbers_K:
                 raise InputError(f"{student.name} does not write each number in one token; read its points alone")
             # What stands before the first points is read with the prompt.
-            begin = form.places_K[0]
-            steps = (len(form.ids_T) if reads_first else form.places_K[-1]) + 1 - begin
-            free = {place - begin: form.tokens_V for place in form.places_K}
-            allowed = [free.get(step) or form.ids_T[begin + step : begin + step + 1] for step in range(steps)]
-            if reads_first:
-                allowed[-1] = numbers_K
+            begin, end = form.places_K[0], len(form.ids_T) if reads_first else form.places_K[-1]
             rows = [[*prompts[number], *form.ids_T[:begin]] for number in chosen]
-            for places, inputs in student.batches(rows, steps):
-                width = inputs["input_ids"].shape[1]
-                output = student.model.generate(
-                    **inputs,
-                    do_sample=False,
-                    max_new_tokens=steps,
-                    min_new_tokens=steps,
-                    pad_token_id=student.tokenizer.pad_token_id,
-                    logits_processor=LogitsProcessorList([_Allowed(width, allowed)]),
-                    output_logits=True,
-                    return_dict_in_generate=True,
-                    **options,
-                )
+            for places, inputs in student.batches(rows, end - begin):
+                logits_B_K_V, firsts_B_V = _write_points(student.model, form, end, **inputs)
                 # float64, so that different logits stay different. _B: rows, _K: candidates, _V: values of points.
-                logits_B_K_V = torch.stack([output.logits[place - begin] for place in form.places_K], dim=1)
-                chances_B_K_V = logits_B_K_V[:, :, form.tokens_V].double().softmax(-1).cpu()
-                points_B_K = chances_B_K_V @ form.values_V
+                points_B_K = (logits_B_K_V.double().softmax(-1) @ form.values_V.to(logits_B_K_V.device)).cpu()
                 firsts_B_K = torch.zeros_like(points_B_K)
-                if reads_first:
-                    firsts_B_K = output.logits[-1].double().log_softmax(-1)[:, numbers_K].cpu()
+                if firsts_B_V is not None:
+                    firsts_B_K = firsts_B_V.double().log_softmax(-1)[:, numbers_K].cpu()
                 for row, place in enumerate(places):
-                    found[chosen[place]] = Scores(points_B_K[row], firsts_B_K[row], len(rows[place]), steps)
+                    found[chosen[place]] = Scores(points_B_K[row], firsts_B_K[row], len(rows[place]), end - begin + 1)
                 finished += len(places)
                 message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
                 self.on_progress(Counted(message, finished, len(tasks)))
         return found
 
 
-class _Allowed(LogitsProcessor):
-    """Lets every row go on with the same few tokens, by the number of tokens that were generated.
+def _write_points(
+    model: Any, form: AnswerForm, end: int, *, input_ids: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Let a model write the likeliest points of each candidate into an answer, up to the answer's token `end`.
 
-    transformers' own prefix_allowed_tokens_fn asks for each row, which on a GPU takes longer than the model does.
+    input_ids: prompts with the answer up to its first points, padded on the left. Returns the logits of all values at
+    each place (B, K, V), and those of the whole vocabulary at `end`, or None if the answer ends with the last points.
+    What stands between two places is given, so it is read together with the points before it.
     """
+    cache = DynamicCache()
+    tokens_V = torch.tensor(form.tokens_V, device=input_ids.device)
+    ids_B_T, mask_B_T, points = input_ids, attention_mask, []
+    for place, following in pairwise([*form.places_K, end]):
+        logits_B_V = _read(model, cache, ids_B_T, mask_B_T)
+        points.append(logits_B_V[:, tokens_V])
+        given = form.ids_T[place + 1 : following]
+        written_B_1 = tokens_V[points[-1].argmax(-1)][:, None]
+        ids_B_T = torch.cat([written_B_1, written_B_1.new_tensor(given).expand(len(written_B_1), -1)], dim=1)
+        mask_B_T = torch.cat([mask_B_T, torch.ones_like(ids_B_T)], dim=1)
+    last_B_V = _read(model, cache, ids_B_T, mask_B_T) if end > form.places_K[-1] else None
+    return torch.stack(points, dim=1), last_B_V
 
-    def __init__(self, width: int, allowed: Sequence[Sequence[int]]) -> None:
-        self._width, self._allowed = width, allowed
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        tokens = list(self._allowed[input_ids.shape[1] - self._width])
-        allowed_B_V = torch.full_like(scores, -torch.inf)
-        allowed_B_V[:, tokens] = scores[:, tokens]
-        return allowed_B_V
+def _read(model: Any, cache: DynamicCache, ids_B_T: Tensor, mask_B_T: Tensor) -> Tensor:
+    """Read further tokens of each row, and return the logits of what follows. mask_B_T: of all tokens so far."""
+    # As `generate` counts them: from the first token that is no padding.
+    positions_B_T = (mask_B_T.cumsum(dim=1) - 1).clamp_min(0)[:, -ids_B_T.shape[1] :]
+    logits: Tensor = model(
+        input_ids=ids_B_T,
+        attention_mask=mask_B_T,
+        position_ids=positions_B_T,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    return logits[:, -1]
 
 
 def _standardised(scores_K: Tensor) -> Tensor:
