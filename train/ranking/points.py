@@ -145,7 +145,8 @@ class PointsRanker:
         student, found = self.student, [Scores(torch.zeros(0), torch.zeros(0), 0, 0)] * len(tasks)
         student.model.eval()
         prompts = student.prompts(tasks)
-        forms = {len(task.candidates): answer_form(student, len(task.candidates)) for task in tasks}
+        sizes = sorted({len(task.candidates) for task in tasks})
+        forms = {candidates: answer_form(student, candidates) for candidates in sizes}
         finished = 0
         for candidates, form in forms.items():
             chosen = [number for number, task in enumerate(tasks) if len(task.candidates) == candidates]

@@ -16,8 +16,8 @@ from prompts.completion import render_completion
 from prompts.tasks import RerankTask
 from store import InputError, Store
 from train.ranking.modes import student_rankers
-from train.ranking.points import PointsRanker, Scores, answer_form
-from train.ranking.rerankers import open_student
+from train.ranking.points import AnswerForm, PointsRanker, Scores, answer_form
+from train.ranking.rerankers import Student, open_student
 from train.sft.settings import SftSettings
 from train.sft.training import train_sft
 from train.students.initialization import init_from_snapshot
@@ -124,3 +124,17 @@ def test_a_student_to_whom_points_are_several_tokens_is_refused(rater: Store) ->
         answer_form(student, 3)
     with pytest.raises(InputError, match="answers with semantic IDs"):
         PointsRanker(open_student(rater, "new", "rerank_compact.v1"))
+
+
+def test_the_form_of_answers_is_made_once_for_all_lists_of_a_size(
+    rater: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def counting(student: Student, candidates: int) -> AnswerForm:
+        sizes.append(candidates)
+        return answer_form(student, candidates)
+
+    monkeypatch.setattr("train.ranking.points.answer_form", counting)
+    PointsRanker(open_student(rater, "rater")).scores(tasks_of(rater))
+    assert sizes == [10]
