@@ -8,7 +8,9 @@ Source: Burges 2010, "From RankNet to LambdaRank to LambdaMART". The features ar
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -118,10 +120,9 @@ def fit_lambdamart(
             )
         lists[split] = _Lists.of(found, popularity=settings.popularity)
     train, valid = lists["train"], lists["valid"]
-    boosters: dict[int, list[Any]] = {}
-    scores = np.zeros(len(train.labels))
     folds = sorted(set(train.folds_N.tolist()))
-    for number, fold in enumerate(folds, 1):
+
+    def fit(fold: int) -> list[Any]:
         held_out_N = train.folds_N == fold
         # If there is one fold only, nothing else could be learned from.
         seen = train.where(~held_out_N if len(folds) > 1 else held_out_N)
@@ -133,10 +134,17 @@ def fit_lambdamart(
         )
         # Binned like the lists that are learned from.
         judged = lightgbm.Dataset(valid.features, valid.labels, group=valid.sizes_N, reference=data)
-        boosters[fold] = [_train(lightgbm, data, judged, settings, seed) for seed in range(settings.seeds)]
-        is_held_out = np.repeat(held_out_N, train.sizes_N)
-        scores[is_held_out] = _predict(boosters[fold], train.features[is_held_out])
-        on_progress(Counted(f"lambdamart: {number} of {len(folds)} folds", number, len(folds)))
+        return [_train(lightgbm, data, judged, settings, seed) for seed in range(settings.seeds)]
+
+    boosters: dict[int, list[Any]] = {}
+    scores = np.zeros(len(train.labels))
+    # LightGBM releases the interpreter's lock, so folds share the cores where threads within a tree would not.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, (fold, fitted) in enumerate(zip(folds, pool.map(fit, folds), strict=True), 1):
+            boosters[fold] = fitted
+            is_held_out = np.repeat(train.folds_N == fold, train.sizes_N)
+            scores[is_held_out] = _predict(fitted, train.features[is_held_out])
+            on_progress(Counted(f"lambdamart: {number} of {len(folds)} folds", number, len(folds)))
     return LambdaMart(boosters, _fit_scale(scores, train), settings, len(train.sizes_N))
 
 
