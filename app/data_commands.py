@@ -93,6 +93,7 @@ def candidates(
         str | None,
         typer.Option(help="Name for the imported scores or the student. Default: the name of the file or student."),
     ] = None,
+    list_size: Annotated[int, typer.Option(help="Number of candidates in a list.", min=2)] = 10,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Make candidate lists with evidence, and measure the pre-ranker over the whole catalogue.
@@ -113,12 +114,12 @@ def candidates(
             with temporary_folder(opened.folder) as temporary:
                 scores = _rank_all_items(opened, name, student, settings, temporary / "scores.parquet", on_progress)
                 made = import_candidates(
-                    opened, name, scores, pre_ranker or Path(student).name, on_progress=on_progress
+                    opened, name, scores, pre_ranker or Path(student).name, list_size=list_size, on_progress=on_progress
                 )
         elif scores is not None:
-            made = import_candidates(opened, name, scores, pre_ranker, on_progress=on_progress)
+            made = import_candidates(opened, name, scores, pre_ranker, list_size=list_size, on_progress=on_progress)
         else:
-            made = make_candidates(opened, name, on_progress=on_progress)
+            made = make_candidates(opened, name, list_size=list_size, on_progress=on_progress)
     print_candidates(made, put_oracle(opened, name, made.pre_ranker))
 
 

@@ -42,14 +42,17 @@ TEMPLATE = "rerank_levels.v1"
 class Demo:
     """How much of everything a demo does.
 
-    name: of its dataset and first snapshot; students and other snapshots begin with it. traced: at most so many lists
+    name: of its dataset and first snapshot; students and other snapshots begin with it. list_size: candidates in a
+    list; a student learns to sort six sooner than ten, and reads and writes less for it. traced: at most so many lists
     of the train split, and a quarter as many of the valid split, get traces in words; None means all. taught, attempts:
     the student learns from traces of at most so many lists, each asked at most so often. rope_theta: of the student.
     batch_size, epochs: of SFT. dapo_steps, dapo_prompts: steps of DAPO, and prompts in each. rankers, students: which
-    are evaluated beside the pre-ranker, students by their last stage. at_length: whether every stage prints its tables.
+    are evaluated beside the pre-ranker, students by their last stage. mode: how students answer; points are learned
+    sooner than an order that follows from them. at_length: whether every stage prints its tables.
     """
 
     name: str
+    list_size: int
     traced: int | None
     taught: int | None
     attempts: int
@@ -60,6 +63,7 @@ class Demo:
     dapo_prompts: int
     rankers: tuple[str, ...]
     students: tuple[str, ...]
+    mode: str
     at_length: bool
 
     def student(self, stage: str) -> str:
@@ -69,8 +73,9 @@ class Demo:
 
 QUICK = Demo(
     name="demo",
+    list_size=6,
     traced=600,
-    taught=4600,
+    taught=2000,
     attempts=8,
     rope_theta=100,
     batch_size=16,
@@ -79,10 +84,12 @@ QUICK = Demo(
     dapo_prompts=6,
     rankers=("scorecard", "lambdamart", "oracle"),
     students=("dapo",),
+    mode="points",
     at_length=False,
 )
 FULL = Demo(
     name="demo-full",
+    list_size=10,
     traced=None,
     taught=None,
     attempts=8,
@@ -93,6 +100,7 @@ FULL = Demo(
     dapo_prompts=16,
     rankers=("evidence", "scorecard", "lambdamart", "oracle"),
     students=("sft", "dapo"),
+    mode="reasoning",
     at_length=True,
 )
 
@@ -140,7 +148,10 @@ def demo(
         ("read the traces in a browser", f"{gr2} app{where}"),
         ("ask in SQL", f"{gr2} sql{where} \"from accepted_traces('strict') select reasoning limit 3\""),
         ("ask a language model", f"{gr2} trace {plan.name}{where} {endpoint}"),
-        ("see where the student is good", f"{gr2} eval {plan.name}{where} --student {student} --slices"),
+        (
+            "see where the student is good",
+            f"{gr2} eval {plan.name}{where} --student {student} --modes {plan.mode} --slices",
+        ),
         ("train your own on a snapshot", f"{gr2} train sft --help"),
         (
             "load a snapshot anywhere",
@@ -206,11 +217,11 @@ def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) 
             partial(print_sids, sids),
         )
     with _stage(plan, "candidates") as stage:
-        made = make_candidates(store, plan.name, on_progress=stage.on_progress)
+        made = make_candidates(store, plan.name, list_size=plan.list_size, on_progress=stage.on_progress)
         oracle = put_oracle(store, plan.name, made.pre_ranker)
         lists, held = (sum(getattr(split, count) for split in made.splits) for count in ("lists", "with_target"))
         stage.done(
-            f"{lists:,} lists of ten by {made.pre_ranker}; {held:,} hold what was bought next"
+            f"{lists:,} lists of {plan.list_size} by {made.pre_ranker}; {held:,} hold what was bought next"
             + _unless_new(not any(split.new for split in made.splits)),
             partial(print_candidates, made, oracle),
         )
@@ -363,7 +374,9 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
     from curate.evaluation.settings import EvalSettings
     from train.ranking.modes import student_rankers
 
-    known = load_evaluations(store, plan.name).metrics.filter(ranker=plan.student("dapo"))["run_id"].to_list()
+    # Modes other than reasoning follow the student's name.
+    runs_of = load_evaluations(store, plan.name).metrics.select("ranker", "run_id").unique().rows()
+    known = [run_id for ranker, run_id in runs_of if ranker.split(" ")[0] == plan.student("dapo")]
     left_out: list[str] = []
     if known:
         done = load_evaluations(store, plan.name, known[0])
@@ -374,7 +387,7 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
             ranker
             for name in plan.students
             for ranker in student_rankers(
-                store, plan.student(name), ["reasoning"], max_tokens=80, on_progress=stage.on_progress
+                store, plan.student(name), [plan.mode], max_tokens=80, on_progress=stage.on_progress
             )
         ]
         done = evaluate(store, plan.name, [*selection.rankers, *students], settings, on_progress=stage.on_progress)

@@ -59,7 +59,7 @@ def main() -> None:
 def check_student(bars: Bars, store: Store) -> None:
     """The student's gain over the pre-ranker, whose whole interval must be above zero, and who stands beside it."""
     metrics = load_evaluations(store, DATASET).metrics
-    [gain] = metrics.filter(ranker=f"{DATASET}-dapo", metric=GAIN).iter_rows(named=True)
+    [gain] = metrics.filter(ranker=f"{DATASET}-dapo points", metric=GAIN).iter_rows(named=True)
     bars.at_least(f"lower end of the interval of the student's gain {gain['value']:+.4f}", gain["low"], 1e-9)
     half_width = (gain["high"] - gain["low"]) / 2
     bars.at_least("gain of the student in half widths of its interval", gain["value"] / half_width, 2)

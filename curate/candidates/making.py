@@ -26,6 +26,7 @@ from store.progress import Counted
 from store.records import FOLDS, Item
 
 PRE_RANKER = "cooccurrence.v1"
+LIST_SIZE = 10
 BATCH_LISTS = 4_000
 KS = (1, 3, 5, 10)
 
@@ -48,7 +49,6 @@ class PreRankerSettings:
     recency: float = 0.7
     history: int = 20
     neighbours: int = 200
-    candidates: int = 10
 
 
 class Source(NamedTuple):
@@ -93,13 +93,15 @@ class CandidateSummary:
 
 
 def make_candidates(
-    store: Store, dataset: str, *, on_progress: Callable[[str], None] = lambda _: None
+    store: Store, dataset: str, *, list_size: int = LIST_SIZE, on_progress: Callable[[str], None] = lambda _: None
 ) -> CandidateSummary:
     """Make and store the lists of all splits with the built-in pre-ranker. A second call changes nothing.
 
-    Raises InputError on an unknown dataset, or if no list can be made.
+    list_size: the number of candidates in a list. A history that is linked to fewer items gets fewer.
+
+    Raises InputError on an unknown dataset, if no list can be made, or if the store has lists of another size.
     """
-    return _make(store, dataset, PRE_RANKER, None, on_progress)
+    return _make(store, dataset, PRE_RANKER, None, list_size=list_size, on_progress=on_progress)
 
 
 def import_candidates(
@@ -108,6 +110,7 @@ def import_candidates(
     scores: Path,
     pre_ranker: str | None = None,
     *,
+    list_size: int = LIST_SIZE,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> CandidateSummary:
     """Make and store lists from the scores of another model: a Parquet file with user_id, item_id, score.
@@ -120,12 +123,20 @@ def import_candidates(
 
     Raises InputError on a file that does not fit, or if the store has lists of this name with other candidates.
     """
-    return _make(store, dataset, pre_ranker or scores.stem, scores, on_progress)
+    return _make(store, dataset, pre_ranker or scores.stem, scores, list_size=list_size, on_progress=on_progress)
 
 
 def _make(
-    store: Store, dataset: str, pre_ranker: str, scores: Path | None, on_progress: Callable[[str], None]
+    store: Store,
+    dataset: str,
+    pre_ranker: str,
+    scores: Path | None,
+    *,
+    list_size: int,
+    on_progress: Callable[[str], None],
 ) -> CandidateSummary:
+    if list_size < 2:
+        raise InputError(f"`list_size` is {list_size}; a list that can be re-ranked has at least 2 candidates")
     started = time.perf_counter()
     with store.scratch() as scratch:
         _load(store, scratch, dataset)
@@ -133,7 +144,9 @@ def _make(
         scratch.execute("create_made")
         texts = [Item(*columns).text for columns in scratch.rows("catalogue_texts")]
         text_N_D = text_vectors(store.embeddings, texts, on_progress)
-        making = _Making(scratch, dataset, pre_ranker, PreRankerSettings(), text_N_D, imported=scores is not None)
+        making = _Making(
+            scratch, dataset, pre_ranker, PreRankerSettings(), list_size, text_N_D, imported=scores is not None
+        )
         for number, source in enumerate(SOURCES, 1):
             _make_source(making, source)
             on_progress(Counted(f"part {number} of {len(SOURCES)} made, {source.split} lists", number, len(SOURCES)))
@@ -147,6 +160,7 @@ class _Making(NamedTuple):
     dataset: str
     pre_ranker: str
     settings: PreRankerSettings
+    list_size: int
     text_N_D: NDArray[np.float64]
     imported: bool
 
@@ -190,12 +204,12 @@ def _make_source(making: _Making, source: Source) -> None:
             scratch.execute("keep_imported_lists")
         scratch.execute("create_recent", history=settings.history)
         if making.imported:
-            scratch.execute("create_imported_ranked", candidates=settings.candidates)
+            scratch.execute("create_imported_ranked", candidates=making.list_size)
         else:
             scratch.execute(
                 "create_ranked",
                 recency=settings.recency,
-                candidates=settings.candidates,
+                candidates=making.list_size,
                 history=settings.history,
             )
         scratch.execute("create_facts")
@@ -257,8 +271,8 @@ def _store_made(store: Store, scratch: Session, dataset: str, pre_ranker: str, s
         different = session.insert("different_lists", scratch.reader("made_lists")) if known else 0
         if different:
             raise InputError(
-                f"the store has {different:,} lists of pre-ranker {pre_ranker!r} with other candidates; "
-                "choose another name with `pre_ranker`"
+                f"the store has {different:,} lists of pre-ranker {pre_ranker!r} with other candidates, and lists "
+                "never change; choose their `list_size`, or another name with `pre_ranker`"
             )
         session.insert("put_candidate_lists", scratch.reader("made_lists"))
         session.insert("put_evidence", scratch.reader("made_evidence"))

@@ -19,7 +19,7 @@ from curate.sids.embedding.embedders import TfidfSvdEmbedder
 from store import InputError, Session, Store, database
 from store.records import FOLDS, Item
 
-from ..conftest import put_shop
+from ..conftest import put_shop, put_tiny
 
 P = PreRankerSettings()
 
@@ -194,6 +194,28 @@ def test_making_them_again_changes_nothing(tiny: Store) -> None:
     assert sum(split.new for split in again.splits) == 0
     assert again.full == first.full
     assert fetch(tiny, "select count(*) as n from evaluations where metric = 'mrr'") == [{"n": 3}]
+
+
+def test_shorter_lists_are_the_beginnings_of_longer_ones(tiny: Store, tmp_path: Path) -> None:
+    make_candidates(tiny, "tiny", list_size=3)
+    short = {row["list_id"]: row for row in fetch(tiny, "from candidate_lists")}
+    other = Store.open(tmp_path / "other", create=True)
+    put_tiny(other)
+    make_candidates(other, "tiny")
+    whole = {row["list_id"]: row for row in fetch(other, "from candidate_lists")}
+    assert short.keys() == whole.keys()
+    assert max(len(row["item_ids"]) for row in whole.values()) > 3
+    for list_id, row in short.items():
+        assert row["item_ids"] == whole[list_id]["item_ids"][:3]
+        rank = whole[list_id]["target_rank"]
+        assert row["target_rank"] == (rank if rank is not None and rank <= 3 else None)
+    with pytest.raises(InputError, match="`list_size`"):
+        make_candidates(tiny, "tiny")
+
+
+def test_a_list_of_one_is_refused(tiny: Store) -> None:
+    with pytest.raises(InputError, match="`list_size` is 1"):
+        make_candidates(tiny, "tiny", list_size=1)
 
 
 def test_an_unknown_data_set_is_a_clear_error(tiny: Store) -> None:
