@@ -42,7 +42,7 @@ def read_prompts(model: Any, ids_B_P: Tensor, mask_B_P: Tensor, *, skip_padding:
         return None
     ids_U_P, mask_U_P = both_U_2P[:, : length - 1], both_U_2P[:, length:-1]
     positions_U_P = (mask_U_P.cumsum(dim=1) - 1).clamp_min(0) if skip_padding else None
-    cache = DynamicCache()
+    cache = DynamicCache(config=model.config)
     model(
         input_ids=ids_U_P,
         attention_mask=mask_U_P,

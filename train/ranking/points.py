@@ -180,7 +180,7 @@ def _write_points(
     each place (B, K, V), and those of the whole vocabulary at `end`, or None if the answer ends with the last points.
     What stands between two places is given, so it is read together with the points before it.
     """
-    cache = DynamicCache()
+    cache = DynamicCache(config=model.config)
     tokens_V = torch.tensor(form.tokens_V, device=input_ids.device)
     ids_B_T, mask_B_T, points = input_ids, attention_mask, []
     for place, following in pairwise([*form.places_K, end]):
