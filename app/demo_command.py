@@ -46,9 +46,10 @@ class Demo:
     list; a student learns to sort six sooner than ten, and reads and writes less for it. traced: at most so many lists
     of the train split, and a quarter as many of the valid split, get traces in words; None means all. taught, attempts:
     the student learns from traces of at most so many lists, each asked at most so often. rope_theta: of the student.
-    batch_size, epochs: of SFT. dapo_steps, dapo_prompts: steps of DAPO, and prompts in each. rankers, students: which
-    are evaluated beside the pre-ranker, students by their last stage. mode: how students answer; points are learned
-    sooner than an order that follows from them. at_length: whether every stage prints its tables.
+    batch_size, epochs: of SFT. dapo_folds: the folds of users whose lists DAPO draws its prompts from; () means all.
+    dapo_steps, dapo_prompts: steps of DAPO, and prompts in each. rankers, students: which are evaluated beside the
+    pre-ranker, students by their last stage. mode: how students answer; points are learned sooner than an order that
+    follows from them. at_length: whether every stage prints its tables.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Demo:
     rope_theta: float
     batch_size: int
     epochs: int
+    dapo_folds: tuple[int, ...]
     dapo_steps: int
     dapo_prompts: int
     rankers: tuple[str, ...]
@@ -80,6 +82,7 @@ QUICK = Demo(
     rope_theta=100,
     batch_size=16,
     epochs=1,
+    dapo_folds=(0,),
     dapo_steps=3,
     dapo_prompts=6,
     rankers=("scorecard", "lambdamart", "oracle"),
@@ -96,6 +99,7 @@ FULL = Demo(
     rope_theta=10_000,
     batch_size=32,
     epochs=2,
+    dapo_folds=(),
     dapo_steps=6,
     dapo_prompts=16,
     rankers=("evidence", "scorecard", "lambdamart", "oracle"),
@@ -267,9 +271,9 @@ def _train_student(store: "Store", plan: Demo, seed: int) -> None:
             *(
                 (
                     f"{plan.name}-{kind}",
-                    SnapshotSettings(plan.name, template=TEMPLATE, kind=kind, splits=("train",)),
+                    SnapshotSettings(plan.name, template=TEMPLATE, kind=kind, splits=("train",), held_out_folds=folds),
                 )
-                for kind in ("sft", "dapo")
+                for kind, folds in (("sft", ()), ("dapo", plan.dapo_folds))
             ),
         )
     _train(store, plan, traces, prompts, seed)
