@@ -96,11 +96,13 @@ def build(folder: Path, name: str) -> None:
         np.savez(folder / f"{label}.npz", **judge(store, name, ranker))
 
 
-def judge(store: Store, name: str, ranker: Ranker) -> dict[str, np.ndarray]:
-    """Rank of the target, whether the answer was valid, and whether it is the input order, for each test list."""
+def judge(
+    store: Store, name: str, ranker: Ranker, split: str = "test", limit: int | None = None
+) -> dict[str, np.ndarray]:
+    """Rank of the target, whether the answer was valid, and whether it is the input order, for each list of a split."""
     with store.reading() as session:
         sources = choose_sources(session, name, None, None)
-    lists = load_target_lists(store, name, *sources, "test").listed
+    lists = load_target_lists(store, name, *sources, split, limit=limit).listed
     tasks = [listed.task for listed in lists]
     found: dict[str, list[float]] = {"rank": [], "valid": [], "copied": []}
     for listed, ranked in zip(lists, ranker.rank(tasks), strict=True):

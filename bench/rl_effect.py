@@ -1,0 +1,148 @@
+"""What RL adds to SFT: the same students before and after it, under several designs.
+
+    python bench/rl_effect.py [--data shop] [--teacher scorecard] [--designs NAME,...] [--rl-steps 200]
+        [--prompts-per-batch 16] [and the options of points_students.py]
+
+For each seed, a new student learns from a teacher's points by SFT, as in `bench/points_students.py`, and every design
+goes on from that student, with prompts of the train lists of one fold of users. A student is read in three modes, and
+valid lists choose the mode by the students before RL. Figures are over test lists that contain their target, the mean
+of the seeds list by list. Gains are over the student of the same seed before RL; intervals are 95%, by a paired
+bootstrap over lists. --keep FOLDER goes on with what an interrupted run left there. Beauty and Sports need the real
+data (GR2_DATA).
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from measure import Bars, quiet
+from points_students import MODES, NOW, Plan, add_options, build, judge_student, make_plan, ranks_of, run_seed, told
+
+from curate.evaluation.metrics import ndcg_at_k, recall_at_k
+from curate.snapshots import SnapshotSettings
+from curate.snapshots.publishing import publish
+from store import Store
+from train.dapo.settings import DapoSettings
+from train.dapo.training import train_dapo
+from train.runs import student_folder
+
+PROMPTS = "prompts"
+BASE = DapoSettings(
+    reward="ndcg",
+    decode="permutation",
+    loss="dr_grpo",
+    scale_rewards="none",
+    learning_rate=1e-4,
+    lr_scheduler_type="linear",
+    max_tokens=96,
+    resolution_lists=0,
+    log_steps=10,
+)
+DESIGNS = {
+    "paper": replace(BASE, reward="conditional", loss="dapo", scale_rewards="group"),
+    "ndcg": BASE,
+    "ndcg-3e-4": replace(BASE, learning_rate=3e-4),
+    "ndcg-3e-5": replace(BASE, learning_rate=3e-5),
+    "two-passes": replace(BASE, loss="cispo", num_iterations=2),
+    "groups-of-32": replace(BASE, num_generations=32, prompts_per_batch=4),
+}
+BAR = {"shop": 0.01}
+
+
+def run_designs(plan: Plan, designs: Mapping[str, DapoSettings], seed: int) -> None:
+    """Train one student by SFT, and go on from it by every design."""
+    begin = run_seed(plan, seed)
+    store = Store.open(plan.folder / "store")
+    for label, settings in designs.items():
+        name = f"{label}-{seed}"
+        place = student_folder(store, name)
+        if not (place / "config.json").exists():
+            done = train_dapo(store, PROMPTS, begin, name, replace(settings, seed=seed), resume=place.exists())
+            print(f"{name}: {done.steps} steps", flush=True)
+        judge_student(plan, store, name)
+
+
+def report(plan: Plan, designs: Mapping[str, DapoSettings], seeds: int) -> tuple[str, Bars]:
+    """The table, and the bars."""
+
+    def ranks(mode: str, label: str | None = None, split: str = "test") -> np.ndarray:
+        return ranks_of(plan, [f"{label or 'rater'}-{seed}-{mode}" for seed in range(seeds)], split)
+
+    mode = max(MODES, key=lambda mode: ndcg_at_k(ranks(mode, split="valid"), 5).mean())
+    lines = [
+        f"| {plan.data}, read by {mode} | Prompts | Valid N@5 | R@1 | N@5 | N@5 by seed | Gain over SFT |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    bars = Bars()
+    before = ranks(mode)
+    for label in (None, *designs):
+        after = ranks(mode, label)
+        gained = gain_of_each(after, before)
+        settings = designs[label] if label else None
+        cells = [
+            label or "SFT",
+            f"{settings.steps // settings.num_iterations * settings.prompts_per_batch:,}" if settings else "",
+            f"{ndcg_at_k(ranks(mode, label, 'valid'), 5).mean():.4f}",
+            f"{recall_at_k(after, 1).mean():.4f}",
+            f"{ndcg_at_k(after, 5).mean():.4f}",
+            " ".join(f"{ndcg_at_k(row, 5).mean():.4f}" for row in after),
+            told(gained) if label else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for other in ("pre-ranker", NOW):
+        (row,) = ranks_of(plan, [other])
+        lines.append(f"| {other} | | | {recall_at_k(row, 1).mean():.4f} | {ndcg_at_k(row, 5).mean():.4f} | | |")
+    # The design is chosen on valid lists, too.
+    best = max(designs, key=lambda label: ndcg_at_k(ranks(mode, label, "valid"), 5).mean())
+    value, low, _ = gain_of_each(ranks(mode, best), before)
+    bars.at_least(f"gain of {best} in N@5 over SFT", value, BAR.get(plan.data, 0.0))
+    bars.at_least("the lower end of its interval", low, 0.0)
+    return "\n".join(lines), bars
+
+
+def gain_of_each(after_A_B: np.ndarray, before_A_B: np.ndarray) -> tuple[float, float, float]:
+    """The mean gain in N@5 of students over those that they began with, and its 95% interval over lists."""
+    gains_B = (ndcg_at_k(after_A_B, 5) - ndcg_at_k(before_A_B, 5)).mean(axis=0)
+    draws = np.random.default_rng(0).integers(len(gains_B), size=(2_000, len(gains_B)))
+    low, high = np.quantile(gains_B[draws].mean(axis=1), (0.025, 0.975))
+    return float(gains_B.mean()), float(low), float(high)
+
+
+def main() -> None:
+    """Build, train, judge, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, data="shop", teacher="scorecard")
+    parser.add_argument("--designs", default=",".join(DESIGNS))
+    parser.add_argument("--rl-steps", type=int, default=200)
+    asked = parser.parse_args()
+    quiet()
+    designs = {
+        name: replace(DESIGNS[name], steps=asked.rl_steps * DESIGNS[name].num_iterations)
+        for name in asked.designs.split(",")
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        plan = make_plan(asked, Path(temporary))
+        build(plan)
+        settings = SnapshotSettings(
+            plan.data, kind="dapo", template="rerank_levels.v2", splits=("train",), held_out_folds=(0,)
+        )
+        publish(Store.open(plan.folder / "store"), PROMPTS, settings)
+        # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
+        with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(partial(run_designs, plan, designs), range(asked.seeds)))
+        table, bars = report(plan, designs, asked.seeds)
+    print(table)
+    if asked.markdown:
+        asked.markdown.write_text(table + "\n")
+    sys.exit(not bars.met)
+
+
+if __name__ == "__main__":
+    main()
