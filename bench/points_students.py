@@ -13,11 +13,9 @@ the real data (GR2_DATA).
 """
 
 import argparse
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import DATA, Bars, quiet
-from students import gain, judge, seconds_of
+from students import finish, gain, judge, run_seeds, seconds_of
 
 from curate.candidates.making import make_candidates
 from curate.datasets.ingest import ingest
@@ -42,7 +40,12 @@ from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists
-from curate.traces.teachers.fitted.boosting import LambdaMartSettings, fit_lambdamart, import_lightgbm
+from curate.traces.teachers.fitted.boosting import (
+    LambdaMartSettings,
+    fit_lambdamart,
+    import_lightgbm,
+    train_booster,
+)
 from curate.traces.teachers.fitted.candidate_features import RANKED, SIMILARITIES, feature_names, features_of
 from curate.traces.teachers.fitted.lambdamart import POINTS
 from curate.traces.teachers.selection import make_teacher
@@ -106,7 +109,7 @@ def former_lambdamart(store: Store, data: str) -> FormerLambdaMart:
     columns = [place for place, name in enumerate(feature_names()) if name not in new]
     with store.reading() as session:
         sources = choose_sources(session, data, None, None)
-    settings, datasets = LambdaMartSettings(), {}
+    datasets: dict[str, Any] = {}
     for split in ("train", "valid"):
         lists = load_target_lists(store, data, *sources, split).listed
         datasets[split] = lightgbm.Dataset(
@@ -119,27 +122,9 @@ def former_lambdamart(store: Store, data: str) -> FormerLambdaMart:
             group=[len(listed.task.candidates) for listed in lists],
             reference=datasets.get("train"),
         )
-    parameters = {
-        "objective": "lambdarank",
-        "metric": "ndcg",
-        "eval_at": [5],
-        "num_leaves": settings.leaves,
-        "learning_rate": settings.learning_rate,
-        "min_data_in_leaf": settings.least_candidates_per_leaf,
-        "max_bin": settings.bins,
-        "seed": 0,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "verbosity": -1,
-    }
-    stop = lightgbm.early_stopping(settings.patience, verbose=False)
-    return FormerLambdaMart(
-        lightgbm.train(
-            parameters, datasets["train"], settings.rounds, valid_sets=[datasets["valid"]], callbacks=[stop]
-        ),
-        columns,
-    )
+    # Each tree saw all features and candidates then.
+    settings = LambdaMartSettings(share_of_features=1.0, share_of_candidates=1.0)
+    return FormerLambdaMart(train_booster(lightgbm, datasets["train"], datasets["valid"], settings), columns)
 
 
 def build(plan: Plan) -> None:
@@ -303,14 +288,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         plan = make_plan(asked, Path(temporary))
         build(plan)
-        # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
-        with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(partial(run_seed, plan), range(asked.seeds)))
+        run_seeds(partial(run_seed, plan), asked.seeds, asked.processes)
         table, bars = report(plan, asked.seeds)
-    print(table)
-    if asked.markdown:
-        asked.markdown.write_text(table + "\n")
-    sys.exit(not bars.met)
+    finish(table, bars, asked.markdown)
 
 
 if __name__ == "__main__":

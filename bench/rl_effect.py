@@ -12,11 +12,8 @@ data (GR2_DATA).
 """
 
 import argparse
-import multiprocessing
-import sys
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from measure import Bars, quiet
 from points_students import MODES, NOW, Plan, add_options, build, judge_student, make_plan, ranks_of, run_seed, told
+from students import finish, gain, run_seeds
 
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.snapshots import SnapshotSettings
@@ -84,7 +82,7 @@ def report(plan: Plan, designs: Mapping[str, DapoSettings], seeds: int) -> tuple
     before = ranks(mode)
     for label in (None, *designs):
         after = ranks(mode, label)
-        gained = gain_of_each(after, before)
+        gained = gain(after, before)
         settings = designs[label] if label else None
         cells = [
             label or "SFT",
@@ -101,18 +99,10 @@ def report(plan: Plan, designs: Mapping[str, DapoSettings], seeds: int) -> tuple
         lines.append(f"| {other} | | | {recall_at_k(row, 1).mean():.4f} | {ndcg_at_k(row, 5).mean():.4f} | | |")
     # The design is chosen on valid lists, too.
     best = max(designs, key=lambda label: ndcg_at_k(ranks(mode, label, "valid"), 5).mean())
-    value, low, _ = gain_of_each(ranks(mode, best), before)
+    value, low, _ = gain(ranks(mode, best), before)
     bars.at_least(f"gain of {best} in N@5 over SFT", value, BAR.get(plan.data, 0.0))
     bars.at_least("the lower end of its interval", low, 0.0)
     return "\n".join(lines), bars
-
-
-def gain_of_each(after_A_B: np.ndarray, before_A_B: np.ndarray) -> tuple[float, float, float]:
-    """The mean gain in N@5 of students over those that they began with, and its 95% interval over lists."""
-    gains_B = (ndcg_at_k(after_A_B, 5) - ndcg_at_k(before_A_B, 5)).mean(axis=0)
-    draws = np.random.default_rng(0).integers(len(gains_B), size=(2_000, len(gains_B)))
-    low, high = np.quantile(gains_B[draws].mean(axis=1), (0.025, 0.975))
-    return float(gains_B.mean()), float(low), float(high)
 
 
 def main() -> None:
@@ -134,14 +124,9 @@ def main() -> None:
             plan.data, kind="dapo", template="rerank_levels.v2", splits=("train",), held_out_folds=(0,)
         )
         publish(Store.open(plan.folder / "store"), PROMPTS, settings)
-        # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
-        with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(partial(run_designs, plan, designs), range(asked.seeds)))
+        run_seeds(partial(run_designs, plan, designs), asked.seeds, asked.processes)
         table, bars = report(plan, designs, asked.seeds)
-    print(table)
-    if asked.markdown:
-        asked.markdown.write_text(table + "\n")
-    sys.exit(not bars.met)
+    finish(table, bars, asked.markdown)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -156,11 +158,26 @@ def seconds_of(store: Store, student: str) -> float:
 
 
 def gain(ranks_A_B: np.ndarray, ranks_B: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """N@5 of the mean of several ranks of each list over that of one, and its 95% interval."""
-    gains_B = ndcg_at_k(ranks_A_B, 5).mean(axis=0) - ndcg_at_k(ranks_B, 5)
+    """N@5 of the mean of several ranks of each list over that of others, one or as many, and its 95% interval."""
+    gains_B = (ndcg_at_k(ranks_A_B, 5) - ndcg_at_k(ranks_B, 5)).mean(axis=0)
     draws = np.random.default_rng(seed).integers(len(gains_B), size=(2_000, len(gains_B)))
     low, high = np.quantile(gains_B[draws].mean(axis=1), (0.025, 0.975))
     return float(gains_B.mean()), float(low), float(high)
+
+
+def run_seeds(work: Callable[[int], Any], seeds: int, processes: int) -> None:
+    """Call `work` with each seed, in processes of their own."""
+    # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(work, range(seeds)))
+
+
+def finish(table: str, bars: Bars, markdown: Path | None) -> NoReturn:
+    """Print the table, write it to a file if asked, and exit with 1 if a bar was missed."""
+    print(table)
+    if markdown:
+        markdown.write_text(table + "\n")
+    sys.exit(not bars.met)
 
 
 def report(folder: Path, seeds: int) -> tuple[str, Bars]:
@@ -215,14 +232,9 @@ def main() -> None:
             shutil.rmtree(folder / "store", ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             build(folder, asked.data)
-        # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
-        with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(partial(run_seed, folder, asked.data), range(asked.seeds)))
+        run_seeds(partial(run_seed, folder, asked.data), asked.seeds, asked.processes)
         table, bars = report(folder, asked.seeds)
-    print(table)
-    if asked.markdown:
-        asked.markdown.write_text(table + "\n")
-    sys.exit(not bars.met)
+    finish(table, bars, asked.markdown)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def fit_lambdamart(
         )
         # Binned like the lists that are learned from.
         judged = lightgbm.Dataset(valid.features, valid.labels, group=valid.sizes_N, reference=data)
-        return [_train(lightgbm, data, judged, settings, seed) for seed in range(settings.seeds)]
+        return [train_booster(lightgbm, data, judged, settings, seed) for seed in range(settings.seeds)]
 
     boosters: dict[int, list[Any]] = {}
     scores = np.zeros(len(train.labels))
@@ -190,7 +190,8 @@ def import_lightgbm() -> Any:
     return lightgbm
 
 
-def _train(lightgbm: Any, data: Any, judged: Any, settings: LambdaMartSettings, seed: int) -> Any:
+def train_booster(lightgbm: Any, data: Any, judged: Any, settings: LambdaMartSettings, seed: int = 0) -> Any:
+    """One model of LightGBM. data: what it learns from; judged: by which it stops. seed: is added to the settings'."""
     parameters = {
         "objective": "lambdarank",
         "metric": "ndcg",
