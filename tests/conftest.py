@@ -26,6 +26,11 @@ settings.register_profile("unhurried", parent=settings.get_profile(settings.get_
 settings.load_profile("unhurried")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Number bytes, as in `data0`: compressed ones hold the time, and pytest-xdist needs the same names everywhere."""
+    return argname if isinstance(val, bytes) else None
+
+
 BuildOnce = Callable[[str, Callable[[Path], object]], Path]
 PrepareFolder = Callable[[Path, Callable[[Store], object]], Path]
 Prepare = Callable[[Path, Callable[[Store], object]], Store]
