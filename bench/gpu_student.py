@@ -20,11 +20,11 @@ import torch
 from measure import DATA, quiet
 from students import gain, seconds_of
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.ingest import ingest
 from curate.datasets.sources import choose_sources
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
-from curate.evaluation.rankers.lambdamart import train_lambdamart
+from curate.evaluation.rankers.lambdamart import train_lambdamart_ranker
 from curate.evaluation.rankers.offline import PreRanker
 from curate.evaluation.rankers.protocol import Ranker, checked
 from curate.sids.assignment import assign_semantic_ids
@@ -33,10 +33,10 @@ from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
 from curate.traces.target_lists import load_target_lists
-from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
+from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train.dapo.training import DapoSettings, train_dapo
-from train.ranking.rerankers import student_rankers
+from train.ranking.modes import student_rankers
 from train.runs import student_folder
 from train.sft.training import SftSettings, train_sft
 
@@ -66,7 +66,7 @@ def prepare(asked: Any) -> Store:
     with store.reading() as session:
         sources = choose_sources(session, NAME, None, None)
     np.savez(asked.keep / "pre-ranker.npz", **judge(store, PreRanker(""), asked.lists))
-    np.savez(finished, **judge(store, train_lambdamart(store, NAME, *sources), asked.lists))
+    np.savez(finished, **judge(store, train_lambdamart_ranker(store, NAME, *sources, "test"), asked.lists))
     return store
 
 

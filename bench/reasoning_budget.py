@@ -21,7 +21,7 @@ import numpy as np
 from measure import DATA, quiet
 from students import LEVELS, gain
 
-from curate.candidates import make_candidates
+from curate.candidates.making import make_candidates
 from curate.datasets.ingest import ingest
 from curate.datasets.simulation import simulate
 from curate.evaluation.evaluate import evaluate
@@ -33,10 +33,10 @@ from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
 from curate.traces.planning import SamplingSettings
 from curate.traces.sampling import sample
-from curate.traces.teachers.scorecard import ScorecardTeacher, fit_scorecard
+from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
 from store import Store
 from train import load_snapshot
-from train.ranking.rerankers import student_rankers
+from train.ranking.modes import student_rankers
 from train.runs import TrainingSummary, open_snapshot, student_folder
 from train.sft.settings import SftSettings
 from train.sft.training import train_sft

@@ -25,7 +25,10 @@ from train.dapo.judging import compare_rewards, judge_again
 from train.dapo.training import DapoSettings, train_dapo
 from train.runs import CHECKPOINTS, last_checkpoint, student_folder
 
-SOME: dict[str, Any] = {"steps": 2, "prompts_per_batch": 2, "num_generations": 4, "max_tokens": 40, "refill_rounds": 1}
+SOME: dict[str, Any] = {
+    "steps": 2, "prompts_per_batch": 2, "num_generations": 4, "max_tokens": 40, "refill_rounds": 1,
+    "resolution_lists": 0,
+}  # fmt: skip
 STUDENT = "teacher = 'student'"
 
 

@@ -1,0 +1,69 @@
+"""How long `make test` takes, alone or beside that of another checkout.
+
+    python bench/test_speed.py [--base DIR] [--rounds 1]
+
+DIR is a checkout with its environment in DIR/.venv. The commands run in turns; of several rounds the fastest counts.
+Under load, compare CPU time: it depends on other processes far less than time by the clock.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from measure import DATA, Bars, Measured
+
+SHARE = 1 / 3
+
+
+def main() -> None:
+    """Run in turns, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, help="a checkout to compare with")
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    checkouts = {"this checkout": Path(__file__).parents[1]}
+    if options.base:
+        checkouts["base"] = options.base.absolute()
+    runs: dict[str, list[Measured]] = {name: [] for name in checkouts}
+    for _ in range(options.rounds):
+        for name, checkout in checkouts.items():
+            done = make_test(checkout)
+            outcome = re.findall(r"\d+ passed[^=\n]*", done.output)[-1].strip()
+            print(f"       {name}: {done.seconds:.0f} s, {done.cpu_seconds:.0f} s of CPU; {outcome}", flush=True)
+            runs[name].append(done)
+    bars = Bars()
+    if options.base:
+        for unit in ("seconds", "cpu_seconds"):
+            ours, theirs = (min(getattr(run, unit) for run in runs[name]) for name in checkouts)
+            bars.at_most(f"{unit} as a share of the base's", ours / theirs, SHARE)
+    sys.exit(not bars.met)
+
+
+def make_test(checkout: Path) -> Measured:
+    """`make test` in a checkout, with the real data at hand; exits where it fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "GR2_STORE")}
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        ["make", "test"],
+        cwd=checkout,
+        env={**environment, "GR2_DATA": str(DATA)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"make test failed in {checkout}:\n{output[-3000:]}")
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Measured(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss / 1024, output)
+
+
+if __name__ == "__main__":
+    main()
