@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 # Most modules of torch and transformers are never imported, so compiling them all at once only costs a minute.
 INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile --constraint $(CONSTRAINTS) --editable
+# Images of containers often set it, and then each process would compile what was installed and rewrite every test anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Set-up marks: redone when a dependency or a pin changes.
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev

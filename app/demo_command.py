@@ -364,9 +364,10 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
                 stage.done(f"{name} is trained already", partial(say, f"student {name}: trained already"))
                 continue
             done: TrainingSummary = train(resume=folder.exists(), on_progress=stage.on_progress)
-            figures = ", ".join(f"{shown[metric]} {done.figures[metric]:.3f}" for metric in shown)
+            figures = [f"{shown[metric]} {done.figures[metric]:.3f}" for metric in shown if metric in done.figures]
             stage.done(
-                f"{name}: {done.steps:,} steps; at the end {figures}", partial(print_training, name, done, tuple(shown))
+                "; at the end ".join([f"{name}: {done.steps:,} steps", *([", ".join(figures)] if figures else [])]),
+                partial(print_training, name, done, tuple(shown)),
             )
 
 

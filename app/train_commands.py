@@ -244,7 +244,7 @@ def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -
     """Where the student is, and the last figures of its training."""
     figures = ", ".join(f"{metric} {done.figures[metric]:.4g}" for metric in shown if metric in done.figures)
     optimizer, rate = done.settings.get("optimizer", "adamw"), done.settings["learning_rate"]
-    # A training that is shorter than the interval of its log has no figures.
+    # What is not a number is not among the figures.
     end = f"at the end {figures}; " if figures else ""
     if "best_step" in done.figures:
         step, ndcg = (done.figures[metric] for metric in ("best_step", "eval_ndcg_at_5"))

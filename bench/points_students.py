@@ -72,6 +72,7 @@ class Plan:
     data: str
     teacher: str
     users: int
+    list_size: int
     steps: int
     batch_size: int
     lists: int
@@ -142,7 +143,7 @@ def build(plan: Plan) -> None:
         made = session.connection.execute("select count(*) from candidate_lists").fetchone()
     # A second call changes nothing, but for as long as the first.
     if made == (0,):
-        make_candidates(store, plan.data)
+        make_candidates(store, plan.data, list_size=plan.list_size)
     with store.reading() as session:
         sources = choose_sources(session, plan.data, None, None)
     rankers = {
@@ -260,6 +261,7 @@ def add_options(parser: argparse.ArgumentParser, data: str = "beauty", teacher: 
     parser.add_argument("--data", default=data)
     parser.add_argument("--teacher", default=teacher)
     parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--list-size", type=int, default=10)
     parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lists", type=int, default=20_000)
@@ -276,7 +278,10 @@ def make_plan(asked: argparse.Namespace, temporary: Path) -> Plan:
         sys.exit(f"no real data in {DATA / asked.data}; set GR2_DATA to the folder that holds it")
     folder = asked.keep or temporary
     folder.mkdir(parents=True, exist_ok=True)
-    return Plan(folder, asked.data, asked.teacher, asked.users, asked.steps, asked.batch_size, asked.lists, asked.limit)
+    return Plan(
+        folder, asked.data, asked.teacher, asked.users, asked.list_size, asked.steps, asked.batch_size, asked.lists,
+        asked.limit,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -363,6 +363,10 @@ class StoreCallback(TrainerCallback):
         self._on_progress = on_progress
         self._remark = remark
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Let the last step be logged, so that a training shorter than the interval of its log has figures, too."""
+        control.should_log |= state.global_step >= state.max_steps
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         """Queue the metrics and report the progress line."""
         if not state.is_world_process_zero or not logs:

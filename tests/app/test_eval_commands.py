@@ -50,13 +50,14 @@ def endpoint() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Its address, and what it was asked."""
     handler = type("Handler", (Reverser,), {"asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/v1", handler.asked
         server.shutdown()
         thread.join()
 
 
+@pytest.mark.slow
 def test_all_that_can_be_had_is_compared(shop: Store, gr2_process: Gr2) -> None:
     try:
         import_lightgbm()
@@ -104,6 +105,7 @@ def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
     assert set(rows) == {(True, True, False), (False, False, True)}
 
 
+@pytest.mark.slow
 def test_failed_requests_of_an_endpoint_are_counted_apart_from_its_answers(
     shop: Store, endpoint: tuple[str, list[dict[str, Any]]], gr2_process: Gr2
 ) -> None:

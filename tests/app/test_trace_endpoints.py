@@ -89,6 +89,7 @@ def rows(store: Store, statement: str) -> list[tuple[Any, ...]]:
 ANSWERED = "select count(*), count(ranking), count(error) from traces"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["parts", "json_in_reasoning", "thought_tags", "no_usage", "html502"])
 def test_answers_are_found_wherever_they_are(trace: Any, shop: Store, field: FieldServer, mode: str) -> None:
     done = trace(field.url(mode))
@@ -140,6 +141,7 @@ def test_an_unknown_parameter_is_given_up_once(
     assert ("seed" in last["keys"]) == (key == "rf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "says"),
     [
@@ -228,7 +230,7 @@ class Echo(BaseHTTPRequestHandler):
 @pytest.fixture
 def echo() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -270,6 +272,7 @@ def test_the_host_of_the_endpoint_is_recorded_without_credentials(trace: Any, sh
     assert "password" not in settings
 
 
+@pytest.mark.slow
 def test_openais_key_goes_to_another_host_only_if_it_is_named(
     trace: Any, field: FieldServer, echo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

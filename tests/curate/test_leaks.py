@@ -103,18 +103,21 @@ def different(left: Store, right: Store) -> set[str]:
     return {name for name in one if one[name] != other[name]}
 
 
+@pytest.mark.slow
 def test_nothing_that_is_fitted_or_published_depends_on_test_targets(poisoned: Callable[..., Store]) -> None:
     assert different(poisoned(None), poisoned("test")) == OF_TEST
     for kind in KINDS.builtin:
         assert find_snapshot(poisoned(None), kind).version == find_snapshot(poisoned("test"), kind).version
 
 
+@pytest.mark.slow
 def test_on_valid_targets_depend_only_what_is_said_of_valid_and_the_evidence_of_test_lists(
     poisoned: Callable[..., Store],
 ) -> None:
     assert different(poisoned(None), poisoned("valid")) == OF_VALID
 
 
+@pytest.mark.slow
 def test_the_digests_see_what_is_fitted_to_train(poisoned: Callable[..., Store]) -> None:
     """So that the tests above say something: poison of train reaches everything but the later targets."""
     assert different(poisoned(None), poisoned("train")) >= fitted(poisoned(None)).keys() - OF_TEST - {"valid targets"}
@@ -137,6 +140,7 @@ def test_lambdamart_does_not_depend_on_test_targets(poisoned: Callable[..., Stor
         assert (clean.digest, clean.scale) == (other.digest, other.scale)
 
 
+@pytest.mark.slow
 def test_valid_targets_decide_when_lambdamart_stops_and_nothing_else(poisoned: Callable[..., Store]) -> None:
     for clean, other in zip(trees(poisoned(None)), trees(poisoned("valid")), strict=True):
         pairs = [(*clean.boosters[fold], *other.boosters[fold]) for fold in clean.boosters]

@@ -201,6 +201,7 @@ def test_every_form_of_an_order_is_read_as_that_order(form: Form, order: list[in
     assert ranking(form(order, listed)) == order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @settings(max_examples=25)
 @given(order=PLACES, listed=PLACES, data=st.data())

@@ -99,6 +99,7 @@ def test_no_edit_of_an_answer_raises(start: int, end: int, fragment: str) -> Non
     check(CANONICAL[:start] + fragment + CANONICAL[end:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

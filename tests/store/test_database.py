@@ -278,6 +278,7 @@ def wait_for_writer(store: Store) -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_writer_waits_only_for_readers_of_other_processes_that_were_there_before(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

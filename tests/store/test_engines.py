@@ -38,6 +38,7 @@ def test_an_engine_serves_a_folder_again_and_again_and_leaves_no_file_behind(sto
     ]
 
 
+@pytest.mark.slow
 def test_stores_that_are_open_at_the_same_time_are_told_apart(tmp_path: Path) -> None:
     stores = [Store.open(tmp_path / f"it's {number}", create=True) for number in range(7)]
     for number, store in enumerate(stores):

@@ -166,6 +166,7 @@ def test_a_line_that_did_not_reach_the_disk_is_an_error_of_the_next_one(
     writer.close()
 
 
+@pytest.mark.slow
 def test_a_new_journal_is_never_seen_without_its_lock(tmp_path: Path) -> None:
     """Another process looks at each journal as soon as its name is there."""
     code = """

@@ -149,6 +149,7 @@ def test_a_base_model_whose_template_ends_turns_stops_there_in_dapo_and_evaluati
     assert end in json.loads((done.folder / "generation_config.json").read_text())["eos_token_id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refill_rounds", [0, 1])
 def test_batches_that_teach_nothing_say_so(refill_rounds: int, levels: Store, tmp_path: Path) -> None:
     # With random weights nothing ends a turn within two tokens.

@@ -55,6 +55,7 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
+@pytest.mark.slow
 def test_a_training_that_was_half_written_goes_on(inputs: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_sft(inputs, "traces", "new", "x", FEW, on_progress=stop_at(2))
@@ -70,6 +71,7 @@ def test_a_training_that_was_half_written_goes_on(inputs: Store) -> None:
     assert losses == [(1,), (2,), (3,)]
 
 
+@pytest.mark.slow
 def test_a_new_training_that_fails_before_its_first_checkpoint_leaves_its_name_free(inputs: Store) -> None:
     def fail(_: str) -> None:
         raise RuntimeError
@@ -84,6 +86,7 @@ def test_a_new_training_that_fails_before_its_first_checkpoint_leaves_its_name_f
     assert train_sft(inputs, "traces", "new", "x", FEW).steps == 3
 
 
+@pytest.mark.slow
 def test_a_student_remembers_the_semantic_ids_that_it_learned(inputs: Store) -> None:
     with inputs.reading() as session:
         old, _ = choose_sources(session, "shop", None, None)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from curate.review.trace_pages import find_traces
@@ -45,6 +46,7 @@ def test_one_annotator_sees_rules_and_no_agreement(traced: Store, open_page: Cal
     assert annotators["labels"].to_list() == [3]
 
 
+@pytest.mark.slow
 def test_two_annotators_see_figures_confusions_rules_and_disagreements(
     traced: Store, open_page: Callable[..., AppTest]
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_rule_is_a_layer() -> None:
     assert not drawn({"layer": [charts.dashed_rule("x", 0.5), charts.dashed_rule("y", 0)]}).exception
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

@@ -138,6 +138,7 @@ def test_configurations_without_a_list_in_common(open_page: Open, traced: Store)
     assert page.segmented_control[0].value == TWO_CONFIGURATIONS
 
 
+@pytest.mark.slow
 def test_in_a_real_browser_hostile_attempts_do_no_harm(
     server: str, traced: Store, open_browser: Callable[[], Page]
 ) -> None:

@@ -14,6 +14,7 @@ from store import Store
 Open = Callable[..., Page]
 
 
+@pytest.mark.slow
 def test_a_trace_can_be_found_and_read(server: str, traced: Store, open_browser: Open) -> None:
     page = open_browser()
     page.goto(f"{server}/traces?passes=paper&split=train")
@@ -27,6 +28,7 @@ def test_a_trace_can_be_found_and_read(server: str, traced: Store, open_browser:
     expect(page.get_by_text("Re-rank the candidates so that").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_pages_are_one_click_apart(server: str, open_browser: Open) -> None:
     page = open_browser()
     page.goto(server)
@@ -35,6 +37,7 @@ def test_the_pages_are_one_click_apart(server: str, open_browser: Open) -> None:
     expect(page.locator("canvas").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_first_screen_of_each_page_begins_with_its_title_and_cuts_nothing(
     server: str, traced: Store, open_browser: Open
 ) -> None:
@@ -65,6 +68,7 @@ def test_the_first_screen_of_each_page_begins_with_its_title_and_cuts_nothing(
         assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 1280
 
 
+@pytest.mark.slow
 def test_the_keys_are_one_row_that_stays_in_view(server: str, traced: Store, open_browser: Open) -> None:
     queue = make_queue(traced, QueueSettings("bar", TraceFilter(teacher="evidence"), size=5, blind=False), "ann")
     page = open_browser()
@@ -86,6 +90,7 @@ def test_the_keys_are_one_row_that_stays_in_view(server: str, traced: Store, ope
     expect(buttons.last).to_be_in_viewport()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["hostile", "megabyte", "broken"])
 def test_hostile_text_is_shown_and_not_executed(server: str, traced: Store, open_browser: Open, teacher: str) -> None:
     trace_id = find_traces(traced, TraceFilter(teacher=teacher)).rows["trace_id"][0]
@@ -113,6 +118,7 @@ def look(page: Page, done: int) -> None:
     page.wait_for_timeout(1_000 * UNSEEN_SECONDS)
 
 
+@pytest.mark.slow
 def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store, open_browser: Open) -> None:
     queue = make_queue(traced, QueueSettings("keys", size=20, tags=("odd", "nice")), "ann")
     page = open_browser()
@@ -164,6 +170,7 @@ def test_twenty_traces_are_labelled_by_keyboard_alone(server: str, traced: Store
     assert current == [(20,)]
 
 
+@pytest.mark.slow
 def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, traced: Store, open_browser: Open) -> None:
     trace_id = find_traces(traced, TraceFilter(passes="paper")).rows["trace_id"][0]
     page = open_browser()
@@ -174,6 +181,7 @@ def test_a_trace_leads_to_all_attempts_on_its_prompt(server: str, traced: Store,
     expect(page.get_by_text("Tau between orders")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_published_from_the_filter(server: str, traced: Store, open_browser: Open) -> None:
     page = open_browser()
     page.goto(f"{server}/snapshots?passes=strict&teacher=evidence")
@@ -189,6 +197,7 @@ def test_a_snapshot_is_published_from_the_filter(server: str, traced: Store, ope
     assert (name, rows) == ("good", fitting.height)
 
 
+@pytest.mark.slow
 def test_a_key_pressed_twice_labels_one_trace(server: str, traced: Store, open_browser: Open) -> None:
     queue = make_queue(traced, QueueSettings("double", size=20), "ann")
     page = open_browser()
@@ -208,6 +217,7 @@ def test_a_key_pressed_twice_labels_one_trace(server: str, traced: Store, open_b
     assert events == (4,)
 
 
+@pytest.mark.slow
 def test_keys_belong_to_the_note_from_n_on_whatever_the_network_takes(
     distant_server: str, traced: Store, open_browser: Open
 ) -> None:

@@ -34,6 +34,7 @@ def test_the_page_draws_figures_charts_and_costs(open_page: Callable[..., AppTes
     assert usage["prompt_tokens"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_filter_of_a_link_counts(open_page: Callable[..., AppTest], traced: Store) -> None:
     page = open_overview(open_page, passes="paper")
     assert page.metric[0].value == f"{count_traces(traced, TraceFilter(passes='paper')):,}"
@@ -74,6 +75,7 @@ def test_times_are_written_as_far_as_buckets_differ(width: timedelta, span: time
     assert _time_format(pl.DataFrame({"start": starts, "end": [start + width for start in starts]})) == expected
 
 
+@pytest.mark.slow
 def test_a_click_on_a_stage_or_a_cell_links_to_its_traces(
     server: str, traced: Store, open_browser: Callable[..., Page]
 ) -> None:

@@ -83,6 +83,7 @@ def test_configured_hosts_open_the_app_too(below_a_path: str) -> None:
         assert status_of(below_a_path, "/_stcore/stream", host, UPGRADE) == status
 
 
+@pytest.mark.slow
 def test_links_and_the_cookie_stay_below_the_base_path(
     below_a_path: str, traced: Store, open_browser: Callable[[], Page]
 ) -> None:
@@ -108,6 +109,7 @@ def test_links_and_the_cookie_stay_below_the_base_path(
     expect(page.get_by_text("0 of 5 by you")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_no_page_and_no_server_asks_the_internet(
     server: str, audit: Path, traced: Store, open_browser: Callable[[], Page]
 ) -> None:

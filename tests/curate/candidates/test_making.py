@@ -150,6 +150,7 @@ def test_categories_brands_and_popularity_agree_with_the_definition(tiny: Store)
         assert 0 <= facts["popularity"] <= 5
 
 
+@pytest.mark.slow
 def test_similarities_agree_with_the_definition(tiny: Store) -> None:
     make_candidates(tiny, "tiny")
     users, folds = sequences_of(tiny), folds_of(tiny)
@@ -318,6 +319,7 @@ def test_other_scores_under_the_same_name_are_refused(tiny: Store, tmp_path: Pat
         )
 
 
+@pytest.mark.slow
 def test_threads_and_batches_change_nothing(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fetch(shop, "from candidate_lists order by list_id"), fetch(shop, "from evidence order by list_id, rank")
     with shop.writing() as session:

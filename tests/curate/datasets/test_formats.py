@@ -221,6 +221,7 @@ def test_no_file_brings_out_another_error(tmp_path: Path, start: str, rest: str)
             read(tmp_path / "f", data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "item_count", "interaction_count"),
     [("beauty", 12_101, 198_502), ("sports", 18_357, 296_337), ("ml-100k", 1_682, 100_000)],

@@ -231,6 +231,7 @@ def test_names_that_cannot_be_are_refused(store: Store, tmp_path: Path, name: st
         ingest(store, name, tmp_path / "x", tmp_path / "y")
 
 
+@pytest.mark.slow
 def test_beauty_has_the_papers_counts(store: Store, real_data: Path) -> None:
     summary = ingest(
         store, "beauty", real_data / "beauty" / "items.jsonl", real_data / "beauty" / "interactions.csv.gz"

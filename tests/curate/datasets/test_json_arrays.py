@@ -59,6 +59,7 @@ VALUES = st.recursive(LEAVES, lambda each: st.lists(each) | st.dictionaries(st.t
 FIRST = '[{"user_id": "u", "item_id": "a", "timestamp": 1},\n'
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.dictionaries(st.text(), VALUES), max_size=6),

@@ -53,6 +53,7 @@ def test_a_response_may_be_eight_megabytes_long_and_no_longer() -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 def test_the_limit_holds_after_decompression(encoding: str, compress: Callable[[bytes], bytes]) -> None:
     bomb = compress(b"x" * 50 * MAX_BYTES)

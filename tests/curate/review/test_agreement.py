@@ -193,6 +193,7 @@ def test_annotators_are_summed_up() -> None:
 # --- Independent implementations.
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.sampled_from("gbu."), min_size=3, max_size=3), min_size=1, max_size=30))
 def test_figures_are_those_of_the_libraries(table: list[list[str]]) -> None:
     ann, ben, cid = ("".join(column) for column in zip(*table, strict=True))
@@ -240,6 +241,7 @@ def noisy(seed: int, traces: int = 200) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_resampling_traces_one_by_one() -> None:
     said = noisy(5)
     labels = judgements(**said)

@@ -288,6 +288,7 @@ def test_wilson_by_hand() -> None:
     assert found == pytest.approx((0.5 - math.sqrt(1 / 8), 0.5 + math.sqrt(1 / 8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", FILTERS)
 def test_pass_rates_are_those_of_the_view(traced: Store, chosen: TraceFilter) -> None:
     fitting = find_traces(traced, chosen, limit=1_000).rows["group_id"].unique().to_list()

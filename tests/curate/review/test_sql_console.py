@@ -243,6 +243,7 @@ READ_FILES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", READ_FILES)
 def test_no_query_reads_files_or_the_network(tiny: Store, query: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
@@ -284,6 +285,7 @@ def test_functions_that_do_something_do_nothing(tiny: Store, query: str) -> None
     assert run_sql(tiny, "from items").height == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["read_blob", "read_text", "read_csv", "glob", "read_duckdb", "parquet_schema"])
 def test_no_query_reads_the_files_of_the_store_or_its_own(tiny: Store, function: str) -> None:
     for path in (
@@ -320,6 +322,7 @@ def test_python_variables_are_no_tables(tiny: Store, monkeypatch: pytest.MonkeyP
 # --- limits ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
@@ -435,6 +438,7 @@ def test_a_query_that_gives_rows_slowly_is_stopped_too(tiny: Store) -> None:
         query_rows(tiny, "from range(1000000000000)", QueryLimits(seconds=0.3))
 
 
+@pytest.mark.slow
 def test_stopping_one_query_leaves_the_others_of_the_process_alone(tiny: Store) -> None:
     answers: list[int] = []
 

@@ -105,6 +105,7 @@ def test_what_steers_a_screen_is_spelled_out(tried: Store) -> None:
     assert text == "a\\u202eb\\u001b[31m\\u0000\\u000d\nשלום 👨‍👩‍👧 <script>\\u2028"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
     [

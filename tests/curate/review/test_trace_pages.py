@@ -28,6 +28,7 @@ def all_traces(store: Store, chosen: TraceFilter) -> list[str]:
     return find_traces(store, chosen, limit=10_000).rows["trace_id"].to_list()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [TraceFilter(), TraceFilter(text="the"), TraceFilter(split="train", pattern="t.e")])
 def test_pages_go_through_all_traces_newest_first_without_gap_or_repeat(
     traced: Store, chosen: TraceFilter, monkeypatch: pytest.MonkeyPatch

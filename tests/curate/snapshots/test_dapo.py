@@ -40,6 +40,7 @@ def test_every_list_that_holds_its_target_is_there_and_no_teacher_is_needed(shop
     assert rebuild(shop, snapshot)
 
 
+@pytest.mark.slow
 def test_pass_rates_go_with_the_model_that_they_are_of(shop: Store) -> None:
     for temperature, attempts in ((0.5, 2), (1.0, 4)):
         sample(

@@ -274,6 +274,7 @@ def selected(store: Store, settings: SnapshotSettings) -> Contents:
         return KINDS.find(settings.kind).select(session, settings).load(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "dapo", "midtrain"])
 def test_others_can_write_while_rows_are_made_and_change_none_of_them(traced: Store, kind: str) -> None:
     settings = SnapshotSettings("shop", kind=kind)
@@ -388,6 +389,7 @@ filters = st.builds(
 )
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=filters, ruleset=st.sampled_from(["answered", "paper", "strict"]))
 def test_a_filtered_snapshot_holds_what_both_filter_and_ruleset_let_through(
@@ -412,6 +414,7 @@ def test_a_filtered_snapshot_holds_what_both_filter_and_ruleset_let_through(
     assert {row["trace_id"] for of_split in rows.values() for row in of_split} == expected - bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "dapo", "midtrain"])
 @pytest.mark.parametrize("splits", [("train", "valid"), ("valid",)])
 def test_a_preview_counts_the_rows_that_publishing_writes_and_writes_nothing(

@@ -206,6 +206,7 @@ odd_detail = Rule(1, _check)
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_store_refuses_a_trace(shop: Store, write_module: WriteModule) -> None:
     write_module("own_odd", RULE)
     add_ruleset(shop, "odd", ["parsed", "own_odd:odd_detail"])

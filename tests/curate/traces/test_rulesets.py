@@ -184,6 +184,7 @@ def test_adding_a_rule_loses_no_trace_in_silence(traced: Store, even_length: str
     }
 
 
+@pytest.mark.slow
 def test_pass_rates_of_a_snapshot_are_those_of_its_versions(traced: Store) -> None:
     """Rows of SFT and DAPO hold pass rates under `paper`, and a filter may ask for what `strict` says."""
     kept = publish(traced, "sft", SnapshotSettings("shop", ruleset="answered"))

@@ -121,6 +121,7 @@ def test_targeted_requests_hold_the_target(shop: Store) -> None:
     assert fetch(shop, "select distinct template, strategy from prompts") == [("rerank_targeted.v1", "targeted")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lists", "where"),
     [("with-target", "target_rank is not null"), ("without-target", "target_rank is null"), ("all", "true")],
@@ -189,6 +190,7 @@ def test_tokens_and_costs_add_up(shop: Store) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_concurrency_is_bounded(shop: Store) -> None:
     settings = SamplingSettings("shop", max_attempts=2)
     most = 0
@@ -201,6 +203,7 @@ def test_concurrency_is_bounded(shop: Store) -> None:
     assert most <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_cleanly_and_the_same_command_goes_on(shop: Store, number: signal.Signals) -> None:
     count = 0

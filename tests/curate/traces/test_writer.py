@@ -193,6 +193,7 @@ def received(store: Store) -> Counter[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_paid_for(shop: Store, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -240,6 +241,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_paid_for(shop: 
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_ends_a_run_with_one_line(shop: Store) -> None:
     limit = shop.main_file.stat().st_size + 2_000_000
     done = subprocess.run(

@@ -189,6 +189,7 @@ def trained(folder: Path, ties: Sequence[bool], **changed: Any) -> Any:
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -365,6 +366,7 @@ def test_a_step_is_the_formula_over_informative_groups_alone(steps: int, tmp_pat
         assert weight.grad.abs().max() > 1e-5
 
 
+@pytest.mark.slow
 def test_every_loss_learns_from_mini_batches_and_masked_groups_in_its_own_way(tmp_path: Path) -> None:
     """Two mini-batches, two passes over them, and groups without spread that the losses must leave out."""
     learned = {
@@ -563,6 +565,7 @@ def test_metrics_describe_the_first_round(tmp_path: Path) -> None:
     assert entry["refill/reward"] != pytest.approx(entry["reward"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [{"gradient_accumulation_steps": 2}, {"steps_per_generation": 2}], ids=str)
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(split: dict[str, int], tmp_path: Path) -> None:
     changed: dict[str, Any] = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **split}

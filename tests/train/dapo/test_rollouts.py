@@ -41,6 +41,7 @@ def train(store: Store, name: str = "rl", **changed: Any) -> str:
     return train_dapo(store, "prompts", "copier", name, DapoSettings(**{**SOME, **changed})).run_id
 
 
+@pytest.mark.slow
 def test_every_completion_is_a_trace_of_its_run(copying: Store) -> None:
     before = fetch(copying, f"select count(*) from traces where not {STUDENT}")
     run_id = train(copying)
@@ -81,6 +82,7 @@ def test_every_completion_is_a_trace_of_its_run(copying: Store) -> None:
     assert len([entry for entry in read_journal(journal) if entry.record["event"] == "received"]) == len(rows)
 
 
+@pytest.mark.slow
 def test_rollouts_change_no_figure_of_teachers(copying: Store) -> None:
     queries = (
         "from acceptance_funnel",
@@ -215,7 +217,8 @@ def kill_at(store: Store, step: int, commit_seconds: float) -> None:
                 child.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("commit_seconds", [60.0, pytest.param(0.1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("commit_seconds", [60.0, 0.1])
 def test_a_killed_training_loses_no_rollout(commit_seconds: float, copying: Store, tmp_path: Path) -> None:
     kill_at(copying, 5, commit_seconds)
     checkpoint = last_checkpoint(student_folder(copying, "killed") / CHECKPOINTS)
@@ -291,6 +294,7 @@ def draw_traces() -> None:
     draw_traces(Store.open(os.environ["GR2_STORE"]))
 
 
+@pytest.mark.slow
 def test_people_read_rollouts_step_by_step(copying: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = train(copying)
     monkeypatch.setenv("GR2_STORE", str(copying.folder))

@@ -36,6 +36,7 @@ def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
         return session.connection.execute(statement).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{}, {"lora_rank": 2, "refill_rounds": 0}, {"reward": "format_gated"}], ids=str)
 def test_a_training_leaves_a_student_a_run_and_what_its_answers_were_like(
     changed: dict[str, Any], inputs: Store
@@ -161,6 +162,7 @@ def train(store: Store, name: str, **changed: Any) -> dict[str, torch.Tensor]:
     return weights(store, name)
 
 
+@pytest.mark.slow
 def test_what_is_rewarded_moves_the_weights(copying: Store) -> None:
     begun, paper = weights(copying, "copier"), train(copying, "conditional")
     assert not same(begun, paper)
@@ -176,6 +178,7 @@ def test_what_is_rewarded_moves_the_weights(copying: Store) -> None:
     assert valid > 0
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_can_resolve_and_trains_as_if_it_had_not(copying: Store) -> None:
     told: list[str] = []
     silent = train(copying, "silent", refill_rounds=1)
@@ -190,12 +193,14 @@ def test_a_run_says_what_it_can_resolve_and_trains_as_if_it_had_not(copying: Sto
     assert told.index(estimated) < next(at for at, line in enumerate(told) if line.startswith("step 1 of 2"))
 
 
+@pytest.mark.slow
 def test_lora_begins_at_the_same_weights_for_the_same_seed(copying: Store) -> None:
     a, b, c = (train(copying, name, lora_rank=2, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert same(a, b)
     assert not same(a, c)
 
 
+@pytest.mark.slow
 def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> None:
     fast = {"learning_rate": 1e-2, "steps": 4}
     once = train(copying, "once", **fast)
@@ -218,6 +223,7 @@ def test_a_second_update_of_a_batch_is_clipped_by_epsilon(copying: Store) -> Non
     assert clipped["slow-tight"] > clipped["slow"]
 
 
+@pytest.mark.slow
 def test_a_step_in_several_passes_is_the_same_step(copying: Store) -> None:
     settings = {"steps": 1, "refill_rounds": 1}
     whole = train(copying, "whole", **settings)
@@ -226,6 +232,7 @@ def test_a_step_in_several_passes_is_the_same_step(copying: Store) -> None:
         torch.testing.assert_close(parts[key], weight, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -283,6 +290,7 @@ def test_prompts_are_drawn_by_pass_rate(inputs: Store) -> None:
         choose_prompts(rows, DapoSettings(min_pass_rate=0.6, max_pass_rate=0.9))
 
 
+@pytest.mark.slow
 def test_a_snapshot_with_pass_rates_can_be_trained_on(inputs: Store) -> None:
     sample(inputs, EvidenceTeacher(BRIEF), SamplingSettings("shop", template=TEMPLATE, max_attempts=4))
     publish(inputs, "tried", SnapshotSettings("shop", kind="dapo", template=TEMPLATE))

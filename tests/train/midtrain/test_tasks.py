@@ -51,6 +51,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in model.named_parameters(remove_duplicate=False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_in_the_warm_up_only_new_rows_move(
     tied: bool, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path
@@ -156,6 +157,7 @@ def whole(student_folder: Path, texts: datasets.DatasetDict, tmp_path_factory: p
 
 
 # Steps 1 and 2 warm up, 3 is the first of the next phase.
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 4, 5)] + [3])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(
     killed_at: int, whole: Whole, student: tuple[Any, Any], texts: datasets.DatasetDict, tmp_path: Path

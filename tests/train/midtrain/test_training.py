@@ -38,6 +38,7 @@ def test_a_model_without_semantic_ids_gets_them_and_is_trained(texts: Store) -> 
     assert rows == [("done", [1, 2, 3])]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(texts: Store) -> None:
     init_from_snapshot(texts, "texts", "young", "tiny")
     train_midtrain(texts, "texts", "young", "whole", FEW)

@@ -92,6 +92,7 @@ def test_an_invalid_answer_is_a_miss_and_not_the_order_of_the_input(inputs: Stor
     assert lists(open_student(inputs, "new", TEMPLATE).model) == {"ndcg_at_5": 0.0, "valid_share": 0.0}
 
 
+@pytest.mark.slow
 def test_the_sample_is_fixed_and_the_cheapest_mode_is_chosen(inputs: Store) -> None:
     first, again = valid_lists(inputs, "new"), valid_lists(inputs, "new")
     assert [listed.list_id for listed in first.listed] == [listed.list_id for listed in again.listed]
@@ -105,6 +106,7 @@ def test_the_sample_is_fixed_and_the_cheapest_mode_is_chosen(inputs: Store) -> N
     assert by_sid(open_student(inputs, "new", TEMPLATE).model)["valid_share"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_best_student_is_kept_and_the_run_says_which(
     lora_rank: int, inputs: Store, scripted: Callable[..., list[dict[str, torch.Tensor]]]
@@ -136,6 +138,7 @@ def test_the_best_student_is_kept_and_the_run_says_which(
     ).items()
 
 
+@pytest.mark.slow
 def test_evaluating_does_not_change_what_a_student_learns(inputs: Store, copying: Store) -> None:
     select = replace(SELECTION, eval_steps=2)
     plain = train_sft(inputs, "traces", "new", "plain", SFT)
@@ -152,6 +155,7 @@ def test_evaluating_does_not_change_what_a_student_learns(inputs: Store, copying
         assert curve(copying, watched, metric) == curve(copying, plain, metric) != []
 
 
+@pytest.mark.slow
 def test_a_kept_student_of_dapo_ranks_as_its_best_step_did(copying: Store) -> None:
     rl = DapoSettings(steps=3, prompts_per_batch=2, num_generations=4, max_tokens=40, learning_rate=1e-2)
     done = train_dapo(copying, "prompts", "copier", "rl", rl, selection=SELECTION)
@@ -193,6 +197,7 @@ def test_a_training_that_does_not_improve_ends(
 
 # The steps before which the training is killed: with a best checkpoint before, at and after the last one, and after the
 # patience has run out, when only the model was still to be saved.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stopped_at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow), "end"]
 )

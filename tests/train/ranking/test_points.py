@@ -47,6 +47,7 @@ def tasks_of(store: Store, limit: int = 12) -> list[RerankTask]:
     return [listed.task for listed in load_target_lists(store, "shop", *sources, "test", limit=limit).listed]
 
 
+@pytest.mark.slow
 def test_the_form_of_an_answer_leaves_the_points_open(rater: Store) -> None:
     student = open_student(rater, "rater")
     form = answer_form(student, 3)

@@ -51,6 +51,7 @@ def test_a_training_leaves_a_student_a_run_and_curves(inputs: Store) -> None:
     assert done.figures["loss"] == losses[-1][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{}, {"lora_rank": 2, "optimizer": "adamw"}], ids=str)
 def test_the_same_training_gives_the_same_weights_and_another_seed_others(
     changed: dict[str, Any], inputs: Store
@@ -115,6 +116,7 @@ class Stop(TrainerCallback):
 
 
 # An epoch has four steps.
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [pytest.param(4, marks=pytest.mark.slow), 6])
 def test_a_training_stopped_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(
     stopped_at: int, student: tuple[Any, Any], rows: datasets.Dataset, tmp_path: Path

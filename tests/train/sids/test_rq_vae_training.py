@@ -46,6 +46,7 @@ SWITCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SWITCHES.values(), ids=SWITCHES.keys())
 def test_with_any_switch_training_explains_the_vectors_and_repeats_itself(settings: dict[str, object]) -> None:
     points = clusters()
@@ -66,6 +67,7 @@ def test_training_leaves_the_random_numbers_of_its_caller_alone() -> None:
     assert torch.equal(torch.rand(1), wanted)
 
 
+@pytest.mark.slow
 def test_the_contrastive_term_brings_what_is_bought_together_under_one_prefix() -> None:
     # Two kinds of text; each is bought with the other of its own number, never with its own kind.
     random = np.random.default_rng(0)

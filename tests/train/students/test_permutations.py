@@ -40,6 +40,7 @@ def is_permutation(text: str, names: Sequence[Name]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("room", [0, 1, 7, 60])
 def test_every_answer_of_a_student_that_knows_nothing_is_a_permutation(

@@ -70,6 +70,7 @@ def test_variables_of_the_chat_template_are_kept_by_everything_trained_from_the_
     assert saved.apply_chat_template(messages, tokenize=False, enable_thinking=True).startswith("/no_think ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_gradient_accumulation_and_checkpointing_leave_a_step_of_sft_as_it_is(
     lora_rank: int,

@@ -50,7 +50,7 @@ def endpoint() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     server.asked, server.failures, server.answers = [], 0, []
     server.limit, server.refusal = 10_000, 400
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()

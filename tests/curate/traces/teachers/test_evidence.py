@@ -174,6 +174,7 @@ def test_a_higher_temperature_strays_further_from_the_scores() -> None:
     assert firsts[0] > firsts[1] > firsts[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [1, 9])
 def test_first_places_follow_the_softmax_of_the_scores(others: int) -> None:
     """Scores s of the pre-ranker count 1.5 log s, so 4 against 1 has odds 4**1.5 : 1, which is 8.

@@ -64,6 +64,7 @@ def test_what_keeps_failing_is_given_up_for_this_run_and_uses_up_no_attempt(shop
     assert rows(shop, "select count(*), count(error) from traces") == [(60, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 def test_an_outage_burns_no_attempts_and_the_run_goes_on_after_it(shop: Store, concurrency: int) -> None:
     sent = 0
@@ -87,6 +88,7 @@ def test_prompts_that_fail_for_ever_among_many_are_no_outage(shop: Store) -> Non
     assert progress.done + progress.failed == progress.prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 def test_prompts_that_fail_for_ever_at_the_end_of_a_run_do_not_pause_it(
     shop: Store, concurrency: int, monkeypatch: pytest.MonkeyPatch

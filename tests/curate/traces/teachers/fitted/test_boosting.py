@@ -73,6 +73,7 @@ def test_contributions_add_up_to_the_difference_between_candidates(shop: Store) 
     assert sums_K - sums_K[0] == pytest.approx(scores_K - scores_K[0], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_lists_give_the_same_models(shop: Store) -> None:
     assert fit(shop).digest == fit(shop).digest
     assert fit(shop).digest != fit(shop, settings=replace(FEW, seed=1)).digest

@@ -67,6 +67,7 @@ def test_noise_moves_the_order_and_never_the_points() -> None:
     assert len({each.ranking for each in parsed}) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [1, 9])
 def test_at_temperature_one_first_places_are_taken_by_their_odds(others: int) -> None:
     """Against one other, noise of the wrong sign would give the same shares."""
@@ -93,6 +94,7 @@ def test_other_weights_are_another_model() -> None:
     assert one == ScorecardTeacher(a_card(after=1.0)).model
 
 
+@pytest.mark.slow
 def test_the_fit_finds_the_weights_that_made_the_choices() -> None:
     rng = np.random.default_rng(0)
     true = rng.normal(size=(len(KINDS), LEVELS))
