@@ -41,7 +41,7 @@ pytest: $(DEV_READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(MARKED)
 
 coverage: $(DEV_READY)  ## Run all tests and show the lines that none of them reaches.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(MARKED) --cov --cov-report=term-missing:skip-covered
 
 format: $(DEV_READY)  ## Format the code and mend what the linter can.
 	$(BIN)/ruff format .

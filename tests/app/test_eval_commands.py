@@ -81,6 +81,7 @@ def test_all_that_can_be_had_is_compared(shop: Store, gr2_process: Gr2) -> None:
     assert done.differences.height == 10
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_asked_about_every_list_and_its_bad_answers_are_counted(
     shop: Store, endpoint: tuple[str, list[dict[str, Any]]], gr2_process: Gr2
 ) -> None:

@@ -70,6 +70,7 @@ def test_levels_need_the_evidence_of_every_candidate() -> None:
         levels_of(Evidence(1.0), None)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.builds(

@@ -296,6 +296,7 @@ def test_a_writer_waits_only_for_readers_of_other_processes_that_were_there_befo
     assert run_ids(store) == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_a_reader_is_held_up_by_a_waiting_writer_only_for_a_part_of_its_patience(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

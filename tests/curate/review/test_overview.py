@@ -101,6 +101,7 @@ def test_rules_stand_in_the_order_of_ruleset_strict(store: Store) -> None:
     assert ("answered", *rules) == LOSSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", FILTERS)
 def test_each_stage_of_the_funnel_counts_what_its_link_finds(traced: Store, chosen: TraceFilter) -> None:
     funnel = make_funnel(load_overview(traced, chosen))
@@ -113,6 +114,7 @@ def test_each_stage_of_the_funnel_counts_what_its_link_finds(traced: Store, chos
             assert count_traces(traced, link) == (traces if lost is None else lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", FILTERS)
 def test_the_funnel_only_narrows_and_nothing_gets_lost_twice(traced: Store, chosen: TraceFilter) -> None:
     overview = load_overview(traced, chosen)

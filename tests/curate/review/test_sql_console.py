@@ -195,6 +195,7 @@ def before(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Befor
     return Before(store, items, settings, sorted(folder.rglob("*")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", REFUSED)
 def test_everything_else_is_refused_and_changes_nothing(before: Before, query: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -399,6 +400,7 @@ def test_labels_are_read_only_for_queries_that_name_them(tiny: Store) -> None:
     assert "labels" in run_sql(tiny, "show all tables")["database"].to_list()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [

@@ -112,6 +112,7 @@ ODD_LINES: dict[str, Callable[[dict[str, Any]], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ODD_LINES)
 def test_an_odd_line_is_set_aside_and_the_rest_is_taken_over(prepare: Any, built_shop: Path, kind: str) -> None:
     store = prepare(built_shop, sample_some)

@@ -239,6 +239,7 @@ class SlowTeacher(FakeTeacher):
         return completion
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_what_is_under_way_and_keeps_what_came(shop: Store) -> None:
     progress = sample(shop, SlowTeacher(shuffled), SamplingSettings("shop", max_attempts=1), concurrency=8)
     assert progress.attempts == progress.stored == 10

@@ -73,6 +73,7 @@ def holder(shop: Store, monkeypatch: pytest.MonkeyPatch) -> Any:
     holder.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_pending", [20_000, 7])
 def test_a_run_outlasts_a_reader_that_holds_the_store_for_longer_than_its_patience(
     shop: Store, holder: Holder, monkeypatch: pytest.MonkeyPatch, max_pending: int
