@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GR2 = [sys.executable, "-m", "app.cli"]
 DATA = Path(os.environ.get("GR2_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -23,19 +24,24 @@ class Measured:
 
 
 def measure(*words: str, gr2: Sequence[str] = GR2) -> Measured:
-    """Run `gr2 ...` as a whole process; its peak memory is the operating system's figure for that process.
+    """Run `gr2 ...` as a whole process. gr2: how the command is started; default that of this checkout."""
+    return measure_command([*gr2, *words])
 
-    gr2: how the command is started; default that of this checkout.
+
+def measure_command(command: Sequence[str], **options: Any) -> Measured:
+    """Run a command as a whole process; its peak memory is the operating system's figure for that process.
+
+    options: of `subprocess.Popen`. Exits with the end of its output if it fails.
     """
     started = time.perf_counter()
-    process = subprocess.Popen([*gr2, *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
     if process.returncode != 0:
-        sys.exit(f"gr2 {' '.join(words)} failed")
+        sys.exit(f"{' '.join(command)} failed:\n{output[-3000:]}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
     return Measured(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss / 1024, output)
 

@@ -11,10 +11,9 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from measure import DATA, Bars, Measured
+from measure import DATA, Bars, Measured, measure_command
 
 SHARE = 1 / 3
 
@@ -44,24 +43,9 @@ def main() -> None:
 
 def make_test(checkout: Path) -> Measured:
     """`make test` in a checkout, with the real data at hand; exits where it fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "GR2_STORE")}
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        ["make", "test"],
-        cwd=checkout,
-        env={**environment, "GR2_DATA": str(DATA)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"make test failed in {checkout}:\n{output[-3000:]}")
-    cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Measured(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss / 1024, output)
+    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "GR2_STORE")}
+    environment = {**kept, "GR2_DATA": str(DATA)}
+    return measure_command(["make", "test"], cwd=checkout, env=environment, stderr=subprocess.STDOUT)
 
 
 if __name__ == "__main__":
