@@ -365,8 +365,9 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
                 continue
             done: TrainingSummary = train(resume=folder.exists(), on_progress=stage.on_progress)
             figures = [f"{shown[metric]} {done.figures[metric]:.3f}" for metric in shown if metric in done.figures]
+            end = f"; at the end {', '.join(figures)}" if figures else ""
             stage.done(
-                "; at the end ".join([f"{name}: {done.steps:,} steps", *([", ".join(figures)] if figures else [])]),
+                f"{name}: {done.steps:,} steps{end}",
                 partial(print_training, name, done, tuple(shown)),
             )
 

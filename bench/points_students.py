@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import DATA, Bars, quiet
-from students import finish, gain, judge, run_seeds, seconds_of
+from students import finish, gain, judge, run_seeds, seconds_of, told
 
 from curate.candidates.making import make_candidates
 from curate.datasets.ingest import ingest
@@ -223,11 +223,6 @@ class Known:
 def ranks_of(plan: Plan, labels: Sequence[str], split: str = "test") -> np.ndarray:
     """Ranks of the targets, a row for each ranker."""
     return np.stack([np.load(plan.results(label, split))["rank"] for label in labels])
-
-
-def told(gained: tuple[float, float, float]) -> str:
-    """A gain and its interval."""
-    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*gained)
 
 
 def report(plan: Plan, seeds: int) -> tuple[str, Bars]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from measure import DATA, quiet
-from students import LEVELS, gain
+from students import LEVELS, gain, told
 
 from curate.candidates.making import make_candidates
 from curate.datasets.ingest import ingest
@@ -150,8 +150,8 @@ def report(store: Store, done: Evaluations, seeds: int) -> str:
                 f"{valid:.4f}",
                 f"{ndcg_S_B.mean():.4f}",
                 " ".join(f"{row.mean():.4f}" for row in ndcg_S_B),
-                told(*gain(ranks_S_B, ranks[pre_ranker])),
-                told(*interval(over)) if over.any() else "",
+                told(gain(ranks_S_B, ranks[pre_ranker])),
+                told(interval(over)) if over.any() else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -162,11 +162,6 @@ def interval(values_B: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     draws = np.random.default_rng(seed).integers(len(values_B), size=(2_000, len(values_B)))
     low, high = np.quantile(values_B[draws].mean(axis=1), (0.025, 0.975))
     return float(values_B.mean()), float(low), float(high)
-
-
-def told(value: float, low: float, high: float) -> str:
-    """A difference with its interval."""
-    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from measure import Bars, quiet
-from points_students import MODES, NOW, Plan, add_options, build, judge_student, make_plan, ranks_of, run_seed, told
-from students import finish, gain, run_seeds
+from points_students import MODES, NOW, Plan, add_options, build, judge_student, make_plan, ranks_of, run_seed
+from students import finish, gain, run_seeds, told
 
 from curate.evaluation.metrics import ndcg_at_k, recall_at_k
 from curate.snapshots import SnapshotSettings

@@ -165,6 +165,11 @@ def gain(ranks_A_B: np.ndarray, ranks_B: np.ndarray, seed: int = 0) -> tuple[flo
     return float(gains_B.mean()), float(low), float(high)
 
 
+def told(gained: tuple[float, float, float]) -> str:
+    """A gain and its interval."""
+    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*gained)
+
+
 def run_seeds(work: Callable[[int], Any], seeds: int, processes: int) -> None:
     """Call `work` with each seed, in processes of their own."""
     # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
@@ -204,8 +209,8 @@ def report(folder: Path, seeds: int) -> tuple[str, Bars]:
             ndcg_at_k(ranks, 5).mean(),
         ]
         spread = " ".join(f"{ndcg_at_k(row, 5).mean():.4f}" for row in ranks) if len(ranks) > 1 else ""
-        told = f"{value:+.4f} ({low:+.4f} to {high:+.4f})" if label != "pre-ranker" else ""
-        cells = [label, *(f"{figure:.4f}" for figure in figures), spread, told, f"{minutes:.1f}" if minutes else ""]
+        over = told((value, low, high)) if label != "pre-ranker" else ""
+        cells = [label, *(f"{figure:.4f}" for figure in figures), spread, over, f"{minutes:.1f}" if minutes else ""]
         lines.append(f"| {' | '.join(cells)} |")
         if label == "SFT":
             bars.at_least("SFT: gain in N@5 over the pre-ranker", value, 0.05)

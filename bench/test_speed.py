@@ -7,13 +7,13 @@ CPU time, which depends on other processes far less than time by the clock, is p
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from measure import DATA, Bars, Measured, measure_command
+from fresh_clone import environment
+from measure import Bars, Measured, measure_command
 
 SHARE = 1 / 3
 
@@ -43,9 +43,7 @@ def main() -> None:
 
 def make_test(checkout: Path) -> Measured:
     """`make test` in a checkout, with the real data at hand; exits where it fails."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "GR2_STORE")}
-    environment = {**kept, "GR2_DATA": str(DATA)}
-    return measure_command(["make", "test"], cwd=checkout, env=environment, stderr=subprocess.STDOUT)
+    return measure_command(["make", "test"], cwd=checkout, env=environment(), stderr=subprocess.STDOUT)
 
 
 if __name__ == "__main__":
