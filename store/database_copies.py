@@ -12,6 +12,8 @@ import fcntl
 import os
 import random
 import shutil
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +59,6 @@ def linked_database(file: Path, link: Path) -> Iterator[None]:
 
     Raises LockedError, and OSError where the file system has no hard links.
     """
-    # Only closing the file gives the lock back: the reader's connection shares it within this process.
     with file.open("rb", buffering=0) as source, shared_lock(source.fileno(), file):
         file = file.resolve()
         os.link(file, link)
@@ -80,7 +81,7 @@ def shared_lock(descriptor: int, file: Path) -> Iterator[None]:
             while True:
                 let_writers_pass()
                 with suppress(BlockingIOError, PermissionError):
-                    fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    _set_lock(descriptor, fcntl.F_RDLCK)
                     break
                 if time.monotonic() > given_up:
                     raise LockedError(file)
@@ -90,7 +91,20 @@ def shared_lock(descriptor: int, file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.lockf(descriptor, fcntl.LOCK_UN)
+        _set_lock(descriptor, fcntl.F_UNLCK)
+
+
+def _set_lock(descriptor: int, kind: int) -> None:
+    """Take or give back a lock on a whole file, which keeps out DuckDB's locks of other processes.
+
+    On Linux the lock belongs to the opened file. A lock of the process is lost as soon as the process closes any other
+    descriptor of the file, and DuckDB does that: it opens a file twice to look at it before it locks it.
+    """
+    if sys.platform == "linux":
+        # The struct flock: type, whence, start, length (0: to the end), process (must be 0).
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_UN if kind == fcntl.F_UNLCK else fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _copy_blocks(source: int, target: int, checksums: dict[int, bytes]) -> bool:
