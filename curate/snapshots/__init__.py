@@ -1,4 +1,4 @@
-"""What each kind of snapshot holds: rows for mid-training, SFT and DAPO."""
+"""The kinds of snapshots, with the rows that each contains: for mid-training, SFT and DAPO."""
 
 from curate.snapshots.kind import KINDS, Counts, Kind, Selection, SnapshotSettings
 

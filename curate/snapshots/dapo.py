@@ -1,7 +1,7 @@
-"""Snapshots for DAPO: prompts whose answers can be verified, each with its target and how hard it was for a teacher.
+"""Snapshots for DAPO: prompts with verifiable answers, each with its target and its difficulty for a teacher.
 
-No teacher is needed: a list that holds its target is enough. Where traces of the same prompt are in the store, the pass
-rate under ruleset paper goes with it, and the model that it is the pass rate of.
+No teacher is needed: every list that contains its target is used. If the store has traces of the same prompt, the row
+also has their pass rate under ruleset paper and the name of the teacher's model.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ SCHEMA: Schema = {
 
 
 def select(session: Session, settings: SnapshotSettings) -> Selection:
-    """Every list that holds its target, shown by one template."""
+    """Every list that contains its target, rendered with one template."""
     template = load_template(settings.template or TEMPLATE)
     if template.strategy == "targeted":
         raise InputError(f"template {template.name} shows the target; a student is trained on {template.student}")
@@ -83,7 +83,7 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
 
 
 def _row(row: dict[str, Any], listed: ListedTask, template: Template) -> dict[str, Any]:
-    """What a trainer gets of one list; every item is a semantic ID."""
+    """A row for the trainer, made from one list. Every item is a semantic ID."""
     task, messages = render_list(template, listed, knowledge_priming=True)
     sids = {candidate.item.item_id: candidate.item.sid for candidate in task.candidates}
     return {

@@ -1,4 +1,4 @@
-"""What a kind of snapshot is, and what one selection of it gives."""
+"""Defines a kind of snapshot, and a selection of its rows."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -21,18 +21,23 @@ DEFAULT_RULESET = "paper"
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSettings:
-    """A selection. splits: of the candidate lists; test must not be published.
+    """The selection of rows for a snapshot.
 
-    kind: a name in KINDS. ruleset: of kinds made of traces. template: of dapo the prompt; of sft only traces of it,
-    None for all. teacher: only traces of this kind of teacher, None for all. sid_version and pre_ranker: of what is not
-    made of traces; None means the newest, and the only one. held_out_folds: folds of users that semantic IDs and
-    mid-training leave out, so that their train lists are as new to a student as test lists are: midtrain tells nothing
-    of these users, and of train lists the other kinds hold theirs alone. text_dir: of midtrain, general text, None for
-    none. traces: which traces of those, of kinds made of traces; what the settings have a name for moves out of it, so
+    splits: splits of the candidate lists. The split test must not be published.
+    kind: a name in KINDS.
+    ruleset: the ruleset that accepts traces, for kinds made of traces.
+    template: for dapo, the template of the prompts. For sft, only traces of this template; None for all.
+    teacher: only traces of this kind of teacher; None for all.
+    sid_version, pre_ranker: for kinds not made of traces. None means the newest version, and the only pre-ranker.
+    held_out_folds: folds of users that semantic IDs and mid-training leave out, so that their train lists are as new
+    to a student as test lists are. Kind midtrain contains no text of these users. Of train lists, the other kinds
+    contain only theirs.
+    text_dir: a folder of general text, for midtrain; None for no such text.
+    traces: a filter of traces, for kinds made of traces. A value that another setting can hold is moved there, so
     that one selection has one manifest.
 
-    Raises InputError on an unknown kind or fold, and where the filter contradicts the rest or asks of a kind what only
-    traces have.
+    Raises InputError on an unknown kind or fold, if the filter contradicts the other settings, or if it asks for
+    properties of traces although the kind is not made of traces.
     """
 
     dataset: str
@@ -93,19 +98,19 @@ class SnapshotSettings:
         if rest.passes == self.ruleset:
             rest = replace(rest, passes=None)
         own["held_out_folds"] = tuple(sorted(set(self.held_out_folds)))
-        # To text and back, so that it is what a manifest gives back.
+        # Convert to text and back, so that the filter equals the one that is read from a manifest.
         own["traces"] = TraceFilter.from_query(rest.to_query())
         for name, value in own.items():
             object.__setattr__(self, name, value)
 
     @property
     def trace_filter(self) -> TraceFilter:
-        """The traces that are meant, but for ruleset and splits."""
+        """The filter of the selected traces, except for the ruleset and the splits."""
         return replace(self.traces, dataset=self.dataset, template=self.template, teacher=self.teacher)
 
     @property
     def rulesets(self) -> tuple[str, ...]:
-        """Names of the rulesets that decide what the selection holds; pass rates are those under the default one."""
+        """Names of the rulesets that affect the selection. Pass rates are always those under the default ruleset."""
         if not KINDS.find(self.kind).rulesets:
             return ()
         references = [DEFAULT_RULESET, self.ruleset, self.traces.passes, self.traces.fails]
@@ -113,14 +118,17 @@ class SnapshotSettings:
         return tuple(sorted({reference.partition("@")[0] for reference in references if reference}))
 
     def to_selection(self) -> dict[str, Any]:
-        """What a manifest says of it. It is silent on a filter or folds not given: older manifests stay as they are."""
+        """The settings as a manifest stores them.
+
+        An empty filter and empty folds are left out, so that older manifests do not change.
+        """
         selection = {name: getattr(self, name) for name in _SELECTION}
         given = {"traces": selection.pop("traces").to_query(), "held_out_folds": selection.pop("held_out_folds")}
         return selection | {name: value for name, value in given.items() if value}
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "SnapshotSettings":
-        """The settings that a snapshot was published with."""
+        """The settings of a published snapshot."""
         selection = {name: value for name, value in renamed(manifest["selection"]).items() if name in _SELECTION}
         selection["splits"] = tuple(selection["splits"])
         selection["held_out_folds"] = tuple(selection.get("held_out_folds", ()))
@@ -134,18 +142,17 @@ def _contradiction(name: str, own: str, asked: str) -> InputError:
     )
 
 
-# Dataset and kind stand elsewhere in the manifest.
+# The manifest has dataset and kind in other places.
 _SELECTION = tuple(field.name for field in fields(SnapshotSettings) if field.name not in ("dataset", "kind"))
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is written of a selection.
+    """The rows of a selection, and additions to the manifest.
 
-    render: the rows in the order to keep, each with the split of the store that it belongs to; called when the store is
-    free again. A generator keeps memory low. stream: the same, in place of `render`, for a kind that still has to read
-    what its rows are made of: it reads the store in parts, each in a short transaction of its own. selection, lineage:
-    what the manifest says beyond the settings.
+    render: returns the rows in their final order, each with its split in the store. It is called after the transaction.
+    A generator keeps memory low. stream: replaces `render` for a kind that still has to read from the store. It reads
+    in parts, each in a short transaction. selection, lineage: entries of the manifest beyond the settings.
     """
 
     render: Callable[[], Iterable[SplitRow]] | None = None
@@ -155,7 +162,7 @@ class Contents:
     stream: Callable[[Store], Iterable[SplitRow]] | None = None
 
     def rows(self, store: Store) -> Iterable[SplitRow]:
-        """The rows, made one after the other. Not within a transaction."""
+        """The rows, made one at a time. Call it outside of a transaction."""
         if self.stream is not None:
             return self.stream(store)
         return self.render() if self.render is not None else ()
@@ -163,10 +170,11 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much a selection is. groups: numbers of `rows` by `split`, and by what else tells rows of a kind apart.
+    """The size of a selection.
 
-    prompts: None of what has none. labelled_bad: traces left out because somebody called them bad. mean_tokens: of
-    completions, None where no teacher counted.
+    groups: numbers of `rows` by `split`, and by further columns that depend on the kind. prompts: None for a kind
+    without prompts. labelled_bad: traces left out because a user labelled them bad. mean_tokens: the mean for
+    completions; None if no teacher reported tokens.
     """
 
     groups: pl.DataFrame
@@ -177,18 +185,18 @@ class Counts:
 
     @property
     def rows(self) -> int:
-        """How many rows there are to write."""
+        """The number of rows."""
         return int(self.groups["rows"].sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What settings select, told without making a row.
+    """The selected rows, described before any of them is made.
 
     targets: (user_id, position) of every interaction that a row teaches, as a set or as a frame of these two columns.
-    refusal: why nothing of it is to be published, None where nothing speaks against it. load: the contents, of the
-    first so many rows or of all; only within the transaction. check: finds a further refusal that takes long to look
-    for; called when the store is free again.
+    refusal: the reason not to publish, or None. load: returns the contents with the first rows up to a limit, or with
+    all rows for None; call it only within the transaction. check: looks for a further reason not to publish, which
+    takes long; it is called after the transaction.
     """
 
     counts: Counts
@@ -202,9 +210,10 @@ class Selection:
 class Kind:
     """A kind of snapshot.
 
-    key: the column that tells rows apart. about: one sentence for the card. select: raises InputError where the
-    settings name what is not there. filters: the fields of a filter of traces that it understands; None for a kind that
-    is made of traces, which understands all. rulesets: whether one decides what it holds, if only by pass rates.
+    key: the column that identifies a row. about: one sentence for the dataset card. select: raises InputError if the
+    settings name something that does not exist. filters: the fields of a trace filter that the kind supports; None for
+    a kind made of traces, which supports all. rulesets: whether a ruleset affects the contents, even if only by pass
+    rates.
     """
 
     key: str

@@ -1,10 +1,12 @@
-"""Snapshots for mid-training: texts in which semantic IDs and words stand together.
+"""Snapshots for mid-training: texts that combine semantic IDs and words.
 
-The task mix of OneRec-Think, which the GR2 paper takes: what a user buys in sequence, as IDs (next_item); what kind of
-shopper buys such things (persona); what an item is (caption); and general text. A row holds one text and its task; in
-what shares tasks are drawn is the trainer's to say. Only training interactions are told, and of the valid split each
-user's sequence up to the valid one; of users in held-out folds, nothing. Personas are counted, not written by a model:
-categories and brands of a history.
+The tasks are those of OneRec-Think, which the GR2 paper uses: a user's purchases in order, as IDs (next_item); the kind
+of shopper who buys these items (persona); the properties of an item (caption); and general text. A row contains one
+text and its task. The trainer decides in which shares tasks are drawn.
+
+The texts use train interactions only. For the split valid, they use each user's sequence up to the valid interaction.
+Users in held-out folds are left out. Personas are counts of the categories and brands of a history; no model writes
+them.
 """
 
 from collections import Counter
@@ -73,7 +75,7 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
 
 
 class _Text(NamedTuple):
-    """A row to be: where it belongs, and what writes its text."""
+    """A row to be rendered: its split, task and name, and a function that returns its text."""
 
     split: str
     task: str
@@ -94,12 +96,12 @@ def _plan(sequences: pl.DataFrame, items: dict[str, ShownItem], texts: Sequence[
 
 
 def sequence_text(items: Sequence[ShownItem]) -> str:
-    """The last HISTORY purchases, oldest first."""
+    """A text of the last HISTORY purchases, oldest first."""
     return "A shopper bought, one after the other: " + "".join(item.sid for item in items[-HISTORY:])
 
 
 def persona_text(items: Sequence[ShownItem]) -> str:
-    """Some purchases, and what most of them have in common."""
+    """A text of the last HISTORY purchases and of the most frequent categories and brands of all purchases."""
     kinds = Counter(" > ".join(item.categories[1:3] or item.categories) for item in items if item.categories)
     brands = Counter(item.brand for item in items if item.brand)
     likes = ", ".join(f"{clean_text(kind)} ({count})" for kind, count in kinds.most_common(3))
@@ -109,13 +111,16 @@ def persona_text(items: Sequence[ShownItem]) -> str:
 
 
 def caption_text(item: ShownItem) -> str:
-    """What an item is."""
+    """A text that describes an item."""
     parts = [clean_text(item.title), clean_text(item.brand), clean_text(" > ".join(item.categories))]
     return f"{item.sid} is {' | '.join(part for part in parts if part) or 'an item of which nothing is known'}."
 
 
 def _read_folder(folder: Path) -> list[tuple[str, str]]:
-    """Paragraphs of the .txt and .md files of a folder, each with a name. Raises InputError where there is none."""
+    """Paragraphs of the .txt and .md files of a folder, each with a name.
+
+    Raises InputError if there are none, or if a file cannot be read.
+    """
     if not folder.is_dir():
         raise InputError(f"`text_dir` is {folder}, which is not a folder")
     found = []

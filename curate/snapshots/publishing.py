@@ -1,6 +1,6 @@
-"""Snapshots of a store: previewed, published, found, traced back, compared, and made again.
+"""Previews, publishes, finds, traces back, compares and rebuilds snapshots of a store.
 
-What a kind of snapshot holds is `curate.snapshots`' affair; files and hashes are `store.snapshots`'.
+`curate.snapshots` defines the rows of each kind of snapshot, and `store.snapshots` writes files and hashes.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ PREVIEW_ROWS = 3
 
 
 def publish(store: Store, name: str, settings: SnapshotSettings) -> Snapshot:
-    """Write a snapshot of the selected traces and record it; the same selection of the same store is the same version.
+    """Write and record a snapshot of the selected rows. The same selection of the same store is the same version.
 
-    Raises InputError where nothing is selected, SnapshotError where a row holds a test target or leaks the target;
-    nothing is written then.
+    Raises InputError if nothing is selected, and SnapshotError if a row contains a test target or leaks its target. In
+    both cases nothing is written.
     """
     check_name("snapshot", name)
     latest = _newest(store, name)
@@ -61,9 +61,10 @@ def publish(store: Store, name: str, settings: SnapshotSettings) -> Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What publishing would write. refusal: why it would not, None where it would.
+    """The result of publishing, without writing it.
 
-    first: rows as they would be written, each with the split of the store; none where nothing would.
+    refusal: the reason why publishing would fail, or None. first: the first rows, each with its split in the store;
+    empty if publishing would fail.
     """
 
     counts: Counts
@@ -72,10 +73,10 @@ class Preview:
 
 
 def preview(store: Store, settings: SnapshotSettings) -> Preview:
-    """What `publish` would do, found out the same way but for making all of the rows: nothing is written.
+    """Check what `publish` would do, in the same way, but make only the first rows and write nothing.
 
-    Raises InputError where the settings name what is not there, SnapshotError where a row leaks its target though the
-    rule passed it.
+    Raises InputError if the settings name something that does not exist, and SnapshotError if one of the first rows
+    leaks its target although the rule passed it.
     """
     with store.reading() as session:
         _pin(session, settings)
@@ -88,10 +89,10 @@ def preview(store: Store, settings: SnapshotSettings) -> Preview:
 
 
 def rebuild(store: Store, snapshot: Snapshot) -> bool:
-    """Make a snapshot again from the store, under the versions of rulesets that it was made under.
+    """Make a snapshot again from the store, under the original versions of its rulesets.
 
-    Returns whether every byte came out the same. The card's wording, the code's commit and the versions of libraries
-    are taken over: they say what made the snapshot, and whether others make the same of it is the question.
+    Returns whether every byte is the same. The card's text, the code's commit and the library versions are copied from
+    the snapshot. They record what made it, and the question is whether the present code makes the same rows.
     """
     settings = SnapshotSettings.from_manifest(snapshot.manifest)
     with temporary_folder(store.folder) as folder:
@@ -102,7 +103,7 @@ def rebuild(store: Store, snapshot: Snapshot) -> bool:
 def find_snapshot(store: Store, reference: str) -> Snapshot:
     """The snapshot called NAME (its newest version) or NAME@VERSION (any unambiguous beginning of a version).
 
-    Raises InputError where there is none, SnapshotError where its manifest was changed.
+    Raises InputError if there is no such snapshot, and SnapshotError if its manifest was changed.
     """
     name, _, version = reference.partition("@")
     with store.reading() as session:
@@ -127,24 +128,24 @@ def load_snapshots(store: Store) -> pl.DataFrame:
 
 
 class Options(NamedTuple):
-    """What there is to publish: names of datasets and of rulesets."""
+    """The choices for a selection: names of datasets and of rulesets."""
 
     datasets: list[str]
     rulesets: list[str]
 
 
 def load_options(store: Store) -> Options:
-    """Names to choose a selection by."""
+    """The names from which a user can choose a selection."""
     with store.reading() as session:
         return Options(*([name for (name,) in session.rows(names)] for names in ("dataset_names", "ruleset_names")))
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What a snapshot comes from and went into, newest first.
+    """The origin and the uses of a snapshot, newest first.
 
-    runs: that its traces are of, with how many rows. versions: it and those before it, by parent. trainings: that
-    learnt from it.
+    runs: the runs that made its traces, with numbers of rows. versions: the snapshot and its ancestors. trainings: the
+    trainings that used it.
     """
 
     runs: pl.DataFrame
@@ -153,7 +154,7 @@ class Lineage:
 
 
 def load_lineage(store: Store, snapshot: Snapshot) -> Lineage:
-    """What the manifest does not say of where a snapshot stands. Raises SnapshotError where its rows cannot be read."""
+    """The lineage that the manifest does not contain. Raises SnapshotError if the snapshot's rows cannot be read."""
     name, version = snapshot.manifest["name"], snapshot.version
     traces: list[str] = []
     if KINDS.find(snapshot.manifest["kind"]).key == "trace_id":
@@ -178,7 +179,7 @@ def _newest(store: Store, name: str) -> Snapshot | None:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDiff:
-    """Keys of rows that only the newer holds, only the older holds, and that both hold with different values."""
+    """Keys of rows that only the newer snapshot has, that only the older has, and that differ between the two."""
 
     added: list[str]
     removed: list[str]
@@ -186,14 +187,14 @@ class SnapshotDiff:
 
 
 def diff(older: Snapshot, newer: Snapshot) -> SnapshotDiff:
-    """Compare two verified snapshots row by row. Raises InputError where they are of different kinds."""
+    """Compare two verified snapshots row by row. Raises InputError if they are of different kinds."""
     kinds = {snapshot.manifest["kind"] for snapshot in (older, newer)}
     if len(kinds) > 1:
         raise InputError(f"snapshots of kinds {' and '.join(sorted(kinds))} have no rows in common to compare")
     key = KINDS.find(kinds.pop()).key
 
     def rows(snapshot: Snapshot) -> dict[str, bytes]:
-        """Digests of the rows by their keys."""
+        """Digests of the rows by key."""
         verify_snapshot(snapshot.path)
         return {
             row[key]: hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).digest()
@@ -209,10 +210,10 @@ def diff(older: Snapshot, newer: Snapshot) -> SnapshotDiff:
 
 
 def _pin(session: Session, settings: SnapshotSettings, recorded: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """The versions of the rulesets that the selection is made under, which the session uses from here on.
+    """The versions of the rulesets for the selection. The session uses these versions from now on.
 
-    recorded: the selection of a manifest, whose versions they are then. Manifests of before rulesets had versions mean
-    the first.
+    recorded: the selection of a manifest, whose versions are then used. Older manifests have no ruleset versions and
+    mean version 1.
     """
     if recorded is not None:
         versions: dict[str, int] = recorded.get("ruleset_versions", dict.fromkeys(settings.rulesets, 1))
@@ -234,7 +235,10 @@ def _write(
     *,
     remade: Snapshot | None = None,
 ) -> Snapshot:
-    """Select, check and write. remade: the snapshot that is made again; what its manifest says of its making stays."""
+    """Select, check and write a snapshot.
+
+    remade: the snapshot that is made again, whose manifest supplies the facts about its making.
+    """
     kind = KINDS.find(settings.kind)
     with store.reading() as session:
         versions = _pin(session, settings, remade.manifest["selection"] if remade else None)
@@ -278,15 +282,15 @@ def _write(
         card = _read_card(remade) if remade else _card(name, kind, settings, splits)
         snapshot = write_snapshot(folder, splits, body, card, latest=latest)
         if remade and snapshot.version != remade.version and snapshot.manifest["splits"] == remade.manifest["splits"]:
-            # The same rows in other files: gr2 0.1 wrote a split at once, and the pages of nested columns then depend
-            # on all of it if it is longer than a row group.
+            # The rows are the same, but the files differ. gr2 0.1 wrote a split in one piece. If a split is longer than
+            # a row group, the pages of nested columns then depend on the whole split.
             whole = {split: rows.whole() for split, rows in splits.items()}
             snapshot = write_snapshot(folder, whole, body, card, latest=latest)
         return snapshot
 
 
 def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) -> Gr2Error | None:
-    """Why a selection must not be published; None where it may."""
+    """The reason why a selection must not be published, or None."""
     taught = selected.targets
     if not isinstance(taught, pl.DataFrame):
         taught = pl.DataFrame(sorted(taught), schema={"user_id": pl.String, "position": pl.Int64}, orient="row")
@@ -308,8 +312,8 @@ def _read_card(snapshot: Snapshot) -> str:
 
 
 def _card(name: str, kind: Kind, settings: SnapshotSettings, splits: Mapping[str, SplitRows]) -> str:
-    """A dataset card whose YAML makes `datasets.load_dataset(folder)` find the splits."""
-    # `load_dataset` takes no colon in the name of a configuration.
+    """A dataset card with YAML that makes `datasets.load_dataset(folder)` find the splits."""
+    # `load_dataset` does not accept a colon in the name of a configuration.
     config_name = settings.kind.rpartition(":")[2]
     files = "\n".join(f"      - split: {split}\n        path: data/{split}-*.parquet" for split in splits)
     counts = "\n".join(f"| {split} | {rows.rows:,} |" for split, rows in splits.items())

@@ -1,7 +1,7 @@
 """Snapshots for SFT: accepted traces, each with the prompt that a student will see.
 
-That prompt is never the one that showed a teacher the target: a targeted trace is paired with the prompt of its
-template's student.
+A prompt in a snapshot never shows the target. A targeted trace is therefore paired with the prompt of its template's
+student.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ SCHEMA: Schema = {
 
 
 def select(session: Session, settings: SnapshotSettings) -> Selection:
-    """The traces that pass the ruleset and the filter, but for those that somebody labelled bad."""
+    """The traces that pass the ruleset and the filter, except for those that a user labelled bad."""
     chosen = settings.trace_filter
     ruleset = find_ruleset(session, settings.ruleset)
     check_filter(session, chosen)
@@ -77,7 +77,11 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
 
 
 def _check(store: Store, suspects: pl.DataFrame, rows: int) -> Gr2Error | None:
-    """Why not to publish: a text that the rule no_leak did not pass leaks its target. rows: of the whole selection."""
+    """The reason not to publish: a suspect text leaks its target. None if no text does.
+
+    suspects: traces that did not pass the rule no_leak, for example because they cannot be parsed. rows: the number of
+    rows of the whole selection.
+    """
     leaks = Leaks(rows)
     for texts in read_texts(store, suspects):
         for trace_id, reasoning, completion in texts.select("trace_id", "reasoning", "completion").iter_rows():
@@ -88,7 +92,7 @@ def _check(store: Store, suspects: pl.DataFrame, rows: int) -> Gr2Error | None:
 def _load(
     session: Session, settings: SnapshotSettings, ruleset: Ruleset, groups: pl.DataFrame, limit: int | None
 ) -> Contents:
-    """Which traces are written, and what they are rendered with."""
+    """The traces to write, and the templates to render them with."""
     session.execute("create_wordings")
     worded = session.frame("snapshot_wordings")
     chosen = session.frame("snapshot_chosen", limit=limit)
@@ -106,7 +110,7 @@ def _load(
         leaks = Leaks(chosen.height)
         for trace in iterate_traces(store, settings.dataset, chosen, wordings):
             row = _row(trace, wordings[trace["wording"]].student)
-            # Again, on what is written: verdicts may be older than the rule.
+            # Checked again on the final text, because verdicts may be older than the current version of the rule.
             leaks.look(row["trace_id"], row["completion"][0]["content"])
             yield trace["split"], row
         if leaks.refusal:
@@ -128,14 +132,14 @@ def _load(
 
 
 def _student(session: Session, template: str, sha256: str) -> Template:
-    """The template whose prompt goes with traces of a template, in the wording that they were made with."""
+    """The template whose prompt is shown with traces of a template. sha256: the wording that made the traces."""
     ((text,),) = session.rows("template_text", template=template, sha256=sha256)
     teacher = parse_template(template, text)
     return teacher if teacher.student == template else load_template(teacher.student)
 
 
 def _row(trace: dict[str, Any], student: Template) -> dict[str, Any]:
-    """What a trainer gets of one trace; every item is a semantic ID."""
+    """A row for the trainer, made from one trace. Every item is a semantic ID."""
     candidates, target = trace["candidates"], trace["target"]
     sids = dict(zip(trace["item_ids"], candidates, strict=True))
     parsed = trace["ranking"] is not None and all(item in sids for item in trace["ranking"])
@@ -165,7 +169,7 @@ def _row(trace: dict[str, Any], student: Template) -> dict[str, Any]:
 
 
 class Leaks:
-    """Counts texts that tell that their writer was shown the target. rows: how many rows the selection has."""
+    """Counts texts that show that the target was visible in the prompt. rows: the number of rows of the selection."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -173,14 +177,14 @@ class Leaks:
         self._first: tuple[str, str] | None = None
 
     def look(self, trace_id: str, text: str) -> None:
-        """Look at the text of one trace."""
+        """Check the text of one trace."""
         if leak := find_leak(text):
             self._count += 1
             self._first = min(self._first or (trace_id, leak), (trace_id, leak))
 
     @property
     def refusal(self) -> SnapshotError | None:
-        """What to say of them; None where there are none. It names the first by id."""
+        """The error about all leaks found, which names the smallest trace id. None if there are no leaks."""
         if self._first is None:
             return None
         return SnapshotError(

@@ -1,9 +1,9 @@
-"""What the rows of traces are made of, read from the store in short parts, and given back in the order of their ids.
+"""Reads traces from the store in short parts, and returns them with their prompts in the order of their ids.
 
-Traces lie in the store by time, a snapshot keeps them by id, and a prompt serves many traces. So texts and prompts are
-dealt to buckets on disk, each of which holds the traces of consecutive ids and their prompts, and one bucket after the
-other is joined and sorted in memory. A fixed list of traces comes first: what is added to the store meanwhile is not in
-it, pass rates are those of then, and a trace that is gone is an error.
+Traces are stored by time, a snapshot orders them by id, and one prompt is used by many traces. So texts and prompts are
+distributed to buckets on disk. Each bucket contains the traces of consecutive ids and their prompts. The buckets are
+joined and sorted in memory, one after the other. The list of traces and their pass rates are fixed at the start: later
+traces are not included, and a removed trace is an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from store.temporary import temporary_folder
 TEXT_BATCH = 5_000
 PROMPT_BATCH = 1_000
 BUCKET_ROWS = 10_000
-# Each is an open file.
+# Each bucket is an open file.
 MOST_BUCKETS = 400
 
 _PROMPT_SCHEMA: dict[str, Any] = {
@@ -37,7 +37,7 @@ _PROMPT_SCHEMA: dict[str, Any] = {
 
 
 class Wording(NamedTuple):
-    """How prompts show their lists to a student."""
+    """The way in which prompts show their lists to a student."""
 
     sid_version: str
     student: Template
@@ -45,9 +45,9 @@ class Wording(NamedTuple):
 
 
 def read_texts(store: Store, chosen: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The texts of chosen traces (trace_id, created_at, and what goes with them) by time, part by part.
+    """The texts of chosen traces (trace_id, created_at, and further columns) in order of time, part by part.
 
-    Raises SnapshotError where one of them is no longer in the store.
+    Raises SnapshotError if one of the traces is no longer in the store.
     """
     for part in chosen.sort("created_at", "trace_id").iter_slices(TEXT_BATCH):
         with store.reading() as session:
@@ -64,7 +64,10 @@ def read_texts(store: Store, chosen: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def iterate_traces(
     store: Store, dataset: str, chosen: pl.DataFrame, wordings: Mapping[int, Wording]
 ) -> Iterator[dict[str, Any]]:
-    """Chosen traces with their texts and what their prompts show, by trace_id. wordings: by their numbers."""
+    """Chosen traces with their texts and prompts, ordered by trace_id.
+
+    wordings: by the number in the column `wording`.
+    """
     rows = max(BUCKET_ROWS, -(-chosen.height // MOST_BUCKETS))
     chosen = chosen.with_columns(bucket=(pl.col("trace_id").rank("ordinal") - 1) // rows)
     with temporary_folder(store.folder) as folder:
@@ -73,7 +76,7 @@ def iterate_traces(
         for texts in read_texts(store, chosen):
             traces.append(texts)
             places = texts.select("wording", "list_id", "bucket").unique()
-            # A copy, because a part of a frame keeps all texts of the frame in memory.
+            # Copied, because a part of a frame keeps all texts of the frame in memory.
             needed.append(pl.DataFrame(places.rows(), schema=places.schema, orient="row"))
         lists = pl.concat(needed).group_by("wording", "list_id").agg(pl.col("bucket").unique())
         needed.clear()
@@ -87,7 +90,7 @@ def iterate_traces(
 def _render_prompts(
     store: Store, dataset: str, lists: pl.DataFrame, wordings: Mapping[int, Wording]
 ) -> Iterator[pl.DataFrame]:
-    """Each prompt is rendered once, however many traces answer it, and goes to each bucket that needs it."""
+    """Prompts for each bucket that needs them. Each prompt is rendered once, even if many traces answer it."""
     with store.reading() as session:
         lists = locate_lists(session, lists)
     for number, wording in wordings.items():
@@ -120,7 +123,7 @@ def _render_prompt(number: int, wording: Wording, listed: ListedTask) -> dict[st
 
 
 class _Buckets:
-    """Frames on disk, dealt by their column `bucket`."""
+    """Frames on disk, distributed by their column `bucket`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -137,7 +140,7 @@ class _Buckets:
             self._writers[bucket].write_table(table)
 
     def read(self, bucket: int) -> pl.DataFrame:
-        """All of a bucket, to which nothing can be added from here on."""
+        """The whole content of a bucket. Nothing can be added to it afterwards."""
         self._writers.pop(bucket).close()
         file = self._folder / f"{bucket}"
         with pa.OSFile(str(file)) as opened, pa.ipc.open_stream(opened) as stream:
