@@ -1,4 +1,4 @@
-"""Finding a dataset of a store by its name."""
+"""Looks up a dataset of a store by its name."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from store import InputError, Session
 def find_dataset(session: Session, name: str) -> dict[str, Any]:
     """The row of a dataset: dataset, source, settings (JSON text), fingerprint.
 
-    Raises InputError where there is none of that name; it names those that there are.
+    Raises InputError if no dataset has this name. The message lists the known names.
     """
     found = session.frame("dataset", dataset=name)
     if found.height == 0:

@@ -1,6 +1,7 @@
-"""Which column of a file is what: the names that common dumps use, and those that a user gives by `columns`.
+"""Recognises the columns of a file by names that common dumps use, and by names that a user gives in `columns`.
 
-It turns rows of fields and objects into rows by our names; what stands in them is `curate.datasets.values`' part.
+It turns rows of fields and objects into rows under gr2's column names. Values are converted in
+`curate.datasets.values`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,8 @@ from curate.datasets.files import fail, parquet_columns, read_delimited_rows, re
 from curate.datasets.values import split_categories
 from store import InputError
 
-# Names of columns without case, blanks, underscores, hyphens and what follows a colon (RecBole's types), the preferred
-# first.
+# The preferred names come first. They are in lower case, without blanks, underscores, hyphens and the part after a
+# colon (RecBole writes the type there).
 _ITEM_IDS = (
     *("itemid", "parentasin", "asin", "movieid", "productid", "articleid", "bookid", "businessid", "videoid"),
     *("trackid", "songid", "artistid", "gameid", "appid", "newsid", "recipeid", "animeid", "isbn", "sku"),
@@ -42,7 +43,7 @@ INTERACTION_NAMES = {
     ),
     "item_id": _ITEM_IDS,
     "position": ("position", "order"),
-    # A finer time before a coarser.
+    # Finer times come first.
     "timestamp": (
         *("timestampns", "timens", "timestampus", "timeus", "timestampms", "timems", "timestamp", "unixreviewtime"),
         *("unixtime", "ts", "eventtime", "eventtimestamp", "time", "datetime", "createdat", "dateadded", "reviewtime"),
@@ -50,7 +51,8 @@ INTERACTION_NAMES = {
     ),
     "rating": ("rating", "overall", "stars", "score"),
 }
-# What a log without a file of items may tell of them; its bare title may be that of a review.
+# Item columns that a log may have when there is no file of items. A bare "title" is not among them, because it may be
+# the title of a review.
 LOG_ITEM_NAMES: dict[str, tuple[str, ...]] = {
     "title": _PRODUCT_TITLES,
     "categories": _CATEGORIES,
@@ -69,7 +71,11 @@ checked afterwards.
 
 
 class Match(NamedTuple):
-    """What a column is: our name, how well it fits (0 is best), and what separates several categories in a text."""
+    """The meaning of a column.
+
+    column: gr2's name. place: how well the name fits; the lowest is best. separators: what separates categories in a
+    text.
+    """
 
     column: str
     place: int
@@ -78,14 +84,17 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GivenColumns:
-    """Names of columns that a user gave. pairs: our name and theirs. used: those that a file turned out to have."""
+    """Column names that a user gave.
+
+    pairs: gr2's name and the user's name. used: the user's names that some file has; it fills up while files are read.
+    """
 
     pairs: tuple[tuple[str, str], ...] = ()
     used: set[str] = field(default_factory=set)
 
     @classmethod
     def parse(cls, pairs: Sequence[str]) -> "GivenColumns":
-        """`user_id=visitorid` and the like. Raises InputError on what is no such pair."""
+        """Parse pairs such as `user_id=visitorid`. Raises InputError on any other text."""
         known = {**INTERACTION_NAMES, **ITEM_NAMES}
         found = []
         for pair in pairs:
@@ -99,7 +108,7 @@ class GivenColumns:
         return cls(tuple(found))
 
     def check_used(self, paths: Sequence[Path]) -> None:
-        """Raise InputError on a name that no file had: it is misspelt."""
+        """Raise InputError if no file had one of the names, because it is probably misspelt."""
         for ours, theirs in self.pairs:
             if theirs not in self.used:
                 places = " or ".join(map(str, paths))
@@ -107,11 +116,11 @@ class GivenColumns:
 
 
 class Columns:
-    """What the columns of one file are called.
+    """The column names of one file.
 
-    names: for each of our columns, the names that are known. required: columns without which a row is nothing. given:
-    names by the user, which replace the known ones, beside item_id, whose name may differ between the two files. A
-    given name may lead into an object of JSON: product.id.
+    names: the known names of each of gr2's columns. required: the columns that every row must have. given: names from
+    the user, which replace the known ones. item_id keeps its known names too, because its name may differ between the
+    two files. A given name may be a path into a JSON object, such as product.id.
     """
 
     def __init__(
@@ -127,7 +136,7 @@ class Columns:
         self._paths = [(theirs, theirs.split(".")) for theirs in self._given if "." in theirs]
 
     def find(self, name: str) -> Match | None:
-        """What a column of this name is; None if it is nothing that is known."""
+        """The meaning of a column with this name, or None if the name is unknown."""
         name = str(name)
         bare = name.strip().strip('"')
         ours = self._given.get(name) or self._given.get(bare) or self._given.get(bare.split(":", 1)[0])
@@ -143,9 +152,9 @@ class Columns:
         return None
 
     def choose(self, path: Path, header: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """For each of our columns, the index of the one in the header and its separators.
+        """The index in the header and the separators, for each of gr2's columns that the header has.
 
-        Raises InputError where a required one is missing, or two fit equally well.
+        Raises InputError if a required column is missing, or if two columns fit equally well.
         """
         best: dict[str, tuple[int, int, str]] = {}
         for index, name in enumerate(header):
@@ -189,13 +198,16 @@ class Columns:
             )
 
     def _check_given(self, path: Path, header: Sequence[object]) -> None:
-        """Raise InputError where a name is given that the file has not."""
+        """Raise InputError if the user gave a name that the file does not have."""
         for theirs, ours in self._given.items():
             if ours != "item_id" and theirs not in self._used:
                 fail(path, 1, f"no column {theirs!r}, which `columns` names; its columns are {_list(header)}")
 
     def rows_of_objects(self, path: Path, rows: Rows) -> Rows:
-        """Rows of objects, whose keys may differ from row to row. Raises InputError where a required one is missing."""
+        """Rows from objects, whose keys may differ from row to row.
+
+        Raises InputError if a row lacks a required column.
+        """
         matches: dict[str, Match | None] = {}
         sources: dict[str, str] = {}
         first = True
@@ -220,7 +232,8 @@ class Columns:
             self._check(path, number, found, [*row])
             if first:
                 first = False
-                # A file's identifiers are those of its first row, even if later ones have another kind beside them.
+                # The identifier columns of the first row are used for the whole file, even if later rows have other
+                # ones too.
                 for column in self.required:
                     if (source := sources.get(column)) and (match := matches[source]):
                         matches[source] = match._replace(place=-1)
@@ -228,7 +241,7 @@ class Columns:
         self._check_given(path, [*matches])
 
     def rows_of_parquet(self, path: Path) -> Rows:
-        """Rows of a Parquet file; only the columns that are something are read."""
+        """Rows of a Parquet file. Only the recognised columns are read."""
         names = parquet_columns(path)
         if any(path_to[0] in names for _, path_to in self._paths):
             yield from self.rows_of_objects(path, read_parquet_rows(path))
@@ -245,7 +258,10 @@ class Columns:
             yield number, found
 
     def rows_under_header(self, path: Path, delimiter: str) -> Rows:
-        """Rows under a header. Raises InputError where a required column is missing, or nothing follows the header."""
+        """Rows of a delimited file with a header.
+
+        Raises InputError if a required column is missing, or if no row follows the header.
+        """
         rows = read_delimited_rows(path, delimiter)
         _, header = next(rows)
         chosen = self.choose(path, header)
@@ -268,7 +284,7 @@ def _normal(name: str) -> str:
 
 
 def _follow(row: Any, path: Sequence[str]) -> Any:
-    """What stands in nested objects at the end of a path; None if there is nothing."""
+    """The value at the end of a path through nested objects, or None if there is none."""
     for key in path:
         row = row.get(key) if isinstance(row, dict) else None
     return row

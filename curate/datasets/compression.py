@@ -1,6 +1,6 @@
-"""Opening a file for reading: whatever compresses it, its contents come out. What is no text is named for what it is.
+"""Opens files for reading and decompresses them. A file that is not text is refused, and the error says what it is.
 
-Kinds of file are told by their first bytes, never by the name. Contents are streamed, so their size does not matter.
+The first bytes tell the kind of a file, never its name. Contents are streamed, so files may have any size.
 """
 
 import bz2
@@ -27,7 +27,7 @@ _UNPACKERS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
 }
-# What people hand in that is no text: it is named, with what to do.
+# Common kinds of file that are not text. The message names the kind and says what to do.
 _OTHERS = {
     b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
     b"Rar!": "a RAR archive; unpack it",
@@ -57,7 +57,7 @@ DAMAGES = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first 16 bytes. Raises InputError where there is no such file, or it is empty or a folder."""
+    """The first 16 bytes. Raises InputError if the file does not exist, is empty, is a folder or cannot be read."""
     try:
         with path.open("rb") as file:
             first = file.read(16)
@@ -74,9 +74,9 @@ def first_bytes(path: Path) -> bytes:
 
 @contextmanager
 def open_contents(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a file after gzip, bzip2, xz, zstd, or a zip archive with one file in it.
+    """The bytes of a file, decompressed if it is gzip, bzip2, xz, zstd, or a zip archive with a single file.
 
-    Raises InputError on other archives and on kinds of file that hold no text; reading may raise one of DAMAGES.
+    Raises InputError on other archives and on files that are not text. Reading may raise one of DAMAGES.
     """
     first_bytes(path)
     with ExitStack() as opened:
@@ -98,7 +98,7 @@ def _starts(file: io.BufferedReader) -> bytes:
 
 @contextmanager
 def _open_member(path: Path, file: BinaryIO) -> Iterator[io.BufferedReader]:
-    """The only file of a zip archive; what macOS adds does not count."""
+    """The only file of a zip archive. Files that macOS adds do not count."""
     with zipfile.ZipFile(file) as archive:
         members = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         if "[Content_Types].xml" in members:
@@ -110,7 +110,7 @@ def _open_member(path: Path, file: BinaryIO) -> Iterator[io.BufferedReader]:
             member = archive.open(members[0])
         except (RuntimeError, NotImplementedError) as error:
             raise InputError(f"{path}: {members[0]} in the zip archive cannot be unpacked: {error}") from error
-        # Outside of the `try`: what goes wrong in the caller's block is not a fault of the archive.
+        # Outside of the `try`, because an error in the caller's block is not the archive's fault.
         with member:
             yield io.BufferedReader(cast("io.RawIOBase", member), BUFFER_BYTES)
 

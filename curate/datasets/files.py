@@ -1,8 +1,7 @@
-"""Files to lines and rows, with the errors that users' files bring. What columns mean is `curate.datasets.columns`'
-part, and how a file is unpacked that of `curate.datasets.compression`.
+"""Reads files as lines and rows, and reports errors with file and line.
 
-Files are streamed, so their size does not matter. Whatever a file holds, nothing but InputError comes out, with file
-and line.
+Columns are recognised in `curate.datasets.columns`, and files are decompressed in `curate.datasets.compression`. Files
+are streamed, so they may have any size. Whatever a file contains, only InputError is raised.
 """
 
 import ast
@@ -25,11 +24,11 @@ from curate.datasets.compression import DAMAGES, PARQUET, first_bytes, open_cont
 from store import InputError
 
 MAX_LINE_BYTES = 1 << 26
-# How much of a JSON array is read at a time.
+# The number of characters of a JSON array that are read at a time.
 ARRAY_CHARACTERS = 1 << 16
 _BLANKS = "\ufeff \t\r\n"
 PARQUET_ROWS = 50_000
-# A quoted field of a tab-separated file may span so many lines.
+# The maximum number of lines of a quoted field in a tab-separated file.
 MAX_QUOTED_LINES = 100
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -39,29 +38,29 @@ Row = tuple[int, Any]
 
 
 def fail(path: Path, line: int | None, what: str) -> NoReturn:
-    """Raise InputError for a place in a file."""
+    """Raise InputError for a line of a file. line: None for the file as a whole."""
     raise InputError(f"{path}:{line}: {what}" if line is not None else f"{path}: {what}")
 
 
 def shorten(value: object, most: int = 80) -> str:
-    """A value as a message shows it, in at most so many characters."""
-    # repr of a text of megabytes would be made only to be cut.
+    """A value as error messages show it, in at most `most` characters."""
+    # Without the cut, repr would copy a text of megabytes.
     text = repr(value[: most + 1] if isinstance(value, str) else value)
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the file is Parquet. Raises InputError where there is no such file, or it is empty or a folder."""
+    """Whether the file is Parquet. Raises the errors of `first_bytes`."""
     return first_bytes(path).startswith(PARQUET)
 
 
 def read_lines(path: Path, *, fallback: str | None = None, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, ends of line taken off.
+    """The lines of a text file with their numbers, from 1, without line ends.
 
-    The text is UTF-8, or UTF-16 where it begins with that byte order mark. fallback: the encoding of lines that are not
-    UTF-8; None refuses them. blank: whether blank lines are told too.
+    The text is UTF-8, or UTF-16 if it begins with a UTF-16 byte order mark. fallback: the encoding of lines that are
+    not UTF-8; None refuses them. blank: include blank lines.
 
-    Raises InputError on bytes that are not in the encoding, damaged compression, or a line over 64 MB.
+    Raises InputError on bytes outside the encoding, damaged compression, or a line over 64 MB.
     """
     number = 0
     try:
@@ -95,7 +94,7 @@ def read_lines(path: Path, *, fallback: str | None = None, blank: bool = False) 
 
 @contextmanager
 def _open_lines(path: Path) -> Iterator[Iterator[bytes]]:
-    """Lines as UTF-8 bytes, a very long one cut at MAX_LINE_BYTES."""
+    """Lines as UTF-8 bytes. A longer line is cut at MAX_LINE_BYTES."""
     with open_contents(path) as file:
         if file.peek(2)[:2] not in _UTF_16:
             yield iter(partial(file.readline, MAX_LINE_BYTES), b"")
@@ -104,12 +103,12 @@ def _open_lines(path: Path) -> Iterator[Iterator[bytes]]:
         try:
             yield (line.encode() for line in iter(partial(text.readline, MAX_LINE_BYTES), ""))
         finally:
-            # It would close the file that is closed elsewhere.
+            # Without this, the wrapper would close `file`, which `open_contents` closes.
             text.detach()
 
 
 def _check_first(path: Path, raw: bytes) -> None:
-    """Refuse what has no lines of text; of that, later errors would only tell the symptoms."""
+    """Refuse a file without lines of text here, because later errors would show only the symptoms."""
     if b"\x00" in raw[:1000]:
         fail(path, 1, "the line holds NUL bytes; save the file as UTF-8 text or as Parquet")
     if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
@@ -117,16 +116,17 @@ def _check_first(path: Path, raw: bytes) -> None:
 
 
 def first_line(path: Path) -> str:
-    """The first line that is not blank, as Latin-1 where it is not UTF-8. Raises InputError where there is none."""
+    """The first line that is not blank, read as Latin-1 if it is not UTF-8. Raises InputError if there is none."""
     for _, line in read_lines(path, fallback="latin-1"):
         return line
     fail(path, None, "the file has no line that is not blank")
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One object a line: JSON, in which NaN may stand, or a Python dictionary as in Amazon's metadata of 2014.
+    """The objects of a file with one object per line, with line numbers.
 
-    Raises InputError at a line that is none.
+    A line is JSON, which may contain NaN, or a Python dictionary, as in Amazon's metadata of 2014. Raises InputError on
+    any other line.
     """
     for number, line in read_lines(path):
         try:
@@ -141,17 +141,17 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def is_json_array(path: Path) -> bool:
-    """Whether the text of a file begins as a JSON array does. Raises what `read_json_array` raises."""
-    # Other files may have another encoding.
+    """Whether the text of a file begins like a JSON array. Raises the errors of `read_json_array`."""
+    # This is also called on files that are in another encoding.
     with _opened_text(path, errors="replace") as text:
         return text.read(1000).lstrip(_BLANKS).startswith("[")
 
 
 def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON array, numbered from 1. One at a time is in memory, so that the file may have any size.
+    """The objects of a JSON array, numbered from 1. Only one is in memory at a time, so the file may have any size.
 
-    Commas may be missing or too many. Raises InputError where the text is not such an array, ends too early, or has an
-    object of over 64 MB.
+    Commas may be missing or repeated. Raises InputError if the text is not a JSON array of objects, ends too early, or
+    contains an object over 64 MB.
     """
     number, line, rest = 0, 1, ""
     decoder = json.JSONDecoder()
@@ -159,13 +159,13 @@ def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
         def more() -> bool:
             nonlocal rest
-            # As much again, so that a long object is not parsed from its start for each small piece.
+            # Read as much again as is left, so that a long object is not parsed from its start for each small piece.
             piece = text.read(max(ARRAY_CHARACTERS, len(rest)))
             rest += piece
             return bool(piece)
 
         def skip(signs: str) -> str:
-            """Go on to the next character that is none of `signs`, and return it; "" at the end of the file."""
+            """Go to the next character that is not in `signs`, and return it, or "" at the end of the file."""
             nonlocal line, rest
             while True:
                 left = rest.lstrip(signs)
@@ -183,7 +183,7 @@ def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     row, end = decoder.raw_decode(rest)
                     break
                 except json.JSONDecodeError as error:
-                    # An error before the end of what was read does not go away with more.
+                    # Reading more does not resolve an error in the middle of the text.
                     at_end = error.pos >= len(rest) - 20 or "Unterminated" in error.msg
                     if not at_end or not more():
                         problem = (
@@ -208,14 +208,14 @@ def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @contextmanager
 def _opened_text(path: Path, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
-    """The text of a file: UTF-8, or UTF-16 where it begins with that byte order mark."""
+    """The text of a file: UTF-8, or UTF-16 if it begins with a UTF-16 byte order mark."""
     try:
         with open_contents(path) as file:
             text = io.TextIOWrapper(file, "utf-16" if file.peek(2)[:2] in _UTF_16 else "utf-8", errors)
             try:
                 yield text
             finally:
-                # It would close the file that is closed elsewhere.
+                # Without this, the wrapper would close `file`, which `open_contents` closes.
                 text.detach()
     except DAMAGES as error:
         fail(path, None, f"the compressed file is damaged: {error}")
@@ -224,9 +224,9 @@ def _opened_text(path: Path, errors: str = "strict") -> Iterator[io.TextIOWrappe
 
 
 def _read_loosely(line: str) -> Any:
-    """What strict JSON is not: NaN and Infinity as Python writes them, and Python's own dictionaries; None for others.
+    """Parse a line that is not strict JSON: with NaN or Infinity, or a Python dictionary. None for any other line.
 
-    What stands in a value counts as a float there, so that a column which nothing uses does no harm.
+    Here NaN is accepted as a float in every column, so that it does no harm in a column that is not used.
     """
     try:
         if line.lstrip().startswith(("{'", "{u'", '{u"')):
@@ -238,9 +238,9 @@ def _read_loosely(line: str) -> Any:
 
 
 def read_delimited_rows(path: Path, delimiter: str, *, fallback: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each row, the header's included; quotes are understood where the delimiter is one character.
+    """The fields of each row, including the header. Quotes are recognised if the delimiter is a single character.
 
-    fallback: as of `read_lines`. Raises InputError on a row with another number of fields than the first.
+    fallback: as for `read_lines`. Raises InputError if a row has another number of fields than the first one.
     """
     if len(delimiter) > 1:
         rows: Iterator[tuple[int, list[str]]] = (
@@ -264,7 +264,7 @@ def read_delimited_rows(path: Path, delimiter: str, *, fallback: str | None = No
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Fields of a megabyte are rare but legal; the module's own limit is 128 kB."""
+    """Allow fields of a megabyte, which are rare but legal. The csv module's own limit is 128 kB."""
     before = csv.field_size_limit(MAX_LINE_BYTES)
     try:
         yield
@@ -277,7 +277,7 @@ def _csv_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[tupl
 
     def lines() -> Iterator[str]:
         nonlocal at
-        # A blank line may stand within quotes.
+        # Blank lines are kept, because they may be part of a quoted field.
         for number, line in read_lines(path, fallback=fallback, blank=True):
             at = number
             yield line + "\n"
@@ -293,9 +293,10 @@ def _csv_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[tupl
 
 
 def _tabbed_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Rows of tab- and pipe-separated files. Some quote as CSV does; in others quotes are letters: "Weird Al" Live.
+    """Rows of tab- and pipe-separated files. Some quote like CSV; in others quotes are characters: "Weird Al" Live.
 
-    A field is quoted where its line is sound CSV with the first line's number of fields; otherwise quotes are letters.
+    Quotes are read as CSV quotes if the line is then valid CSV with the first line's number of fields. Otherwise they
+    are characters.
     """
     lines = read_lines(path, fallback=fallback, blank=True)
     ahead: deque[tuple[int, str]] = deque()
@@ -312,7 +313,7 @@ def _tabbed_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[t
                 and taken < MAX_QUOTED_LINES
                 and (taken > 0 or line.count('"') % 2)
                 and (taken < len(ahead) or _look_ahead(lines, ahead))
-                # A line that is a row of its own continues no quoted field.
+                # A line that is itself a complete row does not continue a quoted field.
                 and ('"' in ahead[taken][1] or not width or ahead[taken][1].count(delimiter) != width - 1)
             ):
                 line += "\n" + ahead[taken][1]
@@ -329,7 +330,7 @@ def _tabbed_rows(path: Path, delimiter: str, fallback: str | None) -> Iterator[t
 
 
 def _look_ahead(lines: Iterator[tuple[int, str]], ahead: deque[tuple[int, str]]) -> bool:
-    """Read one line more; False at the end of the file."""
+    """Read one more line. Returns False at the end of the file."""
     following = next(lines, None)
     if following is None:
         return False
@@ -338,7 +339,7 @@ def _look_ahead(lines: Iterator[tuple[int, str]], ahead: deque[tuple[int, str]])
 
 
 def _split_quoted(line: str, delimiter: str) -> list[str] | None:
-    """The fields of a row with CSV quotes; None where it is no sound row."""
+    """The fields of a row with CSV quotes, or None if it is not valid CSV."""
     try:
         with _long_fields():
             (fields,) = csv.reader([line], delimiter=delimiter, strict=True)
@@ -348,7 +349,7 @@ def _split_quoted(line: str, delimiter: str) -> list[str] | None:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """The names of a Parquet file's columns. Raises InputError where it is damaged or has a name twice."""
+    """The column names of a Parquet file. Raises InputError if the file is damaged or repeats a name."""
     try:
         names: list[str] = pq.read_schema(path).names
     except (OSError, pa.ArrowException, ValueError) as error:
@@ -360,7 +361,10 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def read_parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a Parquet file, numbered from 1; `columns` alone, if given. Raises InputError where it is damaged."""
+    """The rows of a Parquet file, numbered from 1. columns: read only these columns; None reads all.
+
+    Raises InputError if the file is damaged.
+    """
     number = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -373,7 +377,7 @@ def read_parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[
 
 
 def _without_ns(column: pa.Array) -> pa.Array:
-    """Python's times have microseconds."""
+    """A column whose times are in microseconds at most, because Python's times have no nanoseconds."""
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return column.cast(pa.timestamp("us", kind.tz), safe=False)

@@ -1,9 +1,9 @@
-"""What items and interactions look like in the files that people have.
+"""The formats of files of items and interactions.
 
-Known are named columns under many names (`curate.datasets.columns`; JSON, CSV, TSV, Parquet), a JSON document that maps
-identifiers to what belongs to them, and a few layouts without a header: MovieLens 100K and 1M, and the ratings-only CSV
-of Amazon 2014 and 2018. Rows come out as Arrow tables in chunks, with the line that each is from. Other files are read
-by formats of one's own (`FORMATS`), which only say what stands in which column.
+Built-in formats read columns under many known names (`curate.datasets.columns`; JSON, CSV, TSV, Parquet), JSON
+documents that map identifiers to properties, and a few layouts without a header: MovieLens 100K and 1M, and the
+ratings-only CSV of Amazon 2014 and 2018. Users can register more formats in `FORMATS`. A format only says which column
+is which. Rows are returned as Arrow tables in chunks, with the line number of each row.
 """
 
 import json
@@ -35,7 +35,7 @@ from store import InputError
 from store.registry import Registry
 
 CHUNK_ROWS = 50_000
-# A document is read whole.
+# A document is read into memory as a whole.
 MAX_DOCUMENT_CHARACTERS = 1 << 29
 
 ITEM_SCHEMA = pa.schema(
@@ -95,10 +95,10 @@ _INTERACTION_CONVERTERS: Converters = {
 
 
 class Format(NamedTuple):
-    """How files are read: one function for items, one for interactions.
+    """Two functions that read files of this format: one for items, one for interactions.
 
-    Each gets the path of a file that is there and raises InputError, as by `curate.datasets.files.fail`, on a line that
-    it cannot read and on a file that is not of its format.
+    Each gets the path of an existing file. It raises InputError, for example by `curate.datasets.files.fail`, on a line
+    that it cannot read and on a file in another format.
     """
 
     items: Callable[[Path], Rows]
@@ -107,8 +107,10 @@ class Format(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A file without a header: its delimiter, and which field is what. fallback: the encoding of lines that are not
-    UTF-8."""
+    """A file without a header: its delimiter, its number of fields, and the index of each column.
+
+    fallback: the encoding of lines that are not UTF-8.
+    """
 
     format: str
     delimiter: str
@@ -130,7 +132,7 @@ _ITEM_LAYOUTS = (
 
 
 class _Kind(NamedTuple):
-    """What a file is read for: the names of its columns, those that it must have, and its layouts without a header."""
+    """Items or interactions: known column names, required columns, and layouts without a header."""
 
     names: Mapping[str, Sequence[str]]
     required: Sequence[str]
@@ -143,9 +145,9 @@ _LOG = _INTERACTIONS._replace(names={**INTERACTION_NAMES, **LOG_ITEM_NAMES})
 
 
 def read_items(path: Path, format: str = "auto", given: GivenColumns | None = None) -> Iterator[pa.Table]:  # noqa: A002
-    """Items in chunks of ITEM_SCHEMA; empty texts are null, categories a path from general to specific.
+    """Items in chunks of ITEM_SCHEMA. Empty texts are null, and categories are a path from general to specific.
 
-    given: names of columns by the user. Raises InputError with file and line on whatever does not fit.
+    given: column names from the user. Raises InputError with file and line on invalid input.
     """
     return _chunks(path, _open(path, format, _ITEMS, given), ITEM_SCHEMA, _ITEM_CONVERTERS)
 
@@ -159,11 +161,11 @@ def read_interactions(
     rating_counts: bool = False,
     date_order: str = "auto",
 ) -> Iterator[pa.Table]:
-    """Interactions in chunks of INTERACTION_SCHEMA; `position` or `timestamp` (UTC) is null where the file has none.
+    """Interactions in chunks of INTERACTION_SCHEMA. `position` or `timestamp` (UTC) is null if the file has none.
 
-    items_too: in chunks of LOG_SCHEMA, with what the file tells of the items. rating_counts: not a number is then no
-    rating, and an error. date_order: one of DATE_ORDERS, for dates such as 03/04/2019. Raises InputError with file and
-    line on whatever does not fit.
+    given: column names from the user. items_too: return chunks of LOG_SCHEMA, which include the item columns of the
+    file. rating_counts: ratings are used, so NaN is an error and not a missing rating. date_order: one of DATE_ORDERS,
+    for dates such as 03/04/2019. Raises InputError with file and line on invalid input.
     """
     rows = _with_time(path, _open(path, format, _LOG if items_too else _INTERACTIONS, given))
     times = _Times(lambda: _open(path, format, _INTERACTIONS, given), date_order)
@@ -176,9 +178,9 @@ def read_interactions(
 
 
 class _Times:
-    """Reads the times of a file, whose dates such as 03/04/2019 only all dates together can tell the order of.
+    """Parses the times of a file. All its dates together show whether 03/04/2019 has the day first.
 
-    open_rows: the rows of the file from the beginning. order: one of DATE_ORDERS.
+    open_rows: returns the rows of the file from the beginning. order: one of DATE_ORDERS.
     """
 
     def __init__(self, open_rows: Callable[[], Rows], order: str) -> None:
@@ -186,7 +188,7 @@ class _Times:
         self._order = order
 
     def parse(self, value: Any) -> datetime | None:
-        """A moment in UTC, without a zone; None without one. Raises ValueError on what is none."""
+        """A moment in UTC, without a time zone, or None for a missing value. Raises ValueError on anything else."""
         try:
             return parse_time(value)
         except ValueError:
@@ -198,7 +200,7 @@ class _Times:
     def _day_first(self) -> bool:
         if self._order != "auto":
             return self._order == "day-first"
-        # Read through once more, and only where a file has such dates.
+        # This reads the file a second time, but only if it has such dates.
         first = second = 0
         for _, row in self._open_rows():
             numbers = read_numeric_date(row.get("timestamp")) or (0, 0)
@@ -212,7 +214,7 @@ class _Times:
 
 
 def _open(path: Path, format: str, kind: _Kind, given: GivenColumns | None) -> Rows:  # noqa: A002
-    """The rows of a file. Raises InputError where it is not there, is empty or a folder."""
+    """The rows of a file. Raises InputError if the file does not exist, is empty, is a folder or cannot be read."""
     is_parquet(path)
     own = FORMATS.find(format)
     if format in _BUILT_IN:
@@ -223,7 +225,7 @@ def _open(path: Path, format: str, kind: _Kind, given: GivenColumns | None) -> R
 
 
 def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = None) -> Rows:  # noqa: A002
-    """Rows by our column names, with their lines; absent columns are absent."""
+    """Rows under gr2's column names, with line numbers. A row has only the columns that the file has."""
     columns = Columns(kind.names, kind.required, given)
     if is_parquet(path):
         return columns.rows_of_parquet(path)
@@ -239,7 +241,7 @@ def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = Non
     if (len(header) > 1 or kind is _ITEMS) and any(columns.find(name) for name in header):
         return columns.rows_under_header(path, delimiter)
     for layout in kind.layouts:
-        # Amazon's ratings come in two orders of columns, so that layout is taken on the user's word alone.
+        # Amazon's ratings come in two column orders, so their layout is used only if the user names the format.
         allowed = format == layout.format or (format == "auto" and layout.format == "movielens")
         if allowed and len(start.split(layout.delimiter)) == layout.fields:
             return _laid_out_rows(path, layout)
@@ -253,7 +255,7 @@ def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = Non
 
 
 _BUILT_IN = ("auto", "generic", "amazon-2014", "amazon-2018", "amazon-2023", "movielens")
-# gr2's own formats differ in what they take a file without a header for.
+# The built-in formats differ only in the layouts that they accept for a file without a header.
 FORMATS: Registry[Format] = Registry(
     "format",
     "gr2.formats",
@@ -266,7 +268,7 @@ FORMATS: Registry[Format] = Registry(
 
 
 def _json_rows(path: Path, start: str, columns: Columns, kind: _Kind) -> Rows:
-    """Objects a line, or those of a document: one object that maps items to their properties, or users to theirs."""
+    """Objects, one per line, or from a document that maps items to properties or users to items."""
     if start.strip() == "{":
         return _document_rows(path, kind)
     try:
@@ -282,13 +284,16 @@ def _json_rows(path: Path, start: str, columns: Columns, kind: _Kind) -> Rows:
 
 
 def _is_nested(first: Any, columns: Columns, kind: _Kind) -> bool:
-    """Whether the objects of a file, of which this is the first, hold lists of interactions."""
+    """Whether the objects of a file hold lists of interactions. first: the first object of the file."""
     found = [columns.find(key) for key in first]
     return kind is not _ITEMS and not any(match and match.column == "item_id" for match in found)
 
 
 def _document_rows(path: Path, kind: _Kind) -> Rows:
-    """Of {"ITEM": {"title": ...}} or {"USER": ["ITEM", ...]}, as LC-Rec's files are; the line is the entry's number."""
+    """Rows of {"ITEM": {"title": ...}} or {"USER": ["ITEM", ...]}, as in LC-Rec's files.
+
+    The line of a row is the number of its entry, from 1.
+    """
     lines, size = [], 0
     for _, line in read_lines(path):
         lines.append(line)
@@ -317,7 +322,7 @@ def _document_rows(path: Path, kind: _Kind) -> Rows:
 
 
 def _unnested(rows: Rows) -> Rows:
-    """Of {"user_id": ..., "items": [{"item_id": ...}, ...]} an interaction for each object of the list."""
+    """One interaction for each object in the list of {"user_id": ..., "items": [{"item_id": ...}, ...]}."""
     for number, row in rows:
         lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
         if not lists:
@@ -352,7 +357,7 @@ def _chunks(
     schema: pa.Schema,
     converters: Mapping[str, Callable[[Any], Any]],
 ) -> Iterator[pa.Table]:
-    """Convert values and gather rows; an error names the column and the value."""
+    """Convert the values and collect the rows into tables. An error names the column and the value."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     known = converters.keys()
     number = None

@@ -1,7 +1,8 @@
-"""From users' files to items and interactions with their splits.
+"""Turns users' files into items and interactions with splits.
 
-Files are read in chunks into a scratch database, checked, filtered and split there, and reach the store in a single
-transaction: nothing is ever half ingested. Splits follow the paper (arXiv 2602.07774): leave-last-out on 5-core data.
+Files are read in chunks into a scratch database, where they are checked, filtered and split. The result goes to the
+store in a single transaction, so ingestion is all-or-nothing. Splits follow the paper (arXiv 2602.07774):
+leave-last-out on 5-core data.
 """
 
 import time
@@ -23,14 +24,15 @@ from store.values import utc_now
 
 @dataclass(frozen=True, slots=True)
 class IngestSettings:
-    """How files become a dataset.
+    """Settings for turning files into a dataset.
 
-    columns: pairs such as "user_id=visitorid", our name of a column and the files'. min_rating: leaves out interactions
-    with a lower rating or none. date_order: of dates that have day and month in digits.
-    k_core: keep users and items with at least so many interactions, until nothing changes; 0 keeps all.
-    split: "last" leaves each user's last interaction out for test and the one before for valid; "time" cuts all
+    columns: pairs such as "user_id=visitorid", gr2's name of a column and its name in the files.
+    min_rating: leave out interactions with a lower rating or none; None keeps all.
+    date_order: the order of day and month in dates that write both in digits.
+    k_core: keep users and items with at least this number of interactions, until nothing changes; 0 keeps all.
+    split: "last" takes each user's last interaction for test and the one before for valid. "time" cuts all
     interactions by date into the last `test_share` and the `valid_share` before it.
-    seed: shuffles interactions of one user that have the same time.
+    seed: shuffles a user's interactions at the same time.
     """
 
     format: str = option(
@@ -80,10 +82,11 @@ class IngestSettings:
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """What an ingest read, dropped and stored. `already_there`: the same dataset stood in the store before.
+    """Counts of an ingest: rows read, dropped and stored. `already_there`: the store already had the same dataset.
 
-    first_time, last_time: UTC, None where there are no times. shuffled_ties: interactions that share their time with
-    another of their user, whose order the seed decides. before_1990, after_today: interactions of doubtful years.
+    first_time, last_time: in UTC; None if the interactions have no times. shuffled_ties: interactions at the same time
+    as another one of their user, so that the seed decides their order. before_1990, after_today: interactions in
+    doubtful years.
     """
 
     dataset: str
@@ -112,11 +115,10 @@ class IngestSummary:
 def ingest(
     store: Store, dataset: str, items: Path | None, interactions: Path, settings: IngestSettings | None = None
 ) -> IngestSummary:
-    """Read two files into the store as `dataset`.
+    """Read two files into the store as `dataset`. If the store already has the same dataset, nothing changes.
 
-    items: None takes the items from the interactions, with the categories, brands and titles of products that stand
-    there. The same files again change nothing. Raises InputError with file and line on bad input, and where another
-    dataset has the name.
+    items: None takes the items from the interactions file, with its categories, brands and product titles. Raises
+    InputError with file and line on invalid input, and if another dataset has the name.
     """
     settings = settings or IngestSettings()
     check_name("dataset", dataset)
@@ -164,7 +166,7 @@ def ingest(
 def _read_files(
     scratch: Session, items: Path | None, interactions: Path, settings: IngestSettings, given: GivenColumns
 ) -> dict[str, int]:
-    """Put both files into the scratch database; returns how many rows of each were read."""
+    """Load both files into the scratch database. Returns the number of rows that were read from each."""
     scratch.execute("create_raw_items")
     scratch.execute("create_raw_interactions")
     read_items_count = read = 0
@@ -207,11 +209,11 @@ def put_dataset(
     source_settings: dict[str, object],
     settings: IngestSettings,
 ) -> IngestSummary:
-    """Split and store rows that are in memory: items(item_id, title, categories, brand, description) and
-    interactions(user_id, item_id, timestamp).
+    """Split and store rows that are in memory.
 
-    `source` and `source_settings` say in the store where they come from. Raises InputError where another dataset has
-    the name.
+    items: columns item_id, title, categories, brand, description. interactions: columns user_id, item_id, timestamp.
+    source, source_settings: the origin of the rows, for the record in the store. Raises InputError if another dataset
+    has the name.
     """
     check_name("dataset", dataset)
     started = time.perf_counter()
@@ -250,9 +252,9 @@ def _finish(
     started: float,
     source_settings: dict[str, object] | None = None,
 ) -> IngestSummary:
-    """Filter and split what stands in the scratch database, then store it in one transaction."""
+    """Filter and split the rows of the scratch database, and store them in one transaction."""
     dropped = _keep_core(scratch, settings.k_core)
-    # A day's grace, since times without a zone may be of any.
+    # One day of tolerance, because times without a zone may be from any zone.
     tomorrow = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     span = scratch.frame("time_span", now=tomorrow).row(0, named=True)
     scratch.execute("create_ordered_interactions", seed=str(settings.seed))
@@ -307,7 +309,7 @@ def _finish(
 
 
 def _keep_core(scratch: Session, k_core: int) -> int:
-    """Apply the k-core filter until nothing changes; returns how many interactions went."""
+    """Apply the k-core filter until nothing changes. Returns the number of interactions that were dropped."""
     if k_core == 0:
         return 0
     dropped = 0

@@ -1,4 +1,4 @@
-"""What produced something: the code's commit and the versions of the libraries that shape data."""
+"""Provenance of data: the commit of the code, and the versions of the libraries that affect data."""
 
 import subprocess
 from functools import cache
@@ -10,7 +10,10 @@ LIBRARIES = ("gr2", "duckdb", "polars", "pyarrow", "scikit-learn", "numpy", "jin
 
 @cache
 def code_commit() -> str:
-    """The commit of the running code, with "+changes" where files differ from it; "" outside a checkout of gr2."""
+    """The commit of the running code, or "" outside a checkout of gr2.
+
+    "+changes" is appended if tracked files of curate, prompts or store have uncommitted changes.
+    """
     folder = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -20,7 +23,7 @@ def code_commit() -> str:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installation inside somebody else's checkout must not take that commit for its own.
+    # An installation inside another project's checkout must not report that project's commit.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return ""
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/curate", ":/prompts", ":/store")
@@ -28,5 +31,5 @@ def code_commit() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries whose change could change data."""
+    """Versions of the libraries whose updates could change data."""
     return {name: version(name) for name in LIBRARIES}

@@ -20,9 +20,9 @@ def simulate(
     items: int = DEFAULTS.items,
     seed: int = DEFAULTS.seed,
 ) -> IngestSummary:
-    """Simulate users and store what they bought, split by leave-last-out.
+    """Simulate users and store their purchases as a dataset, split by leave-last-out.
 
-    The same settings again change nothing. Raises InputError where another dataset has the name.
+    If the store already has the same dataset, nothing changes. Raises InputError if another dataset has the name.
     """
     settings = SimulatorSettings(users=users, items=items, seed=seed)
     simulator = Simulator(settings)

@@ -1,10 +1,12 @@
-"""Shoppers whose reasons are known: a catalogue with purchase routines, and users who follow them with noise.
+"""Simulates shoppers with known reasons: a catalogue with purchase routines, and users who follow them with noise.
 
 Each user has a hidden routine (shampoo, conditioner, hair mask, styling gel) and a hidden favourite brand. The next
-item is drawn, among those not bought yet, from a mixture: the routine's next step after the last item, any step of the
-routine, or anything by popularity; within a step the favourite brand is preferred. The hidden state is one of finitely
-many, so the probability of every next item given what was bought is exact, and with it the best order of any
-candidates: the oracle for every re-ranker. Ours: the papers simulate nothing.
+item is drawn from the items not yet bought. The distribution is a mixture of three parts: the routine's next step after
+the last item, any step of the routine, and any item by popularity. Within a step the favourite brand is preferred.
+
+There are finitely many hidden states, so the probability of every next item given the history is exact. It gives an
+oracle: the best possible order of any candidates, an upper bound for every re-ranker. The simulator is our own; the
+papers have none.
 """
 
 from collections.abc import Sequence
@@ -52,9 +54,11 @@ START = datetime(2024, 1, 1)  # noqa: DTZ001
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSettings:
-    """users, items: how many; at least two items for each kind of product. next_step, same_routine: chances of the
-    mixture's first two parts; the rest is noise. loyalty: chance that an item of a step is of the favourite brand.
-    mean_length: of a user's history, 5 at least.
+    """Settings of the simulator.
+
+    users, items: their numbers; there are at least two items of each kind of product. next_step, same_routine:
+    probability of the first two parts of the mixture; the rest is noise. loyalty: probability that an item of a step is
+    of the favourite brand. mean_length: mean length of a history, at least 5.
     """
 
     users: int = option(2000, help="Number of simulated users.", low=1)
@@ -72,9 +76,9 @@ class SimulatorSettings:
 
 
 class Simulator:
-    """The catalogue, its users, and what is best to recommend them. The same settings make the same of all three.
+    """The catalogue, its users, and the best recommendations for them. All three depend only on the settings.
 
-    Hidden states are numbered routine by routine, brand by brand: S = routines x brands.
+    Hidden states are numbered by routine, then by brand: S = routines x brands.
     """
 
     def __init__(self, settings: SimulatorSettings) -> None:
@@ -82,7 +86,7 @@ class Simulator:
         self._leaf_N = np.arange(settings.items) % LEAVES
         self._brand_N = np.arange(settings.items) // LEAVES % len(BRANDS)
         rank_N = np.arange(settings.items) // LEAVES
-        # Which items sell well is shuffled, or the first brand would lead everywhere.
+        # The popularity of items is shuffled. Otherwise the first brand would lead in every product.
         shuffle = np.random.default_rng([settings.seed, 1])
         weights_N = np.empty(settings.items)
         for leaf in range(LEAVES):
@@ -98,7 +102,7 @@ class Simulator:
         return [f"P{number:0{width}}" for number in range(self.settings.items)]
 
     def items(self) -> list[Item]:
-        """The catalogue; titles are all different."""
+        """The catalogue. All titles are different."""
         leaves = [(*group, step) for group, steps in ROUTINES.items() for step in steps]
         catalogue = []
         for number, item_id in enumerate(self._item_ids):
@@ -111,7 +115,7 @@ class Simulator:
         return catalogue
 
     def interactions(self) -> pl.DataFrame:
-        """user_id, item_id, timestamp of all users' purchases."""
+        """The purchases of all users, with columns user_id, item_id and timestamp."""
         rng = np.random.default_rng([self.settings.seed, 2])
         users: list[str] = []
         numbers: list[int] = []
@@ -132,9 +136,9 @@ class Simulator:
         )
 
     def next_item_probabilities(self, history: Sequence[str]) -> NDArray[np.float64]:
-        """Of each item of the catalogue, in its order, to be bought next; exact, 0 for what was bought.
+        """The exact probability of each item to be bought next, in catalogue order; 0 for items already bought.
 
-        Raises KeyError on an item that is not in the catalogue.
+        Raises KeyError if an item of the history is not in the catalogue.
         """
         numbers = tuple(self._numbers[item] for item in history)
         probabilities_N = self._predict(numbers, np.arange(self.settings.items))
@@ -144,7 +148,10 @@ class Simulator:
     def oracle_rankings(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
     ) -> tuple[list[list[str]], list[list[float]]]:
-        """For each history, its candidates from the most to the least probable, and these probabilities."""
+        """For each history, its candidates from the most to the least probable, and their probabilities.
+
+        Raises KeyError if an item is not in the catalogue.
+        """
         orders, probabilities = [], []
         for history, items in zip(histories, candidates, strict=True):
             numbers = np.array([self._numbers[item] for item in items])
@@ -171,7 +178,7 @@ class Simulator:
         loyal_L_B_N = inside_L_N[:, None] * (self._brand_N == np.arange(len(BRANDS))[:, None])
         sums_L_B = loyal_L_B_N.sum(axis=2, keepdims=True)
         any_L_B_N = np.broadcast_to(inside_L_N[:, None], loyal_L_B_N.shape)
-        # A step without an item of the brand is chosen from as a whole.
+        # If a step has no item of the brand, the choice is among all items of the step.
         loyal_L_B_N = np.where(sums_L_B > 0, loyal_L_B_N / np.maximum(sums_L_B, 1e-300), any_L_B_N)
         mixed_L_B_N: NDArray[np.float64] = self.settings.loyalty * loyal_L_B_N + (1 - self.settings.loyalty) * any_L_B_N
         return mixed_L_B_N
@@ -183,7 +190,7 @@ class Simulator:
 
     @cached_property
     def _without_last_S_N(self) -> NDArray[np.float64]:
-        """P(item | state), nothing being known of the last item."""
+        """P(item | state) for an empty history."""
         settings = self.settings
         routine_R_B_N = np.stack([self._step_L_B_N[leaves].mean(axis=0) for leaves in self._leaves_of_routine])
         noise_N = self._weights_N / self._weights_N.sum()
@@ -193,10 +200,10 @@ class Simulator:
 
     @cached_property
     def _by_last_leaf(self) -> list[NDArray[np.float64]]:
-        """P(item | state, leaf of the last item), each of shape (S, N), before what was bought is taken out.
+        """P(item | state, leaf of the last item), each of shape (S, N), where bought items still have a probability.
 
-        The routine that the leaf belongs to goes on with its next step, and after the last with the first; the others
-        know of no next step.
+        The routine of the leaf continues with its next step; the first step follows the last one. Other routines have
+        no next step.
         """
         by_leaf = []
         brands = len(BRANDS)
@@ -214,7 +221,7 @@ class Simulator:
         return self._by_last_leaf[self._leaf_N[history[-1]]] if history else self._without_last_S_N
 
     def _draw_sequence(self, rng: np.random.Generator) -> list[int]:
-        """One user's items, by number."""
+        """The numbers of one user's items, in order of purchase."""
         state = int(rng.choice(len(self._priors_S), p=self._priors_S))
         length = 5 + int(rng.poisson(self.settings.mean_length - 5))
         numbers: list[int] = []
@@ -226,7 +233,7 @@ class Simulator:
         return numbers
 
     def _likelihood_S(self, history: tuple[int, ...]) -> NDArray[np.float64]:
-        """log P(history | state); kept for each prefix, since the lists of one user share theirs."""
+        """log P(history | state). It is cached for each prefix, because the lists of one user share prefixes."""
         known = self._likelihoods.get(history)
         if known is None:
             if not history:
@@ -239,14 +246,14 @@ class Simulator:
         return known
 
     def _given_state(self, history: tuple[int, ...], items: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(item | state, history) of shape (S, items): the mixture over what is not bought yet."""
+        """P(item | state, history) of shape (S, items): the mixture, normalised over the items not yet bought."""
         mixture_S_N = self._mixture_S_N(history)
         left_S = 1.0 - mixture_S_N[:, list(history)].sum(axis=1)
         given_S_K: NDArray[np.float64] = mixture_S_N[:, items] / left_S[:, None]
         return given_S_K
 
     def _predict(self, history: tuple[int, ...], items: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(item | history): each state's probability, weighted by the state's own given the history."""
+        """P(item | history): the mean over the states, weighted by the posterior P(state | history)."""
         log_S = np.log(self._priors_S) + self._likelihood_S(history)
         posterior_S = np.exp(log_S - log_S.max())
         posterior_S /= posterior_S.sum()

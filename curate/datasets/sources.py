@@ -1,4 +1,4 @@
-"""Which semantic IDs and whose candidate lists a command works on, where the user named none."""
+"""Chooses the semantic IDs and candidate lists for a command if the user did not name them."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,10 @@ from store import InputError, Session
 
 
 def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_ranker: str | None) -> tuple[str, str]:
-    """The semantic IDs that tasks show, by default the newest, and whose candidate lists, by default the only ones.
+    """The semantic-ID version that tasks show, and the pre-ranker whose candidate lists are used.
 
-    Raises InputError, also where lists of several pre-rankers are there and none is named.
+    By default they are the newest version that is fit for training, and the only pre-ranker. Raises InputError if one
+    of them does not exist, or if there are several pre-rankers and none is named.
     """
     pre_rankers = [name for (name,) in session.rows("pre_ranker_names", dataset=dataset)]
     if pre_ranker is None and len(pre_rankers) > 1:
@@ -25,7 +26,7 @@ def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_
 
 
 def choose_sids(session: Session, dataset: str, wanted: str | None) -> str:
-    """A version of semantic IDs that is fit for training, by default the newest. Raises InputError."""
+    """A semantic-ID version that is fit for training, by default the newest. Raises InputError if it does not exist."""
     return choose(
         "semantic-ID version fit for training",
         wanted,
@@ -35,7 +36,7 @@ def choose_sids(session: Session, dataset: str, wanted: str | None) -> str:
 
 
 def choose(what: str, wanted: str | None, known: Sequence[str], where_none: str) -> str:
-    """The wanted one of `known`, or the first where none is wanted. Raises InputError."""
+    """The entry `wanted` of `known`, or the first entry if `wanted` is None. Raises InputError if there is none."""
     if not known:
         raise InputError(f"there is no {what} yet; {where_none}")
     if wanted is None:

@@ -1,6 +1,6 @@
-"""Times as logs write them: unix time of any unit, dates in digits, ISO 8601, e-mail and C dates.
+"""Parses the times that logs contain: unix time in any unit, dates in digits, ISO 8601, e-mail and C dates.
 
-All come out in UTC. It knows neither files nor columns.
+All results are in UTC. This module knows neither files nor columns.
 """
 
 import re
@@ -14,15 +14,15 @@ _LATEST = datetime(2200, 1, 1)  # noqa: DTZ001
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _WANTED = "it must be unix time or ISO 8601, or a date such as 20140513"
 DATE_ORDERS = ("auto", "day-first", "month-first")
-# Day and month in digits, in an order that only other dates tell, and perhaps the time of day.
+# Day and month in digits, in an order that only other dates of the file can show, and optionally the time of day.
 _NUMERIC_DATE = re.compile(
     r"(?P<first>\d{1,2})(?P<sign>[/.-])(?P<second>\d{1,2})(?P=sign)(?P<year>\d{4})"
     r"(?:[ T,]{1,2}(?P<clock>\d{1,2}:\d{2}(?::\d{2})?)(?: ?(?P<half>[AaPp][Mm]))?)?",
     re.ASCII,
 )
-# Digits that are a date and not a number of seconds, by their count: 20140513 would be a day of August 1970.
+# Numbers with this many digits are dates if they can be. As seconds, 20140513 would be a day in August 1970.
 _DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-# Dates whose order of day and month is plain. Goodreads and Twitter, then C, then Amazon of 2014, then people.
+# Dates in which the order of day and month is clear: first Goodreads and Twitter, then C, Amazon 2014, and other forms.
 _PATTERNS = (
     "%a %b %d %H:%M:%S %z %Y",
     "%a %b %d %H:%M:%S %Y",
@@ -45,7 +45,7 @@ _PATTERNS = (
 
 
 def read_numeric_date(value: Any) -> tuple[int, int] | None:
-    """The first two numbers of a date such as 31/12/2019, which are its day and month, or month and day.
+    """The first two numbers of a date such as 31/12/2019, which are day and month or month and day.
 
     None for any other value.
 
@@ -57,7 +57,7 @@ def read_numeric_date(value: Any) -> tuple[int, int] | None:
 
 
 def parse_numeric_date(text: str, *, day_first: bool) -> datetime:
-    """A date that `read_numeric_date` knows, in UTC. Raises ValueError if there is no such day."""
+    """Parse a date that `read_numeric_date` recognises, in UTC. Raises ValueError if there is no such day."""
     match = _NUMERIC_DATE.fullmatch(text.strip())
     if match is None:
         raise ValueError(_WANTED)
@@ -70,10 +70,11 @@ def parse_numeric_date(text: str, *, day_first: bool) -> datetime:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """A moment in UTC, without a zone; None and empty text are None. Naive times are UTC.
+    """A moment in UTC, without a time zone. None and empty text give None. Times without a zone are taken as UTC.
 
-    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, by their size; 8, 12 or 14 digits that
-    begin with a year from 1900 to 2199 are a date. Raises ValueError on everything else, and on years from 2200 on.
+    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, depending on their size. Numbers of 8, 12
+    or 14 digits that begin with a year from 1900 to 2199 are dates. Raises ValueError on any other value, and on years
+    from 2200 on.
 
     >>> parse_time("20140513")
     datetime.datetime(2014, 5, 13, 0, 0)
@@ -81,7 +82,7 @@ def parse_time(value: Any) -> datetime | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        # Seconds of the years since 1973, as most logs have them.
+        # A short cut for seconds since 1973, which most logs have.
         if 9 <= len(value) <= 10 and value.isdecimal():
             return _EPOCH + timedelta(seconds=int(value))
         moment = _parse_text(value.strip())
@@ -119,14 +120,14 @@ def _parse_text(text: str) -> datetime:
 
 
 def _parse_number(number: float | Decimal) -> datetime:
-    if not 0 <= number < 1e20:  # not a number fails too
+    if not 0 <= number < 1e20:  # NaN fails too
         raise ValueError("it must be unix time from 1970 on, or a date such as 20140513")
     whole = int(number)
     if whole == number and 1900 <= int(str(whole)[:4]) < 2200 and (pattern := _DIGITS.get(len(str(whole)))):
         try:
             return datetime.strptime(str(whole), pattern)  # noqa: DTZ007
         except ValueError:
-            # Thirteen hours and more digits are a time as well: 12 digits may be milliseconds.
+            # 12 or 14 digits that are not a valid date may be milliseconds.
             if pattern == _DIGITS[8]:
                 raise ValueError("its eight digits must be a date, as in 20140513") from None
     if number < 1e11:
@@ -143,7 +144,7 @@ def _strptime(pattern: str) -> Callable[[str], datetime]:
 
 
 def _parse_named_zone(text: str) -> datetime:
-    """As date(1) writes it: Tue May 13 16:53:20 UTC 2014."""
+    """Parse the output of date(1), such as Tue May 13 16:53:20 UTC 2014."""
     words = text.split()
     if len(words) != 6 or words[4] not in ("UTC", "GMT"):
         raise ValueError(_WANTED)

@@ -1,7 +1,7 @@
-"""Values as users' files hold them, turned into what a dataset stores: identifiers, texts, categories and numbers.
+"""Converts values of users' files into the values of a dataset: identifiers, texts, categories and numbers.
 
-Each function takes a value of any type and raises ValueError, without the value, on what it cannot turn. It knows
-neither files nor columns.
+Each function takes a value of any type. It raises ValueError, without the value, if it cannot convert the value. This
+module knows neither files nor columns.
 """
 
 import ast
@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-# Without case and what stands around it: (no genres listed), <NA>, #N/A and N.A. are here too.
+# In lower case and without the characters of _AROUND, so these also match (no genres listed), <NA>, #N/A and N.A.
 _NOTHING = frozenset(
     {
         *("", "unknown", "n/a", "na", "n.a", "nan", "nat", "none", "null", "undefined", "\\n"),
@@ -21,9 +21,9 @@ _NOTHING = frozenset(
         *("no brand", "no name", "unknown brand", "unknown title", "unknown author", "unknown artist"),
     }
 )
-# What programs write for a missing identifier; all these lines would become one user or item.
+# What programs write for a missing identifier. Without this check, all such lines would become one user or item.
 _MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "None", "null", "NULL", "\\N"})
-# Longer texts say something, and need not be looked at.
+# Longer texts are never placeholders, so they are not checked.
 _LONGEST = 40
 _AROUND = "()[]{}<>#-?.*'\" \t\r\n\xa0"
 _TAGS = (
@@ -31,7 +31,7 @@ _TAGS = (
     "|img|input|ins|label|li|link|mark|meta|ol|p|pre|q|s|script|section|small|span|strike|strong|style|sub|sup|svg|table"
     "|tbody|td|th|thead|tr|tt|u|ul|video"
 )
-# Only what HTML knows: "Love <3" and "<Untitled>" are titles.
+# Only HTML tags, because "Love <3" and "<Untitled>" are titles.
 _MARKUP = re.compile(rf"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.I | re.S)
 _BREAKS = re.compile(r"<\s*/?\s*(br|p|div|li|tr|td|h[1-6])\b", re.I)
 _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
@@ -41,7 +41,7 @@ _EXACT_FLOAT = 2**53
 
 
 def is_nothing(text: str) -> bool:
-    """Whether a text says that there is no value: empty, N/A, (no genres listed) and the like.
+    """Whether a text says that there is no value, such as an empty text, N/A or (no genres listed).
 
     >>> is_nothing("(no genres listed)"), is_nothing("Nothing but Thieves")
     (True, False)
@@ -50,9 +50,9 @@ def is_nothing(text: str) -> bool:
 
 
 def to_identifier(value: Any) -> str:
-    """Identifiers are texts. A whole number is the same whatever its type: 5, 5.0 and "5.0" are "5"; "007" stays.
+    """Convert a value to an identifier, which is a text. 5, 5.0 and "5.0" all become "5"; "007" stays.
 
-    Raises ValueError on numbers that have lost digits as floats: they may stand for several identifiers.
+    Raises ValueError on a number that has lost digits as a float, because it may stand for several identifiers.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -76,7 +76,7 @@ def to_identifier(value: Any) -> str:
 
 
 def _whole(text: str) -> str:
-    """Data frames hold whole numbers as floats where a value is missing: 5.0 is 5."""
+    """Turn 5.0 into 5. Data frames store whole numbers as floats if a value is missing."""
     if text.endswith(".0") and text[:-2].removeprefix("-").isdecimal():
         return text[:-2]
     if _ROUNDED.fullmatch(text):
@@ -85,7 +85,10 @@ def _whole(text: str) -> str:
 
 
 def to_text(value: Any) -> str | None:
-    """Text without HTML; lists of texts joined, objects by their name; None for what says that there is nothing."""
+    """Convert a value to text without HTML, or None if it says that there is no value.
+
+    A list of texts is joined, and an object is replaced by its name.
+    """
     if isinstance(value, dict):
         value = value.get("name")
     if isinstance(value, list):
@@ -101,9 +104,10 @@ def to_text(value: Any) -> str | None:
 
 
 def to_categories(value: Any) -> list[str]:
-    """A path from general to specific: a list, the longest of several lists (Amazon 2014), or a text.
+    """Convert a value to a category path from general to specific, which is empty if there is none.
 
-    A text is `a > b > c`, `a|b|c`, or a list as Python or JSON writes it. Of objects, the name counts.
+    The value is a list, a list of lists (Amazon 2014; the longest is used), or a text. A text is `a > b > c`, `a|b|c`,
+    or a list as Python or JSON writes it. An object is replaced by its name.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return []
@@ -122,7 +126,7 @@ def to_categories(value: Any) -> list[str]:
 
 
 def _name(part: Any) -> str:
-    """What a category that is no text is called: an object's name; empty for nothing."""
+    """The name of a category that is not a text: the object's name, or an empty text if there is no value."""
     if isinstance(part, dict):
         part = part.get("name", part.get("description"))
     if part is None or (isinstance(part, float) and math.isnan(part)):
@@ -134,7 +138,10 @@ def _name(part: Any) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _category(text: str) -> str:
-    """One category, empty where it says that there is none. A catalogue has few, and each many times."""
+    """One category, or an empty text if it says that there is none.
+
+    It is cached, because a catalogue has few categories and repeats them often.
+    """
     text = _without_html(text).strip()
     return "" if is_nothing(text) else text
 
@@ -142,14 +149,15 @@ def _category(text: str) -> str:
 def split_categories(text: str, separators: str = "") -> list[Any]:
     """The parts of a text that lists categories.
 
-    separators: what may separate them beside `>` and `|`, the preferred first; a blank stands for any white space.
+    separators: characters that may separate them besides `>` and `|`, the preferred one first. A blank stands for any
+    white space.
     """
     text = _without_html(text).strip()
     if text[:1] + text[-1:] in ("[]", "{}", "()") and not is_nothing(text):
         return _parse_list(text)
     for separator in (">", "|", *separators):
         if separator != " " and separator in text:
-            # RecBole's conversions quote each: 'Action', 'Crime'
+            # RecBole's conversions quote each category: 'Action', 'Crime'.
             quoted = separator == "," and text[0] in "'\"" and text[-1] == text[0]
             return _parse_list(text) if quoted else text.split(separator)
     if " " in separators:
@@ -174,7 +182,7 @@ def _parse_list(text: str) -> list[Any]:
 
 
 def to_number(value: Any) -> float | None:
-    """A finite number; None for nothing, an empty text, or a word such as N/A."""
+    """Convert a value to a finite number. None, an empty text, or a word such as N/A gives None."""
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
@@ -191,7 +199,10 @@ def to_number(value: Any) -> float | None:
 
 
 def to_rating(value: Any) -> float | None:
-    """A number; None for nothing, which is also what not a number says where nothing uses ratings."""
+    """Convert a value to a number, or None for a missing one.
+
+    NaN is missing too, because these ratings are not used. If they are, use `to_number`, which rejects NaN.
+    """
     if value is None:
         return None
     try:
@@ -201,7 +212,7 @@ def to_rating(value: Any) -> float | None:
 
 
 def to_whole_number(value: Any) -> int | None:
-    """A whole number below 2^62; None for nothing."""
+    """Convert a value to a whole number below 2^62, or None for a missing one."""
     if isinstance(value, str) and value.isdecimal() and len(value) < 19:
         return int(value)
     number = to_number(value)
@@ -213,7 +224,7 @@ def to_whole_number(value: Any) -> int | None:
 
 
 def _without_html(text: str) -> str:
-    """Entities become the letters they stand for, also those written twice, and tags go."""
+    """A text without tags, and with HTML entities decoded, also those that were encoded twice."""
     if "&" in text:
         for _ in range(2):
             text = html.unescape(text)
