@@ -33,12 +33,13 @@ KS = (1, 3, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class PreRankerSettings:
-    """Windowed co-occurrence, tuned on the valid splits of Beauty and Sports; new values make a new PRE_RANKER name.
+    """Windowed co-occurrence, tuned on the valid splits of Beauty and Sports. New values need a new PRE_RANKER name.
 
-    window: how far apart two purchases count. decay: weight per step of distance. backward: weight of what came before
-    against what came after. left_power, right_power: normalisation by the popularity of the history's item and of the
-    candidate. recency: weight per step back in the history. history: how many last items count. neighbours: how many of
-    an item's strongest pairs are scored.
+    window: the maximum distance between two purchases that count as a pair. decay: weight per step of distance.
+    backward: weight of items that came before, relative to items that came after. left_power, right_power:
+    normalisation by the popularity of the history's item and of the candidate. recency: weight per step back in the
+    history. history: the number of most recent items that count. neighbours: how many of an item's strongest pairs are
+    scored.
     """
 
     window: int = 5
@@ -78,9 +79,9 @@ class SplitCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CandidateSummary:
-    """The candidate lists that were made. full: metrics over all lists. conditional: over those with their target.
+    """The candidate lists that were made. full: metrics over all lists. conditional: over the lists with their target.
 
-    repeated_scores: imported scores of a pair that the file tells more than once, beside the best one.
+    repeated_scores: imported scores that were dropped because the file has a better one for the same pair.
     """
 
     dataset: str
@@ -118,10 +119,10 @@ def import_candidates(
     The optional column `position` is the index of the target among the user's interactions (0 is the first). Without
     it, the optional column `split` selects the user's valid or test interaction; the default is test. Scores may have
     any scale: if one of them is 0 or less, all are treated as logits and stored as exp(score - best of the list).
-    pre_ranker: the name of these lists; None means the name of the file. If a pair of list and item stands there more
-    than once, its best score counts.
+    pre_ranker: the name of these lists; None means the name of the file. If the file repeats a pair of list and item,
+    its best score is used.
 
-    Raises InputError on a file that does not fit, or if the store has lists of this name with other candidates.
+    Raises InputError on an invalid file, or if the store has lists of this name with other candidates.
     """
     return _make(store, dataset, pre_ranker or scores.stem, scores, list_size=list_size, on_progress=on_progress)
 
@@ -154,7 +155,7 @@ def _make(
 
 
 class _Making(NamedTuple):
-    """What is made, where, and how. text_N_D: vectors of the texts of all items, in the order of their numbers."""
+    """The place and the settings for making lists. text_N_D: vectors of all items' texts, by item number."""
 
     scratch: Session
     dataset: str
@@ -220,7 +221,7 @@ def _make_source(making: _Making, source: Source) -> None:
 
 
 def _load_scores(scratch: Session, path: Path) -> int:
-    """Read a Parquet file of scores and match its rows to lists; returns how many rows told a pair again."""
+    """Read a Parquet file of scores and match its rows to lists. Returns how many repeated rows were dropped."""
     if not path.is_file():
         raise InputError(f"{path} is not a file; `scores` must be Parquet with user_id, item_id, score")
     try:
@@ -252,7 +253,7 @@ def _load_scores(scratch: Session, path: Path) -> int:
 
 
 def _identifiers(name: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    """Identifiers as ingestion reads them: a data frame's 5.0 is the item "5"."""
+    """Identifiers in the form that ingestion stores: a data frame's 5.0 is the item "5"."""
     column = pl.col(name)
     if schema[name].is_float() or schema[name].is_decimal():
         column = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False)).otherwise(None)

@@ -1,8 +1,9 @@
-"""How near each candidate is to its history: cosines of vectors of items.
+"""The similarity of each candidate and its history: cosines of item vectors.
 
-There are two kinds of vectors. Those of texts say what an item is; those of co-purchases say what it is bought with,
-and reach items that were never bought together but with the same others. The latter are fitted to the interactions
-that count as evidence of a list, and so know no more than its other evidence (decision 0006).
+There are two kinds of vectors. Text vectors describe an item. Co-purchase vectors describe the items that are bought
+with it. They also relate items that were never bought together but with the same other items. Co-purchase vectors are
+fitted to the interactions that count as evidence of a list, so they know no more than its other evidence (decision
+0006).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ KINDS = ("text", "copurchase")
 class ItemVectors:
     """Vectors (N, D) of the items of a catalogue, of length 1, or 0 for items of which nothing is known.
 
-    In double precision, or the last decimal of a cosine would depend on which lists are in a batch.
+    They are in double precision. Otherwise the last decimal of a cosine would depend on which lists are in a batch.
     """
 
     text_N_D: NDArray[np.float64]
@@ -35,13 +36,17 @@ class ItemVectors:
 
 
 def text_vectors(folder: Path, texts: Sequence[str], on_progress: Callable[[str], None]) -> NDArray[np.float64]:
-    """Vectors (N, D) of item texts by TF-IDF and SVD, kept in `folder`. Raises what `embed_texts` raises."""
+    """Vectors (N, D) of item texts by TF-IDF and SVD, cached in `folder`. Raises the errors of `embed_texts`."""
     embedder = TfidfSvdEmbedder.fit(folder, texts, seed=SEED)
     return embed_texts(folder, embedder, texts, on_progress).astype(np.float64)
 
 
 def fit_copurchases(pairs: pl.DataFrame, items: int) -> NDArray[np.float64]:
-    """Vectors (items, D) of what is bought together. pairs: left_item, right_item and how often."""
+    """Vectors (items, D) of the company in which items are bought.
+
+    pairs: left_item, right_item (numbers of items) and times, the number of co-purchases. The vectors are 0 if there
+    are no pairs or fewer than three items.
+    """
     if pairs.height == 0 or items < 3:
         return np.zeros((items, 1))
     numbers_P_2 = pairs.select("left_item", "right_item").to_numpy().astype(np.int64)
@@ -52,9 +57,9 @@ def fit_copurchases(pairs: pl.DataFrame, items: int) -> NDArray[np.float64]:
 def measure_similarities(vectors: ItemVectors, histories: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
     """The cosines of each candidate with the items of its history: with the newest, their mean and their maximum.
 
-    histories: list and items, newest first. candidates: list and items, in the order of their ranks. Both hold the
-    numbers of items, and the same lists in the same order. Returns list, rank and two times three columns. A cosine
-    with an item of which nothing is known is 0.
+    histories: list and items, newest first. candidates: list and items, ordered by rank. Both contain item numbers, and
+    the same lists in the same order. Returns list, rank and two times three columns. A cosine with an item of which
+    nothing is known is 0.
     """
     # _B: lists, _H: items of the history, _K: candidates.
     history_B_H, known_B_H = _padded(histories["items"])
@@ -81,7 +86,7 @@ def measure_similarities(vectors: ItemVectors, histories: pl.DataFrame, candidat
 
 
 def _padded(lists: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Lists of numbers as one array, padded with 0, and where it holds a number of theirs."""
+    """Lists of numbers as one array padded with 0, and a mask that is true where the array has a number of its list."""
     lengths_B = lists.list.len().to_numpy()
     is_theirs = np.arange(lengths_B.max(initial=1)) < lengths_B[:, None]
     padded = np.zeros(is_theirs.shape, np.int64)
