@@ -1,1 +1,1 @@
-"""Endpoints that speak the protocol of OpenAI: addresses, keys and the HTTP client of teachers and embedders."""
+"""Endpoints with OpenAI's protocol: addresses, keys and the HTTP client of teachers and embedders."""

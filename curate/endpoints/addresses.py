@@ -1,7 +1,7 @@
-"""Addresses of endpoints, and which key goes where.
+"""Addresses of endpoints, and the key that each of them gets.
 
 A key goes only where it was meant. OPENAI_API_KEY is for OpenAI, and for the host that OPENAI_BASE_URL names. Any other
-host gets a key only if its variable is named for it.
+host gets a key only if the settings name a variable for it.
 """
 
 import os
@@ -18,7 +18,7 @@ from store.errors import InputError, TeacherError
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
-# Without blanks and control characters.
+# A URL has no blanks and no control characters.
 _URL = re.compile(r"[!-~\u00a1-\U0010ffff]+")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,40}")
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
@@ -26,10 +26,10 @@ _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECAS
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address with what identifies us there.
+    """An address with the headers that identify the user there.
 
     shown: the address without credentials and query, for messages. host: its host and port. key_hint: the end of a
-    sentence about a refused key, saying which key was sent and what to do.
+    sentence about a refused key, which says which key was sent and what to do.
     """
 
     shown: str
@@ -47,7 +47,7 @@ class Endpoint:
 def find_endpoint(settings: EndpointSettings) -> Endpoint:
     """The endpoint of the settings, with its key from the environment.
 
-    Raises TeacherError where the base URL is no address and where OpenAI's key or a named key is not set, and
+    Raises TeacherError if the base URL is not a valid address, or if OpenAI's key or a named key is not set. Raises
     InputError on a header that cannot be sent.
     """
     by_environment = os.environ.get("OPENAI_BASE_URL") or None
@@ -58,7 +58,7 @@ def find_endpoint(settings: EndpointSettings) -> Endpoint:
     # HTTP headers carry ASCII, and keys have no blanks.
     if not (key.isascii() and key.isprintable()):
         raise TeacherError(f"{name} holds characters that no key has; copy the key again")
-    # Whatever is in the environment must not be shown, whether it is sent or not.
+    # The key must not be shown, even if it is not sent.
     secrets = [
         key,
         parts.password or "",
@@ -75,7 +75,7 @@ def find_endpoint(settings: EndpointSettings) -> Endpoint:
     is_meant = bool(settings.api_key_env) or _is_openai(parts) or _same_host(parts, by_environment)
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if parts.username is not None:
-        # Credentials in the address are there on purpose, and take the place of a key.
+        # Credentials in the address are there on purpose, so they replace a key.
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         headers["Authorization"] = f"Basic {b64encode(login).decode()}"
         secrets += [headers["Authorization"].removeprefix("Basic "), unquote(parts.password or "")]
@@ -107,7 +107,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url.strip())
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and _URL.fullmatch(url.strip()):
             return parts
-    # Not repeated where it may hold a password.
+    # The address is not repeated if it may contain a password.
     shown = repr(url) if "@" not in url else "that was given"
     raise TeacherError(f"the base URL {shown} is not a valid address; use one such as http://127.0.0.1:8000/v1")
 
@@ -119,7 +119,7 @@ def _host(parts: SplitResult) -> str:
 
 def _is_openai(parts: SplitResult) -> bool:
     host = (parts.hostname or "").rstrip(".")
-    # Its regions are such as eu.api.openai.com. Without TLS anybody on the way could read the key.
+    # OpenAI's regions have hosts such as eu.api.openai.com. Without TLS, anybody on the way could read the key.
     return parts.scheme == "https" and f".{host}".endswith(".api.openai.com")
 
 
@@ -135,7 +135,7 @@ def _header_value(header: str, value: object) -> str:
         value = os.environ.get(value[1:])
         if value is None:
             raise InputError(f"`headers` reads {header!r} from an environment variable that is not set")
-    # The value is not shown: it may be a key.
+    # The value is not shown, because it may be a key.
     if not (isinstance(value, str) and value.isascii() and value.isprintable()):
         raise InputError(f"`headers` has a value of {header!r} that is no printable ASCII text")
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header):

@@ -1,8 +1,8 @@
-"""One HTTP request to an endpoint, and the bytes that come back, within limits of size and time.
+"""Sends one HTTP request to an endpoint, and returns the response within limits of size and time.
 
-OpenAI's client library sends the request, through a transport of ours: the library itself reads a body of any length,
-and sends one key to every host. Nothing is tried again here. Redirects are not followed, because they could carry a key
-to another host.
+OpenAI's client library sends the request through gr2's own transport. Without it, the library would read a body of any
+length and send one key to every host. Requests are not repeated here. Redirects are not followed, because they could
+carry a key to another host.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ KEEPALIVE_S = 4.0
 MAX_BYTES = 8 * 2**20
 # The longest excerpt of a server's text in an error message, in characters.
 MESSAGE_LENGTH = 300
-# Headers about the bytes on the wire, which are no longer true of a body that was read.
+# Headers about the bytes on the wire, which are no longer true once the body is decompressed.
 _OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class Response(NamedTuple):
-    """What came back, whatever its status. The names of headers are in lower case."""
+    """A response with any status. The names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,10 +41,10 @@ class Response(NamedTuple):
 
 
 class TransportError(Exception):
-    """No complete response came.
+    """No complete response was received.
 
-    unreachable: there is no server at the address. costly: the server has probably worked on
-    the request, and asking again would be paid again.
+    unreachable: there is no server at the address. costly: the server has probably worked on the request, so that a
+    repeated request would be paid for again.
     """
 
     def __init__(self, reason: str, *, unreachable: bool = False, costly: bool = False) -> None:
@@ -56,7 +56,7 @@ class TransportError(Exception):
 class EndpointClient:
     """Sends JSON to an endpoint, over at most `max_connections` connections.
 
-    max_bytes: the longest response, after decompression. Raises what `find_endpoint` raises.
+    max_bytes: the longest response, after decompression. Raises the errors of `find_endpoint`.
     """
 
     def __init__(self, settings: EndpointSettings, *, max_connections: int = 1, max_bytes: int = MAX_BYTES) -> None:
@@ -64,7 +64,8 @@ class EndpointClient:
         self.timeout_s = settings.timeout_s
         self.connect_timeout_s = min(CONNECT_TIMEOUT_S, settings.timeout_s)
         self.max_bytes = max_bytes
-        # Not a limit of the pool: the deadline of a request must not run while it waits for a connection.
+        # This is not a limit of the pool, because the deadline of a request must not run while it waits for a
+        # connection.
         self._room = asyncio.Semaphore(max_connections)
         # Made at the first request, because connections belong to the event loop that is running.
         self._openai: openai.AsyncOpenAI | None = None
@@ -81,9 +82,9 @@ class EndpointClient:
                 if isinstance(error, aiohttp.ConnectionTimeoutError):
                     raise TransportError(f"no connection within {self.connect_timeout_s:g} s") from None
                 raise TransportError(f"no complete answer within {self.timeout_s:g} s", costly=True) from None
-            # OSError: what the event loop raises by itself. ValueError: headers or names that cannot be read.
+            # The event loop itself raises OSError. ValueError: headers or names that cannot be read.
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                # Not `from error`: it may hold headers with a key.
+                # Not `from error`, because the error may contain headers with a key.
                 unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
                 raise TransportError(
                     self.excerpt(str(error)) or type(error).__name__, unreachable=unreachable
@@ -96,9 +97,9 @@ class EndpointClient:
 
     def excerpt(self, text: str) -> str:
         """A server's text as one short, storable line, without markup and secrets."""
-        # No message needs more, and a page may be long.
+        # No message needs more text, and a page may be long.
         text = re.sub(r"<[^>]*>", " ", self.mask(text[: 100 * MESSAGE_LENGTH]))
-        # Again, because a key may have been broken by markup.
+        # Masked again, because markup may have split a key.
         text = self.mask(" ".join(storable_text(text).split()))
         return text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH] + "..."
 
@@ -126,7 +127,7 @@ class EndpointClient:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """Sends requests of OpenAI's library by aiohttp, within the limits of an `EndpointClient` and with its headers."""
+    """Sends the library's requests with aiohttp, within the limits of an `EndpointClient` and with its headers."""
 
     def __init__(self, client: EndpointClient) -> None:
         self._client = client
@@ -139,7 +140,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The response with its whole body, decompressed. Raises TransportError and what aiohttp raises."""
+        """The response with its whole body, decompressed. Raises TransportError and the errors of aiohttp."""
         client, url = self._client, URL(str(request.url), encoded=True)
         async with self._session.post(
             url,
@@ -168,7 +169,10 @@ class _Transport(httpx2.AsyncBaseTransport):
 
 
 def _proxy_for(url: URL) -> dict[str, Any]:
-    """The proxy of the environment for an address. aiohttp's `trust_env` would read passwords from ~/.netrc as well."""
+    """The proxy for an address, from the environment.
+
+    aiohttp's `trust_env` is not used, because it would also read passwords from ~/.netrc.
+    """
     try:
         proxy, login = get_env_proxy_for_url(url)
     except LookupError:

@@ -1,6 +1,6 @@
-"""What a server says when it does not answer: its status, its words, and what they are about.
+"""Reads the errors that servers report: the status, the message, and the subject of the error.
 
-Servers agree on little: errors are objects, lists, texts or web pages, and some come with status 200.
+Servers agree on little: errors are objects, lists, texts or web pages, and some have status 200.
 """
 
 import json
@@ -46,8 +46,9 @@ _KEY = re.compile(
 class ServerFailure:
     """An error that the server reports.
 
-    status: that of HTTP, or what an error within a response of status 200 stands for (`in_body`). words: its text,
-    short and without secrets. code, param: "" if unknown. retry_after_s: the wait that the server asks for, or None.
+    status: the HTTP status, or, for an error in a response with status 200 (`in_body`), the status that it corresponds
+    to. words: its text, short and without secrets. code, param: "" if unknown. retry_after_s: the wait that the server
+    asks for, or None.
     """
 
     status: int
@@ -59,12 +60,12 @@ class ServerFailure:
 
     @property
     def about(self) -> str:
-        """Everything that tells what it is about."""
+        """All texts that indicate the subject of the error."""
         return f"{self.code} {self.param} {self.words}"
 
     @property
     def about_content(self) -> bool:
-        """Whether a moderation refused what the prompt says."""
+        """Whether a content filter refused the prompt."""
         return bool(_CONTENT.search(self.about))
 
     @property
@@ -79,7 +80,7 @@ class ServerFailure:
 
     @property
     def about_format(self) -> bool:
-        """Whether the server does not understand the structured output that was asked for."""
+        """Whether the server does not support the requested structured output."""
         return bool(_FORMAT.search(self.about))
 
     @property
@@ -88,7 +89,10 @@ class ServerFailure:
         return bool(_KEY.search(self.about))
 
     def is_about_model(self, model: str) -> bool:
-        """Whether the server misses the model, and not the address. model: its name, which some only repeat."""
+        """Whether the server does not know the model, rather than the address.
+
+        model: its name, because some messages only repeat the name.
+        """
         return bool(_MODEL.search(self.about) or re.search(rf"(?<!\w){re.escape(model)}(?!\w)", self.words))
 
     @property
@@ -98,7 +102,7 @@ class ServerFailure:
 
     @property
     def signature(self) -> str:
-        """The failure without what differs from request to request."""
+        """The failure without the parts that differ from request to request."""
         return f"{self.status} {re.sub(r'[0-9a-f-]{16,}|[0-9]+', '#', self.words)[:100]}"
 
     def __str__(self) -> str:
@@ -106,7 +110,7 @@ class ServerFailure:
 
 
 def read_failure(response: Response, excerpt: Callable[[str], str]) -> ServerFailure | None:
-    """The error in a response, or None where it holds none. excerpt: makes a server's text short and safe."""
+    """The error in a response, or None if it contains none. excerpt: makes a server's text short and safe to show."""
     text = response.body.decode(errors="replace")
     answer: Any = None
     with suppress(ValueError, RecursionError):
@@ -122,7 +126,7 @@ def read_failure(response: Response, excerpt: Callable[[str], str]) -> ServerFai
     fields = error if isinstance(error, Mapping) else details
     redirect = response.headers.get("location", "") if 300 <= response.status < 400 else ""
     words = excerpt(redirect or _words(error if isinstance(error, str) else fields) or text)
-    # The class of an error stands in `type`, where `code` is missing or only repeats the status.
+    # If `code` is missing or only repeats the status, `type` contains the class of the error.
     code = next((value for value in (fields.get("code"), fields.get("type")) if isinstance(value, str)), "")
     param = fields.get("param")
     return ServerFailure(
@@ -154,14 +158,14 @@ def read_retry_after(header: str | None, now: datetime) -> float | None:
 
 
 def _words(said: Any) -> str:
-    """The message in an error. Not the whole error, which may repeat the request."""
+    """The message in an error. Not the whole error, because it may repeat the request."""
     if isinstance(said, str):
         return said
     if isinstance(said, list):
         return "; ".join(filter(None, map(_words, said[:5])))
     if not isinstance(said, Mapping):
         return ""
-    # FastAPI tells where in the body something is wrong.
+    # FastAPI reports the place of the error in the request's body.
     where = said.get("loc")
     place = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
     for name in ("message", "msg", "detail", "error", "errors", "title", "reason"):
@@ -171,12 +175,12 @@ def _words(said: Any) -> str:
 
 
 def _status_in(fields: Mapping[str, Any], code: str) -> int:
-    """The status that an error with HTTP status 200 stands for."""
+    """The status that corresponds to an error in a response with HTTP status 200."""
     for value in (fields.get("code"), fields.get("status"), fields.get("status_code")):
         with suppress(ValueError, TypeError, OverflowError):
             if 400 <= int(value) < 600:  # type: ignore[arg-type]
                 return int(value)  # type: ignore[arg-type]
     if re.search(r"rate.?limit|throttl|overload", code, re.IGNORECASE):
         return 429
-    # Anything else may pass.
+    # Any other error may be temporary.
     return 400 if re.search(r"invalid|not.?found|bad.?request|unsupported", code, re.IGNORECASE) else 502

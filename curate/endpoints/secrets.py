@@ -1,18 +1,18 @@
-"""What must never be shown or stored: keys, and parts of them."""
+"""Masks secrets, which must never be shown or stored: keys, and parts of keys."""
 
 import re
 import string
 from collections.abc import Iterable
 
-# The shortest part of a key that gives something away. What is shorter than this as a whole, such as the "EMPTY" that
-# vLLM's examples use, is no secret.
+# The shortest part of a key that gives something away. A shorter value, such as "EMPTY" in vLLM's examples, is not a
+# secret.
 PART = 8
 MASK = "[key]"
-# What servers without keys tell people to put there. Its words stand in answers as well.
+# Placeholders that the documentation of servers without keys suggests. Their words occur in answers as well.
 _PLACEHOLDER = re.compile(
     r"(sk-)?(no[-_]?key.*|not?[-_]?(need|requir|us)ed.*|dummy.*|unused|lm-studio|x+)", re.IGNORECASE
 )
-# Only ASCII, because other letters may change their number when their case changes.
+# ASCII only, because some other letters become more than one character when their case changes.
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
@@ -27,7 +27,7 @@ class Secrets:
         }
 
     def mask(self, text: str) -> str:
-        """The text with each of them replaced by [key].
+        """The text with each secret replaced by [key].
 
         >>> Secrets(["sk-0123456789"]).mask("got SK-0123456789, or 23456789 of it")
         'got [key], or [key] of it'
@@ -36,10 +36,10 @@ class Secrets:
             return text
         low = text.translate(_LOWER)
         masked: list[str] = []
-        end = 0  # of what has been masked or copied
+        end = 0  # end of the text that has been masked or copied
         for start in range(len(low) - PART + 1):
             if low[start : start + PART] in self._parts:
-                # What overlaps or touches the part before it belongs to the same mask.
+                # A part that overlaps or touches the part before it belongs to the same mask.
                 if start > end or not masked:
                     masked += [text[end:start], MASK]
                 end = start + PART

@@ -1,4 +1,4 @@
-"""Settings of an endpoint, apart from the libraries that it needs."""
+"""Settings of an endpoint. This module does not import the libraries that an endpoint needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSettings:
-    """Where an endpoint is, what identifies you there, and how patient gr2 is with it.
+    """The address of an endpoint, the user's identification there, and limits for waiting.
 
-    base_url: None means the variable OPENAI_BASE_URL, else OpenAI itself. api_key_env: the environment variable that
-    holds the key; None means OPENAI_API_KEY, whose key is sent only to OpenAI and to the host of OPENAI_BASE_URL.
-    headers: sent with each request; a value such as $NAME is read from that environment variable. timeout_s: the
-    longest silence of the server; a response that keeps coming may take twice as long in all. max_retries: further
-    tries of a request after its first. backoff_s: the first wait between tries, doubled each time. max_wait_s: the
-    longest wait, whatever the server asks.
+    base_url: None means the variable OPENAI_BASE_URL, or OpenAI itself if that is not set. api_key_env: the environment
+    variable that holds the key; None means OPENAI_API_KEY, whose key is sent only to OpenAI and to the host of
+    OPENAI_BASE_URL. headers: sent with each request; a value such as $NAME is read from that environment variable.
+    timeout_s: the longest silence of the server; a response that keeps coming may take twice as long in total.
+    max_retries: further tries of a request after the first one. backoff_s: the first wait between tries, doubled each
+    time. max_wait_s: the longest wait, even if the server asks for more.
     """
 
     base_url: str | None = option(
@@ -56,7 +56,7 @@ class EndpointSettings:
 
 
 def check_object(name: str, value: Any, *, is_secret: bool = False) -> None:
-    """Raises InputError unless the value of the field `name` is a mapping with texts as keys, or None.
+    """Raise InputError unless the value of the field `name` is a mapping with texts as keys, or None.
 
     is_secret: whether the message must not repeat the value.
     """
