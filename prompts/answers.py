@@ -1,7 +1,8 @@
-"""Where in a completion the answer is: the last JSON object with recommendations that is no draft within a thought.
+"""Locates the answer in a completion: the last JSON object with recommendations that is not a draft within a thought.
 
-Knows the marks of thoughts and the ways in which JSON is embedded or broken, but no candidates. Everything here takes
-time in proportion to the length of a text, or works on a bounded piece of it, because texts may be hostile.
+The module knows the marks of thoughts and the ways in which JSON is embedded or broken, but not the candidates. Every
+function takes time in proportion to the length of a text, or works on a limited part of it, because texts may be
+hostile.
 """
 
 import json
@@ -16,11 +17,11 @@ from prompts.text_orders import unwrap
 EXPLANATION = "explanation"
 RECOMMENDATIONS = "recommendations"
 
-# How many opening braces before the last "recommendations" are tried, since an explanation may contain some itself, and
+# How many opening braces before the last "recommendations" are tried, because an explanation may contain braces, and
 # how many characters all tries together may read.
 _BRACES = 32
 _MOST_DECODED = 4_000_000
-# The largest texts that are repaired, since some take json_repair a time that grows with the square of their length.
+# The longest text that is repaired. For some texts, json_repair takes time that grows with the square of their length.
 _LONGEST_REPAIRED = 20_000
 _DEEPEST_REPAIRED = 16
 _REPAIRS = 4
@@ -28,7 +29,7 @@ _REPAIRS = 4
 _KEY = re.compile(rf'"{RECOMMENDATIONS}"\s*:', re.IGNORECASE)
 _LOOSE_KEY = re.compile(rf"\b{RECOMMENDATIONS}\b[\"'`“”]?\s*:", re.IGNORECASE)
 _THOUGHT = r"(?:[a-z]{1,10}:)?(?:think|thinking|thoughts?|reasoning|analysis|reflection|scratchpad)(?:\s[^<>]{0,80})?>"
-# The marks of Qwen, DeepSeek and many others, of Mistral, of OpenThoughts, and the channels of gpt-oss.
+# Marks of Qwen, DeepSeek and many others, of Mistral, of OpenThoughts, and the channels of gpt-oss.
 _THINKING_MARK = re.compile(
     rf"(?P<end></{_THOUGHT}|\[/THINK\]|<\|end_of_thought\|>|<\|channel\|>\s?final[^<]{{0,80}}(?:<\|constrain\|>\w*)?<\|message\|>)"
     rf"|<{_THOUGHT}|\[THINK\]|<\|begin_of_thought\|>|<\|channel\|>\s?(?:analysis|commentary)[^<]{{0,80}}<\|message\|>",
@@ -39,7 +40,7 @@ _THINKING_WORDS = ("think", "thought", "reasoning", "analysis", "reflection", "s
 _CHAT_MARK = re.compile(r"<\|(?:start\|>\w*|(?:end|return|message)\|>)")
 _BRACE = re.compile("[{}]")
 _BRACKET = re.compile(r"[{}\[\]()]")
-# What JSON is made of besides its words. Repairs may change these and nothing else.
+# The parts of JSON that are not words. Repairs may change only these.
 _STRUCTURE = re.compile(r"[\s\"'`“”‘’{}\[\]():,;\\]+")
 _COMMENT = re.compile(r"//[^\n]*|/\*[^*]{0,500}\*/|#[^\n]*")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf])")
@@ -49,9 +50,9 @@ _TRAILING_ZEROS = re.compile(r"(\d\.\d{0,20}?)0{1,20}(?!\d)")
 class Located(NamedTuple):
     """An answer within a completion.
 
-    thinking: the text of the thoughts before it. fields: those of its JSON object, or None if there is none that can be
-    read as it is. text: the answer in full, or, beside fields, what follows them. lead: what stands between the
-    thoughts and the fields.
+    thinking: the text of the thoughts before the answer. fields: the fields of its JSON object, or None if no object
+    can be read without repair. text: the whole answer if fields is None, else the text after the JSON object. lead: the
+    text between the thoughts and the JSON object.
     """
 
     thinking: str
@@ -67,7 +68,7 @@ class _Found(NamedTuple):
 
 
 def load_json(text: str) -> Any:
-    """The value of a text that is JSON and nothing else, or None. A key with several values has a `Conflict`."""
+    """The value of a text that is entirely JSON, or None. A key with several different values has a `Conflict`."""
     try:
         return _DECODER.decode(text)
     except (ValueError, RecursionError):
@@ -75,7 +76,7 @@ def load_json(text: str) -> Any:
 
 
 def answer_fields(value: Any) -> dict[str, Any] | None:
-    """The fields of an answer, with keys in lower case. None for any value that is no answer."""
+    """The fields of an answer, with keys in lower case. None for any value that is not an answer."""
     if not isinstance(value, dict):
         return None
     fields = _unique([(key.strip().casefold(), field) for key, field in value.items()])
@@ -85,8 +86,8 @@ def answer_fields(value: Any) -> dict[str, Any] | None:
 def locate_answer(text: str) -> Located:
     """Separate the answer of a completion from its thoughts.
 
-    JSON within a thought is a draft. It counts only if nothing at all follows it, because some models do not close
-    their thoughts and some servers take a whole answer for a thought. Raises UnreadableError if a thought has no end.
+    JSON within a thought is a draft. It counts only if nothing follows it, because some models do not close their
+    thoughts, and some servers treat a whole answer as a thought. Raises UnreadableError if a thought has no end.
     """
     marks = _marks(text)
     found = _find_json(text)
@@ -108,11 +109,11 @@ def locate_answer(text: str) -> Located:
 
 
 def repair_answer(text: str) -> Located | None:
-    """The fields of an answer that is not quite JSON, with the texts around them, or None.
+    """The fields of an answer that is almost JSON, with the texts around them, or None.
 
     Single quotes, comments, missing quotes or commas, unescaped quotes and a missing last brace are repaired. The
-    library that does it guesses, so its reading counts only if it has all words of the text in the same order, and if
-    the recommendations end in the text too.
+    repair library guesses, so its result is used only if it has all words of the text in the same order, and if the
+    recommendations also end in the text.
     """
     key = _last(_LOOSE_KEY, text)
     end = _end_of_object(text, key.end()) if key else None
@@ -148,7 +149,7 @@ def why_no_answer(text: str) -> UnreadableError:
 
 
 def _locate_text(text: str, marks: list[re.Match[str]]) -> Located:
-    """The answer of a completion without JSON that can be read as it is: what follows the last thought."""
+    """The answer of a completion without readable JSON: the text after the last thought."""
     closing = next((n for n, mark in reversed(list(enumerate(marks))) if mark["end"]), None)
     start = 0 if closing is None else marks[closing].end()
     opening = marks[0 if closing is None else closing + 1 :]
@@ -165,7 +166,7 @@ def thinking_in(text: str) -> str:
 
 def _marks(text: str) -> list[re.Match[str]]:
     lowered = text.lower()
-    # Most texts have none of these words, and this search is ten times as fast.
+    # Most texts have none of these words, and this search is ten times as fast as the pattern.
     return list(_THINKING_MARK.finditer(text)) if any(word in lowered for word in _THINKING_WORDS) else []
 
 
@@ -192,14 +193,14 @@ def _find_json(text: str) -> _Found | None:
         except (ValueError, RecursionError):
             continue
         fields = answer_fields(value)
-        # An object that ends before the last key is a draft of one that is broken.
+        # An object that ends before the last key is a draft, and the object of the last key is broken.
         if fields is not None and end > key.start():
             return _Found(fields, start, end)
     return None
 
 
 def _end_of_object(text: str, start: int) -> int | None:
-    """Where the object around the recommendations that begin at `start` ends, or None if it is cut off."""
+    """The end of the object around the recommendations that begin at `start`, or None if the object is cut off."""
     depth, end = 1, start
     limit = start + _LONGEST_REPAIRED
     for brace in _BRACE.finditer(text, start, limit):
@@ -220,7 +221,7 @@ def _repair(text: str) -> dict[str, Any] | None:
 
     try:
         value = json_repair.loads(text, skip_json_loads=True)
-    # The library promises nothing about the texts that it fails on, and no text may stop a run.
+    # The library does not say which errors it raises, and no text may stop a run.
     except Exception:
         return None
     fields = answer_fields(value)
@@ -244,7 +245,7 @@ def _words(text: str) -> str:
 
 
 def _after_word(text: str, count: int) -> str:
-    """What stands in a text between its word with the character of this number, counted from 1, and the next word."""
+    """The text between a word and the next word. count: the number of the word's last character, counted from 1."""
     end = 0
     for gap in _STRUCTURE.finditer(text):
         count -= gap.start() - end
@@ -260,7 +261,7 @@ def _without_variants(text: str) -> str:
 
 
 def _leaves(value: Any) -> Iterator[str]:
-    """The keys and values in a JSON value as texts, in their order."""
+    """The keys and values in a JSON value as texts, in order."""
     if isinstance(value, dict):
         for key, field in value.items():
             yield key
@@ -273,7 +274,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _depth(text: str) -> int:
-    """How deep the brackets of a text are nested at most, those within strings included."""
+    """The maximum nesting depth of the brackets of a text, including brackets within strings."""
     depth = deepest = 0
     for bracket in _BRACKET.finditer(text):
         depth = max(depth + (1 if bracket[0] in "{[(" else -1), 0)
@@ -282,7 +283,7 @@ def _depth(text: str) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. A key with several values that differ gets all of them, as a Conflict."""
+    """A JSON object as a dict. A key with several different values gets all of them, as a Conflict."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         values: dict[str, list[Any]] = {}

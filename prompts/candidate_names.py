@@ -1,4 +1,4 @@
-"""The candidate that a text or a number names: by semantic ID, by number in the prompt, or by title.
+"""Finds the candidate that a text or a number names: by semantic ID, by number in the prompt, or by title.
 
 A name counts only if it can mean one candidate. A text that is one candidate's number and another one's title names
 neither of them.
@@ -15,7 +15,7 @@ from prompts.semantic_ids import find_bare_sid, find_sids
 from prompts.tasks import RerankTask
 
 # A number of the prompt as models write it: 3, [3], #3, (3), 3.0, "Item 3", "Candidate #3". Only short texts are
-# compared with it, so that its optional parts cannot cost more than a moment.
+# matched, so that the optional parts of the pattern cannot cost more than a moment.
 _NUMBER = re.compile(
     r"[\s\[(#*`]*(?P<word>(?:item|candidate|product|option|number|no|nr)[\s.:#_]*)?[\[(#]*(?P<number>[0-9]{1,6})"
     r"(?:\.0+)?[\])*`.:\s]*",
@@ -37,7 +37,7 @@ _NO_WORDS = re.compile(r"[\W_]+")
 
 
 class Kind(StrEnum):
-    """What a name is. A text with other words than a name has no kind."""
+    """The kind of a name. A text with further words has no kind."""
 
     SID = "sid"
     NUMBER = "number"
@@ -47,7 +47,7 @@ class Kind(StrEnum):
 class Name(NamedTuple):
     """A name in an answer.
 
-    item: the item id of the candidate, or None if the text names none or several. kind: None if the text is no name.
+    item: the item id of the candidate, or None if the text names none or several. kind: None if the text is not a name.
     label: a number beside the name, which may be a rank or the number of the candidate; None without one.
     """
 
@@ -57,7 +57,7 @@ class Name(NamedTuple):
 
 
 class Names:
-    """Finds the candidates of a task by what an answer calls them."""
+    """Finds the candidates of a task by their names in an answer."""
 
     def __init__(self, task: RerankTask) -> None:
         self._task = task
@@ -70,18 +70,18 @@ class Names:
         return len(self._task.candidates)
 
     def number_of(self, item: str | None) -> int:
-        """The number of a candidate in the prompt, counted from 1. 0 for what is no candidate."""
+        """The number of a candidate in the prompt, counted from 1, or 0 if the item is not a candidate."""
         numbered = enumerate(self._task.candidates, 1)
         return next((number for number, candidate in numbered if candidate.item.item_id == item), 0)
 
     def by_number(self, number: float) -> str | None:
-        """The candidate with a number of the prompt, counted from 1. None if there is none; 3.0 is 3."""
+        """The candidate with a number of the prompt, counted from 1, or None if there is none. 3.0 is 3."""
         if not 1 <= number <= self.count or number != int(number):
             return None
         return self._task.candidates[int(number) - 1].item.item_id
 
     def read(self, text: str) -> Name:
-        """What a text names."""
+        """The name that a text contains."""
         known = self._by_sid.get(text)
         if known is not None:
             return Name(known, Kind.SID)
@@ -102,25 +102,28 @@ class Names:
         return self._by_words(text[leading.end() :])._replace(label=self._plausible(leading["number"]))
 
     def _by_words(self, text: str) -> Name:
-        """What a text without semantic IDs names: a number, a title, or nothing."""
+        """The name in a text without semantic IDs: a number, a title, or no name."""
         titles = self._titles()
         title = normal_title(text)
         number = read_number(text)
         by_number = None if number is None else self.by_number(number)
         word = _word(text)
         if title in titles:
-            # "7" may be a title or a number, but "Product 7" is what it says.
+            # "7" may be a title or a number, but "Product 7" can only be the title.
             item = titles[title]
             return Name(item if word or by_number in (None, item) else None, Kind.TITLE)
         if number is None:
             return Name(None)
-        # Where titles read "Item 17", "Item 3" is a title that the prompt does not have, and no number.
+        # If titles look like "Item 17", then "Item 3" is a title that the prompt does not have, and not a number.
         if word and any(_word(known) == word for known in titles):
             return Name(None, Kind.TITLE)
         return Name(by_number, Kind.NUMBER)
 
     def _label_beside(self, text: str) -> int | None:
-        """The number beside a semantic ID: before it, or called a rank, or the only other word."""
+        """The number beside a semantic ID, if it comes first, is called a rank, or is the only other word.
+
+        Raises UnreadableError if there are two different numbers.
+        """
         words = _TOKEN.sub(" ", text[:_LONGEST_ENTRY]).strip()
         if not words or normal_title(words) in self._titles():
             return None
@@ -132,12 +135,12 @@ class Names:
         return labels.pop() if labels else None
 
     def _plausible(self, digits: str) -> int | None:
-        """A label, unless it is greater than any rank, such as a year or a price."""
+        """The label, or None if it is greater than any rank, as a year or a price may be."""
         return int(digits) if int(digits) <= max(self.count, 10) else None
 
     def _titles(self) -> dict[str, str | None]:
-        """Item ids by title. None for a title that several candidates have, or that only the history has."""
-        # Made on demand, because few answers name titles.
+        """Item ids by title. None for a title that several candidates share, or that only the history has."""
+        # Computed on demand, because few answers use titles.
         if self._by_title is None:
             self._by_title = dict.fromkeys(normal_title(item.title or "") for item in self._task.history)
             seen: set[str] = set()
@@ -150,13 +153,13 @@ class Names:
 
 
 def read_number(text: str) -> int | None:
-    """The number that a text is, such as "3", "[3]", "#3", "3.0" or "Item 3". None for any other text."""
+    """The number in a text such as "3", "[3]", "#3", "3.0" or "Item 3". None for any other text."""
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
     return int(match["number"]) if match else None
 
 
 def normal_title(title: str) -> str:
-    """A title without what writers change: case, spaces, HTML entities, composed or decomposed letters."""
+    """A title without differences of writing: case, spaces, HTML entities, composed or decomposed letters."""
     if "&" in title:
         # Twice, because catalogues contain "&amp;" and their pages escape it once more.
         title = html.unescape(html.unescape(title))
@@ -164,6 +167,6 @@ def normal_title(title: str) -> str:
 
 
 def _word(text: str) -> str:
-    """The word in front of the number that a text is, such as "item" in "Item 3", or the empty text."""
+    """The word before the number in a text that `read_number` reads, such as "item" in "Item 3", or the empty text."""
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
     return (match["word"] or "").rstrip(" .:#_").casefold() if match else ""

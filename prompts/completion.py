@@ -1,9 +1,9 @@
 """Completions: the JSON that prompts request, and a tolerant parser for the texts that models really write.
 
-The schema for structured output, the canonical text and the parser are in one module, so that they stay consistent.
-The parser finds the answer (`prompts.answers`), reads its order (`prompts.orders`, `prompts.text_orders`), and finds
-the candidates that it names (`prompts.candidate_names`). It never raises: an unreadable completion is a failure with a
-reason. Rules decide whether a ranking is a permutation and whether the reasoning is true.
+The schema for structured output, the canonical text and the parser are in one module, so that they stay consistent. The
+parser finds the answer (`prompts.answers`), reads its order (`prompts.orders`, `prompts.text_orders`), and finds the
+candidates that it names (`prompts.candidate_names`). It never raises: an unreadable completion is a failure with a
+reason. Whether a ranking is a permutation and whether the reasoning is true is decided by rules, not here.
 """
 
 import html
@@ -51,9 +51,9 @@ SIDS = "sids"
 NUMBERS = "numbers"
 ANSWERS = (SIDS, NUMBERS)
 
-# Far more than a model writes in one answer, in characters. What is longer is not searched for an answer.
+# In characters, far more than a model writes in one answer. A longer text is not searched for an answer.
 MAX_CHARACTERS = 1_000_000
-# How often an answer may be encoded as a JSON string.
+# How many times an answer may be encoded as a JSON string.
 _ENCODINGS = 3
 _FIELDS = {EXPLANATION, RECOMMENDATIONS}
 _TOKEN = re.compile(r"<[^<>]{0,40}>")
@@ -122,11 +122,11 @@ def render_completion(reasoning: str, ranking: Sequence[str] | Sequence[int]) ->
 def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFailure:
     """Parse an explanation and a ranking from the text of a model.
 
-    The parser accepts thoughts before the answer, code fences, prose around the JSON, JSON with the usual mistakes,
-    ranked objects and mappings in place of a list, and, as a whole answer, `[3] > [1] > [2]`, a list or a table. Prose
-    may stand before a chain of `>` and before a numbered list. An
-    entry may be a semantic ID with spaces or without begin and end token, the number of a candidate in the prompt as
-    number or text, or a title that only one candidate has.
+    The parser accepts thoughts before the answer, code fences, prose around the JSON, JSON with the usual mistakes, and
+    ranked objects or mappings in place of a list. It also accepts `[3] > [1] > [2]`, a list or a table as the whole
+    answer, and prose before a chain of `>` or before a numbered list. An entry may be a semantic ID with spaces or
+    without begin and end token, the number of a candidate in the prompt as number or text, or a title that only one
+    candidate has.
 
     An answer that is cut off, or that can be read as two different orders, is a failure.
     """
@@ -142,7 +142,7 @@ def parse_completion(text: str, task: RerankTask) -> ParsedCompletion | ParseFai
 
 
 def _parse_usual(text: str, task: RerankTask) -> ParsedCompletion | None:
-    """The reading of an answer as it was asked for, which nearly all are, or None for any other, which takes longer."""
+    """Parse an answer in exactly the requested form, or return None. This is fast, and usually enough."""
     thoughts, _, answer = text.rpartition("</think>")
     answer = answer.strip()
     if answer.startswith("```"):
@@ -151,7 +151,7 @@ def _parse_usual(text: str, task: RerankTask) -> ParsedCompletion | None:
         fields = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return None
-    # A key that occurs twice may hide another order.
+    # A repeated key may hide another order.
     if not isinstance(fields, dict) or fields.keys() != _FIELDS or answer.count(_QUOTED_KEY) != 1:
         return None
     listed = fields[RECOMMENDATIONS]
@@ -192,7 +192,7 @@ def _parse(text: str, names: Names, encodings: int = 0) -> ParsedCompletion:
 
 
 def _read_unusual(answer: str, value: Any, names: Names) -> tuple[dict[str, Any], list[Entry]]:
-    """The fields and entries of an answer without a JSON object as it should be. value: the answer as JSON, or None."""
+    """The fields and entries of an answer without the requested JSON object. value: the answer as JSON, or None."""
     repaired = repair_answer(answer) if value is None else None
     if repaired is not None and repaired.fields is not None:
         entries = _entries(repaired.fields, names)
@@ -228,7 +228,7 @@ def _entries(fields: dict[str, Any], names: Names) -> list[Entry]:
     if isinstance(value, dict):
         return read_mapping(value, names)
     listed = read_text_order(text, names, closed=True)
-    # Semantic IDs with nothing but spaces between, or a single one.
+    # Only semantic IDs with spaces between them, or a single one.
     if listed is None and not _WORD.search(_TOKEN.sub("", text)):
         listed = read_list(find_sids(text), names)
     if not listed:
@@ -237,7 +237,7 @@ def _entries(fields: dict[str, Any], names: Names) -> list[Entry]:
 
 
 def _check_no_other_order(located: Located, entries: Sequence[Entry], names: Names) -> None:
-    """Raises UnreadableError if the text before or after the JSON of an answer states another order."""
+    """Raise UnreadableError if the text before or after the JSON of an answer states another order."""
     for text in (located.lead, located.text):
         other = None
         with suppress(UnreadableError):

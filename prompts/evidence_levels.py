@@ -69,7 +69,7 @@ def evidence_levels(task: RerankTask) -> list[EvidenceLevels]:
     return levels
 
 
-# Of the levels that only FineLevels has.
+# The number of levels of scores and similarities in FineLevels.
 FINE_LEVELS = 24
 
 

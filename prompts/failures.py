@@ -1,6 +1,6 @@
-"""Why a completion cannot be read, and the short texts that say so.
+"""The reasons why a completion cannot be read, and the short texts that explain them.
 
-Within the parser a failure travels as an UnreadableError. `prompts.completion.parse_completion` turns it into data,
+Within the parser a failure is raised as an UnreadableError. `prompts.completion.parse_completion` turns it into data,
 so no caller ever sees it raised.
 """
 
@@ -15,7 +15,7 @@ SHOWN_CHARACTERS = 200
 
 
 class ParseReason(StrEnum):
-    """Why a completion cannot be read."""
+    """The reason why a completion cannot be read."""
 
     EMPTY = "empty"
     TOO_LONG = "too_long"

@@ -1,8 +1,8 @@
-"""The order of the candidates that a list, a mapping or a table of an answer states.
+"""Reads the order of candidates from a list, a mapping or a table in an answer.
 
-The order is the one in which candidates are listed, unless the entries state ranks: then it is the order of the ranks.
-What can be read as two different orders is a failure. Guessing one of them would store a trace that may say the
-opposite of what its model said.
+Candidates are in the order in which they are listed, unless the entries state ranks, which then decide. An answer that
+can be read as two different orders is a failure. A guess could store a trace that says the opposite of what its model
+said.
 """
 
 import re
@@ -13,9 +13,9 @@ from prompts.candidate_names import Kind, Names
 from prompts.failures import SHOWN_CHARACTERS, ParseReason, UnreadableError, as_text, shown
 
 MAX_ENTRIES = 200
-# How deep objects within an entry are searched for its rank and name.
+# The depth to which objects within an entry are searched for a rank and a name.
 _DEPTH = 3
-# Words of keys that hold a rank, such as "rank" and "newPosition", and of keys that hold the rank of the input.
+# Words in keys that hold a rank, such as "rank" and "newPosition", and in keys that hold the rank in the input.
 _RANK_WORDS = frozenset(("rank", "ranking", "position", "pos", "place", "order"))
 _INPUT_WORDS = frozenset(("old", "original", "previous", "prior", "initial", "input", "before", "pre"))
 _NAME_KEYS = frozenset(
@@ -24,7 +24,7 @@ _NAME_KEYS = frozenset(
         *("candidate", "candidate_id", "product", "product_id", "product_name", "recommendation"),
     )
 )
-# Keys whose number is a candidate's number in the prompt, if nothing else names the candidate.
+# Keys whose value is a candidate's number in the prompt, if nothing else names the candidate.
 _NUMBER_KEYS = frozenset(("number", "candidate_number", "item_number", "index", "no", "nr"))
 _CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
 _NO_WORDS = re.compile(r"[\W_]+")
@@ -36,7 +36,7 @@ _RANK = re.compile(
 
 
 class Conflict(NamedTuple):
-    """Stands for the value of a key that an object has several times with different values."""
+    """The value of a key that an object has several times with different values."""
 
     values: tuple[Any, ...]
 
@@ -44,9 +44,10 @@ class Conflict(NamedTuple):
 class Entry(NamedTuple):
     """One entry of an order.
 
-    text: as the answer has it. item: the candidate's item id, or None if it names none or several. rank: the stated
-    rank, or None. ranked: whether the entry states a rank, readable or not. label: a number beside the name that may be
-    a rank or the candidate's number. formed: whether it is a name and no other words (`candidate_names.Kind`).
+    text: the entry as the answer has it. item: the candidate's item id, or None if it names none or several. rank: the
+    stated rank, or None. ranked: whether the entry states a rank, readable or not. label: a number beside the name that
+    may be a rank or the candidate's number. formed: whether the entry is a name without further words
+    (`candidate_names.Kind`).
     """
 
     text: str
@@ -58,11 +59,11 @@ class Entry(NamedTuple):
 
 
 def read_list(values: Sequence[Any], names: Names) -> list[Entry]:
-    """The entries of a list, best first. Raises UnreadableError if it states two different orders."""
+    """The entries of a list, best first. Raises UnreadableError if the list states two different orders."""
     values = values[:MAX_ENTRIES]
     objects = [value for value in values if isinstance(value, dict)]
     if len(objects) == len(values) > 1:
-        # A mapping in pieces: [{"1": <name>}, {"2": <name>}].
+        # A mapping in several objects: [{"1": <name>}, {"2": <name>}].
         pairs = [pair for value in objects if len(value) == 1 for pair in value.items()]
         keys = {key for key, _ in pairs}
         if len(pairs) == len(keys) == len(values) and not keys <= _NAME_KEYS:
@@ -76,7 +77,7 @@ def read_list(values: Sequence[Any], names: Names) -> list[Entry]:
 def read_mapping(mapping: dict[str, Any], names: Names) -> list[Entry]:
     """The entries of a mapping from ranks to names or from names to ranks, best first.
 
-    Raises UnreadableError if it is neither, or both with different orders.
+    Raises UnreadableError if the mapping is neither, or if it is both with different orders.
     """
     pairs = list(mapping.items())[:MAX_ENTRIES]
     readings = []
@@ -95,7 +96,10 @@ def read_mapping(mapping: dict[str, Any], names: Names) -> list[Entry]:
 
 
 def read_entry(value: Any, names: Names) -> Entry:
-    """One entry: a name, a pair of name and number, or an object with a name and perhaps a rank."""
+    """Read one entry: a name, a pair of name and number, or an object with a name and optionally a rank.
+
+    Raises UnreadableError if the entry is ambiguous.
+    """
     if isinstance(value, Conflict):
         raise UnreadableError(ParseReason.AMBIGUOUS, shown(f"a key has several values: {as_text(list(value.values))}"))
     if isinstance(value, dict):
@@ -114,9 +118,9 @@ def read_entry(value: Any, names: Names) -> Entry:
 
 
 def in_order(entries: list[Entry], names: Names) -> list[Entry]:
-    """The entries, best first: by rank if they have ranks, else as listed.
+    """The entries, best first: by rank if they have ranks, otherwise as listed.
 
-    Raises UnreadableError if ranks are missing in some entries or are not 1 to n, or if labels contradict the order.
+    Raises UnreadableError if some entries lack a rank, if the ranks are not 1 to n, or if labels contradict the order.
     """
     listed = [(place, entry) for place, entry in enumerate(entries, 1)]
     if any(entry.ranked for entry in entries):
@@ -147,7 +151,7 @@ def read_rank(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
-        # Infinity and NaN are numbers that JSON parsers return, and they have no integer.
+        # JSON parsers also return infinity and NaN, which cannot be converted to an integer.
         return int(value) if abs(value) < 1_000_000 and value == int(value) else None
     match = _RANK.fullmatch(value) if isinstance(value, str) and len(value) <= SHOWN_CHARACTERS else None
     return int(match["number"]) if match else None
@@ -160,7 +164,7 @@ def _is_run(ranks: Sequence[int | None]) -> bool:
 
 
 def _ranked(entries: Iterable[tuple[int | None, Entry]]) -> list[Entry]:
-    """Entries with the rank that a mapping gives them. Raises UnreadableError if an entry states another one."""
+    """Entries with the ranks of a mapping. Raises UnreadableError if an entry states another rank."""
     ranked = []
     for rank, entry in entries:
         if entry.ranked and entry.rank != rank:
@@ -171,7 +175,7 @@ def _ranked(entries: Iterable[tuple[int | None, Entry]]) -> list[Entry]:
 
 
 def _rank_of(value: Any) -> int | None:
-    """The rank that the value of a mapping is or has."""
+    """The rank in the value of a mapping, which is a rank or an object with a rank. None if there is none."""
     if not isinstance(value, dict):
         return read_rank(value)
     ranks = {read_rank(rank) for key, rank in _fields(value) if _holds_rank(key)}
@@ -179,7 +183,7 @@ def _rank_of(value: Any) -> int | None:
 
 
 def _fields(value: dict[str, Any], depth: int = _DEPTH) -> Iterable[tuple[str, Any]]:
-    """The fields of an object and of the objects in it, with keys as `semantic_id`. A `#` is a number."""
+    """The fields of an object and of nested objects, with keys such as `semantic_id`. A key `#` becomes `number`."""
     for key, field in value.items():
         if isinstance(field, dict) and depth:
             yield from _fields(field, depth - 1)
@@ -189,7 +193,7 @@ def _fields(value: dict[str, Any], depth: int = _DEPTH) -> Iterable[tuple[str, A
 
 
 def _check_unknown_ranks(objects: Sequence[dict[str, Any]], entries: Sequence[Entry], names: Names) -> None:
-    """Raises UnreadableError if a field of unknown meaning numbers objects against the order in which they stand."""
+    """Raise UnreadableError if a field of unknown meaning may be a rank that contradicts the order of the objects."""
     if len(objects) < len(entries) or len(entries) < 2:
         return
     numbers: dict[str, list[int | None]] = {}
@@ -200,7 +204,7 @@ def _check_unknown_ranks(objects: Sequence[dict[str, Any]], entries: Sequence[En
                 numbers.setdefault(key, []).append(read_rank(field))
     for key, column in numbers.items():
         places = list(range(1, len(entries) + 1))
-        # Scores fall where ranks rise.
+        # Scores fall as ranks rise.
         orders = [places, [place - 1 for place in places], places[::-1], [place - 1 for place in places[::-1]]]
         orders.append([names.number_of(entry.item) for entry in entries])
         if len(column) == len(entries) and _is_run(column) and column not in orders:
@@ -217,7 +221,8 @@ def _read_object(value: dict[str, Any], names: Names) -> Entry:
     text = as_text(value)
     ranks: set[int | None] = set()
     labels: set[int] = set()
-    # Candidates by what names them. A semantic ID is stronger than a title, and both than a number, which may count.
+    # Candidates by kind of name. A semantic ID is stronger than a title, and both are stronger than a number, which may
+    # be a count.
     sids: set[str | None] = set()
     titles: set[str | None] = set()
     numbers: set[str | None] = set()
@@ -243,7 +248,7 @@ def _read_object(value: dict[str, Any], names: Names) -> Entry:
             labels.add(label)
     if len(ranks) > 1 or len(labels) > 1:
         raise UnreadableError(ParseReason.AMBIGUOUS, shown(f"an entry has several ranks or numbers: {text}"))
-    # A title that no candidate has says nothing against a semantic ID, but another candidate's title does.
+    # An unknown title does not contradict a semantic ID, but another candidate's title does.
     found = sids | (titles - {None}) if sids else titles or others | numbers
     label = labels.pop() if labels else None
     if not found and label is not None:

@@ -37,7 +37,7 @@ def render_sid(codes: Sequence[int]) -> str:
 
 
 def parse_sid(text: str) -> tuple[int, ...] | None:
-    """The codes of a text that is a single semantic ID, apart from spaces. None for any other text.
+    """The codes of a text that is a single semantic ID, possibly with spaces. None for any other text.
 
     >>> parse_sid("<|sid_begin|> <s_a_57> <s_b_7> <|sid_end|>")
     (57, 7)
@@ -54,14 +54,17 @@ def find_sids(text: str) -> list[str]:
 
 
 def find_sid_spans(text: str) -> list[tuple[int, int, str]]:
-    """The semantic IDs in a text as (start, end, canonical form), where end is the character after the last one."""
+    """The semantic IDs in a text as (start, end, canonical form). `end` is the index after the last character."""
     if BEGIN not in text:
         return []
     return [(*match.span(), sid) for match in _SID.finditer(text) if (sid := _canonical(match[1]))]
 
 
 def find_bare_sid(text: str) -> str | None:
-    """The canonical form of a text's only run of codes without begin and end token, or None for none or several."""
+    """The canonical form of the only run of codes in a text without begin and end tokens.
+
+    None if there are several runs or none.
+    """
     runs = _BARE.findall(text)
     return _canonical(runs[0]) if len(runs) == 1 else None
 
@@ -75,7 +78,7 @@ def sid_tokens(levels: int, codebook_size: int) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _canonical(body: str) -> str | None:
-    """The canonical form of a run of codes, or None. Cached, because traces cite the same items again and again."""
+    """The canonical form of a run of codes, or None. Cached, because traces cite the same items many times."""
     codes = _codes(body)
     return render_sid(codes) if codes else None
 

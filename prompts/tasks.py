@@ -1,7 +1,7 @@
 """Re-ranking tasks: a history and its candidates, each with semantic ID, texts and optional evidence.
 
-Templates render a task, teachers answer it, the parser reads completions against it, and rules check them with it. A
-task does not know where its rows come from.
+Templates render a task, teachers answer it, the parser reads completions for it, and rules check them with it. A task
+does not know where its rows come from.
 """
 
 from dataclasses import dataclass

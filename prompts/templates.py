@@ -1,9 +1,9 @@
 """Prompt templates: files with a version in their name, rendered to chat messages.
 
 A template is a Jinja file `<name>.v<N>.jinja`: a head of `key: value` lines between two `---`, then the blocks `system`
-and `user`. New wording gets a new number, so that the template of a trace always says what its teacher read. Item texts
-come from third parties. They are cleaned here, in one place, so that no title can forge a semantic ID or a chat token.
-The module does not know where rows come from.
+and `user`. New wording gets a new number, so that the template of a trace always shows the prompt that its teacher
+read. Item texts come from third parties. They are cleaned here, in one place, so that no title can forge a semantic ID
+or a chat token. The module does not know where rows come from.
 """
 
 import hashlib
@@ -67,10 +67,10 @@ class _Line(NamedTuple):
 class Template:
     """A loaded template.
 
-    name: includes the version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered.
-    answer: whether answers name candidates by semantic ID (sids) or by number (numbers).
-    student: the template that renders prompts for students of these traces. text, sha256: the file and its hash.
-    variables: what it uses of VARIABLES.
+    name: includes the version. strategy: rejection or targeted. shows_evidence: whether evidence is rendered. answer:
+    whether answers name candidates by semantic ID (sids) or by number (numbers). student: the template that renders
+    prompts for students of these traces. text, sha256: the file and its hash. variables: the names of VARIABLES that
+    the template uses.
     """
 
     name: str
@@ -96,14 +96,14 @@ class Template:
         values: dict[str, Callable[[], Any]] = {
             "history": lambda: [_line(item) for item in task.history],
             "candidates": lambda: _candidate_lines(task),
-            # Functions, which a template calls.
+            # These are functions, because a template calls them.
             "levels": lambda: partial(evidence_levels, task),
             "fine_levels": lambda: partial(fine_levels, task),
             "target": lambda: _line(task.target) if task.target else None,
             "knowledge_priming": lambda: knowledge_priming,
             "answer_format": lambda: answer_format(len(task.candidates), self.answer),
         }
-        # Only what the template uses: to clean texts that it does not show takes as long as rendering.
+        # Only the values that the template uses, because cleaning the other texts would take as long as rendering.
         context = self._compiled.new_context({name: values[name]() for name in self.variables})
         return tuple(
             {"role": name, "content": "".join(self._compiled.blocks[name](context)).strip()} for name in BLOCKS
@@ -120,8 +120,8 @@ def list_templates() -> list[str]:
 def load_template(name: str) -> Template:
     """Load a template by name, or from a user's file `<name>.v<N>.jinja`.
 
-    Raises InputError if there is none, or if the file is not a valid template. Unknown variables are found here, before
-    the first prompt is rendered.
+    Raises InputError if the template does not exist or is not valid. Unknown variables are also found here, before the
+    first prompt is rendered.
     """
     if name in list_templates():
         return parse_template(name, _read(name))
@@ -155,13 +155,13 @@ def clean_text(text: str | None, limit: int = TITLE_CHARACTERS) -> str:
 
 @cache
 def _environment(*, trusted: bool) -> jinja2.Environment:
-    # The sandbox checks each access to an attribute, which is two thirds of the time of rendering.
+    # The sandbox checks each access to an attribute, which takes two thirds of the rendering time.
     kind = jinja2.Environment if trusted else jinja2.sandbox.SandboxedEnvironment
     return kind(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
 
 
 def _is_ours(name: str, text: str) -> bool:
-    """Whether this is the text of a template that comes with gr2, and not a user's or a store's under its name."""
+    """Whether this is the text of a template that comes with gr2. A user's file or a store may use the same name."""
     return name in list_templates() and text == _read(name)
 
 
@@ -230,7 +230,7 @@ def _line(item: ShownItem) -> _Line:
 
 def _candidate_lines(task: RerankTask) -> list[_Line]:
     newest_first = list(enumerate(reversed(task.history), 1))
-    # Oldest first, so that the newest place wins for an item that is in the history twice.
+    # Oldest first, so that an item that occurs twice in the history gets its newest age.
     names = {item.item_id: (item.sid, age) for age, item in reversed(newest_first)}
     best = max((c.evidence.score for c in task.candidates if c.evidence is not None), default=0.0)
     return [_candidate_line(candidate, names, best) for candidate in task.candidates]

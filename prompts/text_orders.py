@@ -1,9 +1,9 @@
-"""Orders that an answer states without JSON: `[3] > [1] > [2]`, lists and Markdown tables.
+"""Reads orders that an answer states without JSON: `[3] > [1] > [2]`, lists and Markdown tables.
 
-RankGPT's answers are of the first form (https://arxiv.org/abs/2304.09542). A text counts as an order only if it is
+RankGPT's answers have the first form (https://arxiv.org/abs/2304.09542). A text counts as an order only if it is
 nothing else: each part must be a name, and all candidates must be named. Nothing shows where such a text should end, so
-a shorter one may have been cut off. After prose, only what cannot be anything else counts: a chain of `>`, or a list
-that is numbered from 1 and does not just repeat the candidates of the prompt.
+a shorter one may have been cut off. After prose, only two unmistakable forms count: a chain of `>`, and a list that is
+numbered from 1 and does not just repeat the candidates of the prompt.
 """
 
 import re
@@ -13,16 +13,16 @@ from prompts.candidate_names import Names
 from prompts.failures import ParseReason, UnreadableError, shown
 from prompts.orders import Entry, in_order, read_entry, read_list
 
-# No order of candidates is longer, and longer texts are not searched.
+# No order of candidates is longer. Longer texts are not searched.
 _LONGEST = 50_000
-# What stands around an answer and is no part of it: code fences, tags, marks of a chat format or of a byte order.
-# Semantic IDs stay.
+# Text around an answer that is not part of it: code fences, tags, marks of a chat format, and byte order marks.
+# Semantic IDs are kept.
 _WRAPPING = re.compile(
     r"```[\w-]*|<\|(?!sid_)(?:start\|>\w*|[a-z_]{1,30}\|>)|</?(?:answer|final_answer|output|response|result)>|</s>|[\ufeff\u200b]",
     re.IGNORECASE,
 )
 _SID = re.compile(r"<\|sid_begin\|>[^|]*<\|sid_end\|>|(?:<s_[a-z]_[0-9]{1,5}>)+")
-# Characters that no text of a model uses stand for semantic IDs, because these contain ">" and "|".
+# Semantic IDs contain ">" and "|", so they are replaced by characters that models never write.
 _MARK = re.compile("\ue000([0-9]{1,6})\ue001")
 _GREATER = re.compile("->|=>|>+|≻|→")
 # A line such as "The order is:", "## Ranking" or "**Ranking**".
@@ -34,30 +34,30 @@ _NUMBERED = re.compile(
 )
 _TABLE_RULE = re.compile(r"[\s:|-]+")
 _NAME = "(?:\ue000[0-9]{1,6}\ue001|[\\[(#]{0,2}[0-9]{1,6}[\\])]{0,2})"
-# Two names with a `>` between, or three in a row: prose with these may state an order of its own.
+# Two names with a `>` between them, or three names in a row. Prose with these may state an order itself.
 _ORDER_IN_PROSE = re.compile(
     rf"{_NAME}\s{{0,3}}(?:->|=>|>+|≻|→)\s{{0,3}}{_NAME}"
     rf"|{_NAME}(?:[\s,;]{{1,3}}(?:(?:and|then)\s{{1,2}}){{0,2}}{_NAME}){{2}}"
 )
-# Where prose may end on the line of the order.
+# Possible ends of prose on the line of the order.
 _END_OF_PROSE = (":", ". ", " is ")
 
 
 def unwrap(text: str) -> str:
-    """An answer without code fences, tags around it and marks of a chat format."""
+    """An answer without code fences, surrounding tags and marks of a chat format."""
     return _WRAPPING.sub("", text).strip()
 
 
 def read_text_order(text: str, names: Names, *, closed: bool = False) -> list[Entry] | None:
     """The order that a whole text states, best first. None if the text is anything else.
 
-    closed: whether something shows that the text ends where it should, as quotes do. Raises UnreadableError if the text
-    states two orders, or leaves candidates out and is not closed.
+    closed: whether the end of the text is certain, as within quotes. Raises UnreadableError if the text states two
+    orders, or if it leaves candidates out and is not closed.
     """
     lines, reader = _hide_sids(text, names)
     if not lines:
         return None
-    # As they are first: a line that introduces an order and one that belongs to it may look the same.
+    # All lines are tried first, because a line that introduces an order may look like an entry.
     for part in (lines, lines[1:] if _LEAD_IN.fullmatch(lines[0].strip()) else []):
         for read in (reader.table, reader.chains, reader.listing, reader.enumeration):
             entries = read(part) if part else None
@@ -69,9 +69,10 @@ def read_text_order(text: str, names: Names, *, closed: bool = False) -> list[En
 
 
 def read_order_after_prose(text: str, names: Names) -> tuple[str, list[Entry]] | None:
-    """The prose and the order, best first, of a text that ends with an order of all candidates. None for any other.
+    """The prose and the order, best first, of a text that ends with an order of all candidates.
 
-    Raises UnreadableError if the prose may state an order too, or if the order may be a copy of the candidates.
+    None for any other text. Raises UnreadableError if the prose may state an order too, or if the order may be a copy
+    of the candidates.
     """
     lines, reader = _hide_sids(text, names)
     if not lines:
@@ -103,9 +104,9 @@ def read_order_after_prose(text: str, names: Names) -> tuple[str, list[Entry]] |
 
 
 def _hide_sids(text: str, names: Names) -> tuple[list[str], "_Lines"]:
-    """The lines of an answer that are not blank, with marks for semantic IDs, and their reader.
+    """The lines of an answer that are not blank, with marks for semantic IDs, and a reader for them.
 
-    A text that is too long has no lines.
+    A text that is too long, or whose square brackets do not match, has no lines.
     """
     text = unwrap(text)
     sids: list[str] = []
@@ -122,14 +123,14 @@ def _hide_sids(text: str, names: Names) -> tuple[list[str], "_Lines"]:
 
 
 def check_complete(entries: Sequence[Entry], names: Names) -> None:
-    """Raises UnreadableError if an order without a frame has fewer entries than there are candidates."""
+    """Raise UnreadableError if an order has fewer entries than there are candidates, because it may be cut off."""
     if len(entries) < names.count:
         detail = f"the order has {len(entries)} of {names.count} candidates, and nothing shows that it ends there"
         raise UnreadableError(ParseReason.UNFINISHED_ORDER, detail)
 
 
 class _Lines:
-    """Reads lines whose semantic IDs are hidden. Each method returns None for what is not of its form."""
+    """Reads lines whose semantic IDs are hidden. Each method returns None if the lines do not have its form."""
 
     def __init__(self, names: Names, sids: Sequence[str]) -> None:
         self._names = names
@@ -147,7 +148,7 @@ class _Lines:
         return read_list([dict(zip(header, row, strict=True)) for row in rows], self._names)
 
     def chains(self, lines: list[str]) -> list[Entry] | None:
-        """One or more orders such as `[3] > [1] > [2]`, which must be the same."""
+        """One or more orders such as `[3] > [1] > [2]`. Raises UnreadableError if they differ."""
         whole = self._chain("\n".join(lines))
         if whole is not None:
             return whole
@@ -162,7 +163,7 @@ class _Lines:
         return self._names_only(_GREATER.split(_without_prefix(text).strip(" .*`")))
 
     def listing(self, lines: list[str]) -> list[Entry] | None:
-        """A name on each line, perhaps after a number or a bullet. Other words may follow the name on marked lines."""
+        """A name on each line, optionally after a number or a bullet, in which case other words may follow the name."""
         entries = []
         marks = set()
         for line in lines:
@@ -172,7 +173,7 @@ class _Lines:
             mark, entry = read
             entries.append(entry)
             marks.add(mark)
-        # A last line that has another mark may be the beginning of one that was cut off.
+        # A last line with another mark may be the beginning of a line that was cut off.
         return in_order(entries, self._names) if len(entries) > 1 and len(marks) == 1 else None
 
     def is_entry(self, line: str) -> bool:
@@ -181,16 +182,16 @@ class _Lines:
         return read is not None and read[0] != "" and read[1].item is not None
 
     def _line(self, line: str) -> tuple[str, Entry] | None:
-        """The mark of a line of a list ("1" for a number, "" for none) and its entry, or None if it names nothing."""
+        """The mark of a list's line ("1" for a number, "" for none) and its entry, or None if it names nothing."""
         numbered = _NUMBERED.match(line)
         mark = numbered or _BULLET.match(line)
         rest = (line[mark.end() :] if mark else line).strip(" \t*`")
         sid = _MARK.match(rest)
         if sid is None:
-            # Prose that mentions a semantic ID is no entry.
+            # Prose that mentions a semantic ID is not an entry.
             text = "" if _MARK.search(rest) else rest
         elif mark or sid[0] == rest:
-            # Reasons may cite other items.
+            # The reasons after the name may cite other items.
             text = f"{sid[0]} {_MARK.sub(' ', rest[sid.end() :])}"
         else:
             return None
@@ -202,14 +203,14 @@ class _Lines:
         return mark[0].strip() if mark else "", entry
 
     def enumeration(self, lines: list[str]) -> list[Entry] | None:
-        """Names on one line, with commas between."""
+        """Names on a single line, separated by commas or semicolons."""
         if len(lines) != 1:
             return None
         line = _without_prefix(lines[0]).strip(" .*`")
         return self.listing([_bare(part) for part in re.split("[,;]", line[1:-1] if line[:1] == "[" else line)])
 
     def _names_only(self, parts: list[str]) -> list[Entry] | None:
-        """The entries that parts of a text are, or None unless there are several, each a name and nothing else."""
+        """The entries in parts of a text. None if there is only one part, or if a part is not just a name."""
         entries = []
         for part in parts:
             bare = _bare(part)
@@ -223,7 +224,7 @@ class _Lines:
         return in_order(entries, self._names) if len(entries) > 1 else None
 
     def shown(self, text: str) -> str:
-        """The text with its semantic IDs."""
+        """The text with its semantic IDs restored."""
         return _MARK.sub(lambda mark: self._sids[int(mark[1])] if int(mark[1]) < len(self._sids) else mark[0], text)
 
 
