@@ -1,4 +1,4 @@
-"""What a training works on, opened and checked before its first step: a snapshot's rows, the student, the settings."""
+"""Opens and checks the inputs of a training before its first step: a snapshot's rows, the student, the settings."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
@@ -22,8 +22,10 @@ S = TypeVar("S", bound=Any)
 
 
 class TrainingInputs(NamedTuple):
-    """rows: the training split. vocabulary: where the snapshot's semantic IDs stand in the student's tokenizer, or None
-    if no row shows one. from_scratch: whether gr2 made the student, so that it is not a pretrained model.
+    """The inputs of a training.
+
+    rows: the training split. vocabulary: the places of the snapshot's semantic IDs in the student's tokenizer, or None
+    if no row shows a semantic ID. from_scratch: whether gr2 made the student, so that it is not a pretrained model.
     """
 
     snapshot: Snapshot
@@ -37,12 +39,13 @@ class TrainingInputs(NamedTuple):
 def open_inputs(
     store: Store, kind: str, reference: str, student: str, settings: TrainerSettings | None = None
 ) -> TrainingInputs:
-    """A snapshot of a kind, verified, and a student of the store, a folder or the hub, in the precision to train it.
+    """Open a snapshot and a student. The student is in the store, in a folder or on the hub.
 
-    settings: how it is trained; None means the defaults.
+    kind: the kind of snapshot to expect. settings: how the student is trained, which decides its precision; None means
+    the defaults.
 
-    Raises InputError and SnapshotError on a snapshot that is unknown, changed, of another kind or without training
-    split, and on a student that cannot be loaded or whose tokenizer lacks semantic IDs that the rows show.
+    Raises InputError or SnapshotError if the snapshot is unknown, changed, of another kind or without training split.
+    Raises InputError if the student cannot be loaded, or if its tokenizer lacks semantic IDs that the rows show.
     """
     snapshot = open_snapshot(store, reference)
     splits = load_snapshot(snapshot.path, kind=kind)
@@ -55,7 +58,7 @@ def open_inputs(
 
 
 def _shows_sids(rows: datasets.Dataset) -> bool:
-    """Whether a prompt or a completion contains a semantic ID. Templates of numbers and levels show none."""
+    """Whether a prompt or a completion contains a semantic ID. Templates with numbers and levels show none."""
     columns = [name for name in ("prompt", "completion") if name in rows.column_names]
     return any(
         BEGIN in message["content"] for row in rows.select_columns(columns) for name in columns for message in row[name]
@@ -78,12 +81,12 @@ def _find_vocabulary(tokenizer: Any, snapshot: Snapshot, student: str) -> Vocabu
 def resume_settings(
     name: str, recorded: Mapping[str, Any], settings: S, given: Collection[str] = (), **others: Any
 ) -> S:
-    """The settings that a training was started with, in place of `settings`.
+    """The settings with which a training was started, to be used instead of `settings`.
 
-    Settings that differ from their defaults, and those in `given`, were chosen by the caller. others: choices that are
-    not in the dataclass, None or False for none.
+    Settings that differ from their defaults, and those in `given`, were chosen by the caller. others: chosen values
+    that are not in the dataclass; None or False if not chosen.
 
-    Raises InputError with the names of those that were recorded with another value.
+    Raises InputError with the names of the chosen settings that were recorded with another value.
     """
     defaults = type(settings)()
     chosen = {

@@ -1,8 +1,8 @@
-"""A trained model as a plain one: adapters merged, shards gathered, all weights in float32.
+"""Turns a trained model into a plain one: adapters merged, shards gathered, all weights in float32.
 
-Students are saved this way, and vLLM receives new weights this way. Merging in bfloat16 would round away most of what a
-short training changed. The trained model stays as it is: peft's own merging would be undone after each transfer, which
-changes a bfloat16 base a little every time.
+Students are saved this way, and vLLM receives new weights this way. Merging in bfloat16 would round away most of the
+changes of a short training. The trained model itself does not change. peft's own merging would have to be undone after
+each transfer, which changes a bfloat16 base a little every time.
 """
 
 import re
@@ -21,14 +21,14 @@ from torch.distributed.tensor import DTensor
 
 # Parameters of adapters, which a plain model does not have.
 _ADAPTER = re.compile(r"\b(lora_|trainable_tokens_)")
-# What peft's and torch's wrappers put into the names of parameters.
+# Parts of parameter names that come from the wrappers of peft and torch.
 _WRAPPERS = re.compile(r"\b(base_layer|token_adapter|_checkpoint_wrapped_module)\.")
 # `train.students.lora` makes a single adapter, which gets peft's default name.
 _NAME = "default"
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Names and whole weights of the plain causal model, one after the other. Tied weights come once.
+    """Names and whole weights of the plain causal model, one at a time. Tied weights come once.
 
     model: plain or with adapters of `train.students.lora`, whole or sharded by FSDP2 or ZeRO-3. If it is sharded, all
     processes must iterate to the end.
@@ -38,7 +38,7 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         if _ADAPTER.search(name):
             continue
         layer = causal.get_submodule(name.rpartition(".base_layer.")[0]) if ".base_layer." in name else None
-        # ZeRO-3 gathers what it is told to; without it, this does nothing.
+        # ZeRO-3 gathers only the given parameters. Without ZeRO-3, this does nothing.
         with gather_params_ctx([weight] if layer is None else list(layer.parameters()), modifier_rank=None):
             yield _WRAPPERS.sub("", name), _merge(_gather(weight), layer if name.endswith(".weight") else None)
 
@@ -59,7 +59,7 @@ def save_plain(model: Any, folder: Path | None) -> None:
         if name not in parameters and not _ADAPTER.search(name)
     }
     causal.save_pretrained(folder, state_dict=weights | buffers)
-    # transformers writes the precision of the model in memory, and loads weights in the precision that it reads.
+    # transformers writes the precision of the model in memory to the config, and loads weights in that precision.
     config = folder / "config.json"
     config.write_bytes(
         orjson.dumps({**orjson.loads(config.read_bytes()), "dtype": "float32"}, option=orjson.OPT_INDENT_2)
@@ -67,13 +67,13 @@ def save_plain(model: Any, folder: Path | None) -> None:
 
 
 def _merge(weight: Tensor, layer: Any) -> Tensor:
-    """A weight in float32, with what its layer's adapter adds or replaces."""
+    """A weight in float32, including the changes of its layer's adapter."""
     merged = weight.float()
-    # Any, because peft's types do not say what its layers hold.
+    # Any, because peft's types do not declare the contents of its layers.
     adapter: Any = layer
     if isinstance(layer, LoraLayer):
         change = _gather(adapter.lora_B[_NAME].weight).float() @ _gather(adapter.lora_A[_NAME].weight).float()
-        # GPT-2 keeps its matrices transposed.
+        # GPT-2 stores its matrices transposed.
         merged = merged + adapter.scaling[_NAME] * (change.T if adapter.fan_in_fan_out else change)
     if isinstance(layer, TrainableTokensLayer):
         rows = torch.tensor(adapter.token_indices[_NAME], device=merged.device)

@@ -1,7 +1,7 @@
-"""Snapshots as `datasets`: what trainers read, after every file's hash was checked.
+"""Loads snapshots as `datasets` for trainers, after the hash of every file was checked.
 
-It knows nothing of how traces were made: a folder is all it needs. `datasets.load_dataset(folder)` reads the
-same without anything of ours.
+It needs only the snapshot's folder, and does not know how traces were made. Without gr2,
+`datasets.load_dataset(folder)` reads the same rows.
 """
 
 import glob
@@ -27,16 +27,17 @@ def load_snapshot(path: Path | str, *, kind: str = "sft", streaming: Literal[Tru
 def load_snapshot(
     path: Path | str, *, kind: str = "sft", streaming: bool = False
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
-    """The splits of a snapshot of the given kind, verified first.
+    """The splits of a snapshot, verified first.
 
-    kind: sft, dapo or midtrain. streaming: rows are read as they are asked for, in place of a map-style dataset.
+    kind: sft, dapo or midtrain. streaming: read rows on demand, instead of a map-style dataset.
 
-    Raises SnapshotError where a file was changed, or the snapshot is of another kind; InputError where there is none.
+    Raises SnapshotError if a file was changed or the snapshot is of another kind, and InputError if there is no
+    snapshot.
     """
     snapshot = verify_snapshot(Path(path).absolute())
     if snapshot.manifest["kind"] != kind:
         raise SnapshotError(f"{path} is a snapshot of kind {snapshot.manifest['kind']!r}; {kind!r} is wanted")
-    # `datasets` takes each name for a pattern.
+    # `datasets` treats each name as a pattern.
     files = {
         split: [glob.escape(str(file)) for file in split_files(snapshot, split)]
         for split in snapshot.manifest["splits"]
