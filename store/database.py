@@ -2,8 +2,8 @@
 
 DuckDB allows either one writing process or many reading ones, so no connection stays open: open, one transaction,
 close. If a file is locked, the caller waits with jitter. After `file_locks.WAIT_S` it fails with an error that names
-the process that holds the file. Labels are stored in a separate file, attached read-only as `labels` once a statement
-names them, so that labelling never waits for a long load, nor for readers of anything else.
+the process that holds the file. Labels are stored in a separate file. It is attached read-only as `labels` once a
+statement names them, so that labelling waits neither for a long load nor for readers of other tables.
 """
 
 import errno
@@ -27,9 +27,9 @@ from store.file_locks import AccessMode, busy, locks_by_path, no_locks, queued
 from store.queries import query
 from store.temporary import temporary_folder
 
-# The labels themselves, or a view of them.
+# The labels, or a view that reads them.
 _NAMES_LABELS = re.compile(r"\blabels\b|\blabels_current\b|\bacceptance_funnel\b")
-# What the system says where a file system knows no locks; to wait for these would be in vain.
+# Messages of the operating system on a file system without locks, where waiting would not help.
 _NO_LOCKS = [os.strerror(number) for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)]
 _LOCK_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
 
@@ -53,11 +53,11 @@ class Session:
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection, for statements without a name. They may name labels, so these are attached."""
+        """DuckDB's own connection, for statements without a name. Labels are attached, in case they are used."""
         return self._connection_for(None)
 
     def _connection_for(self, text: str | None) -> duckdb.DuckDBPyConnection:
-        """The connection, with labels if the text names them. None stands for any text."""
+        """The connection, with labels attached if the text names them. text: None means that any text may follow."""
         if self._attach_labels is not None and (text is None or _NAMES_LABELS.search(text)):
             self._attach_labels()
             self._attach_labels = None
@@ -122,11 +122,11 @@ def connect(
 ) -> Iterator[Session]:
     """Open one transaction on a DuckDB file. It is committed at the end of the block, or rolled back on an error.
 
-    labels: the file of labels, or None. It is attached read-only: for a writer at once, because views are made of it,
-    and for a reader when a statement names it. wait_s: how long to wait for a file, or None for WAIT_S.
+    labels: the file of labels, or None. It is attached read-only: for a writer immediately, because views are made of
+    it, and for a reader when a statement names it. wait_s: how long to wait for a file, or None for WAIT_S.
 
-    Raises StoreBusyError if the file stays in use for longer than that, and StoreError if DuckDB cannot read or write
-    it (a full disk, a damaged file). Nothing of the transaction is kept then.
+    Raises StoreBusyError if the file stays in use for longer than wait_s, and StoreError if DuckDB cannot read or write
+    it (a full disk, a damaged file). In both cases nothing of the transaction is kept.
     """
     wait_s = file_locks.WAIT_S if wait_s is None else wait_s
     try:
@@ -154,11 +154,11 @@ def connect(
                 nested = locks_by_path[labels].reads_of_thread() > 0
                 stack.enter_context(locks_by_path[labels].acquire(labels, AccessMode.READ, wait_s))
                 keep_place = stack.enter_context(queued(labels, AccessMode.READ, wait_s, nested=nested))
-                # A transaction does not see what is attached after its beginning. Nothing is lost in between: the file
-                # cannot change while it is attached.
+                # A transaction does not see files that are attached after its beginning. Committing it loses nothing,
+                # because the main file cannot change while it is attached.
                 connection.commit()
                 attach(labels, partial(engine.attached, labels, read_only=True), keep_place)
-                # Nothing can be detached that an open transaction reads.
+                # A file cannot be detached while an open transaction reads it.
                 stack.callback(_roll_back, connection)
                 connection.begin()
 
@@ -174,12 +174,12 @@ def connect(
 
 
 def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
-    with suppress(duckdb.TransactionException):  # committed
+    with suppress(duckdb.TransactionException):  # already committed
         connection.rollback()
 
 
 def _once_unlocked(path: Path, opened: Callable[[], T], wait_s: float) -> T:
-    """The result of `opened`, which is called again while another process holds a file locked."""
+    """The result of `opened`, which is called again as long as another process has the file locked."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: _is_lock_error(error) and not _lacks_locks(error)),
         wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.1),

@@ -1,8 +1,8 @@
 """File locks, which decide who may have a DuckDB file open, and how long others wait.
 
 `ReadWriteLock` orders the threads of this process. `queued` orders processes: a writer announces itself, and readers
-that come after it wait, so that it waits only for those that were there before. DuckDB alone would refuse the writer
-for as long as any reader is there, and readers that overlap could keep it out for ever.
+that come later wait for it. So the writer waits only for readers that were there before. DuckDB alone would refuse the
+writer as long as there is any reader, and overlapping readers could keep it out for ever.
 """
 
 import fcntl
@@ -19,20 +19,20 @@ from pathlib import Path
 from store.errors import StoreBusyError, StoreError
 
 WAIT_S = 60.0
-# The same for results that took long to compute, which must not be lost because somebody reads.
+# The same for results that took long to compute. They must not be lost because another process reads.
 PATIENT_WAIT_S = 600.0
-# A writer holds new readers up for at most this part of WAIT_S. If an old reader stays for longer than that, the others
-# may read beside it until it ends; no reader waits in vain because of a writer that waits in vain.
+# A writer delays new readers for at most this part of WAIT_S. If an old reader stays longer than that, the other
+# readers may read beside it until it ends. So no reader times out because of a writer that times out.
 _ANNOUNCED_PART = 0.5
 # Seconds between two tries to lock a file.
 _NAP_S = (0.002, 0.02)
 
 
 def try_lock(file: int, path: Path, *, wait: bool = False) -> bool:
-    """Lock an open file for this process, until it closes it or ends. Returns whether no other process has it locked.
+    """Lock an open file for this process, until it closes the file or ends.
 
-    path: the file, for the message. wait: wait until no other process has it locked. Raises StoreError on a file system
-    without locks.
+    Returns False if another process has locked it. path: the file, for the message. wait: wait until no other process
+    has locked it. Raises StoreError on a file system without locks.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -44,14 +44,14 @@ def try_lock(file: int, path: Path, *, wait: bool = False) -> bool:
 
 
 def no_locks(path: Path, reason: str) -> StoreError:
-    """The error of a file system without locks, on which two processes would overwrite each other's work."""
+    """The error for a file system without locks, where two processes would overwrite each other's work."""
     return StoreError(
         f"{path} cannot be locked ({reason}): keep the store on a file system with locks, such as a local disk"
     )
 
 
 class AccessMode(Enum):
-    """How a file is opened: for writing or for reading."""
+    """The mode in which a file is opened: for writing or for reading."""
 
     WRITE = auto()
     READ = auto()
@@ -61,11 +61,11 @@ class ReadWriteLock:
     """Lets either any number of readers or one writer of this process use a file.
 
     DuckDB's own lock keeps other processes out. Within a process, DuckDB refuses a second writing instance immediately
-    instead of waiting, and accepts a second reading one. But it uses a POSIX lock: when either instance closes the
+    instead of waiting, and accepts a second reading instance. But it uses a POSIX lock: when either instance closes the
     file, the lock is released for both. Concurrent readers must therefore share one instance.
 
-    New readers queue behind waiting writers; otherwise a stream of readers could block a label for ever.
-    A thread that is reading already does not queue, because it would wait for itself.
+    New readers queue behind waiting writers. Otherwise a stream of readers could block a label for ever. A thread that
+    is reading already does not queue, because it would wait for itself.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class ReadWriteLock:
                     raise busy(path, "a connection of this same process", wait_s)
             finally:
                 self._waiting[mode] -= 1
-                # Also after a time-out: others may have queued only behind this waiter.
+                # Also after a time-out, because others may have queued only behind this waiter.
                 self._changed.notify_all()
             self._held[mode] += 1
         reads = mode is not AccessMode.WRITE
@@ -115,12 +115,13 @@ class ReadWriteLock:
 
 @contextmanager
 def queued(path: Path, mode: AccessMode, wait_s: float, *, nested: bool) -> Iterator[Callable[[], None]]:
-    """Take one's place among the processes that use a file, before it is opened.
+    """Take a place in the queue of processes that use a file, before it is opened.
 
     A writer keeps its place for the block. A reader that comes later waits for it here. nested: whether this thread
-    reads the file already; such a reader does not wait, because the writer waits for it. Yields a function to call
-    before each try to open the file: a writer whose time to hold up readers is over then gives its place up, and a
-    reader lets a writer go first that has come meanwhile.
+    already reads the file. Such a reader does not wait, because the writer waits for it.
+
+    Yields a function to call before each try to open the file. A writer that has delayed readers for too long then
+    gives up its place. A reader lets a writer go first that has come in the meantime.
 
     Raises StoreBusyError after wait_s.
     """
@@ -138,7 +139,7 @@ def queued(path: Path, mode: AccessMode, wait_s: float, *, nested: bool) -> Iter
 
 
 class _Place:
-    """The lock of the file `journals/<name>.lock`, which the writer holds that is next or at work."""
+    """A place in the queue: the lock of the file `journals/<name>.lock`, held by the writer that is next or at work."""
 
     def __init__(self, path: Path, wait_s: float) -> None:
         self._path = path
@@ -153,17 +154,18 @@ class _Place:
         try:
             file = os.open(self._marker, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
-            # A folder that cannot be written. DuckDB says so in better words.
+            # The folder is not writable. DuckDB reports this with a better message.
             return
         self._file = file
         try:
             self._lock(file, fcntl.LOCK_EX)
         except OSError:
-            # A file system without locks, which DuckDB reports too.
+            # The file system has no locks. DuckDB reports this too.
             self.give_up()
             return
         self._announced_until = time.monotonic() + WAIT_S * _ANNOUNCED_PART
-        # For the error messages of those who wait; a full disk must not stop a writer that may free some space.
+        # For the error messages of waiting processes. A full disk must not stop a writer, because it may free some
+        # space.
         with suppress(OSError):
             os.ftruncate(file, 0)
             os.pwrite(file, str(os.getpid()).encode(), 0)

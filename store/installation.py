@@ -1,7 +1,7 @@
-"""Which packages the optional parts of gr2 need, and how to install them.
+"""The packages that the optional parts of gr2 need, and the command to install them.
 
-gr2 is not on the package index, so a hint such as `pip install 'gr2[train]'` would fail. What an extra lists can be
-installed by name everywhere.
+gr2 is not on the package index, so a hint such as `pip install 'gr2[train]'` would fail. The packages of an extra can
+be installed by name everywhere.
 """
 
 import shlex
@@ -11,9 +11,9 @@ from store.errors import InputError
 
 
 def install_command(extra: str) -> str:
-    """The pip command that installs what an extra of pyproject.toml lists.
+    """The pip command that installs the packages of an extra of pyproject.toml.
 
-    Outside of an installation, as in a checkout that was never installed, it installs the checkout.
+    If gr2 is not installed, as in a fresh checkout, the command installs the checkout.
     """
     try:
         listed = requires("gr2") or []
@@ -27,5 +27,5 @@ def install_command(extra: str) -> str:
 
 
 def missing_package(what: str, package: str | None, extra: str) -> InputError:
-    """The error for something that needs a package of an extra that is not installed."""
+    """The error for a part of gr2 that needs a package of an extra that is not installed."""
     return InputError(f"{what} needs {package or extra}, which is not installed: {install_command(extra)}")

@@ -1,10 +1,10 @@
 """Journals: append-only JSON lines, one file per run, which make generation independent of the database.
 
 A line is written before each request ("sent") and when its response arrives ("received"). Each line is one write to the
-operating system, so a killed process loses no response that it has received, and a thread has it on disk within
-SYNC_S, so a power failure loses no more than that. Batches are committed to the store in a transaction that also
-advances the journal's offset, so nothing is committed twice. Once all of a finished run is committed, its journal is
-compressed to `<run>.jsonl.zst`.
+operating system, so a killed process loses no response that it has received. A thread syncs the file to disk every
+SYNC_S, so a power failure loses no more than the lines of that time. Batches are committed to the store in a
+transaction that also advances the journal's offset, so nothing is committed twice. Once a finished run is committed
+completely, its journal is compressed to `<run>.jsonl.zst`.
 """
 
 import errno
@@ -23,12 +23,12 @@ from store.errors import InputError, StoreError
 from store.file_locks import try_lock
 from store.temporary import PREFIX
 
-# The longest time, apart from the disk's own, from a line to its being on disk.
+# The longest time in seconds until a written line is on disk, apart from the time that the disk takes.
 SYNC_S = 0.25
-# Disk space that a run holds back: after the disk is full, the answers of requests under way still fit.
+# Disk space that a run reserves. When the disk is full, the answers of running requests still fit into it.
 RESERVE = ".reserve"
 RESERVE_BYTES = 4 * 1024 * 1024
-# What the operating system reports when a disk, a quota or the largest size of a file is reached.
+# Errors of the operating system for a full disk, an exceeded quota, or a file of the maximum size.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -42,8 +42,8 @@ class Entry(NamedTuple):
 class JournalWriter:
     """Appends records to a run's journal. It holds the file's lock, which tells a live run from a dead one.
 
-    full: why the run should send nothing more, or None. The disk is full then, and the space held back is in use.
-    Raises InputError if another process writes this journal, and StoreError if it cannot be created.
+    full: the reason why the run should send no more requests, or None. It is set when the disk is full and the reserved
+    space is in use. Raises InputError if another process writes this journal, and StoreError if it cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,9 +56,11 @@ class JournalWriter:
             self._file = _open_locked(path)
             self.end = self._synced = os.fstat(self._file).st_size
             if self.end and os.pread(self._file, 1, self.end - 1) != b"\n":
-                # A kill in the middle of a write left half a line. Ended here, it is skipped when the journal is read.
+                # A kill in the middle of a write left half a line. It is ended here, and skipped when the journal is
+                # read.
                 self._write(b"\n")
-            # The folder too, or a power failure could take away the name of a file whose content is on disk.
+            # The folder is synced too. Otherwise a power failure could lose the name of a file whose content is on
+            # disk.
             sync_folder(path.parent)
             _allocate(self._reserve, RESERVE_BYTES)
         except OSError as error:
@@ -75,8 +77,8 @@ class JournalWriter:
     def append(self, record: dict[str, Any]) -> int:
         """Append one record and return the offset after it.
 
-        Raises StoreError if it cannot be written, or if an earlier one did not reach the disk. The journal then ends
-        with a whole line, and further records may be appended.
+        Raises StoreError if the record cannot be written, or if an earlier one did not reach the disk. The journal then
+        ends with a whole line, and further records may be appended.
         """
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         try:
@@ -88,7 +90,7 @@ class JournalWriter:
         return self.end
 
     def close(self) -> None:
-        """Flush to disk, release the lock and give back the space held back. Raises StoreError if the flush fails."""
+        """Flush to disk, and release the lock and the reserved space. Raises StoreError if the flush fails."""
         self._closing.set()
         self._syncing.join()
         file, self._file = self._file, -1
@@ -114,10 +116,10 @@ class JournalWriter:
         try:
             written = os.write(self._file, line)
             while written < len(line):
-                # A disk that fills up takes a part of the line; the next write says why.
+                # A disk that is almost full accepts a part of the line. The next write then raises the reason.
                 written += os.write(self._file, memoryview(line)[written:])
         except OSError:
-            # Without the part that was written: the next line must not be glued to it.
+            # Remove the part that was written, because the next line must not be glued to it.
             with suppress(OSError):
                 os.ftruncate(self._file, self.end)
             raise
@@ -131,7 +133,7 @@ class JournalWriter:
             try:
                 _sync_data(self._file)
             except OSError as error:
-                # The operating system reports a lost write only once, so it must not be tried again and forgotten.
+                # The operating system reports a lost write only once, so a second try could hide the loss.
                 self._failure = error
                 return
             self._synced = end
@@ -146,7 +148,7 @@ _sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of the files in a folder on disk."""
+    """Sync a folder to disk, so that the names of its files survive a power failure."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)
@@ -155,7 +157,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def _open_locked(path: Path) -> int:
-    """Open a journal and lock it. Nobody sees a new journal before it is locked and takes its run for dead."""
+    """Open a journal and lock it.
+
+    A new journal becomes visible only after it is locked, so that nobody takes its run for dead.
+    """
     if path.exists():
         file = os.open(path, os.O_RDWR | os.O_APPEND)
         if not try_lock(file, path):
@@ -174,13 +179,16 @@ def _open_locked(path: Path) -> int:
 
 
 def _hidden(path: Path) -> Path:
-    """A name for a file until it is complete. With this prefix, the next run removes it if this process is killed."""
-    # With another ending too, because glob("*.jsonl") also finds hidden files.
+    """A name for a file until it is complete.
+
+    If this process is killed, the next run removes the file, because its name has this prefix.
+    """
+    # The ending differs too, because glob("*.jsonl") also finds hidden files.
     return path.with_name(f"{PREFIX}{os.getpid()}-{path.name}.new")
 
 
 def _allocate(path: Path, size: int) -> None:
-    """Make a file that takes up disk space. Raises OSError, and leaves no file, if the disk has no room for it."""
+    """Create a file that takes up disk space. Raises OSError, and leaves no file, if the disk has no room for it."""
     try:
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
@@ -189,7 +197,7 @@ def _allocate(path: Path, size: int) -> None:
                 file.write(bytes(size))
     except OSError as error:
         path.unlink(missing_ok=True)
-        # Other reasons, such as a limit on the size of files, say nothing of the room for a journal.
+        # Other errors, such as a limit on file sizes, do not mean that a journal has no room.
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
 
@@ -203,19 +211,23 @@ class Rejection(NamedTuple):
 
 
 def rejected_file(journal: Path) -> Path:
-    """Where the rejected lines of a journal are: `<run>.rejected.jsonl`, with offset, reason and line."""
+    """The file for rejected lines of a journal, `<run>.rejected.jsonl`, with offset, reason and line."""
     return journal.with_suffix(".rejected.jsonl")
 
 
 def reject(journal: Path, rejections: Sequence[Rejection]) -> int:
-    """Append lines to the file of rejected ones, and return how many were not there yet. Raises StoreError."""
+    """Append lines to the file of rejected lines. Returns the number of new lines.
+
+    Raises StoreError if the file cannot be written.
+    """
     if not rejections:
         return 0
     path = rejected_file(journal)
     # A recovery that was killed before it could commit its offset rejects the same lines again.
     known = {entry.record.get("offset") for entry in read_journal(path)}
     new = [rejection for rejection in rejections if rejection.end not in known]
-    # As text, because no parser reads a line that is not JSON. What is not UTF-8 appears as its bytes, such as \\xff.
+    # Stored as text, because no parser reads a line that is not JSON. Bytes that are not UTF-8 appear as escapes such
+    # as \\xff.
     rows = [
         {"offset": end, "reason": reason, "line": line.decode(errors="backslashreplace").rstrip("\n")}
         for line, end, reason in new
@@ -246,7 +258,7 @@ def is_live(path: Path) -> bool:
 @contextmanager
 def taken_over(path: Path) -> Iterator[bool]:
     """Hold the journal of a dead run for the block. Yields False, and holds nothing, if its run is alive."""
-    # The operating system releases a lock when its process dies, however it dies.
+    # The operating system releases a lock when its process dies, in whatever way.
     file = os.open(path, os.O_RDONLY)
     try:
         yield try_lock(file, path)
@@ -255,7 +267,7 @@ def taken_over(path: Path) -> Iterator[bool]:
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Yield each line from byte `start` on, and the offset after it. The last one may be incomplete, without its end.
+    """Yield each line from byte `start` on, with the offset after it. The last line may be incomplete.
 
     A missing journal yields nothing. Compressed journals are read too.
     """
@@ -283,7 +295,7 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
     """
     for line, end in read_lines(path, start):
         if not line.endswith(b"\n"):
-            # The last line, which a live process may be writing right now.
+            # This is the last line, which a live process may still be writing.
             return
         try:
             record = orjson.loads(line)
@@ -296,7 +308,8 @@ def read_journal(path: Path, start: int = 0) -> Iterator[Entry]:
 def compress_journal(path: Path) -> None:
     """Replace a journal by `<run>.jsonl.zst`, which is much smaller. The caller must hold the journal.
 
-    It stays as a second copy of what a teacher was paid for; `zstdcat` shows it. An empty journal is removed.
+    The compressed journal is a second copy of the responses that were paid for; `zstdcat` shows it. An empty journal is
+    removed.
     """
     with suppress(OSError):  # a full disk: the journal stays as it is, and the next run tries again
         if path.stat().st_size:
@@ -306,7 +319,7 @@ def compress_journal(path: Path) -> None:
 
 
 def restore_journal(path: Path) -> bool:
-    """Make a journal again from its compressed copy. Returns False if there is none that can be read."""
+    """Restore a journal from its compressed copy. Returns False if there is no readable copy."""
     try:
         with pa.input_stream(str(_compressed(path)), compression="zstd") as source:
             _rewrite(source, path, None)
@@ -320,7 +333,7 @@ def _compressed(path: Path) -> Path:
 
 
 def _rewrite(source: Any, target: Path, compression: str | None) -> None:
-    """Copy an open file to `target`, which appears only when all of it is on disk."""
+    """Copy an open file to `target`, which appears only once the whole copy is on disk."""
     hidden = _hidden(target)
     try:
         with pa.output_stream(str(hidden), compression=compression) as copy:

@@ -1,7 +1,7 @@
-"""Names that people give to datasets, snapshots, students, queues and rulesets: one rule for all of them.
+"""The rule for names that users give to datasets, snapshots, students, queues and rulesets.
 
-They go into tables, file names, addresses of pages and references such as NAME@VERSION; what the rule lets through is
-safe in each.
+Names are used in tables, file names, page addresses and references such as NAME@VERSION. Every name that the rule
+accepts is safe in each of these places.
 """
 
 import re
@@ -21,7 +21,7 @@ def is_name(text: str) -> bool:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raises InputError if a name cannot be given. kind: what is named, such as "snapshot"."""
+    """Raise InputError if a name is not allowed. kind: the kind of the named thing, such as "snapshot"."""
     if not is_name(name):
         raise InputError(
             f"{name!r} cannot name a {kind}: use 1 to 100 letters, digits, '.', '-' and '_', and do not start with '.'"

@@ -1,8 +1,8 @@
-"""Registries: the parts of gr2 that can be exchanged, each found by name or as `module:object`.
+"""Registries of exchangeable parts of gr2. Each part is found by its name or as `module:object`.
 
-A name is one of gr2's own, or that of an entry point of an installed package. A name is looked up when it is used, and
-nothing is imported before. The store keeps names as they were given, so that a run, a verdict or a snapshot leads back
-to the same object. Registries know nothing of the objects but which attributes they must have.
+A name is one of gr2's own, or the name of an entry point of an installed package. It is looked up only when it is used,
+and nothing is imported before that. The store keeps names as the user gave them, so that a run, a verdict or a snapshot
+leads back to the same object. A registry knows only which attributes its objects must have.
 """
 
 import importlib
@@ -27,8 +27,9 @@ _MODULE_AND_OBJECT = re.compile(r"(?=.{1,100}$)[\w.]+:[\w.]+")
 class Registry(Generic[T]):
     """Objects of one kind by name, such as the rules.
 
-    kind: what messages call one of them. group: of entry points. builtin: gr2's own, each the object itself or
-    "module:object". shape: a class whose public attributes an object must have; None for a callable.
+    kind: the word for such an object in messages. group: the group of entry points. builtin: gr2's own objects, each as
+    the object itself or as "module:object". shape: a class whose public attributes an object must have; None for a
+    callable.
     """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, T | str], shape: type | None = None) -> None:
@@ -39,13 +40,14 @@ class Registry(Generic[T]):
         self._loaded: dict[str, T] = {}
 
     def names(self) -> list[str]:
-        """gr2's own, then those of entry points. Objects named as `module:object` are in no list."""
+        """The names of gr2's own objects, then those of entry points. A `module:object` is never listed."""
         return [*self.builtin, *sorted(entry_points(group=self.group).names - self.builtin.keys())]
 
     def find(self, name: str) -> T:
-        """The object of that name, or at `module:object`.
+        """The object with this name, or at `module:object`.
 
-        Raises InputError where there is none, where its module cannot be imported, and where it lacks an attribute.
+        Raises InputError if there is no such object, if its module cannot be imported, or if the object lacks an
+        attribute.
         """
         found = self._loaded.get(name, self.builtin.get(name))
         if found is None or isinstance(found, str):
@@ -55,11 +57,11 @@ class Registry(Generic[T]):
         return found
 
     def _locate(self, name: str) -> str:
-        """Where an object is that is not gr2's own."""
+        """The `module:object` of an object that is not one of gr2's own."""
         if is_name(name) or _MODULE_AND_OBJECT.fullmatch(name):
             if ":" in name:
-                # Scripts have the folder of their interpreter on the path, not the one that they are run in. It comes
-                # last, so that nothing in it hides a module of somebody else's.
+                # Scripts have the folder of their interpreter on the path, but not the current folder. It is added at
+                # the end, so that nothing in it hides an installed module.
                 if (here := str(Path.cwd())) not in sys.path:
                     sys.path.append(here)
                 return name
@@ -88,7 +90,7 @@ class Registry(Generic[T]):
             if name in self.builtin:
                 raise missing_package(f"{self.kind} {name}", error.name, "train") from error
             raise InputError(f"{self.kind} {name!r} needs {error.name}, which is not installed") from error
-        except Exception as error:  # whatever somebody's module raises
+        except Exception as error:  # a user's module may raise anything
             raise InputError(
                 f"{self.kind} {name!r}: module {module} cannot be imported: {_describe_error(error)}"
             ) from error
@@ -108,8 +110,8 @@ class Registry(Generic[T]):
 class Factories(Registry[Callable[..., T]]):
     """Callables by name that make objects of one kind, such as teachers.
 
-    A factory is a class or a function. It is called with those arguments that its signature names. made: a class whose
-    public attributes an object that was made must have.
+    A factory is a class or a function. It is called with the arguments that its signature names. made: a class whose
+    public attributes the made object must have.
     """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, str], made: type) -> None:
@@ -117,16 +119,17 @@ class Factories(Registry[Callable[..., T]]):
         self._made = made
 
     def arguments(self, name: str) -> tuple[str, ...]:
-        """The names that the factory gives its arguments. Raises what `find` raises."""
+        """The names of the factory's arguments. Raises the errors of `find`."""
         return tuple(inspect.signature(self.find(name)).parameters)
 
     def make(self, name: str, context: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> T:
-        """Call the factory of that name.
+        """Call the factory with this name.
 
-        context: what it may ask for. options: what somebody has set, and what it must therefore take; None is not set.
+        context: arguments that are passed if the factory's signature names them. options: values that the user set,
+        which the factory must accept; None means not set.
 
-        Raises InputError where it does not take an option or needs an argument that is not there, and where what it
-        makes lacks an attribute.
+        Raises InputError if the factory does not accept an option or needs an argument that is not given, or if the
+        made object lacks an attribute.
         """
         factory = self.find(name)
         given = {option: value for option, value in (options or {}).items() if value is not None}
@@ -147,7 +150,7 @@ class Factories(Registry[Callable[..., T]]):
 
 
 def require_attributes(what: str, found: object, kind: str, shape: type) -> None:
-    """Raises InputError where an object lacks a public attribute of a class; what: the object in the message."""
+    """Raise InputError if an object lacks a public attribute of a class. what: the object in the message."""
     public = dict.fromkeys(name for name in (*vars(shape), *inspect.get_annotations(shape)) if not name.startswith("_"))
     missing = [name for name in public if not hasattr(found, name)]
     if missing:
@@ -159,7 +162,7 @@ def _describe(found: object) -> str:
 
 
 def _describe_error(error: Exception) -> str:
-    """What a module raised and where; a SyntaxError says that itself."""
+    """The error of a module and its place, which a SyntaxError already contains."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = "" if isinstance(error, SyntaxError) else f" ({place.filename}:{place.lineno})"
     return f"{type(error).__name__}: {error}{where}"

@@ -1,7 +1,7 @@
-"""Options of a settings dataclass: default, range, choices and help text in one place, the field itself.
+"""Options of a settings dataclass. Each field defines its default, range, choices and help text in one place.
 
-`check` holds a dataclass to them, and the command line is built from them (`app.commands`). Error messages name a field
-in backticks: `max_attempts`. That its flag is --max-attempts is known to the command line alone.
+`check` validates a dataclass, and the command line is built from its options (`app.commands`). Error messages name a
+field in backticks, such as `max_attempts`. Only the command line knows that its flag is --max-attempts.
 """
 
 from dataclasses import MISSING, field, fields
@@ -13,11 +13,12 @@ _KEY = "option"
 
 
 class Option(NamedTuple):
-    """What a field may be, and what people read about it.
+    """The allowed values of a field, and its description for users.
 
-    help: a noun phrase or an imperative, with the unit; None where a field is not offered on the command line. low,
-    high: the range, both inclusive, None for no bound. choices: the only values allowed, empty where any will do.
-    group: the heading under which it is listed. flag: its name on the command line where that is not the field's.
+    help: a noun phrase or an imperative, with the unit; None if the field is not offered on the command line. low,
+    high: the range, both inclusive; None for no bound. choices: the allowed values; empty if any value is allowed.
+    group: the heading under which the option is listed. flag: the name on the command line, if it differs from the
+    field's.
     """
 
     help: str | None = None
@@ -29,7 +30,7 @@ class Option(NamedTuple):
 
     @property
     def allowed(self) -> str:
-        """The range or the choices in words; empty where everything is allowed.
+        """The range or the choices in words. Empty if everything is allowed.
 
         >>> Option(low=1, high=65_536).allowed
         'from 1 to 65,536'
@@ -41,7 +42,7 @@ class Option(NamedTuple):
         return f"{_number(self.low)} or more" if self.low is not None else ""
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value lies within the range and the choices; not a number does not."""
+        """Whether a value is within the range and the choices. NaN is outside of every range."""
         return (
             (not self.choices or value in self.choices)
             and (self.low is None or value >= self.low)
@@ -59,7 +60,7 @@ def option(
     group: str | None = None,
     flag: str | None = None,
 ) -> Any:
-    """A field of a settings dataclass; the arguments are described by `Option`.
+    """Return a field of a settings dataclass. The arguments are described by `Option`.
 
     >>> limit: int | None = option(None, help="Maximum number of candidate lists.", low=1)
     """
@@ -67,12 +68,12 @@ def option(
 
 
 def options_of(settings: Any) -> dict[str, Option]:
-    """The options of a settings dataclass or of one of its objects, by field, in their order."""
+    """The options of a settings dataclass or of one of its objects, by field name and in field order."""
     return {each.name: each.metadata[_KEY] for each in fields(settings) if _KEY in each.metadata}
 
 
 def check(settings: Any) -> None:
-    """Hold every option to its range and choices; of a tuple, every element. None stands for "not given".
+    """Check the value of every option, or every element if the value is a tuple. None means "not given" and is allowed.
 
     Raises InputError on the first value that is not allowed.
     """

@@ -33,7 +33,7 @@ VERSION_DIGITS = 16
 ROW_GROUP_ROWS = 20_000
 _VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 _KEYS = {"format_version", "files", "splits"}
-# Rows that are Python objects at the same time: some 40 KB each.
+# The number of rows that are Python objects at the same time, of some 40 KB each.
 PART_ROWS = 1_000
 PACE_S = 60.0
 
@@ -46,14 +46,14 @@ class Snapshot(NamedTuple):
 
     @property
     def version(self) -> str:
-        """The version, whatever the folder is called."""
+        """The version, computed from the manifest and not from the folder's name."""
         return _seal(self.manifest)[0]
 
 
 class SplitRows(NamedTuple):
-    """The rows of one split on disk, in the order to keep.
+    """The rows of one split on disk, in their final order.
 
-    parts: IPC files of PART_ROWS rows. rows: their number. sha256: what `rows_sha256` gives for them.
+    parts: IPC files of PART_ROWS rows. rows: the number of rows. sha256: the hash that `rows_sha256` returns for them.
     """
 
     parts: list[Path]
@@ -71,9 +71,9 @@ class SplitRows(NamedTuple):
 def spool_rows(
     folder: Path, schema: Mapping[str, Any], rows: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> Iterator[dict[str, SplitRows]]:
-    """Take rows, each with its split, one by one, and keep them in files below `folder` for the length of the block.
+    """Write rows to files below `folder`, one at a time, and keep the files for the length of the block.
 
-    Yields the rows by split. Raises SnapshotError if they cannot be written.
+    rows: pairs of split and row. Yields the rows by split. Raises SnapshotError if they cannot be written.
     """
     with temporary_folder(folder) as temporary:
         spools: dict[str, _Spool] = {}
@@ -127,12 +127,12 @@ def write_snapshot(
 ) -> Snapshot:
     """Write a snapshot below `folder`. If one with the same content exists, it is left as it is.
 
-    splits: rows by split name, in the order to keep; whole, or as `spool_rows` gives them. body: facts about the
-    selection and its lineage, in types that JSON can hold. card: text of README.md. latest: the newest snapshot of the
-    same name, which becomes the parent if the content differs. The snapshot is written to a temporary folder, synced
-    and renamed, so that a reader sees all of it or nothing.
+    splits: rows by split name, in their final order, as a frame or from `spool_rows`. body: facts about the selection
+    and its lineage, in types that JSON supports. card: text of README.md. latest: the newest snapshot of the same name,
+    which becomes the parent if the content differs. The snapshot is written to a temporary folder, synced and renamed,
+    so that a reader sees all of it or nothing.
 
-    Raises SnapshotError if it cannot be written. Nothing is kept then.
+    Raises SnapshotError if it cannot be written. In that case nothing is kept.
     """
     with _writing(folder):
         return _write(folder, splits, body, card, latest)
@@ -140,7 +140,7 @@ def write_snapshot(
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A full disk or a read-only folder is one line."""
+    """Turn errors such as a full disk or a read-only folder into a SnapshotError of one line."""
     try:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -162,7 +162,7 @@ def _write(
         data.mkdir(parents=True)
         for split, rows in splits.items():
             file = data / f"{split}-00000-of-00001.parquet"
-            # With fixed row groups and compression, the bytes depend on the rows alone.
+            # With fixed row groups and compression, the bytes depend only on the rows.
             (_paced(rows, file) if isinstance(rows, SplitRows) else rows.lazy()).sink_parquet(
                 file,
                 compression="zstd",
@@ -178,7 +178,7 @@ def _write(
             "splits": {split: _count(rows) for split, rows in splits.items()},
             "files": files,
         }
-        # With the latest snapshot's own parent, the same content gives its very version. Only new content gets a new
+        # With the parent of the latest snapshot, the same content gives the same version. Only new content gets a new
         # parent.
         manifest["parent"] = latest.manifest["parent"] if latest else None
         version, text = _seal(manifest)
@@ -201,9 +201,9 @@ def _write(
 
 
 def _paced(rows: SplitRows, file: Path) -> pl.LazyFrame:
-    """Rows on disk as a frame that gives a row group only after the one before was written to `file`.
+    """Rows on disk as a frame that returns a row group only after the previous one was written to `file`.
 
-    Polars would otherwise read ahead, and hold five row groups in memory where one is enough.
+    Without this, Polars reads ahead, and holds five row groups in memory where one is enough.
     """
     parts = ROW_GROUP_ROWS // PART_ROWS
 
@@ -218,9 +218,9 @@ def _paced(rows: SplitRows, file: Path) -> pl.LazyFrame:
 
 
 def _wait_for_more(file: Path, size: int) -> int:
-    """Wait until a file has grown beyond a size and grows no more. Returns its size.
+    """Wait until a file is larger than `size` and has stopped growing. Returns its size.
 
-    Only memory depends on this, so there is a limit to it.
+    The wait is limited to PACE_S, because only the use of memory depends on it.
     """
     before = now = size
     ends = time.monotonic() + PACE_S
@@ -243,7 +243,7 @@ def _version_of(manifest: bytes) -> str:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a snapshot folder, checked against the version in the folder's name.
 
-    A folder that was given another name, which is no version, has the version that its manifest hashes to.
+    If the folder's name is not a version, because it was renamed, the version is the hash of the manifest.
 
     Raises InputError if there is no snapshot, and SnapshotError if the manifest was changed or is too new.
     """
@@ -276,8 +276,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def verify_snapshot(path: Path) -> Snapshot:
     """Hash every file again. Raises SnapshotError with the name of each changed, missing or additional file.
 
-    Nothing but the files of the manifest may be in the folder: no link, which may lead to other contents tomorrow, and
-    no empty folder.
+    The folder must contain only the files of the manifest. Links are errors, because they may lead to other contents
+    later, and so are empty folders.
     """
     manifest = read_manifest(path)
     expected = manifest["files"]
@@ -299,7 +299,7 @@ def verify_snapshot(path: Path) -> Snapshot:
 
 
 def _contents(folder: Path) -> tuple[set[str], list[str]]:
-    """The names of what a folder holds, and of the links among it; of folders only those that hold no file."""
+    """The names of all files and empty folders in a folder, and the names of its links."""
     present: set[str] = set()
     links = []
     for parent, folders, files in os.walk(folder, onerror=_fail):
@@ -319,7 +319,7 @@ def _fail(error: OSError) -> None:
 
 
 def split_files(snapshot: Snapshot, split: str) -> list[Path]:
-    """The data files of one split, by their names in the manifest. Nothing in a name is a pattern."""
+    """The data files of one split, by their names in the manifest. Names are not treated as patterns."""
     pattern = re.compile(rf"data/{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet")
     return [snapshot.path / name for name in sorted(snapshot.manifest["files"]) if pattern.fullmatch(name)]
 
@@ -333,7 +333,7 @@ def read_split(path: Path, split: str) -> pl.DataFrame:
 
 
 def iterate_rows(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """The rows of all splits, without having them all in memory. Raises SnapshotError if a file cannot be read."""
+    """The rows of all splits, read in parts to save memory. Raises SnapshotError if a file cannot be read."""
     for split in snapshot.manifest["splits"]:
         for file in split_files(snapshot, split):
             try:
@@ -357,7 +357,7 @@ def _digest_rows(digest: "hashlib._Hash", frame: pl.DataFrame) -> None:
 
 
 def _count(rows: pl.DataFrame | SplitRows) -> dict[str, Any]:
-    """What the manifest says of a split."""
+    """The manifest's entry for a split."""
     if isinstance(rows, SplitRows):
         return {"rows": rows.rows, "rows_sha256": rows.sha256}
     return {"rows": rows.height, "rows_sha256": rows_sha256(rows)}
