@@ -1,9 +1,9 @@
--- What the page Agreement reads: people's judgements as they stand, beside those of rules and rulesets.
+-- Statements for the page Agreement: the current judgements of people, compared with those of rules and rulesets.
 
 -- name: agreement_labels
--- Of all labels, or as they stand in one queue. `skip` is no judgement. Traces that people labelled are few, so their
--- texts are read after they are found. A trace that was never judged passes and fails no rule, and every ruleset refuses
--- it.
+-- The current labels of all queues, or of a single one. `skip` is not a judgement. Few traces have labels, so their
+-- texts are read after the traces are found. A trace that was never judged passes and fails no rule, and every ruleset
+-- refuses it.
 with standing as materialized (
     select trace_id, annotator, label, seconds, created_at from labels_current where $queue_id::varchar is null
     union all
@@ -34,7 +34,7 @@ where label <> 'skip'
 order by trace_id, annotator
 
 -- name: agreement_queues
--- Queues that people labelled in, the newest first.
+-- Queues that have labels, newest first.
 select queue_id, name
 from labels.label_queues
 where queue_id in (select queue_id from labels.label_events)

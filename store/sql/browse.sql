@@ -1,7 +1,7 @@
--- What the trace browser reads of traces.
+-- Statements that read traces for the trace browser.
 
 -- name: browse_traces
--- Newest first. Which traces they are is found out from narrow columns; texts are then read of these alone.
+-- Newest first. The page is selected by narrow columns, and texts are then read only for its traces.
 with page as (
     select trace_id, created_at
     from traces
@@ -27,11 +27,11 @@ where true
 -- and: conditions
 
 -- name: search_windows
--- How many traces there are, and moments that leave about the given shares of them behind.
+-- The number of traces, and moments before which about the given shares of them were stored.
 select count(*) as traces, approx_quantile(created_at, $shares::float[]) as edges from traces
 
 -- name: browse_choices
--- The values that people can filter by.
+-- The values that users can filter by.
 select *
 from (
     select
@@ -63,7 +63,7 @@ where trace_id = $trace_id
 -- and: conditions
 
 -- name: made_at
--- Whoever knows when a trace was made finds it five times as fast.
+-- With the time of a trace, the search for it is five times as fast.
 created_at = $made_at
 
 -- name: prompt_messages

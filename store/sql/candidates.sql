@@ -1,7 +1,7 @@
 -- The pre-ranker, run in a scratch database by curate.candidates. Items and users are small integers there.
 --
--- A source is a set of interactions that co-occurrence is counted in: for training lists, those of every user outside
--- the list's fold; for valid lists, all of train; for test lists, train and valid.
+-- A source is a set of interactions in which co-occurrence is counted: for train lists, the train interactions of all
+-- users outside the list's fold; for valid lists, all of train; for test lists, train and valid.
 
 -- name: interactions_of
 select user_id, item_id, position, split, user_fold(user_id) as fold from interactions where dataset = $dataset
@@ -10,8 +10,8 @@ select user_id, item_id, position, split, user_fold(user_id) as fold from intera
 select item_id, title, brand, categories, description from items where dataset = $dataset
 
 -- name: create_catalogue
--- p1 to p8 number the prefixes of the category path: two items share as many of them as leading categories (an
--- intersection of lists is seven times as slow). What lies deeper than eight levels is not told apart.
+-- p1 to p8 are the numbers of the prefixes of the category path. Two items share as many of these numbers as they share
+-- leading categories. An intersection of lists would be seven times as slow. Levels below the eighth are ignored.
 create table catalogue as
 with prefixes as (
     select item_id, depth, dense_rank() over (order by categories[:depth]) as prefix
@@ -41,7 +41,8 @@ join catalogue using (item_id)
 order by user, position
 
 -- name: create_lists
--- One list for each interaction that has something before it: what came before is the history, it is the target.
+-- One list for each interaction with earlier ones. The earlier interactions are the history, and this one is the
+-- target.
 create table lists as
 select
     cast(row_number() over (order by user, position) - 1 as integer) as list,
@@ -54,7 +55,7 @@ where position > 0
 select count(*) from lists where split = $split and ($fold is null or fold = $fold)
 
 -- name: create_popularity
--- Buckets 1 to 5 are fifths of the items that were bought at all, from the least to the most bought.
+-- Buckets 1 to 5 are fifths of the items that were bought at all, from the least to the most often bought.
 create or replace table popularity as
 select item, cast(count(*) as integer) as purchases, ntile(5) over (order by count(*), item) as bucket
 from sequences
@@ -63,8 +64,8 @@ group by item
 
 -- name: create_pairs
 -- For each ordered pair (left, right): how often right came after and before left within the window, and the weight of
--- going from left to right. What came before counts `backward` of what came after; both fade with the distance.
--- Decimals, because a sum of doubles depends on the order of threads.
+-- going from left to right. A purchase before left counts `backward` times one after it, and both fade with the
+-- distance. The sums are decimals, because a sum of doubles depends on the order of threads.
 create or replace table pairs as
 with bought_after as (
     select earlier.item as left_item, later.item as right_item, later.position - earlier.position as distance
@@ -101,14 +102,16 @@ join popularity as r on r.item = counted.right_item
 group by counted.left_item, counted.right_item
 
 -- name: create_neighbours
--- What scores: the strongest pairs of each left item. The rest changes R@10 by less than .0002 and costs half the time.
+-- The pairs used for scores: the strongest of each left item. The others would change R@10 by less than 0.0002 and
+-- double the time.
 create or replace table neighbours as
 select left_item, right_item, weight
 from pairs
 qualify row_number() over (partition by left_item order by weight desc, right_item) <= $neighbours
 
 -- name: create_batch
--- A share of the lists of one source, and the last items of their histories; `age` 0 is the last one.
+-- A share of the lists of one source. `create_recent` adds the last items of their histories, where `age` 0 is the
+-- newest.
 create or replace table batch_lists as
 select * from lists where split = $split and ($fold is null or fold = $fold) and list % $batches = $batch
 
@@ -122,9 +125,9 @@ join sequences
     and sequences.position >= batch_lists.position - $history
 
 -- name: create_ranked
--- The best candidates of each list, never of its history. Votes are whole numbers (64 to a millionth, about), so that
--- their sum does not depend on the order of threads; equal sums go by the item's number. What sells most comes in with
--- votes under 64, so that a list with too few co-purchases is filled up, at score 0.
+-- The best candidates of each list, without items of its history. Votes are whole numbers (a weight of a millionth is
+-- about 64), so that their sum does not depend on the order of threads. Equal sums are ordered by the item's number.
+-- Best-selling items get votes under 64, so that a list with too few co-purchases is filled up with items of score 0.
 create or replace table ranked as
 with votes as (
     select recent.list, neighbours.right_item as item,
@@ -164,8 +167,8 @@ select
 from best
 
 -- name: create_imported_ranked
--- Somebody else's candidates, best first. Evidence compares scores by their ratio: where any of them is 0 or less, as
--- logits and log-probabilities are, each becomes its odds against the best of its list.
+-- The imported candidates, best first. Evidence compares scores by their ratio. If any score is 0 or less, as logits
+-- and log-probabilities are, each score becomes its odds against the best of its list.
 create or replace table ranked as
 select
     list, item,
@@ -178,7 +181,7 @@ semi join batch_lists using (list)
 qualify rank <= $candidates
 
 -- name: create_facts
--- Evidence of each candidate in a batch: what links it to the recent history.
+-- Evidence of each candidate in a batch: its links to the recent history.
 create or replace table facts as
 with linked as (
     select
@@ -239,7 +242,7 @@ select item_id, title, categories, brand, description from catalogue order by it
 select left_item, right_item, times_after as times from pairs where times_after > 0 order by left_item, right_item
 
 -- name: batch_histories
--- Of lists with candidates, the items of the history, newest first.
+-- The items of the history, newest first, for lists with candidates.
 select list, list(item order by age) as items from recent semi join ranked using (list) group by list order by list
 
 -- name: batch_candidates
@@ -304,14 +307,14 @@ from made_lists order by list_id
 from made_evidence order by list_id, rank
 
 -- name: different_lists
--- Lists of the same pre-ranker that the store holds with other candidates.
+-- The number of lists of the same pre-ranker that the store has with other candidates.
 select count(*)
 from batch
 join candidate_lists using (list_id)
 where batch.item_ids <> candidate_lists.item_ids
 
 -- name: lacks_similarities
--- A row if lists of this pre-ranker were stored before there were similarities.
+-- A row if lists of this pre-ranker were stored by a version of gr2 without similarities.
 select 1
 from evidence
 where text_last is null
@@ -326,7 +329,7 @@ order by list_position(['train', 'valid', 'test'], split)
 select coalesce(target_rank, 0) as rank from made_lists where split = $split
 
 -- name: create_imported
--- Scores from outside, each with the list it is for and what is wrong with it, if anything.
+-- Imported scores, each with its list and its problem, if it has one.
 create table imported as
 select
     batch.row,
@@ -351,7 +354,7 @@ left join lists
 select row, user_id, item_id, problem from imported where problem is not null order by row limit 1
 
 -- name: drop_repeated_scores
--- The same candidate of the same list told again; the best score counts.
+-- Drop repetitions of a candidate in the same list. The best score is kept.
 delete from imported
 where row in (
     select row from imported qualify row_number() over (partition by list, item order by score desc, row) > 1

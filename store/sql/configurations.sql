@@ -1,14 +1,14 @@
--- Ways to make traces, and what one of them made of each list, for the page Compare.
+-- Configurations of sampling, and the results of one configuration by list, for the page Compare.
 
 -- name: configurations
--- Ways to make traces, those with most first.
+-- Configurations, the one with the most traces first.
 select template, strategy, teacher, model, temperature, count(*) as traces
 from traces
 group by all
 order by traces desc, template, strategy, teacher, model, temperature
 
 -- name: configuration_lists
--- What one configuration made of each list that it tried. A request that failed is no attempt.
+-- The results of one configuration for each list that it tried. A failed request is not an attempt.
 select
     list_id,
     any_value(target_rank) as target_rank,

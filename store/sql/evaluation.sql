@@ -1,9 +1,10 @@
 -- name: evaluated
--- All figures that a dataset has.
+-- All metrics of a dataset.
 select split, ranker, metric, value, n from evaluations where dataset = $dataset
 
 -- name: lists_until_limit
--- Lists in the order of their ids until `limit` of them hold their target, with what their figures are broken down by.
+-- Lists in the order of their ids until `limit` of them contain their target, with the properties that slices are made
+-- by.
 with chosen as (
     select list_id, target_rank, cast(len(history) as integer) as history_length, fold
     from candidate_lists
@@ -22,7 +23,8 @@ join candidate_lists using (list_id)
 where dataset = $dataset and pre_ranker = $pre_ranker and split = $split
 
 -- name: evaluation_runs
--- Evaluations that keep their rankings, newest first. The figures below come in the order of the rankers.
+-- Evaluations that stored their rankings, newest first. The statements below return metrics in the order of the
+-- rankers.
 select run_id, dataset, settings, started_at, ended_at
 from runs
 where dataset = $dataset
@@ -63,5 +65,5 @@ order by
     metric
 
 -- name: evaluated_datasets
--- Datasets whose rankers were compared.
+-- Datasets with an evaluation that stored its rankings.
 select distinct dataset from evaluations where run_id in (select run_id from rankings) order by dataset

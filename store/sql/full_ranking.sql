@@ -1,8 +1,8 @@
--- Whom a next item is proposed to, for the ranking of all items.
+-- Targets and histories for the ranking of all items.
 
 -- name: next_item_targets
--- Interactions of a split that have something before them, each with all that its user took before, oldest first. They
--- are chosen by a hash, so that a limit takes a random sample.
+-- Interactions of a split with earlier ones, each with all earlier items of its user, oldest first. They are chosen by
+-- a hash, so that a limit takes a random sample.
 with targets as (
     select user_id, position, item_id as target_item_id
     from interactions

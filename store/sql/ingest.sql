@@ -1,4 +1,4 @@
--- Run in a scratch database by curate.datasets.ingest; nothing here touches the store but `datasets` and `dataset_fingerprint`.
+-- Run in a scratch database by curate.datasets.ingest. Only `dataset` and `dataset_names` run on the store.
 
 -- name: create_raw_items
 create table raw_items (
@@ -17,11 +17,11 @@ insert into raw_items by name from batch
 insert into raw_interactions by name from batch
 
 -- name: append_items_of_log
--- What interactions tell of their items; `merge_items_of_log` makes one row of each.
+-- Item columns of the interactions. `merge_items_of_log` makes one row of each item.
 insert into raw_items by name select item_id, title, categories, brand, description, line from batch
 
 -- name: merge_items_of_log
--- One row for each item, with the first of each value that the log tells.
+-- One row for each item, with the first known value of each column.
 create or replace table raw_items as
 select
     item_id,
@@ -34,7 +34,7 @@ from raw_items
 group by item_id
 
 -- name: drop_repeated_items
--- The same item told twice: all columns alike.
+-- Drop repetitions of an item that are equal in all columns.
 delete from raw_items
 where line in (
     select line
@@ -43,7 +43,7 @@ where line in (
 )
 
 -- name: first_duplicate_item
--- The first line that gives an item again, and the line that gave it before.
+-- The first line that repeats an item, and the line of the item's first occurrence.
 select item_id, line, first_line
 from (select item_id, line, min(line) over (partition by item_id) as first_line from raw_items)
 where line > first_line
@@ -58,21 +58,21 @@ order by line
 limit 1
 
 -- name: item_alike
--- An item whose identifier differs from this one by leading zeros or case alone.
+-- An item whose identifier differs from this one only by leading zeros or case.
 select item_id from raw_items where lower(ltrim(item_id, '0')) = lower(ltrim($item_id, '0')) limit 1
 
 -- name: count_ratings
 select count(rating) as ratings from raw_interactions
 
 -- name: drop_low_ratings
--- An interaction without a rating goes too.
+-- Interactions without a rating are dropped too.
 delete from raw_interactions where coalesce(rating < $min_rating, true)
 
 -- name: drop_unknown_items
 delete from raw_interactions where item_id not in (select item_id from raw_items)
 
 -- name: drop_repeated_interactions
--- The same purchase told twice: all columns alike.
+-- Drop repetitions of a purchase that have the same user, item, position and time.
 delete from raw_interactions
 where line in (
     select line
@@ -92,7 +92,8 @@ where item_id in (select item_id from raw_interactions group by item_id having c
 delete from raw_items where item_id not in (select item_id from raw_interactions)
 
 -- name: create_ordered_interactions
--- Each user's interactions in time; what has the same time is shuffled by the seed, never left in the file's order.
+-- Each user's interactions by time. Interactions at the same time are shuffled by the seed, so that the file's order
+-- does not matter.
 create table ordered_interactions as
 select
     user_id,
@@ -104,7 +105,8 @@ select
 from (select *, md5(concat_ws(chr(31), $seed, user_id, item_id)) as shuffle from raw_interactions)
 
 -- name: split_last_out
--- The last interaction of a user is test, the one before it valid, the rest train; two or fewer are all train.
+-- A user's last interaction is test, the one before it is valid, and the others are train. With two or fewer, all are
+-- train.
 create table split_interactions as
 select
     $dataset as dataset, user_id, item_id, position, timestamp, rating,
@@ -117,7 +119,7 @@ select
 from ordered_interactions
 
 -- name: split_by_time
--- The latest `test_share` of all interactions is test, the `valid_share` before it valid.
+-- The latest `test_share` of all interactions is test, and the `valid_share` before it is valid.
 create table split_interactions as
 select
     $dataset as dataset, user_id, item_id, position, timestamp, rating,
@@ -133,7 +135,8 @@ from ordered_interactions, (
 select line from raw_interactions where timestamp is null order by line limit 1
 
 -- name: time_span
--- When interactions took place, how many are in doubtful years, and how many share their time with another of their user.
+-- The first and last time, the number of interactions in doubtful years, and how many have the same time and user as
+-- another.
 select
     min(timestamp) as first_time,
     max(timestamp) as last_time,
@@ -157,7 +160,7 @@ select
 from split_interactions
 
 -- name: fingerprint
--- Independent of the order of rows and of DuckDB's version.
+-- A hash that depends neither on the order of rows nor on DuckDB's version.
 select md5(concat_ws(
     '-',
     (

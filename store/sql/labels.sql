@@ -1,7 +1,7 @@
--- People's labels. Statements that read traces run on the main file; the others run on labels.duckdb alone.
+-- Labels of people. Statements that read traces run on the main file. The others run on labels.duckdb alone.
 
 -- name: append_label_event
--- Events are ordered by their time, so that a clock which was set back must not put one before what it follows.
+-- Events are ordered by time. A new event is always the latest, even if the clock was set back.
 insert into label_events by name
 select
     $event_id as event_id,
@@ -17,7 +17,7 @@ select
 from label_events
 
 -- name: append_label_queue
--- Only a queue that is new in the same transaction.
+-- Only for a queue that is new in the same transaction.
 insert into label_queues by name from batch
 
 -- name: append_label_queue_traces
@@ -49,8 +49,8 @@ order by pass_rate, attempts desc, md5_number_lower(concat_ws(chr(31), trace_id,
 limit $size
 
 -- name: choose_disputed
--- Judges are the rulesets paper and strict, and everybody who labelled; the more of them are on the smaller side, the
--- sooner a trace comes. Where they agree, it comes last.
+-- The judges are the rulesets paper and strict, and every annotator. Traces come first if many judges are in the
+-- minority, and last if all judges agree.
 with votes as (
     select trace_id, count(*) filter (label = 'good') as good, count(*) filter (label = 'bad') as bad
     from labels_current
@@ -78,7 +78,7 @@ limit $size
 select settings, traces from labels.label_queues where queue_id = $queue_id
 
 -- name: label_queue_list
--- Each queue with how many of its traces have as many judgements as they need, and how many an annotator is done with.
+-- Each queue with the number of traces that have enough judgements, and the number that an annotator has finished.
 with judged as (
     select
         queue_id,
@@ -103,8 +103,8 @@ group by all
 order by queues.created_at desc, queues.queue_id
 
 -- name: look_at_queue
--- How far a queue is, and `next`, the first of its traces that wants a judgement of this annotator: that of their own assignment
--- before all others. `open` is what they may still get, assignments of others aside.
+-- The progress of a queue for an annotator. `next` is the first trace that needs a judgement of this annotator; a trace
+-- assigned to them comes before all others. `open` counts the traces they may still get, without regard to assignments.
 with judged as (
     select
         trace_id,
@@ -153,7 +153,7 @@ delete from label_assignments where queue_id = $queue_id and annotator = $annota
 insert into label_assignments values ($queue_id, $trace_id, $annotator, $assigned_at)
 
 -- name: last_label
--- The annotator's newest word in a queue that still stands.
+-- The annotator's newest label in a queue, if it was not taken back.
 select trace_id, label
 from standing_labels
 where queue_id = $queue_id and annotator = $annotator

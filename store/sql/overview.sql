@@ -1,11 +1,11 @@
--- What the page Overview counts. Traces are grouped by outcome first and rules looked up then, in a table of a few rows.
--- Rows from $end on were stored after the page began to read.
+-- Counts for the page Overview. Traces are first grouped by outcome, so that rules are looked up in a table of a few
+-- rows. Rows from $end on were stored after the page began to read, and are left out.
 
 -- name: overview_end
 select coalesce(max(rowid), -1) + 1 from traces
 
 -- name: overview_attempts
--- Attempts that share everything that is counted by; `*_counted`: of how many the figure is known.
+-- Attempts grouped by all properties of a count. `*_counted` is the number of attempts for which the figure is known.
 with cells as (
     select
         template, teacher, model, temperature, outcome, error is null as answered, copied,
@@ -26,7 +26,7 @@ from cells
 left join judged_outcomes using (outcome)
 
 -- name: overview_prompts
--- Hashes are counted in two thirds of the time that texts take.
+-- Counting hashes takes two thirds of the time of counting texts.
 select count(distinct hash(prompt_id))
 from traces
 where rowid < $end
@@ -45,7 +45,7 @@ where rowid < $end
 -- and: conditions
 
 -- name: overview_losses
--- Traces by time and by where they were lost; NULL where nowhere.
+-- Traces by time and first failed rule, which is NULL if no rule failed.
 with cells as (
     select
         time_bucket(to_seconds($bucket_seconds), created_at) as start, outcome, error is null as answered,
@@ -66,7 +66,8 @@ group by all
 order by start, first_failed_rule
 
 -- name: overview_groups
--- As the view pass_rates, of groups of which a trace fits; in one scan where asking the view takes two.
+-- Like the view pass_rates, for groups with at least one matching trace. One scan is enough; with the view, it takes
+-- two.
 select attempts, accepted, count(*) as groups
 from (
     select count(*) filter (answered) as attempts, count(*) filter (accepted) as accepted

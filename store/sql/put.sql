@@ -1,4 +1,4 @@
--- Idempotent inserts: `batch` is the frame given to Session.put; what is there under the same key stays as it is.
+-- Idempotent inserts. `batch` is the frame given to Session.put. Rows whose key exists already do not change.
 
 -- name: put_datasets
 insert into datasets by name from batch anti join datasets using (dataset)
@@ -27,7 +27,7 @@ insert into candidate_lists by name from batch anti join candidate_lists using (
 insert into evidence by name from batch anti join evidence using (list_id)
 
 -- name: fill_similarities
--- Evidence that was stored before there were similarities.
+-- Fill in similarities of evidence that was stored without them.
 update evidence
 set text_last = batch.text_last, text_mean = batch.text_mean, text_max = batch.text_max,
     copurchase_last = batch.copurchase_last, copurchase_mean = batch.copurchase_mean,
@@ -45,12 +45,13 @@ insert into templates by name from batch anti join templates using (template, sh
 insert into prompts by name from batch anti join prompts using (prompt_id)
 
 -- name: append_prompts
--- Only of prompts that the store has not.
+-- Only for prompts that are not in the store.
 insert into prompts by name from batch
 
 -- name: find_new_traces
--- Those of the batch that the store has not. A trace lies in the group of its prompt, teacher, model and temperature: to
--- look for a few groups, which are numbers, takes a fifth of the time of looking for ids among millions.
+-- The traces of the batch that are not in the store. A trace belongs to the group of its prompt, teacher, model and
+-- temperature. Searching for a few groups, which are numbers, takes a fifth of the time of searching for ids among
+-- millions.
 create or replace temp table new_traces as
 with grouped as (
     select *, md5_number_lower(concat_ws(chr(31), prompt_id, teacher, model, temperature)) as group_id
@@ -62,7 +63,7 @@ stored as materialized (
 from grouped anti join stored using (trace_id)
 
 -- name: append_new_traces
--- Of new_traces, with the outcomes in batch_outcomes, which judge_batch made.
+-- Insert new_traces, with the outcomes of batch_outcomes, which judge_batch made.
 insert into traces by name
 select
     new_traces.*,
@@ -78,13 +79,14 @@ select
     ranking = candidate_lists.item_ids as copied,
     batch_outcomes.outcome
 from new_traces
--- Outer joins: a trace without its prompt or list then breaks a constraint, and nothing is lost.
+-- Outer joins, so that a trace without its prompt or list violates a constraint and is not lost silently.
 left join prompts using (prompt_id)
 left join candidate_lists using (list_id)
 left join batch_outcomes using (trace_id)
 
 -- name: delete_failed_traces
--- A failed attempt gives way to a later answer to the same request, and to the news that it is refused for good.
+-- A failed attempt is replaced by a later answer to the same request, or by the error that the request is refused for
+-- good.
 delete from traces
 using batch
 where traces.trace_id = batch.trace_id
@@ -95,7 +97,7 @@ where traces.trace_id = batch.trace_id
     )
 
 -- name: judge_batch
--- What all rules together say of each trace whose verdicts are given; traces with the same outcome share one id.
+-- The combined result of all rules for each trace with verdicts. Traces with the same outcome share one id.
 create or replace temp table batch_outcomes as
 select
     trace_id,
@@ -114,7 +116,7 @@ anti join outcomes using (outcome)
 group by outcome
 
 -- name: update_outcomes
--- The times say where the traces of batch_outcomes lie.
+-- The times limit the search for the traces of batch_outcomes.
 update traces
 set outcome = batch_outcomes.outcome
 from batch_outcomes
@@ -122,7 +124,7 @@ where traces.created_at between $first_time and $last_time
     and traces.trace_id = batch_outcomes.trace_id and traces.outcome is distinct from batch_outcomes.outcome
 
 -- name: update_readings
--- What the parser reads in completions, where it read something else when they were stored.
+-- Store a new reading of completions, for which the parser returned something else when they were stored.
 update traces
 set
     reasoning = batch.reasoning,
@@ -135,14 +137,14 @@ where traces.created_at = batch.created_at
     and traces.list_id = candidate_lists.list_id
 
 -- name: append_verdicts_of_new_traces
--- A trace comes with its verdicts: what is stored has them.
+-- A trace is stored together with its verdicts, so stored traces have them already.
 insert into verdicts by name from batch semi join new_traces using (trace_id)
 
 -- name: append_rollouts_of_new_traces
 insert into rollouts by name from batch semi join new_traces using (trace_id)
 
 -- name: put_verdicts
--- Verdicts lie with their trace's time, so that a batch is compared with its neighbours and not with all.
+-- Verdicts are stored with the time of their trace, so that a batch is compared only with verdicts of the same period.
 insert into verdicts by name
 from batch
 anti join (

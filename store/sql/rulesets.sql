@@ -1,14 +1,14 @@
 -- Rulesets: named, versioned lists of rules.
 
 -- name: ruleset_list
--- The newest version of each ruleset; with $all_versions every version.
+-- The newest version of each ruleset, or every version if $all_versions is true.
 select name, version, rules, description, created_at
 from rulesets
 where $all_versions or (name, version) in (select (name, version) from rulesets_current)
 order by name, version desc
 
 -- name: find_ruleset
--- One version of a ruleset, by default the one in force.
+-- One version of a ruleset, by default the version in force.
 select name, version, rules, description
 from rulesets
 where name = $name
@@ -21,14 +21,15 @@ select name from rulesets_current order by name
 insert into rulesets by name from batch
 
 -- name: pin_rulesets
--- From here on, the views of this connection use these versions, and of other rulesets the newest.
+-- From now on, the views of this connection use these versions, and the newest version of every other ruleset.
 set variable pinned_rulesets = (select map($names::varchar[], $versions::integer[]))
 
 -- name: ruleset_versions
 select name, version from rulesets_current where list_contains($names, name) order by name
 
 -- name: unjudged_traces
--- Parsed traces without a verdict of a rule that a ruleset asks for. What cannot be parsed is judged by `parsed` alone.
+-- Parsed traces that lack the verdict of a rule of a ruleset. A completion that cannot be parsed is judged only by the
+-- rule `parsed`.
 with missing as (
     select outcome, unnest(list_filter(rules, lambda rule: not list_contains(passed_rules || failed_rules, rule))) as rule,
         name as ruleset, version

@@ -4,7 +4,7 @@
 update runs set status = 'running', ended_at = null where run_id = $run_id
 
 -- name: delete_run_metrics_after
--- What a killed training logged after its last checkpoint is logged again.
+-- A resumed training logs the steps after its last checkpoint again.
 delete from run_metrics where run_id = $run_id and step > $step
 
 -- name: delete_verdicts_of_rollouts_after
@@ -16,19 +16,19 @@ delete from traces
 where trace_id in (select trace_id from rollouts where run_id = $run_id and step > $step)
 
 -- name: delete_rollouts_after
--- Steps after the last checkpoint of a killed training are done again, and the student knows nothing of these.
+-- A resumed training repeats the steps after its last checkpoint, and its student has not learnt from these rollouts.
 delete from rollouts where run_id = $run_id and step > $step
 
 -- name: unknown_lists
--- Those of `batch` that the store has not.
+-- The number of lists of `batch` that are not in the store.
 select count(*) from batch anti join candidate_lists using (list_id)
 
 -- name: rollout_steps
--- How many rollouts a run has by step.
+-- The number of rollouts of a run by step.
 select step, count(*) as rollouts from rollouts where run_id = $run_id group by step order by step
 
 -- name: training_of_student
--- The newest training by reinforcement of that name, of which there are rollouts.
+-- The newest DAPO training with this name that has rollouts.
 select run_id, settings
 from runs
 where kind = 'train-dapo' and settings ->> 'name' = $name and run_id in (select run_id from rollouts)
@@ -64,7 +64,7 @@ group by runs.run_id, kind, settings, dataset, status, started_at, ended_at
 order by started_at desc
 
 -- name: curves_of
--- The best step is one number and no curve.
+-- The best step is a single number, so it is not a curve.
 select run_id, metric, step, value
 from run_metrics
 where list_contains($run_ids, run_id) and metric <> 'best_step'

@@ -1,14 +1,14 @@
 -- name: sid_version_names
--- The newest first, by the order in which they were stored: a clock may have been set back.
+-- Newest first, by the order in which they were stored, because a clock may have been set back.
 select sid_version from sid_versions where dataset = $dataset and fit_for_training order by rowid desc
 
 -- name: pre_ranker_names
 select pre_ranker from candidate_lists where dataset = $dataset group by pre_ranker order by pre_ranker
 
 -- name: open_lists
--- Lists that still want samples, with the sample indexes that were answered and how many of them were accepted. A list
--- with a failure of a kind in for_good wants none.
--- The limit picks lists before it looks at what is done, so that the same command goes on with the same lists.
+-- Lists that need more samples, with the sample indexes that were answered and the number of accepted samples. A list
+-- with a failure of a kind in for_good needs none. The limit selects lists before finished ones are left out, so that
+-- the same command continues with the same lists.
 with chosen as (
     select list_id
     from candidate_lists
@@ -69,8 +69,8 @@ select count(*) from prompts
 select prompt_id from prompts where rowid >= $rows
 
 -- name: sampling_runs
--- Every run with a journal: whether it ended, how much of its journal is committed, and the rules of its ruleset, NULL
--- where it kept no version of one.
+-- Every run with a journal: whether it ended, how much of its journal is committed, and the rules of its ruleset, which
+-- are NULL if the run recorded no version of a ruleset.
 select
     run_id,
     ended_at is not null as ended,
@@ -92,8 +92,8 @@ insert into journals values ($run_id, $committed_offset)
 update runs set status = $status, ended_at = current_localtimestamp() where run_id = $run_id and ended_at is null
 
 -- name: ranges_to_judge
--- The last key of each batch of stored completions of a dataset, from the oldest on, and where its prompts, its lists
--- and their evidence lie.
+-- The last key of each batch of stored completions of a dataset, oldest first, and the ranges of rows with its prompts,
+-- its lists and their evidence.
 with numbered as (
     select
         created_at,
@@ -127,7 +127,7 @@ group by (place - 1) // $batch
 order by max(place)
 
 -- name: completions_to_judge
--- Stored completions of a dataset after a key, up to and with another, and what was read in them.
+-- Stored completions of a dataset after one key and up to another, inclusive, with the parser's reading of them.
 select trace_id, created_at, prompt_id, completion, finish_reason, reasoning, ranking, outcome is null as unjudged
 from traces
 where dataset = $dataset
@@ -138,7 +138,7 @@ where dataset = $dataset
 order by created_at, trace_id
 
 -- name: verdicts_of_batch
--- All newest verdicts of the traces given; the times say where they lie.
+-- The newest verdict of each rule on the given traces. The times limit the search.
 select trace_id, rule, passed, reason
 from verdicts_current
 where created_at between $first_time and $last_time and trace_id in (select unnest($trace_ids))

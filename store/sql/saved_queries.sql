@@ -1,4 +1,4 @@
--- The page SQL: what can be queried, examples, and queries that people saved.
+-- The page SQL: tables and columns, examples, and the queries that users saved.
 
 -- name: schema_columns
 -- Columns of the store's tables and views, then those of the labels.
@@ -22,7 +22,7 @@ order by function_name
 insert into saved_queries (name, query, author, created_at) values ($name, $query, $author, $created_at)
 
 -- name: saved_queries
--- The newest of each name, by the order in which they were saved, that was not removed.
+-- The newest query of each name, by the order in which they were saved. Removed queries are left out.
 select name, query, author, created_at
 from (
     from labels.saved_queries
@@ -47,14 +47,14 @@ group by all
 order by template, teacher, split
 
 -- name: example_hardest_prompts
--- Prompts with many attempts and few accepted: rejection sampling drops them silently.
+-- Prompts with many attempts and few accepted traces. Rejection sampling drops them silently.
 select prompt_id, dataset, split, template, teacher, temperature, attempts, accepted, pass_rate
 from pass_rates
 order by pass_rate, attempts desc, prompt_id
 limit 200
 
 -- name: example_why_traces_fail
--- How many traces each rule rejects, and why. A trace can fail by several rules.
+-- The number of traces that each rule rejects, and the reasons. A trace can fail several rules.
 with outcome_counts as (
     select teacher, outcome, count(*) as traces
     from traces
@@ -71,7 +71,7 @@ group by all
 order by traces desc, reason, teacher
 
 -- name: example_target_before_and_after
--- Where the next item stood in the candidate list, and where the traces put it.
+-- The rank of the next item in the candidate list, and its rank in the traces.
 select target_rank as before, predicted_rank as after, count(*) as traces
 from traces
 where target_rank is not null and predicted_rank is not null and teacher <> 'student'
@@ -79,7 +79,7 @@ group by all
 order by before, after
 
 -- name: example_cost_per_accepted_trace
--- What an accepted trace costs; NULL where the price or the tokens are not known.
+-- The cost of an accepted trace. NULL if the price or the tokens are not known.
 select
     model,
     template,
@@ -93,7 +93,7 @@ group by all
 order by cost_usd_per_accepted, model, template
 
 -- name: example_labels_against_ruleset
--- What people say of traces that each ruleset accepts, and of those that it does not.
+-- Labels of people on the traces that each ruleset accepts, and on those that it rejects.
 select
     label,
     known.name as ruleset,

@@ -18,8 +18,8 @@ select measure, level, value from sid_measures where dataset = $dataset and sid_
 select item_id, codes from semantic_ids where dataset = $dataset and sid_version = $sid_version
 
 -- name: co_interacted_pairs
--- Items that a user took one after the other, as often as that happened; training interactions only, and none of the
--- users of the held-out folds.
+-- Pairs of different items that a user bought directly one after the other, one row per occurrence. Only train
+-- interactions are used, and none of users in the held-out folds.
 select item_id, next_item_id
 from (
     select
@@ -40,7 +40,7 @@ update sid_versions set fit_for_training = true where dataset = $dataset and sid
 select dataset from semantic_ids where item_id = $item_id group by dataset order by dataset
 
 -- name: prefix_nodes
--- Every prefix of a version: how many items have it, and their most common category with its share.
+-- Every prefix of a version, with the number of its items, and their most common category with its share.
 with paths as (
     select codes, array_to_string(categories, ' > ') as category
     from semantic_ids
@@ -78,7 +78,7 @@ order by items desc, prefix
 limit $limit
 
 -- name: code_counts
--- How many items have each code of each level.
+-- The number of items by level and code.
 select level::integer as level, codes[level] as code, count(*) as items
 from semantic_ids, (select unnest(range(1, $levels + 1)) as level)
 where dataset = $dataset and sid_version = $sid_version

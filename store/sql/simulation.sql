@@ -1,5 +1,5 @@
 -- name: lists_with_target
--- Lists that hold their target, with the whole history: a simulator's probabilities need all of it.
+-- Lists that contain their target, with the whole history, because a simulator's probabilities depend on all of it.
 select list_id, split, target_item_id, item_ids,
     (
         select list(item_id order by position)

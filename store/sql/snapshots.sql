@@ -1,5 +1,5 @@
 -- name: select_traces
--- The traces that a selection takes, for the statements below; not `good` is what somebody labelled bad.
+-- The traces of a selection, for the statements below. `good` is false if an annotator labelled the trace bad.
 create or replace temp table selected_traces as
 select
     trace_id, created_at, group_id, prompt_id, list_id, user_id, split, template, teacher, model, completion_tokens,
@@ -13,8 +13,8 @@ where error is null
 -- and: conditions
 
 -- name: snapshot_rule_versions
--- The newest version of each rule by which selected traces were judged. A rule of one version needs no look at the
--- traces: they passed it.
+-- The newest version of each rule that judged selected traces. If a rule has a single version, the traces need not be
+-- read, because they passed the rule.
 with versions as (
     select rule, max(rule_version) as rule_version, count(distinct rule_version) as several
     from verdicts
@@ -51,20 +51,20 @@ group by split, template, teacher, model
 order by split, template, teacher, model
 
 -- name: snapshot_trace_targets
--- The interactions that they teach.
+-- The interactions that the selected traces teach.
 select distinct user_id, position
 from candidate_lists
 where list_id in (select list_id from selected_traces where good)
 
 -- name: snapshot_suspects
--- Those that the rule no_leak did not pass, as what cannot be parsed.
+-- Selected traces that did not pass the rule no_leak, for example because they cannot be parsed.
 select trace_id, created_at
 from selected_traces
 where good
     and (outcome is null or outcome not in (select outcome from outcomes where list_contains(passed_rules, 'no_leak')))
 
 -- name: create_wordings
--- How the prompts of the selected traces are worded, numbered.
+-- The wordings of the prompts of the selected traces, numbered.
 create or replace temp table wordings as
 select row_number() over (order by sid_version, template, template_sha256, knowledge_priming)::integer as wording, *
 from (
@@ -77,7 +77,8 @@ from (
 select wording, sid_version, template, template_sha256, knowledge_priming from wordings order by wording
 
 -- name: snapshot_chosen
--- The fixed list that rows are made from: the first of the selected traces by id, or all. Pass rates are those of now.
+-- The fixed list of traces that rows are made from: the first selected traces by id, or all. Pass rates are the current
+-- ones.
 with chosen as (
     select trace_id, created_at, group_id, prompt_id
     from selected_traces
@@ -96,7 +97,7 @@ join (
 join (from pass_rates where group_id in (select group_id from chosen)) as rates using (group_id)
 
 -- name: snapshot_texts
--- What is written of some of them, given as `part`, which lie between two times.
+-- The texts of the traces in `part`, which were made between the two times.
 select list_id, split, strategy, teacher, model, temperature, completion, reasoning, ranking, part.*
 from traces
 join part using (created_at, trace_id)
@@ -106,7 +107,7 @@ where traces.created_at between $first_time and $last_time
 create or replace temp table part as from batch
 
 -- name: snapshot_lists
--- The lists that hold their target, with the pass rate of the one model that tried a prompt most often.
+-- The lists that contain their target, with the pass rate of the teacher, model and temperature with the most attempts.
 with tried as (
     select
         pass_rates.list_id,
@@ -143,7 +144,7 @@ where items.dataset = $dataset and semantic_ids.sid_version = $sid_version
 order by items.item_id
 
 -- name: snapshot_sequences
--- What each user took, up to and with the interactions of a split; users with one item have no sequence, and those of
+-- Each user's items up to the interactions of a split, inclusive. Users with one item have no sequence. Users of
 -- held-out folds are left out.
 select
     user_id,
@@ -163,7 +164,7 @@ order by chosen.split, user_id
 create or replace temp table taught as select user_id, position from batch
 
 -- name: test_targets
--- Which of them are test interactions.
+-- Taught interactions that are in the split test.
 select user_id, position
 from interactions
 semi join taught using (user_id, position)
@@ -175,14 +176,14 @@ limit 5
 select text from templates where template = $template and sha256 = $sha256
 
 -- name: label_watermark
--- What was known of people's labels on a dataset.
+-- The state of the labels on a dataset: the number of events and the time of the newest.
 select count(*) as events, coalesce(max(label_events.created_at)::varchar, '') as newest
 from labels.label_events as label_events
 join traces using (trace_id)
 where dataset = $dataset
 
 -- name: snapshot_list
--- By name, in the order in which they were published: a clock may have been set back.
+-- By name, then in the order in which they were published, because a clock may have been set back.
 select name, version, kind, rows, created_at, path from snapshots order by name, rowid
 
 -- name: snapshots_newest_first
@@ -192,7 +193,7 @@ select name, version, kind, rows, created_at, path from snapshots order by rowid
 select version, path from snapshots where name = $name order by rowid desc
 
 -- name: snapshot_ancestors
--- A version and those before it, by parent.
+-- A version and its ancestors, by parent.
 with recursive ancestors as (
     select 0 as age, version, rows, created_at, manifest ->> 'parent' as parent
     from snapshots
@@ -205,7 +206,7 @@ with recursive ancestors as (
 select version, rows, created_at, parent from ancestors order by age
 
 -- name: snapshot_runs
--- The runs that traces are of.
+-- The runs that made the given traces.
 select run_id, any_value(teacher) as teacher, any_value(model) as model, any_value(template) as template, count(*) as rows
 from traces
 where trace_id in (select unnest($trace_ids::varchar[]))
@@ -213,7 +214,7 @@ group by run_id
 order by min(created_at) desc
 
 -- name: snapshot_trainings
--- The trainings that learnt from a snapshot, given as NAME@VERSION.
+-- The trainings that used a snapshot, given as NAME@VERSION.
 select run_id, kind, settings ->> 'name' as name, settings ->> 'student' as student, status, started_at
 from runs
 where kind like 'train-%' and settings ->> 'snapshot' = $reference

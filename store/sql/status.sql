@@ -19,7 +19,8 @@ from datasets
 order by datasets.dataset
 
 -- name: status_rankers
--- Over all lists, and (conditional) over those that hold their target; figures of a few lists do not hide those of all.
+-- Metrics over all lists, and (conditional) over those with their target. Of several evaluations, the one over the most
+-- lists is used.
 pivot (
     select dataset, split, ranker, metric, value
     from evaluations
@@ -64,7 +65,7 @@ group by dataset, student, template, run_id
 order by max(created_at) desc
 
 -- name: status_errors
--- Errors that differ only in their numbers are one kind.
+-- Errors that differ only in their numbers are counted as one.
 select dataset, teacher, model, error_kind as kind, min(error) as error, count(*) as requests
 from traces
 where error is not null

@@ -1,4 +1,4 @@
--- What prompts are made of and completions are judged against.
+-- The data for rendering prompts and for judging completions.
 
 -- name: task_lists
 select list_id, history[-20:] as history, target_item_id, item_ids, scores
@@ -14,7 +14,7 @@ where rowid between $first and $last and list_id in (select unnest($list_ids))
 order by list_id, rank
 
 -- name: create_located_lists
--- Where the lists of `batch` lie: their own row, and the first and the last of their evidence.
+-- The places of the lists of `batch`: their own rows, and the first and last rows of their evidence.
 create or replace temp table located_lists as
 with lists as (select list_id, rowid as place from candidate_lists semi join batch using (list_id)),
 facts as (

@@ -1,7 +1,7 @@
 -- All attempts on one candidate list, for the page Compare.
 
 -- name: compared_list
--- The candidate list of that id, or of the prompt or trace of that id.
+-- The candidate list with this id, or that of the prompt or trace with this id.
 select list_id from candidate_lists where list_id = $id
 union
 select list_id from prompts where prompt_id = $id
@@ -9,8 +9,8 @@ union
 select list_id from traces where trace_id = $id
 
 -- name: list_attempts
--- Attempts on one list, the first samples of each configuration first; the counts are of all of them. Rollouts are among
--- them where $id is one, and then those of its run.
+-- Attempts on one list, beginning with the trace $id and the first samples of each configuration. The counts are of all
+-- attempts. Rollouts are included only if $id is a rollout, and then only those of its run.
 select
     trace_id, prompt_id, group_id, template, strategy, teacher, model, temperature, sample_index, ranking, target_rank,
     predicted_rank, completion_tokens, error is not null as unanswered,
@@ -24,7 +24,7 @@ order by trace_id <> $id, sample_index, template, teacher, model, temperature, t
 limit $limit
 
 -- name: list_prompt
--- Any prompt that shows the list, for its semantic IDs.
+-- Any prompt that shows the list. It gives the semantic IDs.
 select dataset, sid_version, split, user_id
 from prompts
 join candidate_lists using (dataset, list_id)

@@ -1,8 +1,8 @@
--- Conditions that people filter traces by (curate/traces/filter.py); each is put where a statement over `traces` says
--- "and: conditions".
+-- Conditions that users filter traces by (curate/traces/filter.py). Each is inserted where a statement over `traces`
+-- has the line "and: conditions".
 
 -- name: where_by_teachers
--- Not the rollouts of students, of which one training can write more than all teachers.
+-- Leave out rollouts of students, because one training can write more than all teachers together.
 teacher <> 'student'
 
 -- name: where_dataset
@@ -48,7 +48,7 @@ prompt_id = $prompt_id
 outcome in (select outcome from outcomes where list_has_all(passed_rules, ruleset_rules($passes)))
 
 -- name: where_fails
--- Also what was never judged: a request that failed.
+-- Traces without verdicts fail too, because their requests failed.
 outcome is null or outcome in (select outcome from outcomes where not list_has_all(passed_rules, ruleset_rules($fails)))
 
 -- name: where_rule
@@ -104,15 +104,15 @@ contains(lower(coalesce(reasoning, completion, error, '')), lower($text))
 regexp_matches(coalesce(reasoning, completion, error, ''), $pattern, 'i')
 
 -- name: where_before
--- Further on than the last row of the page before; the first half reaches the scan.
+-- Rows after the last one of the previous page. The first condition alone can be used by the scan.
 created_at <= $before_time and (created_at, trace_id) < ($before_time, $before_id)
 
 -- name: check_pattern
--- An error where the pattern is no regular expression.
+-- Raises an error if the pattern is not a regular expression.
 select regexp_matches('', $pattern, 'i')
 
 -- name: rules_of_store
--- Every rule that judged a trace or that a ruleset names.
+-- Every rule that judged a trace or that a ruleset contains.
 select distinct rule
 from (
     select unnest(passed_rules || failed_rules) as rule from outcomes
