@@ -63,10 +63,10 @@ _SEPARATORS = {"categories": "|;,", "genres": "|;,", "tags": "|;,", "tag": "|;,"
 _ORDER = ("timestamp", "position")
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
-"""The line of each row, from 1, and its values by our names of columns.
+"""The line number of each row, from 1, and its values under gr2's column names.
 
-Absent values are absent or None. Values are as the file has them: texts, numbers, times, lists; they are converted and
-checked afterwards.
+Absent values are missing or None. Values have the types of the file (texts, numbers, times, lists). They are converted
+and checked later.
 """
 
 

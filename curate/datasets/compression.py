@@ -53,7 +53,7 @@ _OTHERS = {
 }
 
 DAMAGES = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
-"""What reading a damaged file raises."""
+"""Errors that reading a damaged file may raise."""
 
 
 def first_bytes(path: Path) -> bytes:

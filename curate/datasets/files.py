@@ -34,7 +34,7 @@ _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 Row = tuple[int, Any]
-"""A line's number, from 1, and what it holds."""
+"""A line number, from 1, and the content of the line."""
 
 
 def fail(path: Path, line: int | None, what: str) -> NoReturn:

@@ -59,7 +59,7 @@ INTERACTION_SCHEMA = pa.schema(
     }
 )
 LOG_SCHEMA = pa.schema([*INTERACTION_SCHEMA, *(field for field in ITEM_SCHEMA if field.name in LOG_ITEM_NAMES)])
-"""Interactions with what their file tells of the items."""
+"""Interactions with the item columns of the same file."""
 
 _GENRES = (
     *(
