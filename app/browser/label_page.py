@@ -64,7 +64,7 @@ BAR_STYLE = f"""<style>
 </style>"""
 # Streamlit cannot set the focus, so a script does. The script contains no text of others. From the keydown of N on,
 # before any of Streamlit's shortcuts sees them, keys belong to the note, until Enter, Escape or a click gives them
-# back. If the next trace arrives in the meantime, with a note of its own, the text moves there.
+# back. If the next trace arrives in the meantime, the text moves to the note of that trace.
 NOTE_KEYS = """<script>
 (() => {
     const field = () => document.querySelector('.st-key-label-note input');

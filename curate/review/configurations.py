@@ -149,6 +149,7 @@ def _largest(gaps: pl.DataFrame, gap: pl.Expr) -> pl.DataFrame:
 
 def _mean_difference(name: str, differences: pl.Series, seed: int) -> Metric:
     """The mean difference with its interval."""
-    # Rounded for the interval only, since the bootstrap's cost grows with the number of distinct values.
+    # The differences are rounded for the interval only, since the bootstrap's cost grows with the number of distinct
+    # values.
     interval = mean_value(name, differences.round(3).to_numpy(), seed=seed)
     return interval._replace(value=float(differences.to_numpy().mean()))

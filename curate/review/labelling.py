@@ -91,8 +91,8 @@ class Assignment(NamedTuple):
 class Progress(NamedTuple):
     """The progress of a queue, in traces.
 
-    traces: all. finished: those with enough labels. mine: those that the annotator has labelled or skipped. open: those
-    that the annotator may still get, including those that others are looking at.
+    traces: all traces of the queue. finished: traces with enough labels. mine: traces that the annotator has labelled
+    or skipped. open: traces that the annotator may still get, including those that others are looking at.
     """
 
     traces: int

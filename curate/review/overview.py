@@ -1,7 +1,7 @@
 """Data for the page Overview: the funnel over rules, acceptance rates, losses over time, costs, and target moves.
 
 The store is scanned once for each of a few small tables, and all figures are computed from those. Each scan is a
-transaction of its own, so that writers never wait long for the page. All scans count the traces that the store had when
+separate transaction, so that writers never wait long for the page. All scans count the traces that the store had when
 the page began to read, so that the figures agree even while traces are being made.
 """
 
@@ -72,7 +72,7 @@ class Counted(NamedTuple):
     end: int
 
     def frame(self, name: str, **parameters: Any) -> pl.DataFrame:
-        """The result of one query, in a transaction of its own."""
+        """Return the result of one query, in a separate transaction."""
         with self.store.reading() as session:
             return session.frame(name, where=self.chosen.where, end=self.end, **self.chosen.parameters, **parameters)
 

@@ -124,7 +124,10 @@ def _last(rows: pl.DataFrame) -> Position:
 
 
 def load_choices(store: Store) -> dict[str, list[Any]]:
-    """The values to filter by, for each field of TraceFilter. Rules are those that any trace failed or was lost at."""
+    """Load the values to filter by, for each field of TraceFilter.
+
+    Rules are those that any trace failed or was lost at.
+    """
     with store.reading() as session:
         return session.frame("browse_choices").row(0, named=True)
 

@@ -43,7 +43,7 @@ class ResidualKMeansSettings(QuantizerSettings):
 
 @dataclass(frozen=True, slots=True)
 class PurchaseSettings:
-    """Settings of what IDs learn from the purchases in training interactions.
+    """How IDs learn from the purchases in training interactions.
 
     copurchase_weight: the length of the co-purchase part of an item's vector; the text part has length 1. The default
     is the best of several by next-item recommendation on Beauty's valid interactions (docs/decisions/0007).

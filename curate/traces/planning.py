@@ -184,7 +184,7 @@ def find_open_lists(store: Store, plan: Plan) -> tuple[pl.DataFrame, PromptTable
 
 
 def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame, table: PromptTable) -> list[OpenPrompt]:
-    """Render the prompts of open lists, and store those that are new. Call it with at most PROMPT_BATCH lists.
+    """Render the prompts of open lists, and store the new ones. Call it with at most PROMPT_BATCH lists.
 
     Raises StoreBusyError if the store stays busy; the call may be repeated.
     """

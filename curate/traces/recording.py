@@ -1,8 +1,8 @@
 """The path from journal records to traces and verdicts in the store, exactly once per record.
 
 A record is judged when it arrives (by the sampler) or when its journal is read again (`read_batch`). Both end in
-`commit_batch`, a single transaction that writes the rows and advances the journal's offset. Whatever the store refuses
-is set aside with its reason and does not keep the rest away.
+`commit_batch`, a single transaction that writes the rows and advances the journal's offset. If the store refuses a
+trace, the trace is set aside with the reason, and the others are still stored.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from store.values import storable_text
 STUDENT = "student"
 _MOST = 2**31 - 1
 
-# Given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
+# The types are given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
 TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "trace_id": pl.String,
     "prompt_id": pl.String,

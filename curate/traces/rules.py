@@ -18,7 +18,7 @@ from store.registry import Registry
 
 
 class Reason(StrEnum):
-    """Why a trace fails a rule. The parser has reasons of its own (`prompts.completion.ParseReason`)."""
+    """Why a trace fails a rule. The parser has further reasons (`prompts.completion.ParseReason`)."""
 
     TRUNCATED = "truncated"
     UNKNOWN_SID = "unknown_sid"
@@ -52,7 +52,10 @@ class Verdict(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a trace fails a rule: a reason to count by, and what was seen."""
+    """Why a trace fails a rule.
+
+    reason: the reason by which failures are counted. detail: the values seen, or None.
+    """
 
     reason: str
     detail: str | None = None

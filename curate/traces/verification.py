@@ -100,8 +100,8 @@ def _ranges(store: Store, dataset: str) -> Iterator[tuple[Key, Key, PromptPlaces
     """Yield ranges of keys with VERIFY_BATCH completions each, and where their prompts lie.
 
     A range begins after its first key and includes its second. DuckDB reads only the rows of a range, while a query for
-    the first rows after a key would scan all later rows. Traces that a run adds in the meantime get ranges of their own
-    at the end.
+    the first rows after a key would scan all later rows. Traces that a run adds in the meantime get further ranges at
+    the end.
     """
     after = BEGINNING
     while True:

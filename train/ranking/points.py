@@ -31,7 +31,7 @@ POINTS = range(100)
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """An answer of which only the points are open.
+    """An answer in which only the points are open.
 
     ids_T: the tokens of an answer up to the first number of its order, with placeholder points. places_K: the places of
     the points in it. values_V, tokens_V: the points that are one token, and that token. numbers_K: the tokens of the

@@ -1,9 +1,9 @@
 """The chat format of a student: the text before an answer, the text after it, and the tokens that end it.
 
-A prompt is what the chat template writes before an existing answer. With a generation prompt, a template may write
-something else: Qwen3 adds an empty thinking block. SFT, DAPO and every mode of evaluation take their prompts from here,
-so that a student is prompted as it was trained. Prompt and answer are tokenized separately, because in generation the
-prompt's tokens are fixed before the answer has any.
+A prompt is the text that the chat template writes before an existing answer. This may differ from the generation
+prompt: before an answer, Qwen3 also writes an empty thinking block. SFT, DAPO and every mode of evaluation take their
+prompts from here, so that a student is prompted as it was trained. Prompt and answer are tokenized separately, because
+in generation the prompt's tokens are fixed before the answer has any.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

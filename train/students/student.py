@@ -33,7 +33,7 @@ DEFAULTS = InitSettings()
 # before them; numbers in groups of at most two digits; punctuation; line ends with the indent that follows; spaces.
 # Digits never include a space, so a number has the same tokens everywhere, and the student can copy it.
 _PIECE = r" ?[a-z]\p{N}{1,2}(?![\p{L}\p{N}])| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|[\r\n]+ *|\s+(?!\S)|\s+"
-# Each of these becomes one token, whatever the texts are.
+# Each of these becomes one token for all texts.
 _ALWAYS = ["system", "user", "assistant", *(f"{number:02}" for number in range(100))]
 # Special tokens, which are not text to learn from: semantic IDs, chat markers and thinking markers.
 _TOKEN = re.compile(r"<\|\w+\|>|<s_[a-z]_\d+>|</?think>")
