@@ -8,7 +8,7 @@ end.
 
 The policy that samples under these sets is the student's, renormalised over the allowed tokens:
 
-Training must use the log-probabilities of that policy (`constrained_log_probs`). Those of the student alone would push
+    pi_c(a | s) = pi(a | s) / sum of pi(b | s) over the allowed b
 
 Training must use the log-probabilities of that policy (`constrained_log_probs`). Those of the student alone would push
 tokens without a choice, such as the brackets, up and down with the reward.
