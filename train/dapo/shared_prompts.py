@@ -20,7 +20,7 @@ from train.students.student import has_static_cache
 
 
 def can_share(model: Any) -> bool:
-    """Whether a model's cache keeps all tokens with their gradients, and the model uses only distances of tokens.
+    """Whether a model's cache keeps all tokens with gradients, and only distances between tokens matter to the model.
 
     Models with checkpointing keep no cache, and sliding windows drop tokens.
     """

@@ -239,8 +239,8 @@ def _search(model: Any, code_ids_L_C: Tensor, trie: SidTrie, read: Any, beams: i
     users, width, cache = len(ids_B_Q), 1, None
     nodes_B_K = torch.zeros(users, width, dtype=torch.int64)
     scores_B_K = torch.zeros(users, width)
-    # Which of the T tokens each of the Q tokens may attend to. A token of the prompt attends to all tokens before it. A
-    # beam attends to all tokens that its parent attends to, and to itself.
+    # Which of the T tokens each of the Q tokens may attend to. A token of the prompt attends to itself and all
+    # tokens before it. A beam attends to all tokens that its parent attends to, and to itself.
     sees_B_Q_T = mask_B_T[:, None] & torch.ones(mask_B_T.shape[1], mask_B_T.shape[1], dtype=torch.bool).tril()
     for level, code_ids_C in enumerate(code_ids_L_C):
         out = model(

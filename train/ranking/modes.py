@@ -43,7 +43,7 @@ def make_ranker(
     decode: str = DEFAULTS.decode,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Ranker:
-    """Make a student a ranker. mode: one of `train.ranking.settings.MODES`.
+    """Wrap a student as a ranker. mode: one of `train.ranking.settings.MODES`.
 
     Raises InputError if the student cannot answer in this mode.
     """

@@ -75,7 +75,7 @@ class Student:
     def direct_answers(self, task: RerankTask) -> list[list[int]]:
         """Return the tokens of an answer for each candidate.
 
-        Its explanation is empty, and its ranking begins with the candidate.
+        The answer has an empty explanation, and its ranking begins with the candidate.
         """
         names = self.names(task)
         # There is a second entry, because the tokens at the end of a name depend on the text after it.
