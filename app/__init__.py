@@ -1,1 +1,1 @@
-"""The command line and the trace browser: they parse, call one function below, and show what it returns."""
+"""The command line and the trace browser: they parse input, call one core function, and show its result."""

@@ -1,6 +1,6 @@
 """The `gr2` command line: each command parses, opens the store, makes one call, and prints one summary.
 
-The module of a command is imported when the command is asked for, so that `gr2 --help` and completion answer at once.
+The module of a command is imported only when the command is used, so that `gr2 --help` and completion answer at once.
 """
 
 import os
@@ -41,15 +41,15 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """The commands of COMMANDS, each imported when it is asked for."""
+    """The commands of COMMANDS. Each is imported only when it is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        # Stand-ins, for what needs no more than names: suggestions after a typing error.
+        # These are stand-ins for uses that only need names, such as suggestions after a typing error.
         self.commands = {name: TyperCommand(name, short_help=entry.summary) for name, entry in COMMANDS.items()}
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """The command itself; None where there is none of that name."""
+        """Import and return a command, or None if there is no command of that name."""
         if cmd_name not in COMMANDS:
             return None
         entry = COMMANDS[cmd_name]
@@ -60,12 +60,12 @@ class Commands(TyperGroup):
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Names and summaries, without an import."""
+        """Write names and summaries, without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """The same for completion."""
+        """Complete names with their summaries, without importing the commands."""
         from typer.core import CompletionItem  # type: ignore[attr-defined]
 
         matching = [
@@ -100,14 +100,14 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; errors raised on purpose become one line on stderr and their exit code."""
+    """Run the command line. Errors raised on purpose become one line on stderr and their exit code."""
     try:
         cli()
     except Gr2Error as error:
         print(f"gr2: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # `gr2 sql ... | head` closes our output early; that is no failure.
+        # `gr2 sql ... | head` closes the output early, which is not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 

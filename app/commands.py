@@ -1,7 +1,7 @@
-"""Commands from functions: a parameter that stands for a settings dataclass becomes that dataclass's options.
+"""Makes commands from functions: a parameter for a settings dataclass becomes the options of that dataclass.
 
-Here alone a field has a flag: errors of the core name fields, and a command shows its flags in their place. Spellings
-of gr2 0.1 are understood, with a warning.
+Flags are known only here. Errors of the core name fields, and a command replaces the fields by its flags. Spellings of
+gr2 0.1 are understood, with a warning.
 """
 
 import inspect
@@ -25,9 +25,9 @@ Given = dict[str, Any]
 
 
 class OptionsOf:
-    """Says in `Annotated[Given, OptionsOf(EvalSettings)]` whose options a parameter stands for.
+    """Names the settings of a parameter, as in `Annotated[Given, OptionsOf(EvalSettings)]`.
 
-    names: these fields alone; without any, all that have a help text.
+    names: the fields that become options; without names, all fields with a help text.
     """
 
     def __init__(self, settings: type, *names: str) -> None:
@@ -36,14 +36,14 @@ class OptionsOf:
         self._options = {name: options[name] for name in names or options}
 
     def parameters(self) -> dict[str, "_Parameter"]:
-        """What typer is told of each field."""
+        """The typer parameter of each field."""
         types = get_type_hints(self._settings)
         defaults = {field.name: None if field.default is MISSING else field.default for field in fields(self._settings)}
         return {name: _Parameter.of(name, known, types[name], defaults[name]) for name, known in self._options.items()}
 
 
 class _Parameter(NamedTuple):
-    """A field as typer takes it. read: what was typed, as the field's value."""
+    """A field as typer takes it. read: turns the typed text into the value of the field."""
 
     annotation: Any
     default: Any
@@ -64,7 +64,7 @@ class _Parameter(NamedTuple):
         if known.allowed and not known.choices:
             facts.append(known.allowed)
         option = typer.Option(
-            # What is on by default, or at times, needs a flag to turn it off.
+            # If the default is on, or depends on other settings, a flag is needed to turn the option off.
             f"{flag}/--no-{flag[2:]}" if is_switch and default is not False else flag,
             help=f"{known.help}  [{'; '.join(facts)}]" if facts else known.help,
             show_default=is_switch,
@@ -92,7 +92,7 @@ def _read_object(name: str, typed: str | None) -> Any:
     try:
         return json.loads(typed)
     except ValueError as error:
-        # What was typed is not repeated: it may hold a key.
+        # The typed text is not repeated, because it may contain a key.
         raise InputError(f"`{name}` is no JSON ({error}); it must be a JSON object") from None
 
 
@@ -104,10 +104,10 @@ def _without_none(kind: Any) -> Any:
 
 
 class Command(TyperCommand):
-    """A command whose options are listed by their groups, whose errors name flags, and that knows former spellings."""
+    """A command that lists its options by group, names flags in its errors, and understands former spellings."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take former spellings for today's, of options and of their values."""
+        """Replace former spellings of options and of their values by today's."""
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         rest = super().parse_args(ctx, former_spellings.replace_flags(self.name or "", args))
@@ -115,7 +115,7 @@ class Command(TyperCommand):
         return rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; an error that names a field in backticks names the flag instead."""
+        """Run the command. If an error names a field in backticks, it names the flag instead."""
         try:
             return super().invoke(ctx)
         except Gr2Error as error:
@@ -124,7 +124,7 @@ class Command(TyperCommand):
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments first, then each group of options under its heading; typer does this only within Rich's frames."""
+        """Write the arguments, then each group of options under its heading. typer does this only in Rich's frames."""
         groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
             if record := param.get_help_record(ctx):
@@ -136,7 +136,7 @@ class Command(TyperCommand):
                     formatter.write_dl(records)
 
     def _flags(self) -> dict[str, str]:
-        """What people type for each parameter."""
+        """The flag or metavar that users type for each parameter."""
         return {
             param.name: param.metavar or param.name.upper() if param.param_type_name == "argument" else param.opts[0]
             for param in self.params
@@ -145,15 +145,16 @@ class Command(TyperCommand):
 
 
 def add_command(group: typer.Typer, function: Callable[..., None], name: str | None = None) -> None:
-    """Add a function as a command: `Annotated[Given, OptionsOf(...)]` becomes options, and what was typed of them.
+    """Add a function as a command. A parameter `Annotated[Given, OptionsOf(...)]` becomes options.
 
-    Other parameters are typer's affair. A name defaults to the function's.
+    The function gets the options that were typed. typer handles all other parameters. name: None means the name of the
+    function.
     """
     group.command(name, cls=Command)(_expanded(function))
 
 
 def _expanded(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with a signature that typer understands."""
+    """Return the function with a signature that typer understands."""
     own: dict[str, inspect.Parameter] = {}
     parts: dict[str, dict[str, _Parameter]] = {}
     for parameter in inspect.signature(function).parameters.values():

@@ -1,4 +1,7 @@
-"""Names for shell completion, read from the store's folders: no database is opened, and no lock is waited for."""
+"""Names for shell completion.
+
+They are read from the store's folders, without opening a database or waiting for a lock.
+"""
 
 from pathlib import Path
 
@@ -6,17 +9,17 @@ import typer
 
 
 def complete_datasets(ctx: typer.Context) -> list[str]:
-    """Datasets that have semantic IDs; those that have none yet are known to the database alone."""
+    """The datasets with semantic IDs. Datasets without any are only in the database."""
     return _folders(ctx, "models/sids")
 
 
 def complete_snapshots(ctx: typer.Context) -> list[str]:
-    """Published snapshots."""
+    """The published snapshots."""
     return _folders(ctx, "snapshots")
 
 
 def complete_students(ctx: typer.Context) -> list[str]:
-    """Students of the store, finished or not."""
+    """The students of the store, finished or not."""
     return _folders(ctx, "models/students")
 
 

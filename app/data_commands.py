@@ -36,13 +36,13 @@ def simulate(
     given: Annotated[Given, OptionsOf(SimulatorSettings)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Make a dataset of users who follow purchase routines, whose best possible ranking is known.
+    """Simulate a dataset of users who follow purchase routines. The best possible ranking is known.
 
     Example: gr2 simulate demo --users 2000 --items 600 --seed 0
     """
     from curate.datasets.simulation import simulate as simulate_dataset
 
-    # Before a store is made for nothing.
+    # Invalid settings are reported before a store is made for nothing.
     SimulatorSettings(**given)
     print_ingest(simulate_dataset(open_store(store, create=True), name, **given))
 
@@ -62,7 +62,7 @@ def ingest(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Read items and interactions into the store and split them. All of it, or nothing.
+    """Read items and interactions into the store and split them. Ingestion is all-or-nothing.
 
     Example: gr2 ingest beauty --items items.jsonl --interactions interactions.csv.gz
     """
@@ -144,7 +144,7 @@ def _rank_all_items(
 
 
 def print_ingest(summary: "IngestSummary") -> None:
-    """What an ingest stored."""
+    """Print what an ingest stored."""
     say(
         f"{summary.dataset}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions "
         f"({summary.train:,} train, {summary.valid:,} valid, {summary.test:,} test) in {summary.seconds:.1f} s"
@@ -172,7 +172,7 @@ def print_ingest(summary: "IngestSummary") -> None:
 
 
 def print_candidates(summary: "CandidateSummary", oracle: "RankerMetrics") -> None:
-    """How many lists there are, and how good the pre-ranker and, on simulated data, the best order is."""
+    """Print the number of lists, and the quality of the pre-ranker and, on simulated data, of the oracle."""
     if summary.repeated_scores:
         say(f"{summary.repeated_scores:,} scores of pairs that stand in the file again were left out; the best counts")
     print_table(

@@ -34,22 +34,23 @@ if TYPE_CHECKING:
     from store.snapshots import Snapshot
     from train.runs import TrainingSummary
 
-# What the student reads and writes.
+# The template of the student's prompts and answers.
 TEMPLATE = "rerank_levels.v1"
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """How much of everything a demo does.
+    """The size of each part of a demo.
 
-    name: of its dataset and first snapshot; students and other snapshots begin with it. list_size: candidates in a
-    list; a student learns to sort six sooner than ten, and reads and writes less for it. traced: at most so many lists
-    of the train split, and a quarter as many of the valid split, get traces in words; None means all. taught, attempts:
-    the student learns from traces of at most so many lists, each asked at most so often. rope_theta: of the student.
-    batch_size, epochs: of SFT. dapo_folds: the folds of users whose lists DAPO draws its prompts from; () means all.
-    dapo_steps, dapo_prompts: steps of DAPO, and prompts in each. rankers, students: which are evaluated beside the
-    pre-ranker, students by their last stage. mode: how students answer; points are learned sooner than an order that
-    follows from them. at_length: whether every stage prints its tables.
+    name: the name of its dataset and first snapshot; names of students and other snapshots begin with it. list_size:
+    candidates per list; a student learns to sort six sooner than ten, and reads and writes less for it. traced: the
+    maximum number of lists of the train split that get traces in words, and a quarter of it for the valid split; None
+    means all. taught: the maximum number of lists whose traces the student learns from. attempts: the maximum number of
+    samples of each of these lists. rope_theta: for the student. batch_size, epochs: for SFT. dapo_folds: the folds of
+    users whose lists give DAPO its prompts; () means all. dapo_steps, dapo_prompts: steps of DAPO, and prompts per
+    step. rankers, students: evaluated beside the pre-ranker; students are named by their last stage. mode: how students
+    answer; points are learned sooner than an order that follows from them. at_length: whether every stage prints its
+    tables.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Demo:
     at_length: bool
 
     def student(self, stage: str) -> str:
-        """What the student is called after a stage: new, sft or dapo."""
+        """The name of the student after a stage: new, sft or dapo."""
         return f"{self.name}-{stage}"
 
 
@@ -129,21 +130,21 @@ def demo(
 ) -> None:
     """Simulate shoppers, write traces, publish snapshots, train a student and evaluate it.
 
-    Run it again to go on after an interruption: nothing is done twice. --full makes a dataset of its own, demo-full.
+    After an interruption, run it again: finished work is not repeated. --full uses a separate dataset, demo-full.
 
     Example: gr2 demo
     """
     started = time.perf_counter()
     opened = open_store(store, create=True)
     if train:
-        # What is not installed is reported before the first minute is spent.
+        # A missing package is reported before the first minute is spent.
         prepare_training("gr2 demo")
     plan = FULL if full else QUICK
     snapshot = _make_traces(opened, plan, users, items, seed)
     if train:
         _train_student(opened, plan, seed)
     say(f"\nDone in {time.perf_counter() - started:.0f} s. Next:")
-    # `make demo` leaves gr2 in an environment of its own, which need not be on the path.
+    # `make demo` installs gr2 in a separate environment, which need not be on the path.
     gr2 = "gr2" if shutil.which("gr2") else os.path.relpath(Path(sys.executable).with_name("gr2"))
     where = "" if store == DEFAULT_STORE else f" --store {store}"
     student = plan.student("dapo")
@@ -167,7 +168,7 @@ def demo(
 
 
 class _Stage:
-    """What a stage of the demo tells: progress while it lasts, and then its result."""
+    """The output of a stage of the demo: its progress, and then its result."""
 
     def __init__(self, on_progress: Callable[[str], None]) -> None:
         self.on_progress = on_progress
@@ -175,13 +176,13 @@ class _Stage:
         self.print_at_length: list[Callable[[], None]] = []
 
     def done(self, result: str, *print_at_length: Callable[[], None]) -> None:
-        """Set the result: one line, and how the stage is printed at length."""
+        """Set the result in one line, and the functions that print the stage at length."""
         self.result, self.print_at_length = result, list(print_at_length)
 
 
 @contextmanager
 def _stage(plan: Demo, title: str) -> Iterator[_Stage]:
-    """A live line while the stage lasts; then its result and how long it took, or what it prints at length."""
+    """Show a live line during the stage, and then its result with the time that it took, or its output at length."""
     started = time.perf_counter()
     with status_line(title) as on_progress:
         stage = _Stage(on_progress)
@@ -195,7 +196,7 @@ def _stage(plan: Demo, title: str) -> Iterator[_Stage]:
 
 
 def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) -> Path:
-    """From shoppers to a snapshot of traces in words, for people to read; its folder."""
+    """Make traces in words for people to read, from shoppers to a snapshot. Returns the snapshot's folder."""
     from curate.candidates.making import make_candidates
     from curate.datasets.simulation import simulate
     from curate.evaluation.rankers.oracle import put_oracle
@@ -253,7 +254,7 @@ def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) 
 
 
 def _train_student(store: "Store", plan: Demo, seed: int) -> None:
-    """Traces short enough to learn from scratch, a student of them by SFT and DAPO, and what it is worth."""
+    """Make traces that are short enough to learn from scratch, train a student by SFT and DAPO, and evaluate it."""
     from curate.snapshots import SnapshotSettings
     from curate.traces.settings import SamplingSettings
     from curate.traces.teachers.fitted.scorecard import ScorecardTeacher, fit_scorecard
@@ -284,7 +285,7 @@ def _train_student(store: "Store", plan: Demo, seed: int) -> None:
 
 
 def _sample(stage: _Stage, store: "Store", teacher: "Teacher", *runs: "SamplingSettings") -> None:
-    """Ask a teacher for traces, split by split."""
+    """Sample traces from a teacher, split by split."""
     from curate.traces.sampling import sample
 
     def tell(progress: "Progress") -> None:
@@ -319,7 +320,7 @@ def _publish(stage: _Stage, store: "Store", *wanted: tuple[str, "SnapshotSetting
 
 
 def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", seed: int) -> None:
-    """A student from scratch, by supervised fine-tuning on the traces and then by DAPO on the prompts."""
+    """Train a student from scratch, by supervised fine-tuning on the traces and then by DAPO on the prompts."""
     from train.dapo.settings import DapoSettings
     from train.dapo.training import train_dapo
     from train.runs import student_folder
@@ -333,7 +334,7 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
         steps=plan.dapo_steps,
         prompts_per_batch=plan.dapo_prompts,
         refill_rounds=1,
-        # So few steps resolve nothing.
+        # With so few steps, no difference could be resolved.
         resolution_lists=0,
         max_tokens=80,
         seed=seed,
@@ -373,14 +374,14 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
 
 
 def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluations":
-    """The student beside other rankers on the test lists, unless the store holds that already."""
+    """Evaluate the student beside other rankers on the test lists, unless the store has this evaluation already."""
     from curate.evaluation.evaluate import evaluate
     from curate.evaluation.rankers.selection import select_rankers
     from curate.evaluation.results import load_evaluations
     from curate.evaluation.settings import EvalSettings
     from train.ranking.modes import student_rankers
 
-    # Modes other than reasoning follow the student's name.
+    # For modes other than reasoning, the mode follows the student's name.
     runs_of = load_evaluations(store, plan.name).metrics.select("ranker", "run_id").unique().rows()
     known = [run_id for ranker, run_id in runs_of if ranker.split(" ")[0] == plan.student("dapo")]
     left_out: list[str] = []

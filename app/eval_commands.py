@@ -1,4 +1,4 @@
-"""`gr2 eval`: rankers beside each other on the same lists."""
+"""`gr2 eval`: compares rankers on the same lists."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -46,9 +46,9 @@ SHOWN = {
     "completion_tokens": "tokens written",
     "ms_per_list": "ms",
 }
-# More than four digits would claim too much of what differs by the machine and the template.
+# More than four digits would claim too much precision, because the values depend on the machine and the template.
 ROUNDED = {"prompt_tokens": "{:,.0f}", "completion_tokens": "{:,.1f}", "ms_per_list": "{:,.2f}"}
-# Of the settings of an endpoint, those that an evaluation leaves to you.
+# The settings of an endpoint that users may choose in an evaluation.
 ENDPOINT = (
     "model",
     "base_url",
@@ -113,7 +113,9 @@ def eval_(
     ] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Compare rankers on the lists that hold their target: metrics, paired intervals, position bias. All is stored.
+    """Compare rankers on the lists that contain their target: metrics, paired intervals, position bias.
+
+    All results are stored.
 
     Example: gr2 eval beauty --rankers evidence,lambdamart,endpoint --model Qwen/Qwen3-8B --base-url http://127.0.0.1:8000/v1
     """
@@ -163,7 +165,7 @@ def _open_student(
 
 
 def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bool) -> None:
-    """One run: figures of every ranker, differences between any two, and with `slices` where they are good."""
+    """Print one run: the metrics of every ranker, the differences of all pairs and, with `slices`, metrics by slice."""
     for reason in left_out:
         say(reason)
     figures = {(row["ranker"], row["metric"]): row for row in done.metrics.iter_rows(named=True)}
@@ -193,7 +195,7 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
 
 
 def _say_failures(done: "Evaluations") -> None:
-    """How many requests of each ranker failed, which the table counts as answers that are not valid."""
+    """Print how many requests of each ranker failed. The table counts them as invalid answers."""
     for ranker, failures in json.loads(done.runs["settings"][0]).get("failures", {}).items():
         say(
             f"{ranker}: {failures['failed']:,} of {failures['requests']:,} requests failed, and the input order takes "
@@ -206,7 +208,7 @@ def _rounded(metric: str, value: float | None) -> float | str | None:
 
 
 def print_gains(done: "Evaluations") -> None:
-    """One run in a few columns: how good each ranker is, and what it gains over the pre-ranker."""
+    """Print one run in a few columns: the quality of each ranker, and its gain over the pre-ranker."""
     figures = {(row["ranker"], row["metric"]): row for row in done.metrics.iter_rows(named=True)}
     rankers = list(dict.fromkeys(done.metrics["ranker"]))
     lists = figures[rankers[0], NDCG]["n"]
@@ -222,7 +224,7 @@ def print_gains(done: "Evaluations") -> None:
 
 
 def _print_slices(slices: "pl.DataFrame", rankers: Sequence[str]) -> None:
-    """A table for each slice: a figure of every ranker in every bucket, gains with their intervals."""
+    """Print a table for each slice: a metric of every ranker in every bucket, and gains with their intervals."""
     for slice_, (title, metric) in SLICES.items():
         rows = [row for row in slices.iter_rows(named=True) if row["slice"] == slice_]
         figures = {(row["bucket"], row["ranker"], row["metric"]): row for row in rows}
@@ -244,5 +246,5 @@ def _with_gain(figures: dict[tuple[str, str, str], dict[str, Any]], bucket: str,
 
 
 def _signed(row: dict[str, Any] | None) -> tuple[str, str]:
-    """A difference and its interval; empty where there is none."""
+    """Return a difference and its interval as texts. Both are empty if there is none."""
     return (f"{row['value']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}") if row else ("", "")

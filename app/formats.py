@@ -1,4 +1,4 @@
-"""Rows as bytes for other programs."""
+"""Renders rows as files for other programs."""
 
 import io
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
-# What a spreadsheet takes for the start of a formula; it also skips blanks and line breaks before it.
+# A spreadsheet takes this for the start of a formula. It also skips blanks and line breaks before it.
 _FORMULA = r"^[\s\x00]*[=+\-@＝＋－＠]|^[\t\r\n]"
 _AS_TEXT = "'"
 
 
 def render_rows(rows: pl.DataFrame, format: str) -> bytes:  # noqa: A002
-    """A frame as csv, json or parquet: see `write_rows`."""
+    """Render a frame as csv, json or parquet, see `write_rows`."""
     buffer = io.BytesIO()
     write_rows([rows], format, buffer)
     return buffer.getvalue()
@@ -23,9 +23,9 @@ def render_rows(rows: pl.DataFrame, format: str) -> bytes:  # noqa: A002
 def write_rows(frames: Iterable[pl.DataFrame], format: str, file: BinaryIO) -> None:  # noqa: A002
     """Write frames of the same schema as one file of csv, json (one array of objects) or parquet.
 
-    In CSV, nested values are JSON. A text, or a column's name, that a spreadsheet would run as a formula, because it
-    starts with = + - @ or a tab or line break, gets a ' in front; numbers stay as they are. JSON and Parquet hold all
-    texts unchanged.
+    In CSV, nested values are JSON. A text or column name gets a ' in front if a spreadsheet would run it as a formula,
+    because it starts with = + - @ or a tab or line break. Numbers stay as they are. JSON and Parquet keep all texts
+    unchanged.
     """
     if format == "parquet":
         _write_parquet(frames, file)
@@ -53,14 +53,14 @@ def _write_json(frames: Iterable[pl.DataFrame], file: BinaryIO) -> None:
     separator = b""
     for frame in frames:
         if frame.height:
-            # Without the brackets of this frame alone.
+            # The brackets of each frame's own array are removed.
             file.write(separator + orjson.dumps(frame.to_dicts(), default=str)[1:-1])
             separator = b","
     file.write(b"]\n")
 
 
 def _for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with nested values as JSON, and without texts that a spreadsheet would run."""
+    """Return the frame with nested values as JSON, and without texts that a spreadsheet would run."""
     flat = frame.with_columns(
         pl.Series(name, [_json(value) for value in frame[name].to_list()], dtype=pl.String)
         for name, kind in frame.schema.items()

@@ -1,4 +1,4 @@
-"""Spellings of gr2 0.1 on the command line: each still works, with one line of warning, until 0.3."""
+"""Spellings of gr2 0.1 on the command line. Each still works until 0.3, with one line of warning."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ FLAGS: dict[str, dict[str, str]] = {
 
 
 def replace_flags(command: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line with today's flags."""
+    """Return the words of a command line with today's flags."""
     today = []
     for word in words:
         flag, equals, value = word.partition("=")
@@ -36,7 +36,7 @@ def replace_flags(command: str, words: Sequence[str]) -> list[str]:
 
 
 def replace_values(params: MutableMapping[str, Any], flags: Mapping[str, str]) -> None:
-    """Put today's names for values in the place of former ones; `flags` says what each parameter is called."""
+    """Replace former names of values by today's. flags: the flag of each parameter."""
     for name in params.keys() & VALUES.keys():
         if not isinstance(params[name], str):
             continue

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their results are printed."""
+"""Options that several commands share, and functions that print their results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,19 +23,19 @@ Name = Annotated[
 
 
 def open_store(folder: Path, *, create: bool = False) -> "Store":
-    """The store in `folder`. Raises InputError where there is none and `create` is False."""
+    """Open the store in `folder`. Raises InputError if there is none and `create` is False."""
     from store import Store
 
     return Store.open(folder, create=create)
 
 
 def say(text: str) -> None:
-    """One line to the terminal, as it is."""
+    """Print one line to the terminal, unchanged."""
     typer.echo(text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """A table for people: numbers right-aligned, control characters of hostile text made visible."""
+    """Print a table for people: numbers are right-aligned, and control characters of hostile text are made visible."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -49,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
         table.add_row(*(Text(show(value)) for value in row))
     console = Console()
     if not console.is_terminal:
-        # A pipe or a log has no width of its own: wrapping there would break lines that people search.
+        # A pipe or a log has no width. Wrapping would break lines that people search.
         console = Console(width=max(240, console.width))
     with console.capture() as captured:
         console.print(table)
@@ -59,12 +59,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
 
 
 def describe_counts(counts: Sequence[tuple[str, int]]) -> str:
-    """Texts with their counts, such as errors, as one printable line."""
+    """Return texts with their counts, such as errors, as one printable line."""
     return "; ".join(f"{show(text)} ({'once' if count == 1 else f'{count:,} times'})" for text, count in counts)
 
 
 def show(value: Any) -> str:
-    """A value as one printable line; None is empty."""
+    """Return a value as one printable line. None becomes an empty text."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -77,7 +77,7 @@ def show(value: Any) -> str:
 
 
 def read_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """What somebody gave as KEY=VALUE, each value read as JSON, or as text where it is none.
+    """Read pairs KEY=VALUE. Each value is read as JSON, or as text if it is not JSON.
 
     >>> read_pairs("--teacher-option", ["top_k=20", "region=eu"])
     {'top_k': 20, 'region': 'eu'}
@@ -101,9 +101,9 @@ def read_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def prepare_training(what: str) -> None:
-    """Before the first import of what needs torch: keep its libraries from drawing bars of their own between our lines.
+    """Keep libraries of torch from drawing their own progress bars. Call this before the first import that needs torch.
 
-    Raises InputError, naming `what` was asked for, where they are not installed.
+    Raises InputError if they are not installed. what: the name of the command, for the message.
     """
     import os
 

@@ -1,4 +1,4 @@
-"""How long work shows itself: bars and live lines on a terminal, plain lines elsewhere."""
+"""Shows the progress of long work: bars and live lines on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ PLAIN_SECONDS = 5.0
 
 
 class ProgressView(Protocol):
-    """Draws a run's counts whenever it is told them."""
+    """Draws the counts of a run each time that it gets them."""
 
     def update(self, progress: "SamplingProgress") -> None:
         """Draw."""
 
 
 def describe(progress: "SamplingProgress") -> str:
-    """Acceptance, speed, tokens and cost in one line."""
+    """Describe acceptance, speed, tokens and cost in one line."""
     seconds = max(progress.seconds, 1e-9)
     accepted = progress.accepted / progress.attempts if progress.attempts else 0.0
     parts = [f"accepted {accepted:.1%}", f"{progress.attempts / seconds:,.1f} traces/s"]
@@ -45,7 +45,7 @@ def describe(progress: "SamplingProgress") -> str:
 
 
 class TerminalProgress:
-    """One live bar: prompts done, acceptance, speed, cost, elapsed and remaining time."""
+    """Draws one live bar: finished prompts, acceptance, speed, cost, elapsed and remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -73,13 +73,13 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """A line every few seconds, for logs."""
+    """Prints a line every few seconds, for logs."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + PLAIN_SECONDS
 
     def update(self, progress: "SamplingProgress") -> None:
-        """Print a line where the last one is old enough."""
+        """Print a line if the last one is old enough."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PLAIN_SECONDS
@@ -91,19 +91,19 @@ class PlainProgress:
 
 
 class TimeLeft:
-    """How long counted work will still take at the speed that it has had since its first message."""
+    """Estimates the time left of counted work, at its speed since the first message."""
 
     def __init__(self) -> None:
         self._total = self._first = self._last = 0
         self._began = 0.0
 
     def describe(self, message: str) -> str:
-        """The message, and after it the time left where the message counts and there is a speed to tell it by."""
+        """Return the message, followed by the time left if the message counts and the speed is known."""
         if not isinstance(message, Counted):
             return message
         now = time.monotonic()
         if message.total != self._total or message.done < self._last:
-            # Another piece of work.
+            # The counts of another piece of work begin here.
             self._total, self._first, self._began = message.total, message.done, now
         self._last = message.done
         finished = message.done - self._first
@@ -115,9 +115,9 @@ class TimeLeft:
 
 @contextmanager
 def status_line(about: str = "") -> Iterator[Callable[[str], None]]:
-    """One line that always shows the newest message; where there is no terminal, a line every few seconds.
+    """Show the newest message in one line. Without a terminal, print a line every few seconds.
 
-    about: what every line begins with. Messages that are `Counted` are shown with the time left. A `Notice` is printed
+    about: the beginning of every line. Messages that are `Counted` are shown with the time left. A `Notice` is printed
     at once and stays.
     """
     console = Console(stderr=True, soft_wrap=True)

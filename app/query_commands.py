@@ -1,4 +1,4 @@
-"""Commands for people who look: sql, app."""
+"""Commands for reading the store: sql, app."""
 
 import re
 import sys
@@ -106,10 +106,10 @@ def browse(
     server = Path(__file__).with_name("browser") / "server.py"
     os.environ["GR2_STORE"] = str(folder)
     os.environ["GR2_ALLOWED_HOSTS"] = ",".join(hosts)
-    # Safe path: the folder that people stand in may hold an app/, a train.py or a store.py of theirs.
+    # The safe path keeps files of the current folder, such as an app/, a train.py or a store.py, from being imported.
     os.environ["PYTHONSAFEPATH"] = "1"
     if hasattr(os, "nice"):
-        # People wait for a page a little longer rather than a run on the same machine for people.
+        # A page may wait a little for a run on the same machine, rather than the run for a page.
         os.nice(10)
     os.execv(  # noqa: S606
         sys.executable,
@@ -125,32 +125,32 @@ def browse(
             f"--server.baseUrlPath={path}",
             "--server.headless=true",
             "--server.fileWatcherType=none",
-            # The next three keep the server and its pages from the internet.
+            # The next three settings keep the server and its pages from using the internet.
             "--browser.gatherUsageStats=false",
             "--server.showEmailPrompt=false",
             "--client.showErrorLinks=false",
             "--client.toolbarMode=minimal",
-            # After each run of a page, Streamlit would look through all modules for garbage: three quarters of what a
-            # label costs. Python looks often enough by itself.
+            # After each run of a page, Streamlit would look through all modules for garbage, which takes three quarters
+            # of the time of a label. Python's own collection is frequent enough.
             "--runner.postScriptGC=false",
         ],
     )
 
 
 def _read_hosts(names: str) -> list[str]:
-    """Host names, as they are compared. Raises InputError on one that holds a port or a path."""
+    """Read host names in the form in which they are compared. Raises InputError on a name with a port or a path."""
     from store import InputError
 
     hosts = [name.strip().strip("[]").rstrip(".").lower() for name in names.split(",") if name.strip()]
     for host in hosts:
-        # An address of IPv6 has colons too, but more than one.
+        # An IPv6 address has colons too, but more than one.
         if not re.fullmatch(r"[\w.-]+|(?=.*:.*:)[0-9a-f:.]+", host):
             raise InputError(f"--allowed-hosts has {host!r}; give host names alone, such as gr2.example.org")
     return hosts
 
 
 def _read_base_path(path: str) -> str:
-    """A path without slashes around it. Raises InputError on one that browsers would change."""
+    """Read a path without the slashes around it. Raises InputError on a path that browsers would change."""
     from store import InputError
 
     bare = path.strip("/")

@@ -1,4 +1,4 @@
-"""`gr2 rulesets`: list, show, add."""
+"""`gr2 rulesets`: list, show and add rulesets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +45,7 @@ def show(
     name: Annotated[str, typer.Argument(help="NAME for its newest version, or NAME@VERSION.", metavar="NAME")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Print a ruleset as a file that `gr2 rulesets add` reads, and where verdicts of its rules are missing.
+    """Print a ruleset as TOML. `gr2 rulesets add` reads it. Missing verdicts of its rules are reported.
 
     Example: gr2 rulesets show strict
     """
@@ -63,7 +63,7 @@ def add(
     file: Annotated[Path, typer.Argument(help="A TOML file with name, rules and description.", metavar="FILE")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Add a ruleset, or a new version of one that is there. Older versions stay, and so does what they accepted.
+    """Add a ruleset or a new version of one. Older versions stay, and traces that they accepted stay accepted by them.
 
     Example: gr2 rulesets add careful.toml
     """
@@ -77,7 +77,10 @@ def add(
 
 
 def say_unjudged(store: "Store", *, dataset: str | None = None, ruleset: "Ruleset | None" = None) -> None:
-    """A line for each rule of which traces have no verdict; of one dataset and one ruleset, or of all."""
+    """Print a line for each rule that has not judged all traces.
+
+    dataset, ruleset: only those of one dataset and one ruleset; None means all.
+    """
     from curate.traces.rulesets import describe_unjudged, unjudged_traces
 
     with store.reading() as session:

@@ -1,4 +1,4 @@
-"""`gr2 sids`: make semantic IDs, list, compare and explain them."""
+"""`gr2 sids`: make, list, compare and explain semantic IDs."""
 
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,10 @@ COUNTS = {"distinct_prefixes", "largest_prefix", "codes_used"}
 
 
 class MakesByDefault(TyperGroup):
-    """`gr2 sids NAME` is `gr2 sids make NAME`."""
+    """Treats `gr2 sids NAME` as `gr2 sids make NAME`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the command's name in front where none stands there."""
+        """Put the name of the default command in front if there is no command."""
         if args and args[0] not in {*self.commands, "--help"}:
             args = [MAKE, *args]
         return super().parse_args(ctx, args)
@@ -170,7 +170,7 @@ def compare(
     right: Annotated[str, typer.Argument(help="Version to compare it with.", metavar="B")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Put two versions side by side, measure by measure, and tell how alike they group items.
+    """Compare two versions of semantic IDs: each measure, and how similarly the versions group items.
 
     Example: gr2 sids compare beauty@rq-kmeans beauty@rq-vae
     """
@@ -188,7 +188,7 @@ def explain(
     version: Annotated[str | None, typer.Option(help="Version: DATASET@VERSION, or a dataset for its newest.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Show the path to an item's ID: who shares each prefix, and what they have in common.
+    """Show the path to an item's ID: the items that share each prefix, and what they have in common.
 
     Example: gr2 sids explain 7806397051 --version beauty
     """
@@ -211,7 +211,7 @@ def explain(
 
 
 def print_sids(summary: "SidSummary") -> None:
-    """What a version of semantic IDs is like."""
+    """Print the measures of a version of semantic IDs."""
     say(
         f"{summary.version.dataset}: {summary.items:,} items, {summary.distinct_ids:,} distinct semantic IDs "
         f"({summary.uniqueness:.2%} unique), version {summary.version.sid_version}, in {summary.seconds:.1f} s"
@@ -236,7 +236,7 @@ def print_sids(summary: "SidSummary") -> None:
 
 
 def _print_drift(summary: "SidSummary", new: int) -> None:
-    """What new items are like for a quantizer that never saw them."""
+    """Print how well new items fit a quantizer that was not fitted on them."""
     gone, changed = (int(summary.figure(name) or 0) for name in ("gone_items", "changed_texts"))
     say(f"extends {summary.settings['extends']}: {new:,} new items, {gone:,} gone, {changed:,} with another text")
     base, fresh = summary.figure("base_error"), summary.figure("new_error")

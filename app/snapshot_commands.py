@@ -1,4 +1,4 @@
-"""`gr2 snapshot`: publish, verify, rebuild, list, show, diff."""
+"""`gr2 snapshot`: publish, verify, rebuild, list, show and diff snapshots."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +44,7 @@ def publish(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write training data as Parquet, named by the hash of what it holds.
+    """Write training data as Parquet. The version is named by the hash of its contents.
 
     Example: gr2 snapshot publish beauty --kind sft --ruleset strict
     """
@@ -57,7 +57,7 @@ def publish(
 
 
 def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Hash every file again; a single changed byte is found.
+    """Hash every file of a snapshot again. A single changed byte is detected.
 
     Example: gr2 snapshot verify beauty
     """
@@ -69,7 +69,7 @@ def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Make it again from the store and compare every byte.
+    """Build a snapshot again from the store. Every byte is compared.
 
     Example: gr2 snapshot rebuild beauty
     """
@@ -98,7 +98,7 @@ def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Print the manifest.
+    """Print the manifest of a snapshot.
 
     Example: gr2 snapshot show beauty
     """
@@ -112,7 +112,7 @@ def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Count the rows that were added, removed and changed, and name some.
+    """Compare the rows of two snapshots: count added, removed and changed rows, and list some of them.
 
     Example: gr2 snapshot diff beauty@1f3a beauty
     """
@@ -131,7 +131,7 @@ def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE)
 
 
 def print_snapshot(snapshot: "Snapshot") -> None:
-    """What a snapshot holds and where it is."""
+    """Print the contents of a snapshot and its folder."""
     rows = ", ".join(f"{split['rows']:,} {name}" for name, split in snapshot.manifest["splits"].items())
     say(f"snapshot {snapshot.manifest['name']}@{snapshot.version}: {rows}")
     say(f"  {snapshot.path}")

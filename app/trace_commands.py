@@ -46,7 +46,7 @@ def trace(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Ask a teacher for reasoning traces. Run it again to resume, or with more attempts to top up.
+    """Sample reasoning traces from a teacher. Run it again to resume, or with more attempts to add samples.
 
     Example: gr2 trace beauty --teacher openai --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-32B --limit 1000
     """
@@ -95,7 +95,7 @@ def verify(
 
 
 def status(store: StoreOption = DEFAULT_STORE) -> None:
-    """Show what the store holds, and the funnel from prompts to accepted traces.
+    """Show the contents of the store, and the funnel from prompts to accepted traces.
 
     Example: gr2 status
     """
@@ -131,7 +131,7 @@ if TYPE_CHECKING:
 
 
 def print_trace(progress: "Progress") -> None:
-    """What a run did, and how to go on."""
+    """Print the result of a run, and how to continue."""
     from curate.traces.teachers.protocol import commonest_errors
 
     for recovery in progress.recovered:
@@ -181,7 +181,7 @@ def print_trace(progress: "Progress") -> None:
 
 
 def print_verify(summary: "VerifySummary") -> None:
-    """Passed and failed by rule, with reasons."""
+    """Print how many traces passed and failed, by rule, with reasons."""
     say(f"{summary.traces:,} completions judged, {summary.new_verdicts:,} new verdicts")
     if summary.new_readings:
         say(f"{summary.new_readings:,} completions are read differently than when they were stored")

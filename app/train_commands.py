@@ -1,4 +1,4 @@
-"""`gr2 train`: make a student, and train it on snapshots."""
+"""`gr2 train`: makes students, and trains them on snapshots."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +91,7 @@ def midtrain(
     resume: ResumeOption = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Teach a model to read and write semantic IDs, by the paper's mix of tasks. A model without the tokens gets them.
+    """Teach a model to read and write semantic IDs by the paper's mix of tasks, and add missing tokens to it.
 
     Example: gr2 train midtrain beauty-texts --student Qwen/Qwen3-8B --name beauty-mid
     """
@@ -153,7 +153,7 @@ def dapo(
     resume: ResumeOption = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Train a student by reinforcement on verifiable rewards, with dynamic sampling.
+    """Train a student by reinforcement learning on verifiable rewards, with dynamic sampling.
 
     Example: gr2 train dapo beauty-prompts --student beauty-sft --name beauty-dapo --steps 200
     """
@@ -214,9 +214,9 @@ def _train(
     resume: bool,
     **options: Any,
 ) -> None:
-    """Begin a training, or go on with it, and print the figures `shown`. options: further arguments of `train`.
+    """Start a training, or continue it, and print the figures `shown`. options: further arguments of `train`.
 
-    Raises InputError unless there is all that a training needs.
+    Raises InputError if anything that the training needs is missing.
     """
     from store import InputError
 
@@ -232,7 +232,7 @@ def _train(
 
 
 def print_student(name: str, done: "StudentSummary") -> None:
-    """How large a new student is, and where."""
+    """Print the size of a new student, and its folder."""
     say(
         f"student {name}: {done.parameters:,} parameters, {done.text_tokens:,} tokens of text and "
         f"{done.sid_tokens:,} of semantic IDs, knows nothing yet; in {done.seconds:.1f} s"
@@ -241,10 +241,10 @@ def print_student(name: str, done: "StudentSummary") -> None:
 
 
 def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -> None:
-    """Where the student is, and the last figures of its training."""
+    """Print the folder of the student, and the last figures of its training."""
     figures = ", ".join(f"{metric} {done.figures[metric]:.4g}" for metric in shown if metric in done.figures)
     optimizer, rate = done.settings.get("optimizer", "adamw"), done.settings["learning_rate"]
-    # What is not a number is not among the figures.
+    # The figures contain only numbers.
     end = f"at the end {figures}; " if figures else ""
     if "best_step" in done.figures:
         step, ndcg = (done.figures[metric] for metric in ("best_step", "eval_ndcg_at_5"))
@@ -257,7 +257,7 @@ def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -
 
 
 def print_rollouts(name: str, done: "JudgedAgain", compared: "pl.DataFrame") -> None:
-    """What the rollouts of a training earned, and what they would earn, by ranges of steps."""
+    """Print what the rollouts of a training earned, and what they would earn now, by ranges of steps."""
     trained, judged = (
         f"{settings.reward}, format weight {settings.format_weight:g}, overlong weight {settings.overlong_weight:g}"
         for settings in (done.trained, done.judged)

@@ -1,4 +1,4 @@
-"""`gr2 app` running, and a headless Chromium to open it with."""
+"""Runs `gr2 app`, and a headless Chromium to open it."""
 
 import os
 import shutil
@@ -22,28 +22,28 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
 
 @dataclass(frozen=True)
 class App:
-    """A server: where it listens, and its process."""
+    """A running server: its address and its process."""
 
     address: str
     pid: int
 
     @property
     def peak_gb(self) -> float:
-        """The most memory that it ever had."""
+        """The peak memory of the process so far, in GB."""
         status = Path(f"/proc/{self.pid}/status").read_text("utf-8")
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e6
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of a core that it has taken so far."""
-        # The fields after the name, which may hold blanks: user and system time are the twelfth and thirteenth.
+        """The CPU time of the process so far, in seconds."""
+        # The name may contain blanks. Among the fields after it, user and system time are the twelfth and thirteenth.
         fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def running_app(store: Path) -> Iterator[App]:
-    """The app on a free port, until the block ends."""
+    """Run the app on a free port, until the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,7 +69,7 @@ def running_app(store: Path) -> Iterator[App]:
 def chromium(
     playwright: Playwright, width: int = 1280, height: int = 1400, scheme: Literal["light", "dark"] = "light"
 ) -> Iterator[BrowserContext]:
-    """A browser with a fresh profile: another person."""
+    """Open a browser with a fresh profile, like another person."""
     with tempfile.TemporaryDirectory() as profile:
         context = playwright.chromium.launch_persistent_context(
             profile,

@@ -1,4 +1,4 @@
-"""Real catalogues as what quantizers and next-item models read: vectors, pairs, and sequences of item rows."""
+"""Real catalogues in the form that quantizers and next-item models read: vectors, pairs, and sequences of item rows."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from store import Store
 
 
 def prepare(name: str, folder: Path) -> Path:
-    """Items' text vectors, pairs and users' sequences of item rows in one file."""
+    """Write the items' text vectors, the pairs and the users' sequences of item rows into one file."""
     if not (DATA / name).is_dir():
         sys.exit(f"no real data in {DATA / name}; set GR2_DATA to the folder that holds it")
     store = Store.open(folder / "store", create=True)
@@ -43,5 +43,5 @@ def prepare(name: str, folder: Path) -> Path:
 
 
 def load_sequences(data: np.lib.npyio.NpzFile) -> list[np.ndarray]:
-    """Users' item rows, oldest first."""
+    """Load the item rows of each user, oldest first."""
     return np.split(data["items"], data["ends"][:-1])

@@ -1,10 +1,10 @@
-"""How long `gr2 demo` takes, alone or beside the demo of another checkout, and whether its student is worth it.
+"""How long `gr2 demo` takes, alone or beside the demo of another checkout, and how much its student gains.
 
     python bench/demo_speed.py [--base DIR] [--rounds 1] [--seed 0]
 
-DIR is a checkout with its environment in DIR/.venv. The demos run in turns, each in a store of its own. Of several
-rounds the fastest counts: what else the machine does can only slow a demo down. Under load, compare CPU time: it
-depends on other processes far less than time by the clock.
+DIR is a checkout with its environment in DIR/.venv. The demos run in turns, each in a separate store. Of several rounds
+the fastest counts, because other work on the machine can only slow a demo down. Under load, compare CPU time, which
+depends on other processes far less than wall time.
 """
 
 import argparse
@@ -24,7 +24,7 @@ GAIN = "conditional_ndcg_at_5_gain"
 
 
 def main() -> None:
-    """Run in turns, compare, and look at what the demo says and stores."""
+    """Run the demos in turns, compare them, and check their output and their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="a checkout to compare with")
     parser.add_argument("--rounds", type=int, default=1)
@@ -47,7 +47,7 @@ def main() -> None:
     print(output)
     bars.at_most("seconds of the demo", min(run.seconds for run in runs["this checkout"]), SECONDS)
     bars.at_most("lines of its output", len(output.splitlines()), LINES)
-    # The last lines name the store, which may be anywhere.
+    # The last lines name the store, which may have any path.
     bars.at_most("columns of its output", max(map(len, output.partition("Next:")[0].splitlines())), COLUMNS)
     if options.base:
         for unit in ("seconds", "cpu_seconds"):
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def check_student(bars: Bars, store: Store) -> None:
-    """The student's gain over the pre-ranker, whose whole interval must be above zero, and who stands beside it."""
+    """Check the student's gain over the pre-ranker, whose whole interval must be above zero, and the other rankers."""
     metrics = load_evaluations(store, DATASET).metrics
     [gain] = metrics.filter(ranker=f"{DATASET}-dapo points", metric=GAIN).iter_rows(named=True)
     bars.at_least(f"lower end of the interval of the student's gain {gain['value']:+.4f}", gain["low"], 1e-9)

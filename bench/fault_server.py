@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server on loopback that misbehaves in eighty ways, and keeps an account of what it answered.
+"""An OpenAI-compatible server on loopback that misbehaves in eighty ways, and keeps an account of its answers.
 
-Every answer carries a number of its own, so that an answer that was lost or stored twice shows.
+Every answer carries a unique number, which reveals an answer that was lost or stored twice.
 """
 
 import gzip
@@ -20,14 +20,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CANDIDATE = re.compile(r"^\d+\.? (<\|sid_begin\|>(?:<s_[a-z]_\d+>)+<\|sid_end\|>)", re.MULTILINE)
-# Every number of an answer, as it stands in the reasoning of a trace.
+# The number of an answer, as it appears in the reasoning of a trace.
 NUMBER = re.compile(r"answer-(\d+)-")
 MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Sent:
-    """An answer that the server has written to the end. prompt_tokens: None if it did not say how many."""
+    """An answer that the server has written to the end. prompt_tokens: None if the server did not report them."""
 
     time: float
     prompt_tokens: int | None
@@ -35,7 +35,7 @@ class Sent:
 
 @dataclass
 class Account:
-    """What the server knows: its requests by fault ("" for none), and its answers by number."""
+    """The server's record: its requests by fault ("" for none), and its answers by number."""
 
     requests: dict[str, int] = field(default_factory=dict)
     sent: dict[int, Sent] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Account:
     started: int = 0
 
     def begin(self, fault: str) -> int:
-        """Count a request; returns the number of its answer."""
+        """Count a request, and return the number of its answer."""
         with self.lock:
             self.started += 1
             self.requests[fault] = self.requests.get(fault, 0) + 1
@@ -51,9 +51,9 @@ class Account:
 
 
 class FaultServer:
-    """The server, which can be taken away and brought back.
+    """The server, which can be stopped and restarted.
 
-    mix: the share of requests that meet a fault at random. only: the one fault that every second request meets.
+    mix: the share of requests that meet a random fault. only: the one fault that every second request meets.
     """
 
     def __init__(self, key: str, seed: int) -> None:
@@ -87,7 +87,7 @@ class FaultServer:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def choose(self) -> str:
-        """The fault of the next request, "" for none."""
+        """Choose the fault of the next request, "" for none."""
         if self.only is not None:
             return self.only if self.account.started % 2 == 0 else ""
         return self.chance.choices(NAMES, WEIGHTS)[0] if self.chance.random() < self.mix else ""
@@ -117,7 +117,7 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
-        """Killed clients leave broken pipes; they are what this is about."""
+        """Ignore broken pipes, which killed clients leave on purpose here."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Reply:
-    """One response that is still to be given."""
+    """One response that is still to be sent."""
 
     def __init__(self, handler: _Handler, number: int, sids: list[str], key: str) -> None:
         self.handler, self.number, self.key = handler, number, key
@@ -153,7 +153,7 @@ class Reply:
         self.answer = json.dumps({"explanation": explanation, "recommendations": order})
 
     def chat(self, content: Any = None, *, usage: Any = "counted", finish: Any = "stop", **message: Any) -> str:
-        """A chat completion. content: None means the answer, and ... means none."""
+        """Return a chat completion. content: None means the answer, and ... means no content."""
         content = (
             {None: self.answer, ...: None}.get(content, content) if not isinstance(content, list | dict) else content
         )
@@ -163,7 +163,7 @@ class Reply:
         return json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage})
 
     def send(self, status: int, body: Any = "", **headers: Any) -> None:
-        """A well-formed response. headers: with underscores for hyphens."""
+        """Send a well-formed response. headers: named with underscores for hyphens."""
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
         headers = {"Content_Type": "application/json", "Content_Length": len(data), **headers}
         self.handler.send_response(status)
@@ -175,13 +175,13 @@ class Reply:
         self.handler.wfile.flush()
 
     def raw(self, data: bytes) -> None:
-        """Bytes as they are, after which the connection ends."""
+        """Send bytes as they are, and then close the connection."""
         self.handler.close_connection = True
         self.handler.wfile.write(data)
         self.handler.wfile.flush()
 
     def drip(self, data: bytes, size: int, seconds: float) -> None:
-        """Bytes in small pieces with pauses."""
+        """Send bytes in small pieces with pauses."""
         for start in range(0, len(data), size):
             self.handler.wfile.write(data[start : start + size])
             self.handler.wfile.flush()
@@ -195,7 +195,7 @@ class Reply:
         self.handler.connection.close()
 
     def chunked(self, data: bytes, end: bytes = b"0\r\n\r\n") -> None:
-        """A response in chunks. end: what follows the last one."""
+        """Send a response in chunks. end: the bytes after the last chunk."""
         self.raw(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
             + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -204,13 +204,16 @@ class Reply:
         )
 
     def refuse(self, status: int, message: str, **fields: Any) -> None:
-        """An error in the words of OpenAI's API."""
+        """Send an error in the words of OpenAI's API."""
         self.send(status, {"error": {"message": message, **fields}})
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to respond. answers: whether the response holds an answer that must be kept. weight: how often it comes."""
+    """A way to respond. answers: whether the response contains an answer that must be kept.
+
+    weight: how often it comes.
+    """
 
     play: Callable[[Reply], object]
     answers: bool
@@ -221,7 +224,7 @@ FAULTS: dict[str, Fault] = {"": Fault(lambda reply: reply.send(200, reply.chat()
 
 
 def fault(name: str, *, answers: bool = False, weight: float = 1) -> Callable[[Callable[[Reply], object]], None]:
-    """Register a fault."""
+    """Return a decorator that registers a fault."""
 
     def register(play: Callable[[Reply], object]) -> None:
         FAULTS[name] = Fault(play, answers, weight)
@@ -239,7 +242,7 @@ def call(arguments: Any) -> dict[str, Any]:
 
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me compare."}]}
 HUGE = 10**400
-# Answers in forms of their own, and answers with fields that no store can hold.
+# Answers in unusual forms, and answers with fields that no store can hold.
 GOOD: dict[str, Callable[[Reply], str]] = {
     "parts": lambda reply: reply.chat([text_part(reply)]),
     "parts with thinking": lambda reply: reply.chat([THOUGHT, text_part(reply)]),
@@ -278,7 +281,7 @@ GOOD: dict[str, Callable[[Reply], str]] = {
     "fenced": lambda reply: reply.chat(f"Here you are:\n```json\n{reply.answer}\n```\n"),
     "encoded twice": lambda reply: reply.chat(json.dumps(reply.answer)),
 }
-# In these the server tells no count that can be used.
+# In these answers, the server reports no usable token count.
 UNCOUNTED = {name for name in GOOD if "usage" in name} | {"no usage"}
 for name, body in GOOD.items():
     fault(name, answers=True)(lambda reply, body=body: reply.send(200, body(reply)))  # type: ignore[misc]
@@ -322,7 +325,7 @@ def _(reply: Reply) -> None:
     reply.drip(head + data, 100, 0.02)
 
 
-# No answer, but perhaps the next time.
+# These responses are not answers, but the next try may bring one.
 TRIED_AGAIN: dict[str, tuple[int, Any]] = {
     "500": (500, {"error": {"message": "internal error", "type": "server_error"}}),
     "500 of HTML": (500, "<html><head><title>500</title></head><body><h1>Oops</h1></body></html>"),
@@ -410,7 +413,7 @@ def _(reply: Reply) -> None:
     reply.handler.close_connection = True
 
 
-# These prompts get no answer, and later ones do.
+# These prompts get no answer, but later ones do.
 fault("moderated")(
     lambda reply: reply.refuse(403, "Your input was flagged by the moderation of the chosen model.", code=403)
 )

@@ -1,15 +1,15 @@
-"""A long run against a server that misbehaves: what it answered must be in the store, once, and nothing may break.
+"""A long run against a server that misbehaves: each of its answers must be stored exactly once, and nothing may break.
 
     python bench/first_contact.py [--kills 100] [--outage 60] [--held 300] [--faults N] [--users 6000] [--seed 0]
 
 1. Each fault alone: a run in which every second request meets it.
-2. Kills: runs in which one request of four meets a fault, each killed at a random moment, while four readers ask by
+2. Kills: runs in which one request of four meets a fault, each killed at a random moment, while four readers query by
    `gr2 sql` and one process labels.
 3. One run through an outage, and through a process that holds the store for minutes.
 4. A full disk, and the same command again once there is room.
 
-The store lies on a small disk in memory, which needs the right to mount one; part 4 is missed without it. A key of the
-run's own is planted in responses, and searched for in every file and every column afterwards.
+The store is on a small disk in memory. Mounting it needs the right to do so; without it, part 4 is skipped and its bar
+is missed. A special API key is planted in responses, and searched for in every file and every column afterwards.
 """
 
 import argparse
@@ -56,7 +56,7 @@ with Store.open(sys.argv[1]).writing() as session:
 
 
 class Contact:
-    """A store, the server, and what went wrong so far."""
+    """A store, the server, and the problems that were found so far."""
 
     def __init__(self, disk: Path, seed: int) -> None:
         self.key = f"sk-{secrets.token_hex(20)}"
@@ -70,7 +70,7 @@ class Contact:
         self.lists = 0
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """`gr2 ...` on this store, in the background."""
+        """Start `gr2 ...` on this store in the background."""
         return subprocess.Popen(
             [*GR2, *words, "--store", str(self.store.folder)],
             stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ class Contact:
         )
 
     def trace(self, *words: str) -> subprocess.Popen[str]:
-        """A run of `gr2 trace`, patient for four seconds."""
+        """Start a run of `gr2 trace` with a timeout of four seconds."""
         teacher = ["--teacher", "openai", "--model", "m", "--base-url", self.server.url, "--api-key-env", KEY_NAME]
         limits = [
             "--timeout",
@@ -97,7 +97,7 @@ class Contact:
         return self.start("trace", "demo", *teacher, *limits, *words)
 
     def finish(self, process: subprocess.Popen[str], what: str, *codes: int, timeout_s: float = 900) -> int:
-        """Await a process, whose exit code must be one of `codes`, without a traceback."""
+        """Wait for a process, whose exit code must be one of `codes`, without a traceback."""
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -110,13 +110,13 @@ class Contact:
         return process.returncode
 
     def more_lists(self, number: int) -> tuple[str, str]:
-        """The option that opens so many further lists to the next run."""
+        """Return the option that gives this many further lists to the next run."""
         self.lists += number
         return "--limit", str(self.lists)
 
 
 def main() -> None:
-    """Run the four parts and check."""
+    """Run the four parts and check the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--outage", type=float, default=60.0, help="seconds")
@@ -148,7 +148,7 @@ def main() -> None:
 
 @contextmanager
 def small_disk() -> Iterator[tuple[Path, bool]]:
-    """A folder on a disk of its own, and whether it is one."""
+    """Yield a folder, and whether it is on a small disk that could be mounted."""
     with tempfile.TemporaryDirectory() as temporary:
         options = ["-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", temporary]
         is_small = subprocess.run(["mount", *options], check=False, capture_output=True).returncode == 0
@@ -160,7 +160,7 @@ def small_disk() -> Iterator[tuple[Path, bool]]:
 
 
 def meet_each_fault(contact: Contact, names: Sequence[str]) -> None:
-    """A run for each fault. One that meets it before any answer may end at once with exit code 2."""
+    """Run once for each fault. A run that meets the fault before any answer may end at once with exit code 2."""
     started = time.monotonic()
     for name in names:
         contact.server.only = name
@@ -173,7 +173,7 @@ def meet_each_fault(contact: Contact, names: Sequence[str]) -> None:
 
 
 def die_often(contact: Contact, kills: int) -> None:
-    """Runs that are killed, with four readers and a labeller beside them."""
+    """Kill runs, with four readers and a labeller beside them."""
     started, stop = time.monotonic(), contact.store.folder.with_name("stop")
     watchers = [watch(code, contact.store.folder, stop) for code in (LABELLER, *[READER] * 4)]
     contact.server.mix = 0.25
@@ -186,7 +186,7 @@ def die_often(contact: Contact, kills: int) -> None:
         try:
             process.wait(contact.chance.uniform(0.0, 5.0))
         except subprocess.TimeoutExpired:
-            # Before the signal, so that no answer after it counts as one that should have arrived.
+            # The time is taken before the signal, so that no later answer is expected to have arrived.
             contact.killed_at.append(time.monotonic())
             process.kill()
             process.communicate()
@@ -209,7 +209,7 @@ def die_often(contact: Contact, kills: int) -> None:
 
 
 def wait_long(contact: Contact, outage_s: float, held_s: float) -> None:
-    """One run that loses its server for a while, and its store for longer."""
+    """Take the server away from one run for a while, and its store for longer."""
     started = time.monotonic()
     process = contact.trace(*contact.more_lists(6_000))
     time.sleep(8)
@@ -228,7 +228,7 @@ def wait_long(contact: Contact, outage_s: float, held_s: float) -> None:
 
 
 def fill_the_disk(contact: Contact, disk: Path) -> None:
-    """A run whose disk becomes full, and the run after it."""
+    """Fill the disk during a run, and run again with room."""
     started = time.monotonic()
     process = contact.trace(*contact.more_lists(6_000))
     time.sleep(6)
@@ -248,7 +248,7 @@ def fill_the_disk(contact: Contact, disk: Path) -> None:
 
 
 def check(contact: Contact, bars: Bars) -> None:
-    """Compare the store with the server's account, and look for the key."""
+    """Compare the store with the server's account, and search for the key."""
     account = contact.server.account
     with contact.store.reading() as session:
         rows = session.connection.execute(
@@ -290,7 +290,7 @@ def check(contact: Contact, bars: Bars) -> None:
 
 
 def places_of(contact: Contact) -> list[str]:
-    """Files, columns and outputs that hold eight characters of the key in a row."""
+    """Return the files, columns and outputs that contain eight characters of the key in a row."""
     secret = contact.key.removeprefix("sk-").lower()
     parts = [secret[start : start + 8] for start in range(len(secret) - 7)]
     places = [f"output: {text[:200]}" for text in contact.said if any(part in text.lower() for part in parts)]

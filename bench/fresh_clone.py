@@ -1,8 +1,8 @@
-"""What a newcomer does: clone the committed code into an empty folder, `make demo`, `make test`.
+"""The first steps of a newcomer: clone the committed code into an empty folder, `make demo`, `make test`.
 
     python bench/fresh_clone.py
 
-Set-up is counted. The demo's own time is what it says at its end.
+The set-up counts. The demo reports its own time at its end.
 """
 
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Clone, demo, test."""
+    """Clone the code, and run the demo and the tests."""
     bars = Bars()
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "gr2"
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def make(clone: Path, target: str) -> tuple[float, str]:
-    """Run one of the README's two commands; exits where it fails."""
+    """Run one of the README's two commands, and exit if it fails."""
     started = time.perf_counter()
     done = subprocess.run(
         ["make", target], cwd=clone, env=environment(), stdout=subprocess.PIPE, text=True, check=False
@@ -45,7 +45,7 @@ def make(clone: Path, target: str) -> tuple[float, str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's own, but for the environment it runs in; the clone has the real data at hand where we do."""
+    """Return this process's environment, without its virtual environment and store, but with the same real data."""
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "GR2_STORE")}
     return {**kept, "GR2_DATA": str(DATA)}
 

@@ -2,12 +2,12 @@
 
     python bench/gpu_student.py --model FOLDER --keep FOLDER [--lists 1000] [--markdown FILE]
 
-The store, the scorecard's traces and the figures of the pre-ranker and LambdaMART are made first, on the CPU;
---prepare stops there, so that the folder can be made beforehand and copied to the machine with the GPU. The defaults of
-the steps are sized for one H100 and a model of 270 million parameters, and have not been measured. A run that was
-interrupted goes on with what is in --keep: trainings from their last checkpoint, and figures that are there are not
-made again. The table is over the same sample of test lists for all rankers, with 95% intervals by paired bootstrap over
-lists. Needs the real data (GR2_DATA).
+The store, the scorecard's traces and the metrics of the pre-ranker and LambdaMART are made first, on the CPU. --prepare
+stops there, so that the folder can be made beforehand and copied to the machine with the GPU. The defaults of the steps
+are sized for one H100 and a model of 270 million parameters, and have not been measured. A run that was interrupted
+continues with the contents of --keep: trainings continue from their last checkpoint, and existing metrics are not
+computed again. The table is over the same sample of test lists for all rankers, with 95% intervals by paired bootstrap
+over lists. Needs the real data (GR2_DATA).
 """
 
 import argparse
@@ -46,7 +46,7 @@ STUDENTS = ("SFT", "SFT + DAPO")
 
 
 def prepare(asked: Any) -> Store:
-    """The store with lists, traces and snapshots, and the ranks of rankers that are no students."""
+    """Make the store with lists, traces and snapshots, and compute the ranks of all rankers except the students."""
     finished = asked.keep / "lambdamart.npz"
     store = Store.open(asked.keep / "store", create=True)
     if finished.exists():
@@ -71,7 +71,7 @@ def prepare(asked: Any) -> Store:
 
 
 def judge(store: Store, ranker: Ranker, lists: int) -> dict[str, np.ndarray]:
-    """Rank of the target and whether the answer was valid, for each test list of the sample."""
+    """Return the rank of the target and whether the answer was valid, for each test list of the sample."""
     with store.reading() as session:
         sources = choose_sources(session, NAME, None, None)
     listed = load_target_lists(store, NAME, *sources, "test", limit=lists).listed
@@ -84,7 +84,7 @@ def judge(store: Store, ranker: Ranker, lists: int) -> dict[str, np.ndarray]:
 
 
 def train(store: Store, asked: Any) -> None:
-    """SFT of the model, then DAPO of what it became. A training that is finished is not done again."""
+    """Train the model by SFT, then the resulting student by DAPO. A finished training is not repeated."""
     shared = {"gradient_checkpointing": False, "log_steps": 5}
     sft = SftSettings(
         max_steps=asked.sft_steps, epochs=100, batch_size=asked.batch_size, reasoning_weight=0.5, save_steps=100,
@@ -115,12 +115,12 @@ def name_of(label: str) -> str:
 
 
 def show(message: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(message, flush=True)
 
 
 def report(folder: Path) -> str:
-    """The table; its caption names the device."""
+    """Return the table. Its caption names the device."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     pre = np.load(folder / "pre-ranker.npz")["rank"]
     lines = [
@@ -141,7 +141,7 @@ def report(folder: Path) -> str:
 
 
 def main() -> None:
-    """Prepare, train, judge, report."""
+    """Prepare, train, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--keep", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Kill `gr2 trace` at random points, resume, and count: nothing received may be lost, nothing may be there twice.
+"""Kill `gr2 trace` at random points, resume, and count: no received answer may be lost or stored twice.
 
     python bench/kill_resume.py --rounds 50
 
@@ -55,7 +55,7 @@ print(reads)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers chat completions after 20 to 60 ms: the candidates in the prompt's order, some answers unusable."""
+    """Answers chat completions after 20 to 60 ms: the candidates in the prompt's order, with some unusable answers."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -64,7 +64,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
     def handle_error(self, *_: object) -> None:
-        """A killed client leaves broken pipes; they are what this is about."""
+        """Ignore broken pipes, which killed clients leave on purpose here."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def watch(code: str, folder: Path, stop: Path) -> subprocess.Popen[str]:
-    """A process beside the run, until the file `stop` appears; it prints how many operations it did."""
+    """Start a process beside the run, until the file `stop` appears. It prints the number of its operations."""
     return subprocess.Popen(
         [sys.executable, "-c", code, str(folder), str(stop)],
         stdout=subprocess.PIPE,
@@ -109,7 +109,7 @@ def watch(code: str, folder: Path, stop: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], name: str) -> int:
-    """Await a watcher; returns how many operations it did. Exits where one failed."""
+    """Wait for a watcher, and return the number of its operations. Exits if one failed."""
     out, err = process.communicate(timeout=120)
     if process.returncode != 0:
         sys.exit(f"{name} failed:\n{err}")
@@ -117,7 +117,7 @@ def finish(process: subprocess.Popen[str], name: str) -> int:
 
 
 def main() -> None:
-    """Run the rounds and check."""
+    """Run the rounds and check the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--users", type=int, default=1500)
@@ -176,7 +176,7 @@ def run(folder: Path, rounds: int, users: int, chance: random.Random) -> int:
 
     received: Counter[str] = Counter()
     sent = 0
-    # Those of finished runs are compressed.
+    # The journals of finished runs are compressed.
     for journal in [*folder.glob("journals/*.jsonl"), *folder.glob("journals/*.jsonl.zst")]:
         for record, _ in read_journal(journal):
             if record.get("event") == "received":

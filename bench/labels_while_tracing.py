@@ -2,11 +2,12 @@
 
     python bench/labels_while_tracing.py [--labels 200] [--pace 8]
 
-Simulated shoppers, the evidence teacher. One run generates all the time; windows of thirty seconds in which two
-Chromium pages press keys, each a label every `--pace` seconds, take turns with windows in which they rest. Who reads
-sixty words and looks at ten items needs eight seconds at least; `--pace 2` is faster than anybody reads. The slowdown
-is the ratio of the journal's growth in the two kinds of windows: same run, same minutes. The browsers stand for
-computers of their own and get what nobody else wants of these cores; the app has the priority that it gives itself.
+The data are simulated shoppers, with the evidence teacher. One run generates all the time. Windows of thirty seconds in
+which two Chromium pages press keys, each a label every `--pace` seconds, alternate with windows in which they rest. A
+person who reads sixty words and looks at ten items needs at least eight seconds; `--pace 2` is faster than anybody
+reads. The slowdown is the ratio of the journal's growth in the two kinds of windows, in the same run and the same
+minutes. The browsers stand for separate computers, so they only get CPU time that nothing else needs. The app has the
+priority that it gives itself.
 """
 
 import argparse
@@ -36,13 +37,13 @@ from store import Store
 WINDOW_S = 30.0
 PEOPLE = ("ann", "ben")
 KEYS = "gbus"
-# Of Linux's prctl.h and capability.h.
+# Constants of Linux's prctl.h and capability.h.
 PR_CAPBSET_DROP, CAP_SYS_NICE = 24, 23
 SHOWN = "text => document.querySelector('[data-testid=stProgress]')?.textContent.includes(text)"
 
 
 class Labeller:
-    """One person at one page."""
+    """One person who labels on one page."""
 
     def __init__(self, page: Page, address: str, name: str, traces: int) -> None:
         self.page = page
@@ -56,31 +57,33 @@ class Labeller:
 
     def label(self) -> None:
         """Press a key and wait until the label is stored and the next trace is there."""
-        # A key sooner than anybody can have seen the trace would be taken for a second press on the one before.
+        # An earlier key would be taken for a second press on the trace before, because nobody can have seen this trace.
         self.page.wait_for_timeout(400)
         started = time.perf_counter()
         self.page.keyboard.press(KEYS[self.done % len(KEYS)])
         self.done += 1
-        # Not by `expect`, which describes the whole page at each look: a third of what the browser does for a label.
+        # `expect` is not used, because it describes the whole page at each look, which is a third of the browser's work
+        # for a label.
         self.page.wait_for_function(SHOWN, arg=f"{self.done} of {self.traces:,} by you", polling=50, timeout=60_000)
         self.waits.append(time.perf_counter() - started)
 
     def errors(self) -> int:
-        """Messages of trouble on the page."""
+        """The number of error messages on the page."""
         return self.page.get_by_test_id("stAlert").count() + self.page.get_by_test_id("stException").count()
 
 
 def stand_back() -> None:
-    """Leave the cores to whoever wants them, as this process and the browsers that it starts from here on.
+    """Give this process, and the browsers that it starts from now on, only idle CPU time.
 
-    A browser of root's would raise its threads above all others (nice -8), as nobody else's may: that right is dropped.
+    A browser that runs as root would raise its threads above all others (nice -8). Other users may not do this, so that
+    right is dropped.
     """
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)
 
 
 def build(folder: Path) -> Store:
-    """Shoppers, and some traces to label."""
+    """Make a store of simulated shoppers, with some traces to label."""
     store = Store.open(folder, create=True)
     simulate(store, "bench", users=8_000)
     assign_semantic_ids(store, "bench")
@@ -90,7 +93,7 @@ def build(folder: Path) -> Store:
 
 
 def main() -> None:
-    """Generate, label in every other window, compare."""
+    """Generate, label in every other window, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=int, default=200)
     parser.add_argument("--pace", type=float, default=8.0)
@@ -126,7 +129,10 @@ def main() -> None:
 def take_turns(
     store: Store, generation: subprocess.Popen[bytes], labellers: list[Labeller], labels: int, pace_s: float
 ) -> tuple[dict[bool, list[float]], int]:
-    """The journal's growth in bytes a second, window by window, with labelling and without; and errors seen."""
+    """Measure the journal's growth in bytes per second, window by window, with and without labelling.
+
+    Also returns the number of error messages on the pages.
+    """
     time.sleep(20)  # the run begins
     (journal,) = [path for path in store.journals.glob("*.jsonl") if path.stat().st_mtime > time.time() - 5]
     rates: dict[bool, list[float]] = {True: [], False: []}
@@ -153,7 +159,7 @@ def take_turns(
 
 
 def report(labellers: list[Labeller], rates: dict[bool, list[float]], errors: int, stored: int) -> None:
-    """Print figures and bars."""
+    """Print metrics and bars."""
     bars = Bars()
     waits = [wait for labeller in labellers for wait in labeller.waits]
     done = sum(labeller.done for labeller in labellers)

@@ -1,4 +1,4 @@
-"""How a benchmark measures: child processes with their own peak memory, and bars with what was found."""
+"""Measures benchmarks: child processes with their peak memory, and bars with the measured values."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ DATA = Path(os.environ.get("GR2_DATA", Path(__file__).parents[2] / "shared" / "d
 
 @dataclass(frozen=True)
 class Measured:
-    """One finished command. seconds: by the clock; cpu_seconds: of all its threads and finished children."""
+    """One finished command. seconds: wall time. cpu_seconds: of all its threads and finished children."""
 
     seconds: float
     cpu_seconds: float
@@ -24,12 +24,12 @@ class Measured:
 
 
 def measure(*words: str, gr2: Sequence[str] = GR2) -> Measured:
-    """Run `gr2 ...` as a whole process. gr2: how the command is started; default that of this checkout."""
+    """Run `gr2 ...` as a separate process. gr2: the words that start the command; default: those of this checkout."""
     return measure_command([*gr2, *words])
 
 
 def measure_command(command: Sequence[str], **options: Any) -> Measured:
-    """Run a command as a whole process; its peak memory is the operating system's figure for that process.
+    """Run a command as a separate process. Its peak memory is the operating system's value for that process.
 
     options: of `subprocess.Popen`. Exits with the end of its output if it fails.
     """
@@ -47,7 +47,7 @@ def measure_command(command: Sequence[str], **options: Any) -> Measured:
 
 
 def quiet() -> None:
-    """Keep the libraries of training from drawing bars between the lines of a benchmark."""
+    """Keep the libraries of training from drawing progress bars between the lines of a benchmark."""
     import datasets  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
 
@@ -56,17 +56,17 @@ def quiet() -> None:
 
 
 class Bars:
-    """Prints each bar with what was measured, and remembers whether all were met."""
+    """Prints each bar with the measured value, and remembers whether all bars were met."""
 
     def __init__(self) -> None:
         self.met = True
 
     def at_least(self, what: str, value: float, bar: float) -> None:
-        """A figure that must not be under its bar."""
+        """Check a value that must not be under its bar."""
         self._print(what, value, f">= {bar:g}", value >= bar)
 
     def at_most(self, what: str, value: float, bar: float) -> None:
-        """A figure that must not be over its bar."""
+        """Check a value that must not be over its bar."""
         self._print(what, value, f"<= {bar:g}", value <= bar)
 
     def _print(self, what: str, value: float, bar: str, met: bool) -> None:

@@ -1,11 +1,11 @@
-"""Break a formula, one line at a time, and see that a test notices.
+"""Break a formula, one line at a time, and check that a test notices.
 
     python bench/mutations.py [--only TEXT]
 
-Each mutation replaces a piece of the source in a copy of this checkout, in which the tests that should catch it then
-run. They pass in the copy before anything is changed, or what fails would say nothing. Exit status 1 if a mutation
-survives. A piece that is not there exactly once ends the run at once: the source has moved on, and the mutation must
-follow.
+Each mutation replaces a piece of the source in a copy of this checkout, and then runs the tests that should catch it.
+The tests must pass in the copy before anything is changed, because otherwise a failure would mean nothing. Exit status
+1 if a mutation survives. If a piece is not in its file exactly once, the run ends at once: the source has changed, and
+the mutation must follow.
 """
 
 import argparse
@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-    """What is broken, where, how, and the tests that should fail then: a file or one test of it, of tests/."""
+    """A change of the source that breaks something, and the tests that should then fail.
+
+    file, piece, instead: where and how the source is changed. tests: a file, or one test of it, in tests/.
+    """
 
     name: str
     file: str
@@ -43,7 +46,7 @@ DAPO = "train/dapo/test_training.py"
 IDS = "curate/sids/test_assignment.py::test_ids_know_nothing_of_the_purchases_of_held_out_folds"
 
 MUTATIONS = (
-    # Folds, and what is counted as evidence.
+    # Folds, and the counts of evidence.
     Mutation(
         "pairs count the fold of a list's own user",
         "store/sql/candidates.sql",
@@ -100,7 +103,7 @@ MUTATIONS = (
         "fold = None",
         f"{FITTED}/test_lambdamart.py::test_training_lists_are_rated_by_the_model_that_has_not_seen_their_users",
     ),
-    # What is fitted to targets that it must not know.
+    # Fits to targets that the model must not know.
     Mutation(
         "the scorecard is fitted to test lists",
         "curate/traces/teachers/fitted/scorecard.py",
@@ -335,7 +338,7 @@ MUTATIONS = (
 
 
 def copy_checkout(target: Path) -> None:
-    """The files that git knows or would add."""
+    """Copy the files that git knows or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -350,12 +353,12 @@ def copy_checkout(target: Path) -> None:
 
 
 def run_tests(copy: Path, tests: list[str]) -> tuple[bool, str]:
-    """Whether all of them pass, and what pytest wrote. Ends the run if they cannot be run at all."""
+    """Run tests. Returns whether all of them pass, and pytest's output. Ends the run if they cannot be run at all."""
     places = [f"tests/{place}" for place in tests]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *places],
         cwd=copy,
-        # In front of the checkout, to which the environment's own path leads.
+        # The copy must come before the checkout, to which the environment's own path leads.
         env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
-"""A small next-item model over semantic IDs: the same budget for every tokenizer, so that IDs can be compared by use.
+"""A small next-item model over semantic IDs. All tokenizers get the same budget, so that IDs can be compared in use.
 
-A causal transformer over items, each the sum of its codes' embeddings, writes the next item's ID level by level;
-ranking is beam search over the trie of valid IDs, with the items of the history left out. It is an instrument of the
+A causal transformer over items, each the sum of its codes' embeddings, writes the next item's ID level by level. The
+ranking is a beam search over the trie of valid IDs, without the items of the history. The model is an instrument of the
 benchmarks, not a recommender of gr2.
 """
 
@@ -21,7 +21,7 @@ KEPT = 10
 
 @dataclass(frozen=True)
 class Budget:
-    """What every tokenizer gets."""
+    """The training budget of every tokenizer."""
 
     epochs: int = 12
     width: int = 96
@@ -32,7 +32,7 @@ class Budget:
 
 
 class NextItem(nn.Module):
-    """Histories of codes to the next item's codes."""
+    """Predicts the next item's codes from a history of codes."""
 
     def __init__(self, levels: int, codes: int, budget: Budget) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class NextItem(nn.Module):
         )
 
     def read(self, codes_B_T_L: torch.Tensor) -> torch.Tensor:
-        """States (B, T, width), each knowing its item and those before."""
+        """Return states (B, T, width). Each state depends on its item and the items before."""
         summed = sum(table(codes_B_T_L[..., level]) for level, table in enumerate(self.taken))
         length = codes_B_T_L.shape[1]
         mask = torch.triu(torch.full((length, length), -torch.inf), 1)
         return self.body(summed + self.place.weight[:length], mask=mask, is_causal=True)
 
     def logits(self, states: torch.Tensor, codes: torch.Tensor, level: int) -> torch.Tensor:
-        """Logits of one level after the codes of the levels before, (..., level)."""
+        """Return the logits of one level after the codes of the levels before, (..., level)."""
         written = sum(
             (table(codes[..., before]) for before, table in enumerate(self.written[:level])), torch.zeros_like(states)
         )
@@ -98,7 +98,10 @@ def fit(histories: list[np.ndarray], codes_N_L: np.ndarray, codebook_size: int, 
 
 
 def pad(histories: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Histories (B, T) and which places are taken; padding follows, so that what looks back never sees it."""
+    """Return histories (B, T) and which places are not padding.
+
+    Padding comes last, so that causal attention never sees it.
+    """
     longest = max(len(history) for history in histories)
     items = torch.zeros(len(histories), longest, dtype=torch.int64)
     valid = torch.zeros(len(histories), longest, dtype=torch.bool)
@@ -112,7 +115,10 @@ def pad(histories: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 def rank(
     model: NextItem, histories: list[np.ndarray], targets: np.ndarray, codes_N_L: np.ndarray, codebook_size: int
 ) -> np.ndarray:
-    """The target's rank (from 1, 0 beyond KEPT) among all items; items that share an ID share the places they take."""
+    """Return the target's rank (from 1, 0 beyond KEPT) among all items.
+
+    Items that share an ID share the places they take.
+    """
     trie = SidTrie.build(codes_N_L, codebook_size)
     codes = torch.from_numpy(codes_N_L.astype(np.int64))
     node_N = torch.zeros(len(codes), dtype=torch.int64)
@@ -130,21 +136,21 @@ def rank(
         seen = torch.zeros(len(rows), len(sharing), dtype=torch.bool)
         for index, history in enumerate(kept):
             seen[index, node_N[torch.from_numpy(history)]] = True
-        # What was taken already is no proposal, unless another item shares its ID.
+        # An item of the history is not proposed, unless another item shares its ID.
         out = seen.gather(1, nodes) & (sharing[nodes] == 1) | beams.isinf()
         for index, row in enumerate(rows):
             proposed = nodes[index][~out[index]]
             hit = (proposed == node_N[targets[row]]).nonzero()
             if len(hit):
                 place = int(hit[0, 0])
-                # The target stands in the middle of those that share its ID.
+                # The target gets the middle place among the items that share its ID.
                 found = int(sharing[proposed[:place]].sum()) + (int(sharing[proposed[place]]) + 1) // 2
                 ranks[row] = found if found <= KEPT else 0
     return ranks
 
 
 def beam_search(model: NextItem, state_B: torch.Tensor, trie: SidTrie) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best IDs, as nodes of the last level (B, BEAMS), best first, and their log-probabilities."""
+    """Return the best IDs, as nodes of the last level (B, BEAMS), best first, and their log-probabilities."""
     users = len(state_B)
     nodes = torch.zeros(users, 1, dtype=torch.int64)
     scores = torch.zeros(users, 1)

@@ -1,12 +1,13 @@
-"""The order-copying hack, shown and closed: the same DAPO run with the plain and with two conditional rewards.
+"""The order-copying hack, shown and closed: the same DAPO run with the unconditional and with two other rewards.
 
     python bench/order_copying.py [--steps 60] [--keep FOLDER]
 
-A student that was shown no evidence learns timid orders, of which about half are the input order. Whatever it moves, it
-mostly demotes: under `unconditional` nothing pays better than to copy. Under `paper` a copy earns nothing where the
-target is not first, and moving is worth a try; under `ndcg`, the report's form, a copy earns less than any other
-permutation. The runs have the same seed, prompts and settings. Simulated shoppers; needs no data and no network;
-drawing wants `pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the shares at both ends.
+A student that saw no evidence learns cautious orders, of which about half are the input order. Any item that it moves,
+it mostly demotes, so under `unconditional` a copy pays best. Under `conditional` a copy earns nothing unless the target
+is first, so that moving items is worth a try. Under `ndcg`, the report's form, a copy earns less than any other
+permutation. The runs have the same seed, prompts and settings. The data are simulated shoppers, without real data and
+network. Drawing needs `pip install vl-convert-python`. Writes docs/images/order-copying.svg and prints the shares at
+both ends.
 """
 
 import argparse
@@ -39,12 +40,12 @@ TEMPLATE = "rerank_ids.v1"
 REWARDS = ("unconditional", "conditional", "ndcg")
 SHOWN = {"answers/copied": "share of copied orders", "answers/promotion": "promotion of the target, in lists' lengths"}
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "order-copying.svg"
-# Steps that one figure is the mean of.
+# Each printed value is the mean of this many steps.
 WINDOW = 5
 
 
 def build(store: Store) -> None:
-    """Shoppers, timid traces of every outcome, and a student of them."""
+    """Make simulated shoppers, cautious traces of every outcome, and a student trained on them."""
     simulate(store, "shop", users=1_000)
     assign_semantic_ids(store, "shop")
     make_candidates(store, "shop")
@@ -59,14 +60,14 @@ def build(store: Store) -> None:
 
 
 def go_on(store: Store, name: str, train: Callable[..., TrainingSummary]) -> None:
-    """Train a student that is not there yet, from where an interrupted run left it."""
+    """Train a student unless it exists, and continue an interrupted training."""
     place = student_folder(store, name)
     if not (place / "config.json").exists():
         train(resume=place.exists(), on_progress=print)
 
 
 def main() -> None:
-    """Train twice, draw, print."""
+    """Train once with each reward, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--keep", type=Path)
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 def draw(curves: pl.DataFrame) -> None:
-    """The runs beside each other, means of a few steps."""
+    """Draw the runs beside each other, as means of a few steps."""
     smooth = (
         curves.filter(pl.col("metric").is_in(list(SHOWN)))
         .sort("step")

@@ -3,13 +3,13 @@
     python bench/points_students.py [--data beauty] [--teacher lambdamart] [--seeds 3] [--processes 2] [--steps 420]
         [--batch-size 32] [--lists 20000] [--limit LISTS] [--keep FOLDER] [--markdown FILE]
 
-One store: the teacher's points on train lists that contain their target, and on as many that do not. Then, for each
-seed, a new student of its own and one SFT. --data shop is the simulated shop, with --users. A seed is a process with
-one thread. Each student is read in three modes, on valid and on test lists (of each, --limit that contain their
-target); valid lists choose the mode. Figures are over the test lists, the mean of the seeds list by list; intervals are
-95%, by a paired bootstrap over lists. "LambdaMART, former evidence" is the model of gr2 0.1: neither similarities nor
-ranks, one model for all folds. --keep FOLDER goes on with what an interrupted run left there. Beauty and Sports need
-the real data (GR2_DATA).
+There is one store, with the teacher's points on train lists that contain their target, and on as many that do not. Each
+seed then trains a new student by one SFT. --data shop is the simulated shop, with --users. A seed is a process with one
+thread. Each student is read in three modes, on valid and on test lists (at most --limit of each that contain their
+target). Valid lists select the mode. Metrics are over the test lists, as the mean of the seeds list by list. Intervals
+are 95%, by a paired bootstrap over lists. "LambdaMART, former evidence" is the model of gr2 0.1, without similarities
+and ranks, and with one model for all folds. --keep FOLDER continues an interrupted run. Beauty and Sports need the real
+data (GR2_DATA).
 """
 
 import argparse
@@ -66,7 +66,7 @@ SPLITS = ("valid", "test")
 
 @dataclass(frozen=True)
 class Plan:
-    """What every seed shares."""
+    """The settings that all seeds share."""
 
     folder: Path
     data: str
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def others(self) -> tuple[str, ...]:
-        """The rankers that are no students. The former evidence is a matter of the real data."""
+        """The rankers that are not students. The former evidence is only used with real data."""
         return ("pre-ranker", NOW) if self.data == "shop" else ("pre-ranker", FORMER, NOW)
 
     def results(self, label: str, split: str) -> Path:
@@ -90,13 +90,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class FormerLambdaMart:
-    """LambdaMART as it was before similarities were evidence. booster: LightGBM's own object."""
+    """LambdaMART as it was before similarities became evidence. booster: LightGBM's own object."""
 
     booster: Any
     columns: Sequence[int]
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The highest prediction first. Ties keep the input order."""
+        """Rank the candidates of each task by descending prediction. Ties keep the input order."""
         for task in tasks:
             scores_K = self.booster.predict(features_of([task])[:, self.columns], num_threads=1)
             order = np.argsort(-scores_K, kind="stable")
@@ -104,7 +104,7 @@ class FormerLambdaMart:
 
 
 def former_lambdamart(store: Store, data: str) -> FormerLambdaMart:
-    """Train it, with the settings that it had."""
+    """Train the former LambdaMART with its former settings."""
     lightgbm = import_lightgbm()
     new = {*SIMILARITIES, *(f"{name}_rank" for name in RANKED)}
     columns = [place for place, name in enumerate(feature_names()) if name not in new]
@@ -129,7 +129,7 @@ def former_lambdamart(store: Store, data: str) -> FormerLambdaMart:
 
 
 def build(plan: Plan) -> None:
-    """The store that every seed begins with, and the ranks of rankers that are no students."""
+    """Make the store that every seed begins with, and compute the ranks of rankers that are not students."""
     built = plan.folder / "built"
     if built.exists():
         return
@@ -141,7 +141,7 @@ def build(plan: Plan) -> None:
     assign_semantic_ids(store, plan.data)
     with store.reading() as session:
         made = session.connection.execute("select count(*) from candidate_lists").fetchone()
-    # A second call changes nothing, but for as long as the first.
+    # A second call would change nothing, but take as long as the first.
     if made == (0,):
         make_candidates(store, plan.data, list_size=plan.list_size)
     with store.reading() as session:
@@ -172,7 +172,7 @@ def build(plan: Plan) -> None:
 
 
 def run_seed(plan: Plan, seed: int) -> str:
-    """Train and read one student; its name."""
+    """Train and read one student. Returns its name."""
     torch.set_num_threads(1)
     quiet()
     store, new, name = Store.open(plan.folder / "store"), f"new-{seed}", f"rater-{seed}"
@@ -190,7 +190,7 @@ def run_seed(plan: Plan, seed: int) -> str:
 
 
 def judge_student(plan: Plan, store: Store, name: str) -> None:
-    """Read a student in all modes on valid and on test lists; what is there already is not read again."""
+    """Read a student in all modes on valid and on test lists. Existing results are not computed again."""
     student = open_student(store, name)
     for split in SPLITS:
         results = [plan.results(f"{name}-{mode}", split) for mode in MODES]
@@ -201,7 +201,7 @@ def judge_student(plan: Plan, store: Store, name: str) -> None:
         tasks = [
             listed.task for listed in load_target_lists(store, plan.data, *sources, split, limit=plan.limit).listed
         ]
-        # All modes are read off the same scores.
+        # All modes use the same scores.
         scores = PointsRanker(student, "both").scores(tasks)
         for mode, file in zip(MODES, results, strict=True):
             ranker = PointsRanker(student, READS[mode])
@@ -210,23 +210,23 @@ def judge_student(plan: Plan, store: Store, name: str) -> None:
 
 @dataclass(frozen=True)
 class Known:
-    """A ranker of the lists whose scores are known already."""
+    """A ranker of lists whose scores are known already."""
 
     ranker: PointsRanker
     scores: Sequence[Scores]
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """Their rankings."""
+        """Return the rankings of the known scores."""
         return map(self.ranker.ranking, tasks, self.scores)
 
 
 def ranks_of(plan: Plan, labels: Sequence[str], split: str = "test") -> np.ndarray:
-    """Ranks of the targets, a row for each ranker."""
+    """Return the ranks of the targets, one row per ranker."""
     return np.stack([np.load(plan.results(label, split))["rank"] for label in labels])
 
 
 def report(plan: Plan, seeds: int) -> tuple[str, Bars]:
-    """The table, and the bars."""
+    """Return the table, and the bars."""
     labels = {label: [label] for label in plan.others}
     labels |= {mode: [f"rater-{seed}-{mode}" for seed in range(seeds)] for mode in MODES}
     valid = {mode: ndcg_at_k(ranks_of(plan, labels[mode], "valid"), 5).mean() for mode in MODES}
@@ -252,7 +252,7 @@ def report(plan: Plan, seeds: int) -> tuple[str, Bars]:
 
 
 def add_options(parser: argparse.ArgumentParser, data: str = "beauty", teacher: str = "lambdamart") -> None:
-    """The options of a plan, and what every benchmark of students takes."""
+    """Add the options of a plan, and the common options of all benchmarks of students."""
     parser.add_argument("--data", default=data)
     parser.add_argument("--teacher", default=teacher)
     parser.add_argument("--users", type=int, default=100_000)
@@ -268,7 +268,7 @@ def add_options(parser: argparse.ArgumentParser, data: str = "beauty", teacher: 
 
 
 def make_plan(asked: argparse.Namespace, temporary: Path) -> Plan:
-    """The plan that the options ask for. Exits if it needs real data that are not there."""
+    """Make the plan of the options. Exits if it needs real data that are missing."""
     if asked.data != "shop" and not (DATA / asked.data).is_dir():
         sys.exit(f"no real data in {DATA / asked.data}; set GR2_DATA to the folder that holds it")
     folder = asked.keep or temporary
@@ -280,7 +280,7 @@ def make_plan(asked: argparse.Namespace, temporary: Path) -> Plan:
 
 
 def main() -> None:
-    """Build, train, judge, report."""
+    """Build, train, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     asked = parser.parse_args()

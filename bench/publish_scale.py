@@ -2,9 +2,9 @@
 
     python bench/publish_scale.py [--traces 200000 1000000] [--keep FOLDER]
 
-Makes a store as bench/two_million.py does, for each number of traces, publishes all of its traces in a process of its
-own, and verifies the snapshot. Then `gr2 verify` judges them again, and the processor seconds per trace of both sizes
-are compared: a cost that is linear in the number of traces gives 1.
+For each number of traces, this makes a store as bench/two_million.py does, publishes all of its traces in a separate
+process, and verifies the snapshot. Then `gr2 verify` judges them again, and the CPU seconds per trace of both sizes are
+compared: if the cost is linear in the number of traces, the ratio is 1.
 """
 
 import argparse
@@ -32,19 +32,19 @@ BASE_TRACES = 20_000
 
 
 class TimedStore(Store):
-    """A store that knows how long the longest of its transactions took, by the clock and in processor seconds."""
+    """A store that remembers its longest transaction, in wall time and in CPU seconds."""
 
     longest = (0.0, 0.0)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A read-only transaction, timed."""
+        """Open a timed read-only transaction."""
         with self._timed(), super().reading() as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that may write, timed."""
+        """Open a timed transaction that may write."""
         with self._timed(), super().writing() as session:
             yield session
 
@@ -59,7 +59,7 @@ class TimedStore(Store):
 
 
 def work(step: str, folder: Path) -> None:
-    """One step in this process; prints its figures as JSON."""
+    """Run one step in this process, and print its measurements as JSON."""
     store = TimedStore.open(folder)
     TimedStore.longest, started, worked = (0.0, 0.0), time.perf_counter(), time.process_time()
     if step == "publish":
@@ -81,7 +81,7 @@ def work(step: str, folder: Path) -> None:
 
 
 def measure(step: str, folder: Path, bars: Bars) -> dict[str, float]:
-    """The figures of one step in a process of its own, and its bars."""
+    """Measure one step in a separate process, and check its bars."""
     done = subprocess.run(
         [sys.executable, __file__, "--step", step, "--keep", str(folder)], stdout=subprocess.PIPE, check=True, text=True
     )
@@ -98,7 +98,7 @@ def measure(step: str, folder: Path, bars: Bars) -> dict[str, float]:
 
 
 def main() -> None:
-    """Build, measure, print."""
+    """Build, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, nargs="+", default=[200_000, 1_000_000])
     parser.add_argument("--keep", type=Path)

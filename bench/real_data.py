@@ -1,8 +1,8 @@
-"""The whole way on real data, against the project's bars for two cores.
+"""The whole pipeline on real data, against the project's bars for two cores.
 
     python bench/real_data.py                 Beauty and Sports, from GR2_DATA or ../shared/data
 
-Prints every bar with what was measured; exit status 1 if one is missed.
+Prints every bar with the measured value. Exit status 1 if one is missed.
 """
 
 import sys
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def prepare(bars: Bars, folder: str, name: str) -> None:
-    """Ingest, semantic IDs, candidates: time and memory."""
+    """Measure time and memory of ingest, semantic IDs and candidates."""
     files = DATA / name
     done = measure(
         "ingest", name, "--items", str(files / "items.jsonl"),
@@ -39,7 +39,7 @@ def prepare(bars: Bars, folder: str, name: str) -> None:
     done = measure("sids", name, "--store", folder)
     bars.at_most(f"{name}: sids, seconds", done.seconds, 60)
     done = measure("candidates", name, "--store", folder)
-    # The issue's bars are for Beauty; Sports is half as large again.
+    # The bars are for Beauty. Sports is half as large again.
     if name == "beauty":
         bars.at_most(f"{name}: candidates, seconds", done.seconds, 60)
         bars.at_most(f"{name}: candidates, peak MB", done.peak_mb, 2000)
@@ -48,7 +48,7 @@ def prepare(bars: Bars, folder: str, name: str) -> None:
 
 
 def check_rankings(bars: Bars, folder: str) -> None:
-    """Uniqueness and the pre-ranker's full ranking over the catalogue."""
+    """Check uniqueness, and the pre-ranker's full ranking over the catalogue."""
     with Store.open(folder).reading() as session:
         query = session.connection.execute
         for name, uniqueness in query("select dataset, uniqueness from sid_versions order by dataset").fetchall():
@@ -73,7 +73,7 @@ def check_rankings(bars: Bars, folder: str) -> None:
 
 
 def check_teacher(bars: Bars, folder: str) -> None:
-    """The evidence teacher at temperature 0 on all test lists that hold their target."""
+    """Check the evidence teacher at temperature 0 on all test lists that contain their target."""
     measure(
         "trace", "beauty", "--teacher", "evidence", "--template", "rerank_evidence.v1", "--split", "test",
         "--temperature", "0", "--max-attempts", "1", "--store", folder,

@@ -1,14 +1,14 @@
-"""What reasoning buys: students with and without it, trained on equally many tokens, and what a list then costs.
+"""The value of reasoning: students with and without it, trained on equally many tokens, and their cost per list.
 
     python bench/reasoning_budget.py [--data shop|beauty] [--users 20000] [--tokens 12000000] [--seeds 3]
         [--limit LISTS] [--keep FOLDER] [--markdown FILE]
 
-All begin with the same new student and learn from the same traces of the scorecard: one writes the reasoning and then
-the order, one writes the order alone, and that one is also read by its first token, without writing. A training takes
-as many steps as fit into the budget, counted in tokens of prompts and answers, so the one without reasoning sees more
-traces. Figures are over the test lists that contain their target; N@5 is the mean of the seeds list by list, intervals
-are 95%, by a paired bootstrap over lists. Milliseconds are for a list in batches, on this machine alone. --keep FOLDER
-goes on with what an interrupted run left there. Beauty needs the real data (GR2_DATA).
+All begin with the same new student and learn from the same traces of the scorecard. One student writes the reasoning
+and then the order, and another writes only the order. The latter is also read by its first token, without writing. A
+training takes as many steps as fit into the budget, counted in tokens of prompts and answers, so the student without
+reasoning sees more traces. Metrics are over the test lists that contain their target. N@5 is the mean of the seeds list
+by list, and intervals are 95%, by a paired bootstrap over lists. Milliseconds are per list in batches, on this machine
+alone. --keep FOLDER continues an interrupted run. Beauty needs the real data (GR2_DATA).
 """
 
 import argparse
@@ -44,12 +44,12 @@ from train.sft.weighted_loss import SftLoss, encode_traces
 from train.students.initialization import init_from_snapshot
 from train.students.student import load_student
 
-# The modes in which each student is asked, and what the table calls them.
+# The modes in which each student answers, with their names in the table.
 TRAINED = {
     "reasoning": {"reasoning": "with reasoning"},
     "direct": {"direct": "without", "first-token": "without, first token only"},
 }
-# Rows whose lengths are measured.
+# The number of rows whose lengths are measured.
 MEASURED = 1_000
 RANKS = """
     select ranker, list(list_position(rankings.item_ids, target_item_id) order by list_id)
@@ -59,7 +59,7 @@ RANKS = """
 
 
 def build(store: Store, name: str, users: int) -> None:
-    """Lists, traces and a snapshot; what is there already is not made again."""
+    """Make lists, traces and a snapshot, unless they exist already."""
     if name == "shop":
         simulate(store, name, users=users)
     else:
@@ -72,7 +72,10 @@ def build(store: Store, name: str, users: int) -> None:
 
 
 def train(store: Store, mode: str, seed: int, tokens: int) -> TrainingSummary | None:
-    """Train the student of a mode and a seed for as many steps as the budget has room for; None if that is done."""
+    """Train the student of a mode and a seed for as many steps as the budget allows.
+
+    Returns None if it is trained already.
+    """
     new, name = f"new-{seed}", f"{mode}-{seed}"
     if not student_folder(store, new).exists():
         init_from_snapshot(store, "traces", new, "tiny", seed=seed)
@@ -87,13 +90,13 @@ def train(store: Store, mode: str, seed: int, tokens: int) -> TrainingSummary | 
     )
     length = np.mean([len(ids) for ids in encoded["input_ids"]])
     steps = max(round(tokens / (length * settings.batch_size)), 1)
-    # The steps end it, however many passes they are.
+    # The number of steps ends the training, after any number of passes.
     settings = replace(settings, max_steps=steps, log_steps=min(10, steps))
     return train_sft(store, "traces", new, name, settings, resume=place.exists())
 
 
 def trained(store: Store, name: str) -> tuple[float, float]:
-    """Tokens and steps of a training."""
+    """Return the tokens and steps of a training."""
     with store.reading() as session:
         ((tokens, steps),) = session.connection.execute(
             "select max(value) filter (metric = 'num_tokens'), max(step) from run_metrics join runs using (run_id)"
@@ -104,7 +107,7 @@ def trained(store: Store, name: str) -> tuple[float, float]:
 
 
 def judge(store: Store, name: str, seeds: int, limit: int | None) -> Evaluations:
-    """One evaluation of all students in all their modes."""
+    """Evaluate all students in all their modes in one run."""
     rankers = [
         ranker
         for mode, asked in TRAINED.items()
@@ -115,7 +118,7 @@ def judge(store: Store, name: str, seeds: int, limit: int | None) -> Evaluations
 
 
 def report(store: Store, done: Evaluations, seeds: int) -> str:
-    """The table: a row for each mode, gains over the pre-ranker and over the student with reasoning."""
+    """Return the table: a row for each mode, with gains over the pre-ranker and over the student with reasoning."""
     figures = {(row["ranker"], row["metric"]): row["value"] for row in done.metrics.iter_rows(named=True)}
     with store.reading() as session:
         found = session.connection.execute(RANKS, [done.runs["run_id"][0]]).fetchall()
@@ -158,14 +161,14 @@ def report(store: Store, done: Evaluations, seeds: int) -> str:
 
 
 def interval(values_B: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """The mean over lists, with its 95% bootstrap interval."""
+    """Return the mean over lists, with its 95% bootstrap interval."""
     draws = np.random.default_rng(seed).integers(len(values_B), size=(2_000, len(values_B)))
     low, high = np.quantile(values_B[draws].mean(axis=1), (0.025, 0.975))
     return float(values_B.mean()), float(low), float(high)
 
 
 def main() -> None:
-    """Build, train, judge, report."""
+    """Build, train, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("shop", "beauty"), default="shop")
     parser.add_argument("--users", type=int, default=20_000, help="of the simulated shop")

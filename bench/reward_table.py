@@ -2,7 +2,7 @@
 
     python bench/reward_table.py
 
-Everything goes through completions as text, as in training. Exit status 1 if a bar is missed.
+All completions are judged as text, as in training. Exit status 1 if a bar is missed.
 """
 
 import random
@@ -26,21 +26,21 @@ BATCH, GROUPS = 8, 250
 
 
 def answer(sids: list[str]) -> str:
-    """A completion that gives this order and cites something shown."""
+    """Return a completion that gives this order and cites a shown item."""
     return render_completion(f"{CANDIDATES[0]} is a candidate.", sids)
 
 
 def shuffled(seed: int) -> list[str]:
-    """The candidates in a seeded random order."""
+    """Return the candidates in a seeded random order."""
     return random.Random(seed).sample(CANDIDATES, len(CANDIDATES))
 
 
 def first(sid: str) -> list[str]:
-    """The candidates with one moved to the front."""
+    """Return the candidates with one moved to the front."""
     return [sid, *(other for other in CANDIDATES if other != sid)]
 
 
-# What each behaviour writes for a target; only the first two rows look at it.
+# The completions of each behaviour for a target. Only the first two behaviours depend on the target.
 BEHAVIOURS: dict[str, Callable[[str], list[str]]] = {
     "target moved to the front": lambda target: [answer(first(target))],
     "target alone, the rest left out": lambda target: [answer([target])],
@@ -57,7 +57,7 @@ BEHAVIOURS: dict[str, Callable[[str], list[str]]] = {
 
 
 def expected(name: str, behaviour: Callable[[str], list[str]]) -> float:
-    """The mean reward of a behaviour over targets at every rank of the list, all equally likely."""
+    """Return the mean reward of a behaviour over targets at every rank of the list, all equally likely."""
     completions, targets = [], []
     for target in CANDIDATES:
         written = behaviour(target)
@@ -69,7 +69,7 @@ def expected(name: str, behaviour: Callable[[str], list[str]]) -> float:
 
 
 def render_page() -> str:
-    """docs/benchmarks/rewards.md."""
+    """Return the text of docs/benchmarks/rewards.md."""
     lines = [f"| behaviour | {' | '.join(SHOWN)} |", "|---|" + "---:|" * len(SHOWN)]
     for what, behaviour in BEHAVIOURS.items():
         values = " | ".join(f"{expected(name, behaviour):.2f}" for name in SHOWN)
@@ -110,7 +110,7 @@ sources are in `train/dapo/rewards.py`.
 
 
 def measure_speed(bars: Bars) -> None:
-    """Completions a second of one core, in groups of eight, each with a candidate list of its own."""
+    """Measure completions per second on one core, in groups of eight, each with a separate candidate list."""
     cited = [f"{sid} fits {CANDIDATES[n - 1]}." for n, sid in enumerate(CANDIDATES[:6])]
     completions = [render_completion(" ".join(cited), shuffled(seed)) for seed in range(BATCH * GROUPS)]
     lists = [shuffled(-1 - group) for group in range(GROUPS) for _ in range(BATCH)]

@@ -1,14 +1,13 @@
-"""What RL adds to SFT: the same students before and after it, under several designs.
+"""The effect of RL after SFT: the same students before and after RL, under several designs.
 
     python bench/rl_effect.py [--data shop] [--teacher scorecard] [--designs NAME,...] [--rl-steps 200]
         [--prompts-per-batch 16] [and the options of points_students.py]
 
-For each seed, a new student learns from a teacher's points by SFT, as in `bench/points_students.py`, and every design
-goes on from that student, with prompts of the train lists of one fold of users. A student is read in three modes, and
-valid lists choose the mode by the students before RL. Figures are over test lists that contain their target, the mean
-of the seeds list by list. Gains are over the student of the same seed before RL; intervals are 95%, by a paired
-bootstrap over lists. --keep FOLDER goes on with what an interrupted run left there. Beauty and Sports need the real
-data (GR2_DATA).
+For each seed, a new student learns from a teacher's points by SFT, as in `bench/points_students.py`. Every design
+continues from that student, with prompts of the train lists of one fold of users. A student is read in three modes, and
+valid lists select the mode by the students before RL. Metrics are over test lists that contain their target, as the
+mean of the seeds list by list. Gains are over the student of the same seed before RL. Intervals are 95%, by a paired
+bootstrap over lists. --keep FOLDER continues an interrupted run. Beauty and Sports need the real data (GR2_DATA).
 """
 
 import argparse
@@ -55,7 +54,7 @@ BAR = {"shop": 0.01}
 
 
 def run_designs(plan: Plan, designs: Mapping[str, DapoSettings], seed: int) -> None:
-    """Train one student by SFT, and go on from it by every design."""
+    """Train one student by SFT, and continue from it with every design."""
     begin = run_seed(plan, seed)
     store = Store.open(plan.folder / "store")
     for label, settings in designs.items():
@@ -68,7 +67,7 @@ def run_designs(plan: Plan, designs: Mapping[str, DapoSettings], seed: int) -> N
 
 
 def report(plan: Plan, designs: Mapping[str, DapoSettings], seeds: int) -> tuple[str, Bars]:
-    """The table, and the bars."""
+    """Return the table, and the bars."""
 
     def ranks(mode: str, label: str | None = None, split: str = "test") -> np.ndarray:
         return ranks_of(plan, [f"{label or 'rater'}-{seed}-{mode}" for seed in range(seeds)], split)
@@ -97,7 +96,7 @@ def report(plan: Plan, designs: Mapping[str, DapoSettings], seeds: int) -> tuple
     for other in ("pre-ranker", NOW):
         (row,) = ranks_of(plan, [other])
         lines.append(f"| {other} | | | {recall_at_k(row, 1).mean():.4f} | {ndcg_at_k(row, 5).mean():.4f} | | |")
-    # The design is chosen on valid lists, too.
+    # Valid lists select the design, too.
     best = max(designs, key=lambda label: ndcg_at_k(ranks(mode, label, "valid"), 5).mean())
     value, low, _ = gain(ranks(mode, best), before)
     bars.at_least(f"gain of {best} in N@5 over SFT", value, BAR.get(plan.data, 0.0))
@@ -106,7 +105,7 @@ def report(plan: Plan, designs: Mapping[str, DapoSettings], seeds: int) -> tuple
 
 
 def main() -> None:
-    """Build, train, judge, report."""
+    """Build, train, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, data="shop", teacher="scorecard")
     parser.add_argument("--designs", default=",".join(DESIGNS))

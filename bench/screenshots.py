@@ -1,10 +1,10 @@
-"""Pictures of every page of the app, for the README and for whoever changes a page.
+"""Pictures of every page of the app, for the README and for developers who change a page.
 
     python bench/screenshots.py STORE [--all]
 
 Writes docs/images/<page>.png at 1280 px, light. With --all it writes each page at 1280 and 1920 px, light and dark, to
-docs/images/all/, which git ignores: look at them after a change. STORE is that of `make demo`, never one of real data,
-since pictures show rows; labels, a queue and a second snapshot are added to a copy of it.
+docs/images/all/, which git ignores. Look at these after a change. STORE is the store of `make demo`, never one of real
+data, since pictures show rows. Labels, a queue and a second snapshot are added to a copy of it.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 class Picture(NamedTuple):
-    """A page: name of the file, what to open, words that show that it is there, height in pixels."""
+    """A page: the name of its file, the path to open, words that show that it is drawn, and its height in pixels."""
 
     name: str
     path: str
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 
 def prepare(store: Store) -> list[Picture]:
-    """Put people's work into the store; returns what to look at."""
+    """Add people's work to the store. Returns the pages to open."""
     argued = TraceFilter(template="rerank_evidence.v1")
     dataset = find_traces(store, argued).rows["dataset"][0]
     queue = make_queue(store, QueueSettings("evidence-two-people-each", argued, size=60, overlap=2), "Ann")
@@ -53,7 +53,7 @@ def prepare(store: Store) -> list[Picture]:
         assignment, _ = claim_next(store, queue, person)
         if assignment is None:
             continue
-        # People who mostly agree with ruleset paper, each with moods of their own.
+        # The people mostly agree with ruleset paper, each with individual deviations.
         with store.reading() as session:
             ((fine,),) = session.connection.execute(
                 "select coalesce(list_contains(rulesets, 'paper'), false) from traces"
@@ -86,12 +86,12 @@ def prepare(store: Store) -> list[Picture]:
 
 
 def take(page: Page, address: str, picture: Picture, path: Path) -> None:
-    """Open a page, wait until it stands, take the picture."""
+    """Open a page, wait until it is drawn, and take the picture."""
     width = page.viewport_size["width"] if page.viewport_size else 1280
     page.set_viewport_size({"width": width, "height": picture.height})
     page.goto(f"{address}/{picture.path}")
     if picture.name == "sql":
-        # A query that comes with a link waits for a click.
+        # A query from a link waits for a click.
         page.get_by_role("button", name="Run", exact=True).click(timeout=60_000)
     expect(page.get_by_text(picture.words).first).to_be_visible(timeout=60_000)
     for unfinished in ("stStatusWidget", "stSkeleton"):

@@ -1,11 +1,12 @@
-"""The paper's ablation of the means for unique semantic IDs, redone: each means on and off, three seeds, real data.
+"""The paper's ablation of the means for unique semantic IDs, repeated: each means on and off, three seeds, real data.
 
     python bench/sid_ablation.py [--data beauty ml-100k] [--seeds 3] [--keep FILE] > docs/benchmarks/sid-ablation.md
 
-4 x 256 codes from text alone, as in the paper. The same fitted codes are counted with all four levels fitted and with
-three fitted and the last one drawn. Recommendation: `next_item.py`'s small model over the IDs with the last level
-drawn, four epochs, valid interactions of Beauty alone. --keep FILE keeps each run as it ends, so that a run that was
-stopped goes on. Exit status 1 where EMA with a drawn last level leaves under 99.9% unique.
+There are 4 x 256 codes from text alone, as in the paper. The same fitted codes are counted with all four levels fitted,
+and with three levels fitted and the last one drawn. Recommendation is measured by the small model of `next_item.py`
+over the IDs with the last level drawn, in four epochs, on valid interactions of Beauty alone. --keep FILE keeps each
+run as it ends, so that a stopped benchmark continues. Exit status 1 if EMA with a drawn last level leaves under 99.9%
+unique.
 """
 
 import argparse
@@ -71,7 +72,7 @@ GR2 (arXiv 2602.07774) on Amazon Beauty, with an embedder and an RQ-VAE whose si
 
 
 def run(job: tuple[Path, str, str, int]) -> dict:
-    """One configuration with one seed, fitted with four levels and with three."""
+    """Run one configuration with one seed, fitted with four levels and with three."""
     file, name, configuration, seed = job
     torch.set_num_threads(1)
     data = np.load(file)
@@ -107,12 +108,12 @@ def run(job: tuple[Path, str, str, int]) -> dict:
 
 
 def share(codes_N_L: np.ndarray) -> float:
-    """Distinct rows over rows."""
+    """Return the share of distinct rows."""
     return len(np.unique(codes_N_L, axis=0)) / len(codes_N_L)
 
 
 def cell(runs: list[dict], figure: str, form: str = "{:.1%}") -> str:
-    """Mean and half the range over seeds."""
+    """Return the mean and half the range over seeds."""
     values = [run[figure] for run in runs if figure in run]
     if not values:
         return ""
@@ -121,7 +122,7 @@ def cell(runs: list[dict], figure: str, form: str = "{:.1%}") -> str:
 
 
 def report(results: list[dict], seeds: int) -> str:
-    """The page."""
+    """Return the page."""
     page = [HEAD.format(seeds=seeds, epochs=EPOCHS)]
     for name in dict.fromkeys(result["data"] for result in results):
         of_data = [result for result in results if result["data"] == name]
@@ -142,7 +143,7 @@ def report(results: list[dict], seeds: int) -> str:
 
 
 def differences(results: list[dict]) -> dict[str, str]:
-    """What each means changes on Beauty, in words."""
+    """Describe how each means changes the results on Beauty."""
 
     def mean(configuration: str, figure: str) -> float:
         return float(np.mean([result[figure] for result in results if result["configuration"] == configuration]))

@@ -1,14 +1,14 @@
-"""How much semantic IDs tell of the purchases that they were fitted on.
+"""How much semantic IDs reveal of the purchases that they were fitted on.
 
     python bench/sid_leak.py [--data beauty]
 
-IDs of all users are compared with IDs that hold one fold of users out. Both are asked for the next purchase after a
-purchase: that of training interactions of the fold's users, which the first were fitted on and the second were not, and
-that of test interactions, which neither was fitted on. The next item stands against nine others, drawn by how often
-items were bought. AUC is the share of the nine that have a lower cosine with the item before, a tie counting half. It
-is read by the vectors that are quantized and by the IDs, each as the sum of its code vectors. What the first gain on
-training purchases beyond what they gain on test purchases is what they remember. Intervals: 95%, paired bootstrap over
-purchases. Needs the real data (GR2_DATA); OMP_NUM_THREADS=1 is faster on a busy machine.
+IDs that are fitted to all users are compared with IDs that leave one fold of users out. Both predict the next purchase
+after a purchase. In training interactions of the fold's users, only the former were fitted to the purchase. In test
+interactions, neither was. The next item is compared with nine others, drawn by how often items were bought. AUC is the
+share of the nine that have a lower cosine with the item before; a tie counts half. It is measured on the vectors that
+are quantized and on the IDs, each as the sum of its code vectors. If the gain of the former IDs is higher on training
+purchases than on test purchases, the difference is what they memorise. Intervals are 95%, by a paired bootstrap over
+purchases. Needs the real data (GR2_DATA). OMP_NUM_THREADS=1 is faster on a busy machine.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CONDITIONS = {"train": f"split = 'train' and user_fold(user_id) = {FOLD}", "test
 
 
 def auc(vectors_N_D: NDArray[np.float32], pairs_B_2: NDArray[np.int64], others_B_K: NDArray[np.int64]) -> NDArray:
-    """The AUC of each pair (B): its second item against K others, by the cosine with its first."""
+    """Return the AUC of each pair (B): its second item against K others, by the cosine with its first."""
     lengths_N = np.linalg.norm(vectors_N_D, axis=1, keepdims=True)
     units_N_D = vectors_N_D / np.maximum(lengths_N, 1e-12)
     first_B_1_D = units_N_D[pairs_B_2[:, :1]]
@@ -50,7 +50,7 @@ def auc(vectors_N_D: NDArray[np.float32], pairs_B_2: NDArray[np.int64], others_B
 
 
 def main() -> None:
-    """Print one line for each way of reading IDs and each kind of purchases."""
+    """Print one line for each representation of IDs and each kind of purchases."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="beauty")
     name = parser.parse_args().data

@@ -1,11 +1,11 @@
-"""Which semantic IDs a next-item model learns best from: methods compared with the same budget, by use.
+"""Which semantic IDs a next-item model learns best from: methods compared in use, with the same budget.
 
     python bench/sid_quality.py [--data beauty] [--seeds 3] [--only TEXT] [--keep FILE]
 
-Each method makes IDs; `next_item.py`'s small model is trained on the training interactions over these IDs, and ranks
-the whole catalogue for every user's valid and test interaction. Settings were chosen on valid. The seed changes IDs and
-model alike. Intervals: 95%, paired bootstrap over users of the seeds' mean, against the first method. --keep FILE keeps
-each run as it ends, so that a run that was stopped goes on. Needs the real data (GR2_DATA).
+Each method makes IDs. The small model of `next_item.py` is trained on the training interactions over these IDs, and
+ranks the whole catalogue for every user's valid and test interaction. Settings were chosen on valid. The seed changes
+both IDs and model. Intervals are 95%, by a paired bootstrap over users of the seeds' mean, against the first method.
+--keep FILE keeps each run as it ends, so that a stopped benchmark continues. Needs the real data (GR2_DATA).
 """
 
 import argparse
@@ -38,7 +38,7 @@ KS = (5, 10)
 
 
 def run(job: tuple[Path, str, int]) -> dict:
-    """One method with one seed: ranks of every user's valid and test item."""
+    """Run one method with one seed. Returns the ranks of every user's valid and test item."""
     file, method, seed = job
     torch.set_num_threads(1)
     data = np.load(file)
@@ -78,7 +78,7 @@ def run(job: tuple[Path, str, int]) -> dict:
 
 
 def report(results: list[dict]) -> None:
-    """A Markdown table for each split."""
+    """Print a Markdown table for each split."""
     random = np.random.default_rng(0)
     methods = [method for method in METHODS if any(result["method"] == method for result in results)]
     for split in ("valid", "test"):

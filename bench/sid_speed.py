@@ -2,9 +2,9 @@
 
     python bench/sid_speed.py
 
-Real data from GR2_DATA or ../shared/data. The synthetic part: vectors of 64 dimensions through an RQ-VAE of the default
-size to IDs that nobody shares, at a quarter, a half and a whole million; each in a process of its own, so that its peak
-memory is its own. Exit status 1 if a bar is missed.
+Real data come from GR2_DATA or ../shared/data. The synthetic part turns vectors of 64 dimensions into unique IDs by an
+RQ-VAE of the default size, for a quarter, a half and a whole million vectors. Each size runs in a separate process,
+which gives its own peak memory. Exit status 1 if a bar is missed.
 """
 
 import os
@@ -25,7 +25,7 @@ SIZES = (250_000, 500_000, 1_000_000)
 
 
 def main() -> None:
-    """Real data, then synthetic vectors."""
+    """Check real data, then synthetic vectors."""
     if len(sys.argv) > 1:
         encode(int(sys.argv[1]))
         return
@@ -40,13 +40,14 @@ def main() -> None:
         print(f"       {size:,} vectors to IDs: {seconds:.1f} s, peak {peak_mb:,.0f} MB")
         peaks.append(peak_mb)
     bars.at_most("1,000,000 vectors encoded, seconds", seconds, 60)
-    # Of linear growth the second step, twice as far, adds twice as much: 1; of quadratic growth, four times: 2.
+    # The second step is twice as large. With linear growth it adds twice as much, a ratio of 1; with quadratic growth
+    # it adds four times as much, a ratio of 2.
     bars.at_most("memory that the last step adds, over twice that of the step before", growth(peaks), 1.5)
     sys.exit(not bars.met)
 
 
 def check_real(bars: Bars) -> None:
-    """Uniqueness with EMA and a drawn last level, and how long Beauty trains."""
+    """Check uniqueness with EMA and a drawn last level, and the training time on Beauty."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(Path(temporary) / "store")
         for name in ("beauty", "sports", "ml-100k"):
@@ -65,7 +66,7 @@ def check_real(bars: Bars) -> None:
 
 
 def encode_apart(size: int) -> tuple[float, float]:
-    """Seconds that encoding took, and the peak memory of a process that did it."""
+    """Encode in a separate process. Returns the seconds of encoding, and the peak memory of the process in MB."""
     process = subprocess.Popen([sys.executable, __file__, str(size)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     seconds = float(process.stdout.read())
@@ -78,13 +79,13 @@ def encode_apart(size: int) -> tuple[float, float]:
 
 
 def growth(peaks: list[float]) -> float:
-    """What the last doubling added, over twice what the one before added."""
+    """Return the growth of the last doubling, divided by twice the growth of the doubling before."""
     first, second, third = peaks
     return (third - second) / (2 * (second - first))
 
 
 def encode(size: int) -> None:
-    """Fit on a hundredth, then give every vector an ID."""
+    """Fit on a hundredth of the vectors, then give every vector an ID."""
     from curate.sids.quantizers import nearest_codes  # noqa: PLC0415
     from curate.sids.unique_codes import complete_codes  # noqa: PLC0415
     from train.sids.rq_vae_training import RqVaeQuantizer  # noqa: PLC0415
@@ -100,7 +101,7 @@ def encode(size: int) -> None:
     codes = nearest_codes(latents, fitted.codebooks)
     ids, _ = complete_codes(codes, latents, fitted.codebooks, codebook_size=256, random_levels=1, seed=0)
     print(time.perf_counter() - started)
-    # After the clock has stopped; one number an ID.
+    # This check comes after the clock has stopped. Each ID becomes one number.
     assert len(np.unique(ids.astype(np.int64) @ 256 ** np.arange(4))) == size
 
 

@@ -1,9 +1,9 @@
-"""Building the trie of semantic IDs, and what a constrained decoding step costs, beside a trie of nested dictionaries.
+"""The cost of building the trie of semantic IDs and of a constrained decoding step, beside nested dictionaries.
 
     python bench/sid_trie.py
 
-A million IDs of 4 x 256; 256 beams; logits over 4,096 tokens. The nested dictionaries are what public repositories of
-generative recommenders use: one look-up per beam and token. Exit status 1 if a bar is missed.
+There are a million IDs of 4 x 256 codes, 256 beams, and logits over 4,096 tokens. Public repositories of generative
+recommenders use nested dictionaries, with one look-up per beam and token. Exit status 1 if a bar is missed.
 """
 
 import sys
@@ -22,7 +22,7 @@ CODE_IDS = torch.arange(3, 3 + LEVELS * CODES).reshape(LEVELS, CODES)
 
 
 def nested(codes_N_L: np.ndarray) -> dict:
-    """A trie of dictionaries from token to the tokens that may follow."""
+    """Build a trie of dictionaries from each token to the tokens that may follow."""
     root: dict = {}
     tokens_N_L = CODE_IDS[torch.arange(LEVELS), torch.from_numpy(codes_N_L.astype(np.int64))].tolist()
     for tokens in tokens_N_L:
@@ -33,7 +33,7 @@ def nested(codes_N_L: np.ndarray) -> dict:
 
 
 def nested_step(root: dict, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """One step: walk each beam's prefix, then open what may follow."""
+    """Take one step: walk each beam's prefix, then allow the tokens that may follow."""
     allowed = torch.full_like(scores, -torch.inf)
     for row, text in enumerate(input_ids.tolist()):
         node = root
@@ -45,7 +45,7 @@ def nested_step(root: dict, input_ids: torch.Tensor, scores: torch.Tensor) -> to
 
 
 def main() -> None:
-    """Build both, step both, compare."""
+    """Build both tries, take steps in both, and compare."""
     torch.set_num_threads(2)
     bars = Bars()
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def elapsed(step, text: torch.Tensor, scores: torch.Tensor) -> float:
-    """Seconds of one step."""
+    """Return the seconds of one step."""
     started = time.perf_counter()
     step(text, scores)
     return time.perf_counter() - started

@@ -2,11 +2,11 @@
 
     python bench/students.py [--data beauty] [--seeds 3] [--processes 3] [--keep FOLDER] [--markdown FILE]
 
-One store: cross-fitted train lists, traces by the scorecard with evidence and by the pre-ranker's order without. Then,
-for each seed, every configuration from a new student of its own. A seed is a process with one thread and a copy of the
-store. Figures are over the test lists that hold their target, the mean of the seeds list by list; intervals: 95%,
-paired bootstrap over lists. --keep FOLDER goes on with what an interrupted run left there. Needs the real data
-(GR2_DATA).
+There is one store, with cross-fitted train lists, traces by the scorecard with evidence and traces by the pre-ranker's
+order without evidence. Each seed then trains every configuration from a separate new student. A seed is a process with
+one thread and a copy of the store. Metrics are over the test lists that contain their target, as the mean of the seeds
+list by list. Intervals are 95%, by a paired bootstrap over lists. --keep FOLDER continues an interrupted run. Needs the
+real data (GR2_DATA).
 """
 
 import argparse
@@ -54,7 +54,10 @@ RL = DapoSettings(steps=12, refill_rounds=1, max_tokens=80)
 
 @dataclass(frozen=True)
 class Configuration:
-    """begin: another configuration's student; None begins with a new one. Either sft or rl is given."""
+    """One configuration of training, with either sft or rl.
+
+    begin: the configuration whose student it begins with; None begins with a new student.
+    """
 
     template: str
     mode: str
@@ -66,7 +69,7 @@ class Configuration:
 CONFIGURATIONS = {
     "SFT": Configuration(LEVELS, "reasoning", sft=SftSettings(epochs=1.5, reasoning_weight=0.5)),
     "SFT + RL": Configuration(LEVELS, "reasoning", begin="SFT", rl=RL),
-    # A new student writes nothing that can be read, so that all rewards are alike: four steps show it as well.
+    # A new student writes only unreadable text, so that all rewards are equal. Four steps are enough to show it.
     "RL alone": Configuration(LEVELS, "reasoning", rl=replace(RL, steps=4)),
     "SFT, no reasoning": Configuration(LEVELS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
     "SFT, no evidence": Configuration(IDS, "direct", sft=SftSettings(epochs=0.5, reasoning=False)),
@@ -75,7 +78,7 @@ OTHERS = ("pre-ranker", "evidence", "scorecard", "lambdamart")
 
 
 def build(folder: Path, name: str) -> None:
-    """The store that every seed begins with, and the ranks of rankers that are no students."""
+    """Make the store that every seed begins with, and compute the ranks of rankers that are not students."""
     store = Store.open(folder / "store", create=True)
     ingest(store, name, DATA / name / "items.jsonl", DATA / name / "interactions.csv.gz")
     assign_semantic_ids(store, name)
@@ -101,7 +104,7 @@ def build(folder: Path, name: str) -> None:
 def judge(
     store: Store, name: str, ranker: Ranker, split: str = "test", limit: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Rank of the target, whether the answer was valid, and whether it is the input order, for each list of a split."""
+    """Return, for each list, the rank of the target, and whether the answer was valid and copies the input order."""
     with store.reading() as session:
         sources = choose_sources(session, name, None, None)
     lists = load_target_lists(store, name, *sources, split, limit=limit).listed
@@ -116,7 +119,7 @@ def judge(
 
 
 def run_seed(folder: Path, name: str, seed: int) -> None:
-    """All configurations of one seed; a configuration whose ranks are there is done."""
+    """Run all configurations of one seed, except those whose ranks exist already."""
     torch.set_num_threads(1)
     quiet()
     copy = folder / f"seed-{seed}"
@@ -149,7 +152,7 @@ def run_seed(folder: Path, name: str, seed: int) -> None:
 
 
 def seconds_of(store: Store, student: str) -> float:
-    """From a training's start to its end, by the store, interruptions and all."""
+    """Return the seconds from a training's start to its end, by the store, including interruptions."""
     with store.reading() as session:
         ((seconds,),) = session.connection.execute(
             "select epoch(ended_at - started_at) from runs where settings->>'name' = $1 and status = 'done'", [student]
@@ -158,7 +161,10 @@ def seconds_of(store: Store, student: str) -> float:
 
 
 def gain(ranks_A_B: np.ndarray, ranks_B: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """N@5 of the mean of several ranks of each list over that of others, one or as many, and its 95% interval."""
+    """Return the gain in N@5 of several ranks of each list over one or as many others, with its 95% interval.
+
+    The gain is the mean over the ranks.
+    """
     gains_B = (ndcg_at_k(ranks_A_B, 5) - ndcg_at_k(ranks_B, 5)).mean(axis=0)
     draws = np.random.default_rng(seed).integers(len(gains_B), size=(2_000, len(gains_B)))
     low, high = np.quantile(gains_B[draws].mean(axis=1), (0.025, 0.975))
@@ -166,19 +172,19 @@ def gain(ranks_A_B: np.ndarray, ranks_B: np.ndarray, seed: int = 0) -> tuple[flo
 
 
 def told(gained: tuple[float, float, float]) -> str:
-    """A gain and its interval."""
+    """Return a gain and its interval as text."""
     return "{:+.4f} ({:+.4f} to {:+.4f})".format(*gained)
 
 
 def run_seeds(work: Callable[[int], Any], seeds: int, processes: int) -> None:
-    """Call `work` with each seed, in processes of their own."""
-    # A forked process inherits the locks of polars' and torch's threads, and waits for them for ever.
+    """Call `work` with each seed, in separate processes."""
+    # A forked process would inherit the locks of polars' and torch's threads, and wait for them for ever.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(work, range(seeds)))
 
 
 def finish(table: str, bars: Bars, markdown: Path | None) -> NoReturn:
-    """Print the table, write it to a file if asked, and exit with 1 if a bar was missed."""
+    """Print the table, write it to a file if requested, and exit with 1 if a bar was missed."""
     print(table)
     if markdown:
         markdown.write_text(table + "\n")
@@ -186,7 +192,7 @@ def finish(table: str, bars: Bars, markdown: Path | None) -> NoReturn:
 
 
 def report(folder: Path, seeds: int) -> tuple[str, Bars]:
-    """The table, and the bars."""
+    """Return the table, and the bars."""
     pre = np.load(folder / "pre-ranker.npz")["rank"]
     lines = [
         "| ranker | valid | copied | R@1 | R@5 | N@5 | seeds' N@5 | gain over the pre-ranker, 95% | minutes |",
@@ -220,7 +226,7 @@ def report(folder: Path, seeds: int) -> tuple[str, Bars]:
 
 
 def main() -> None:
-    """Build, train, judge, report."""
+    """Build, train, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="beauty")
     parser.add_argument("--seeds", type=int, default=3)

@@ -2,8 +2,8 @@
 
     python bench/test_speed.py [--base DIR] [--rounds 1]
 
-DIR is a checkout with its environment in DIR/.venv. The commands run in turns; of several rounds the fastest counts.
-CPU time, which depends on other processes far less than time by the clock, is printed beside it.
+DIR is a checkout with its environment in DIR/.venv. The commands run in turns, and of several rounds the fastest
+counts. CPU time is printed too, because it depends on other processes far less than wall time.
 """
 
 import argparse
@@ -19,7 +19,7 @@ SHARE = 1 / 3
 
 
 def main() -> None:
-    """Run in turns, and compare."""
+    """Run the commands in turns, and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="a checkout to compare with")
     parser.add_argument("--rounds", type=int, default=1)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def make_test(checkout: Path) -> Measured:
-    """`make test` in a checkout, with the real data at hand; exits where it fails."""
+    """Run `make test` in a checkout with the real data. Exits if it fails."""
     return measure_command(["make", "test"], cwd=checkout, env=environment(), stderr=subprocess.STDOUT)
 
 

@@ -2,8 +2,8 @@
 
     python bench/trace_path.py
 
-The whole path is `gr2 trace` itself, process start included: render, complete with the evidence teacher, parse, verify,
-journal, store. Verification alone is the pure rules over parsed completions.
+The whole path is `gr2 trace` itself, including process start: render, complete with the evidence teacher, parse,
+verify, journal, store. Verification alone runs the pure rules over parsed completions.
 """
 
 import sys
@@ -19,7 +19,7 @@ from store import Store
 
 
 def main() -> None:
-    """Measure both."""
+    """Measure the whole path, and verification alone."""
     bars = Bars()
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(Path(temporary) / "store")

@@ -1,11 +1,12 @@
-"""Steps of our SFT and DAPO beside bare TRL's, on the same model and data, in one run.
+"""Steps of gr2's SFT and DAPO beside plain TRL's, on the same model and data, in one run.
 
     python bench/train_speed.py [--rounds 5]
 
-The tiny student and simulated shoppers; no data and no network. SFT: TRL's SFTTrainer on the same token ids and labels,
-without weights. DAPO: TRL's GRPOTrainer; ours with dynamic sampling on, and a reward that always tells completions
-apart, so that both roll out the same and what is timed is our bookkeeping of groups. What rewards cost is
-`reward_table.py`'s. Trainers take turns, a few steps each, round by round; the bar is on the ratio of the medians.
+It uses the tiny student and simulated shoppers, without real data and network. SFT is compared with TRL's SFTTrainer on
+the same token ids and labels, without weights. DAPO is compared with TRL's GRPOTrainer. Ours has dynamic sampling on,
+and a reward that always tells completions apart, so that both roll out the same and the benchmark times our bookkeeping
+of groups. `reward_table.py` measures the cost of rewards. Trainers take turns, a few steps each, round by round. The
+bar is on the ratio of the medians.
 """
 
 import argparse
@@ -45,35 +46,35 @@ SKIPPED = 2
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of each step."""
+    """Measures the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._begun = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Start."""
+        """Start the clock of a step."""
         self._begun = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Stop."""
+        """Stop the clock of a step."""
         self.seconds.append(time.perf_counter() - self._begun)
 
 
 def time_steps(make: Callable[[TrainerCallback], Any]) -> list[float]:
-    """Seconds of a new trainer's steps, the first ones left out."""
+    """Return the seconds of a new trainer's steps without the first ones."""
     watch = Stopwatch()
     make(watch).train()
     return watch.seconds[SKIPPED:]
 
 
 def by_text(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
-    """A reward that differs wherever texts do."""
+    """A reward that differs between different texts."""
     return [zlib.crc32(completion[0]["content"].encode()) / 2**32 for completion in completions]
 
 
 def main() -> None:
-    """Prepare once, time in turns."""
+    """Prepare once, then time the trainers in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def prepare(store: Store) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Traces and prompts of simulated shoppers, and a new student."""
+    """Make traces and prompts of simulated shoppers, and a new student."""
     simulate(store, "shop", users=300)
     assign_semantic_ids(store, "shop")
     make_candidates(store, "shop")
@@ -113,7 +114,7 @@ def prepare(store: Store) -> tuple[datasets.Dataset, datasets.Dataset]:
 
 
 def sft_pair(student: Path, rows: datasets.Dataset, folder: Path) -> dict[str, Callable[[TrainerCallback], Any]]:
-    """Our trainer and TRL's, of the same rows."""
+    """Return our trainer and TRL's for the same rows."""
     _, tokenizer = load_student(student)
     encoded = encode_traces(rows, tokenizer, SftLoss(), max_tokens=1_000)
 
@@ -148,7 +149,7 @@ def sft_pair(student: Path, rows: datasets.Dataset, folder: Path) -> dict[str, C
 
 
 def dapo_pair(student: Path, prompts: datasets.Dataset, folder: Path) -> dict[str, Callable[[TrainerCallback], Any]]:
-    """Our trainer and TRL's, of the same prompts and rewards."""
+    """Return our trainer and TRL's for the same prompts and rewards."""
 
     def make(watch: TrainerCallback, trainer: type[GRPOTrainer], **others: Any) -> Any:
         model, tokenizer = load_student(student)

@@ -4,8 +4,8 @@
 
 Makes a store of simulated shoppers with 20,000 traces of the evidence teacher, then copies them a hundred times under
 other ids, times, models and temperatures: 250,000 prompts, 2,000,000 traces, 18,000,000 verdicts, 6,000 labels. Then
-each page runs, every time in a new session, as Streamlit's AppTest runs it: queries and drawing without the browser.
-And `gr2 app` itself, opened in a Chromium page after page, tells its peak memory.
+each page runs in Streamlit's AppTest, every time in a new session: queries and drawing without the browser. Finally
+`gr2 app` itself is opened in a Chromium, page after page, to measure its peak memory.
 """
 
 import argparse
@@ -76,7 +76,7 @@ LABEL = """
 
 
 def build(folder: Path) -> Store:
-    """The store; kept where it is there already."""
+    """Make the store, unless the folder has it already."""
     if (folder / "store.duckdb").exists():
         return Store.open(folder)
     store = Store.open(folder, create=True)
@@ -98,7 +98,7 @@ def build(folder: Path) -> Store:
 
 
 def page(store: Store, module: str, function: str, **query: str) -> AppTest:
-    """A page of the app in a new session, not yet drawn.
+    """Return a page of the app in a new session, not yet drawn.
 
     The session has run once, empty: AppTest's first run looks through all installed packages for components, which a
     server does once, when it starts.
@@ -116,7 +116,7 @@ def page(store: Store, module: str, function: str, **query: str) -> AppTest:
 
 
 def p95(prepare: Callable[[int], AppTest], runs: int) -> float:
-    """Seconds that a prepared page runs, after two that warm up."""
+    """Return the 95th percentile of the seconds of prepared pages, after two runs to warm up."""
     seconds = []
     for number in range(runs + 2):
         prepared = prepare(number)
@@ -129,7 +129,7 @@ def p95(prepare: Callable[[int], AppTest], runs: int) -> float:
 
 
 def main() -> None:
-    """Build, measure, print."""
+    """Build, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--runs", type=int, default=50)
@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def measure_pages(store: Store, runs: int, bars: Bars) -> None:
-    """Whole runs of the pages' scripts."""
+    """Measure whole runs of the pages' scripts."""
     first = p95(lambda _: page(store, "trace_page", "draw_traces"), runs)
     bars.at_most("first page of traces, p95 s", first, 1.0)
     filters = (
@@ -187,7 +187,7 @@ def measure_pages(store: Store, runs: int, bars: Bars) -> None:
 
 
 def measure_memory(store: Store, bars: Bars) -> None:
-    """The peak of `gr2 app` after all pages, three times over."""
+    """Measure the peak memory of `gr2 app` after all pages, three times over."""
     with running_app(store.folder) as app:
         with sync_playwright() as playwright, chromium(playwright) as context:
             for _ in range(3):

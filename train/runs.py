@@ -1,8 +1,8 @@
-"""Trainings as runs of the store: their settings, curves and models, and how to resume one that was killed.
+"""Trainings as runs of the store: their settings, curves and models, and how to resume a training that was killed.
 
-A training has a name. `models/students/<name>/` holds `run.json`, the checkpoints while it runs, and at the end the
-model in the format of transformers and safetensors. The tables `runs` and `run_metrics` hold status and curves. This
-module knows nothing of losses and trainers.
+A training has a name. The folder `models/students/<name>/` contains `run.json`, the checkpoints while the training
+runs, and at the end the model in the format of transformers and safetensors. The tables `runs` and `run_metrics`
+contain status and curves. This module knows nothing of losses and trainers.
 """
 
 import math
@@ -40,7 +40,7 @@ from train.saving import save_plain
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 FLUSH_S = 3.0
-# The metric by which the best checkpoint is kept, and the one that says which step that was.
+# The metric by which the best checkpoint is kept, and the metric that says which step this was.
 SELECTED_BY = "eval_ndcg_at_5"
 BEST_STEP = "best_step"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -52,8 +52,9 @@ OnProgress = Callable[[str], None]
 class TrainingSummary:
     """The result of a training.
 
-    figures: the last logged value of each metric, or, of a student that was selected, the value of SELECTED_BY at
-    BEST_STEP. seconds: wall time of this process. settings: those recorded, in which every default is resolved.
+    figures: the last logged value of each metric. If the best student was selected, the value of SELECTED_BY is the one
+    at BEST_STEP. seconds: wall time of this process. settings: the recorded settings, in which every default is
+    resolved.
     """
 
     run_id: str
@@ -71,12 +72,12 @@ def student_folder(store: Store, name: str) -> Path:
 
 
 def find_student(store: Store, reference: str) -> str:
-    """Resolve a model reference: the folder of a student of the store, else the reference itself.
+    """Resolve a model reference: the folder of a student of the store, or the reference itself.
 
     reference: the name of a trained or new student, a path, or a name on the hub.
 
     Raises InputError if the training of that student is not finished, or if a plain name is neither a student nor a
-    folder. The hub is not searched for plain names: without a network that would take a minute of retries.
+    folder. The hub is not searched for plain names, because without a network that would take a minute of retries.
     """
     if reference != Path(reference).name:
         return reference
@@ -118,7 +119,7 @@ def sids_of_students(store: Store, dataset: str, references: Sequence[str]) -> s
 
 
 def open_snapshot(store: Store, reference: str) -> Snapshot:
-    """A snapshot by NAME, NAME@VERSION or folder. Raises InputError if there is none."""
+    """Open a snapshot by NAME, NAME@VERSION or folder. Raises InputError if there is none."""
     folder = Path(reference)
     # The manifest decides, because any folder may have the same name as a snapshot.
     if (folder / "manifest.json").is_file():
@@ -138,10 +139,10 @@ def sid_sizes(snapshot: Snapshot) -> tuple[int, int]:
 
 
 def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The run id and the settings of an unfinished training.
+    """Load the run id and the settings of an unfinished training.
 
-    Raises InputError if there is none of this name, or if it is of another kind, finished, or was started with another
-    number of processes: the same steps would then cover other rows.
+    Raises InputError if there is no training of this name, or if it is of another kind, finished, or was started with
+    another number of processes: the same steps would then cover other rows.
     """
     folder = student_folder(store, name)
     if not (folder / RUN_FILE).is_file():
@@ -166,16 +167,17 @@ def open_run(
 ) -> Iterator["TrainingRun"]:
     """Open a training for the length of the block. It claims the name and records status and outcome in `runs`.
 
-    resume: continues the training of that name with its recorded settings instead of `settings`. A new training that
-    fails before its first checkpoint frees its name and leaves a failed run. One that was interrupted or killed can be
-    resumed.
+    resume: continue the training of that name with its recorded settings instead of `settings`. A new training that
+    fails before its first checkpoint frees its name and leaves a failed run. A training that was interrupted or killed
+    can be resumed.
 
     Raises InputError if there is a student of that name already, or if another process is training it.
     """
     folder = student_folder(store, name)
-    # One process claims the name for all, since the others would find it taken.
+    # Only the main process claims the name, since the other processes would find it taken.
     with store.claim(f"training-{name}", f"training {name!r}") if is_main_process() else nullcontext():
-        # Checked only under the claim, because its previous holder may have finished the training meanwhile.
+        # This is checked only under the claim, because its previous holder may have finished the training in the
+        # meantime.
         run_id, facts = load_training(store, kind, name) if resume else _begin(kind, name, folder, snapshot, settings)
         run = TrainingRun(store, run_id, folder)
         try:
@@ -212,7 +214,7 @@ def _begin(
         "dataset": lineage["dataset"],
         "sid_versions": [sids["sid_version"] for sids in lineage["semantic_ids"]],
         "snapshot": f"{snapshot.manifest['name']}@{snapshot.version}",
-        # `resume` opens this exact version, even if a newer one has been published meanwhile.
+        # `resume` opens this exact version, even if a newer one has been published in the meantime.
         "reference": str(snapshot.path),
         "code_commit": code_commit(),
         "libraries": {library: version(library) for library in LIBRARIES},
@@ -240,7 +242,7 @@ class TrainingRun:
         self.folder = folder
         self.checkpoints = folder / CHECKPOINTS
         self.settings: Mapping[str, Any] = {}
-        # The step of the checkpoint that this process goes on from.
+        # The step of the checkpoint from which this process continues.
         self.resumed_at = 0
         self._started = time.perf_counter()
         self._waiting: list[dict[str, Any]] = []
@@ -266,7 +268,7 @@ class TrainingRun:
             session.put("runs", pl.DataFrame([row]))
             # put() leaves an existing row as it is, so the status of a resumed run needs its own statement.
             session.execute("resume_run", run_id=self.run_id)
-            # Steps after the checkpoint are trained again and would otherwise appear twice.
+            # The steps after the checkpoint are trained again and would otherwise appear twice.
             session.execute("delete_run_metrics_after", run_id=self.run_id, step=self.resumed_at)
 
     def can_go_on(self) -> bool:
@@ -299,12 +301,12 @@ class TrainingRun:
         rows = [{"run_id": self.run_id, **row} for row in self._waiting]
         schema = {"run_id": pl.String, "step": pl.Int32, "metric": pl.String, "value": pl.Float64}
         frame = pl.DataFrame(rows, schema=schema)
-        # A trainer may log a metric twice at one step, at its end for example; the later value counts.
+        # A trainer may log a metric twice at one step, for example at its end. The later value counts.
         session.put("run_metrics", frame.unique(["step", "metric"], keep="last", maintain_order=True))
 
     def carry_out(self, trainer: Any, tokenizer: Any, *, resume: bool) -> TrainingSummary:
         """Train to the end and save the model. resume: start from the last checkpoint, if there is one."""
-        # `StoreCallback` reports the metrics, so the trainer's own printing would repeat them.
+        # `StoreCallback` reports the metrics, so the trainer must not print them as well.
         trainer.remove_callback(PrinterCallback)
         with warnings.catch_warnings():
             # TRL and peft use a deprecated name of transformers.
@@ -312,7 +314,7 @@ class TrainingRun:
             checkpoint = last_checkpoint(self.checkpoints) if resume else None
             state = None if checkpoint is None else _load_state(checkpoint)
             if state is not None and state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
-                # It was killed after its last step, and another step would make another model.
+                # The training was killed after its last step. Another step would make another model.
                 trainer.state = state
                 kept = state.best_global_step or state.global_step
                 trainer._load_from_checkpoint(str(self.checkpoints / f"checkpoint-{kept}"))
@@ -364,7 +366,7 @@ class StoreCallback(TrainerCallback):
         self._remark = remark
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Let the last step be logged, so that a training shorter than the interval of its log has figures, too."""
+        """Log the last step, so that a training shorter than the log interval has metrics too."""
         control.should_log |= state.global_step >= state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
@@ -381,7 +383,7 @@ class StoreCallback(TrainerCallback):
             self._on_progress(Counted(message, state.global_step, state.max_steps))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Write the queued metrics, so that the store holds everything up to the checkpoint."""
+        """Write the queued metrics, so that the store has everything up to the checkpoint."""
         if state.is_world_process_zero:
             self._run.flush()
 
@@ -390,7 +392,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint in a folder, or None if there is none."""
     # The trainer's state is the last file of a checkpoint, so a checkpoint without it is incomplete.
     states = folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    # Compared as numbers: as text, checkpoint-900 would come after checkpoint-1000.
+    # The steps are compared as numbers, because as text checkpoint-900 would come after checkpoint-1000.
     newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
     return None if newest is None else str(newest.parent)
 
@@ -400,7 +402,10 @@ def _load_state(checkpoint: str) -> Any:
 
 
 def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of step, metric, value for one entry of a trainer's log. Values that are not finite numbers are left out."""
+    """Return rows of step, metric, value for one entry of a trainer's log.
+
+    Values that are not finite numbers are left out.
+    """
     return [
         {"step": step, "metric": name, "value": float(value)}
         for name, value in logs.items()
@@ -410,7 +415,7 @@ def metric_rows(step: int, logs: dict[str, Any]) -> list[dict[str, Any]]:
 
 def is_main_process() -> bool:
     """Whether this is the one process that writes, among those that `accelerate launch` started."""
-    # Read from the environment, because this is needed before torch.distributed is initialized.
+    # This is read from the environment, because it is needed before torch.distributed is initialized.
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -420,9 +425,9 @@ def process_count() -> int:
 
 
 def device_arguments(*, gradient_checkpointing: bool | None = None) -> dict[str, Any]:
-    """The trainer arguments for this machine: products in bfloat16 on a GPU, in float32 on a CPU.
+    """Return the trainer arguments for this machine: products in bfloat16 on a GPU, in float32 on a CPU.
 
-    gradient_checkpointing: None means on a GPU.
+    gradient_checkpointing: None means only on a GPU.
     """
     on_gpu = torch.cuda.is_available()
     checkpointing = on_gpu if gradient_checkpointing is None else gradient_checkpointing

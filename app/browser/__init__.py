@@ -1,1 +1,1 @@
-"""The trace browser: Streamlit pages that draw what `curate` and `train` compute."""
+"""The trace browser: Streamlit pages that draw the results of `curate` and `train`."""

@@ -86,7 +86,7 @@ def draw_agreement(store: Store) -> None:
 
 
 def draw_figures(figures: list[Agreement]) -> None:
-    """Each statistic as a point with its interval, and as a row of a table."""
+    """Draw each statistic as a point with its interval, and as a row of a table."""
     table = pl.DataFrame(figures, infer_schema_length=None).select(
         pl.col("measure"),
         annotators=pl.when(pl.col("measure") == COHEN)
@@ -119,7 +119,7 @@ def draw_figures(figures: list[Agreement]) -> None:
 
 
 def draw_intervals(table: pl.DataFrame) -> None:
-    """Points with their intervals, in the order given. Undefined values appear only in the table."""
+    """Draw points with their intervals, in the order given. Undefined values appear only in the table."""
     shown = table.filter(pl.col("value").is_not_null())
     if shown.height == 0:
         return
@@ -151,7 +151,7 @@ def draw_intervals(table: pl.DataFrame) -> None:
 
 
 def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataFrame) -> None:
-    """Two annotators' labels against each other, and all labels against a rule's verdicts."""
+    """Draw two annotators' labels against each other, and all labels against a rule's verdicts."""
     left, right = st.columns(2)
     with left:
         st.markdown("##### Two annotators")
@@ -181,7 +181,7 @@ def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataF
 
 
 def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> None:
-    """A heat map with counts in its cells. cells: first, second and the column `counted`."""
+    """Draw a heat map with counts in its cells. cells: first, second and the column `counted`."""
     most = max(1, *cells[counted].to_list())
     shared = {
         "x": nominal(
@@ -217,7 +217,7 @@ def draw_cells(cells: pl.DataFrame, rows: str, columns: str, counted: str) -> No
 
 
 def draw_rules(rules: pl.DataFrame) -> None:
-    """How well each rule and ruleset matches people's labels."""
+    """Draw how well each rule and ruleset matches people's labels."""
     st.markdown("##### Rules and rulesets against people")
     counts = {
         f"{said}_{verdict}": st.column_config.NumberColumn(
@@ -253,7 +253,7 @@ def draw_rules(rules: pl.DataFrame) -> None:
 
 
 def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
-    """A table of traces with links, or the text `nothing` if there are none."""
+    """Draw a table of traces with links, or the text `nothing` if there are none."""
     st.markdown(f"##### {title}")
     if found.height == 0:
         st.info(nothing)
@@ -281,7 +281,7 @@ def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
 
 
 def draw_annotators(labels: pl.DataFrame) -> None:
-    """Who labelled, and how much."""
+    """Draw how many labels each annotator gave."""
     st.markdown("##### Annotators")
     st.dataframe(
         summarize_annotators(labels),

@@ -1,6 +1,6 @@
-"""Who is labelling: asked once, then kept in a cookie of the browser. A sign-in (`st.login`) takes precedence.
+"""The annotator's name, which is asked for once and then kept in a cookie. A sign-in (`st.login`) takes precedence.
 
-A link never carries the name, so everybody labels under their own.
+A link never carries the name, so everybody labels under their own name.
 """
 
 from urllib.parse import quote, unquote
@@ -16,7 +16,7 @@ YEAR_SECONDS = 31_536_000
 
 
 def ask_annotator() -> str | None:
-    """The annotator's name. If it is unknown, draw the form that asks for it and return None."""
+    """Return the annotator's name. If it is unknown, draw the form that asks for it and return None."""
     name = known_annotator()
     if name is not None:
         if unquote(st.context.cookies.get(COOKIE, "")) != name and not signed_in():

@@ -21,27 +21,27 @@ _LOOK: Spec = {
 
 
 def quantitative(field: str, **options: Any) -> Spec:
-    """A channel that shows a column of numbers. The options are Vega-Lite's."""
+    """Return a channel that shows a column of numbers. The options are Vega-Lite's."""
     return {"field": field, "type": "quantitative", **options}
 
 
 def temporal(field: str, **options: Any) -> Spec:
-    """A channel that shows a column of times."""
+    """Return a channel that shows a column of times."""
     return {"field": field, "type": "temporal", **options}
 
 
 def ordinal(field: str, **options: Any) -> Spec:
-    """A channel that shows a column of a few ordered values."""
+    """Return a channel that shows a column of a few ordered values."""
     return {"field": field, "type": "ordinal", **options}
 
 
 def nominal(field: str, **options: Any) -> Spec:
-    """A channel that shows a column of names."""
+    """Return a channel that shows a column of names."""
     return {"field": field, "type": "nominal", **options}
 
 
 def either(value: Any, otherwise: Any, **condition: str) -> Spec:
-    """A channel with one of two values. condition: `test`, an expression, or `param`, the name of a selection.
+    """Return a channel with one of two values. condition: `test`, an expression, or `param`, the name of a selection.
 
     >>> either("white", "black", test="datum.traces > 2")
     {'condition': {'test': 'datum.traces > 2', 'value': 'white'}, 'value': 'black'}
@@ -50,12 +50,12 @@ def either(value: Any, otherwise: Any, **condition: str) -> Spec:
 
 
 def calculate(**columns: str) -> list[Spec]:
-    """A transform that adds columns, each computed by a Vega expression."""
+    """Return a transform that adds columns, each computed by a Vega expression."""
     return [{"calculate": expression, "as": name} for name, expression in columns.items()]
 
 
 def dashed_rule(channel: str, value: float) -> Spec:
-    """A layer with a dashed line at `value` of channel x or y."""
+    """Return a layer with a dashed line at `value` of channel x or y."""
     return {
         "mark": {"type": "rule", "strokeDash": [4, 4], "color": "gray"},
         "encoding": {channel: {"datum": value, "type": "quantitative"}},
@@ -68,6 +68,6 @@ def draw_chart(table: pl.DataFrame, spec: Spec, *, key: str | None = None, fit: 
 
 
 def draw_clickable(table: pl.DataFrame, spec: Spec, key: str) -> dict[str, Any] | None:
-    """Draw a chart with a selection of points. Returns the fields of the clicked point, None if there is none."""
+    """Draw a chart with a selection of points. Returns the fields of the clicked point, or None if there is none."""
     event: Any = st.vega_lite_chart(table, _LOOK | spec, key=key, on_select="rerun")
     return next((points[0] for points in event.selection.values() if points), None)

@@ -83,7 +83,7 @@ def draw_comparison(store: Store) -> None:
 
 
 def draw_list(store: Store, id_: str) -> None:
-    """The attempts on a list, their orders, and two of them in full."""
+    """Draw the attempts on a list, their orders, and two of them in full."""
     tried = load_attempts(store, id_)
     st.text(f"List {tried.listed.list_id} ({tried.dataset}, {tried.split}), user {tried.user_id}")
     shown = len(tried.attempts)
@@ -104,7 +104,7 @@ def draw_list(store: Store, id_: str) -> None:
 
 
 def draw_attempts(attempts: list[Attempt], listed: ListedTask) -> None:
-    """A table of attempts."""
+    """Draw a table of attempts."""
     items = {candidate.item.item_id: candidate.item for candidate in listed.task.candidates}
     rows = [
         {
@@ -152,7 +152,7 @@ def draw_attempts(attempts: list[Attempt], listed: ListedTask) -> None:
 
 
 def draw_orders(tried: ListAttempts) -> None:
-    """The rank that each attempt gives each candidate, and how well the attempts agree."""
+    """Draw the rank that each attempt gives each candidate, and how well the attempts agree."""
     read = [attempt for attempt in tried.attempts if attempt.ranking]
     st.markdown("##### Orders")
     if not read:
@@ -190,7 +190,7 @@ def _short(text: str) -> str:
 
 
 def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: NDArray[np.float64], name: str) -> None:
-    """Numbers in coloured cells. Small ranks and large taus are darker. nan leaves a cell out."""
+    """Draw numbers in coloured cells. Small ranks and large taus are darker. NaN leaves a cell out."""
     cells = pl.DataFrame(
         [
             {"row": row, "attempt": column, name: float(value)}
@@ -235,7 +235,7 @@ def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: N
 
 
 def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
-    """Two attempts word by word and rank by rank."""
+    """Draw two attempts word by word and rank by rank."""
     st.markdown("##### Two attempts")
     pair = pick_pair(tried.attempts, wanted)
     if pair is None:
@@ -279,7 +279,7 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
 
 
 def draw_diff(first: ReadText, second: ReadText) -> None:
-    """The difference of two reasonings, as text."""
+    """Draw the difference of two reasonings, as text."""
     st.caption("The reasonings. Lines with - are only in the first, with + only in the second. Items: ‹codes title›.")
     for name, text in (("first", first), ("second", second)):
         if text.source != "reasoning":
@@ -296,7 +296,7 @@ def draw_diff(first: ReadText, second: ReadText) -> None:
 
 
 def draw_configurations(store: Store) -> None:
-    """Two configurations on the lists that both tried."""
+    """Draw two configurations on the lists for which both have traces."""
     configurations = list_configurations(store)
     if len(configurations) < 2:
         st.info(
@@ -327,7 +327,7 @@ def draw_configurations(store: Store) -> None:
 
 
 def draw_measures(compared: ConfigurationComparison) -> None:
-    """The measures of both on the same lists, and on which lists they have an accepted trace."""
+    """Draw the measures of both on the same lists, and on which lists they have an accepted trace."""
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.markdown(f"##### {compared.lists:,} lists that both tried")
@@ -376,7 +376,7 @@ def _part(lists: int, of: int) -> str:
 
 
 def draw_lists(lists: pl.DataFrame) -> None:
-    """A table of lists with links."""
+    """Draw a table of lists with links."""
     if lists.height == 0:
         st.info("There are none.")
         return

@@ -1,7 +1,7 @@
 """The filter of traces in the sidebar. It is the same on every page that shows a selection of traces.
 
-Its widgets are bound to the link's parameters, named as TraceFilter's fields, so a link opens the same selection. They
-keep their values from page to page.
+Its widgets are bound to the link's parameters, which are named like the fields of TraceFilter, so a link opens the same
+selection. The widgets keep their values from page to page.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ CHOICES_S = 10.0
 
 
 def choose_filter(store: Store) -> TraceFilter:
-    """Draw the filter and return it. Raises InputError where a link or a typed time cannot be read."""
+    """Draw the filter and return it. Raises InputError if a link or a typed time cannot be read."""
     choices = known_choices(store)
     ranks = [str(rank) for rank in range(MOST_CANDIDATES + 1)]
     with st.sidebar:
@@ -58,7 +58,7 @@ def choose_filter(store: Store) -> TraceFilter:
 
 @st.cache_data(ttl=CHOICES_S, show_spinner=False, hash_funcs={Store: lambda store: str(store.folder)})
 def known_choices(store: Store) -> dict[str, list[Any]]:
-    """The values to filter by, at most CHOICES_S old: finding them takes 0.1 s in a large store."""
+    """The values to filter by, at most CHOICES_S old, because finding them takes 0.1 s in a large store."""
     return load_choices(store)
 
 
@@ -74,10 +74,10 @@ def clear_filter() -> None:
 
 
 def _select(name: str, label: str, values: Sequence[Any] | None) -> None:
-    """A choice. A link carries the option's text, so the text must be what TraceFilter reads.
+    """Draw a choice. A link carries the option's text, so the text must be readable for TraceFilter.
 
-    A value that the link names is always added to the options: Streamlit drops a value that is not among them, and the
-    page would show all traces.
+    A value that the link names is always added to the options. Otherwise Streamlit would drop it, and the page would
+    show all traces.
     """
     options = [str(value) for value in values or ()]
     for asked in (st.query_params.get(name), st.session_state.get(name)):

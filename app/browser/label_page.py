@@ -1,4 +1,4 @@
-"""The page Label: queues of traces, and one trace at a time to label, with the keyboard if you like.
+"""The page Label: queues of traces, and one trace at a time to label, by mouse or keyboard.
 
 This module only draws; `curate.review.labelling` keeps queues, assignments and events. A label is stored before the
 next trace appears, and a reload shows the same trace again. Keys have no effect while somebody types a note.
@@ -49,10 +49,10 @@ ORDERS = {
 }
 # A key pressed this soon after a trace was drawn was meant for the trace before.
 UNSEEN_SECONDS = 0.3
-# The bar of keys stays below the navigation while the page scrolls. The default tags fit beside the keys at 1280 px. To
-# cover what scrolls below it, the bar needs the theme's background, which every element around it hands down.
+# The bar of keys stays below the navigation while the page scrolls. The default tags fit beside the keys at 1280 px.
+# The bar scrolls over the page, so it needs the theme's background, which every element around it hands down.
 BAR = "label-bar"
-# The note is always on the page, so that N needs no answer of the server. It is not seen while it is empty.
+# The note is always on the page, so that N needs no answer from the server. It is hidden while it is empty.
 NOTE = "label-note"
 BAR_STYLE = f"""<style>
 [data-testid="stLayoutWrapper"]:has(> .st-key-{BAR}) {{position: sticky; top: 3.75rem; z-index: 90}}
@@ -62,9 +62,9 @@ BAR_STYLE = f"""<style>
 .st-key-{BAR} button p {{font-size: .875rem}}
 .st-key-{NOTE}:not(:focus-within):has(input:placeholder-shown) {{position: absolute; opacity: 0; pointer-events: none}}
 </style>"""
-# Streamlit cannot set the focus, so a script does. It contains no text of others. Keys belong to the note from the
-# keydown of N on, before any of Streamlit's shortcuts sees them, until Enter, Escape or a click gives them back. If the
-# next trace arrives meanwhile, with a note of its own, the text moves there.
+# Streamlit cannot set the focus, so a script does. The script contains no text of others. From the keydown of N on,
+# before any of Streamlit's shortcuts sees them, keys belong to the note, until Enter, Escape or a click gives them
+# back. If the next trace arrives in the meantime, the text moves to the note of that trace.
 NOTE_KEYS = """<script>
 (() => {
     const field = () => document.querySelector('.st-key-label-note input');
@@ -145,12 +145,15 @@ def draw_labels(store: Store) -> None:
 
 @st.cache_data(show_spinner=False)
 def load_queue(_store: Store, queue_id: str) -> Queue:
-    """The queue. It never changes, so it is cached: each key would read it again. Its id is unique across stores."""
+    """Load a queue.
+
+    A queue never changes and its id is unique across stores, so it is cached: each key would read it again.
+    """
     return find_queue(_store, queue_id)
 
 
 def draw_queues(store: Store, annotator: str) -> None:
-    """All queues, and a form for a new one of the filtered traces."""
+    """Draw all queues, and a form for a new queue of the filtered traces."""
     chosen = choose_filter(store)
     draw_title(
         "Label", "Open a queue to label its traces one by one, or make a new queue of the filtered traces below."
@@ -203,7 +206,7 @@ def draw_queues(store: Store, annotator: str) -> None:
 
 
 class Desk:
-    """What one annotator works on, kept in Streamlit's session: the assignment, when it was shown, tags and a note.
+    """The work of one annotator, kept in Streamlit's session: the assignment, when it was shown, tags and a note.
 
     Buttons change it in callbacks, which run before the page is drawn again. A key that arrives before the annotator
     can have seen the trace has no effect.
@@ -213,8 +216,8 @@ class Desk:
         self.store = store
         self.queue = queue
         self.annotator = annotator
-        # A plain dictionary: the next key may interrupt a run at any access to Streamlit's session, and that must not
-        # happen between storing a label and moving to the next trace.
+        # This is a plain dictionary, because the next key may interrupt a run at any access to Streamlit's session.
+        # That must not happen between storing a label and moving to the next trace.
         self.state: dict[str, object] = st.session_state.setdefault(f"desk-{queue.queue_id}-{annotator}", {})
 
     def claim_first(self) -> None:
@@ -224,7 +227,7 @@ class Desk:
 
     @property
     def assignment(self) -> Assignment | None:
-        """The trace in work, or None."""
+        """The annotator's current trace, or None."""
         assignment = self.state.get("assignment")
         return assignment if isinstance(assignment, Assignment) else None
 
@@ -237,7 +240,7 @@ class Desk:
 
     @property
     def tags(self) -> list[str]:
-        """The chosen tags. Like the note they belong to the trace, so an undo shows them again."""
+        """The chosen tags. Like the note, they belong to the trace, so an undo shows them again."""
         tags = self.state.setdefault(f"tags-{self.assignment}", [])
         assert isinstance(tags, list)
         return tags
@@ -275,7 +278,7 @@ class Desk:
         self.state["stale"] = True
 
     def undo(self) -> None:
-        """Take back the last label and show its trace again."""
+        """Undo the last label and show its trace again."""
 
         def go_back() -> tuple[Assignment | None, Progress]:
             assignment, progress = undo_last(self.store, self.queue, self.annotator)
@@ -302,7 +305,7 @@ class Desk:
 
 
 def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
-    """One trace of a queue, and the keys to label it."""
+    """Draw one trace of a queue, and the keys to label it."""
     desk = Desk(store, queue, annotator)
     desk.claim_first()
     assignment, progress = desk.assignment, desk.progress
@@ -330,7 +333,7 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
             draw_heading(view)
         draw_trace(store, view)
         desk.state["shown-since"] = desk.state["shown-since"] or time.monotonic()
-    # Drawn last: when the progress has changed, the trace and its keys are there.
+    # The head is drawn last: once the progress has changed, the trace and its keys are there.
     with head:
         st.subheader("Label", anchor=False, width="content")
         st.text(f"{queue.settings.name} ({annotator})", width="content")
@@ -344,7 +347,7 @@ def draw_queue(store: Store, queue: Queue, annotator: str) -> None:
 
 
 def draw_keys(desk: Desk, assignment: Assignment | None) -> None:
-    """Labels, tags and the note. Each is a button that shows its key."""
+    """Draw labels, tags and the note. Each is a button that shows its key."""
     with st.container(horizontal=True, gap="xsmall"):
         for label, key in KEYS.items():
             st.button(
@@ -372,7 +375,7 @@ def draw_keys(desk: Desk, assignment: Assignment | None) -> None:
 
 
 def draw_note(desk: Desk, assignment: Assignment) -> None:
-    """The note. N puts the cursor there. Enter, Escape or a click elsewhere gives the keys back."""
+    """Draw the note. N puts the cursor there. Enter, Escape or a click elsewhere gives the keys back."""
     with st.container(key=NOTE):
         st.text_input(
             "Note",
@@ -381,12 +384,12 @@ def draw_note(desk: Desk, assignment: Assignment) -> None:
             label_visibility="collapsed",
             persist_state="session",
         )
-    # Each run of the page is told, because the script runs only if its text is new.
+    # The text differs in each run of the page, because the script runs only if its text is new.
     st.html(NOTE_KEYS.replace("RUN", str(time.time_ns())), unsafe_allow_javascript=True)
 
 
 def draw_end(progress: Progress) -> None:
-    """No trace is left, for now or for good."""
+    """Say that no trace is left, for now or for good."""
     if progress.open:
         st.info(f"Other people are labelling the last {progress.open:,} traces. Reload the page later.")
     else:

@@ -15,12 +15,12 @@ from app.browser.trace_page import draw_traces
 from app.browser.training_page import draw_trainings
 
 SIDEBAR_PX = 250
-# Streamlit leaves 6 rem empty above a page and 5 beside it.
+# Streamlit leaves 6 rem empty above a page and 5 rem beside it.
 LAYOUT = """<style>
 [data-testid="stMainBlockContainer"] {padding: 4.5rem 2.5rem 3rem}
 [data-testid="stSidebarHeader"] {height: 3rem; padding-bottom: 0; margin-bottom: 0}
 </style>"""
-# The first page is the default and has no path of its own.
+# The first page is the default, so it has no path.
 PAGES = (
     (draw_overview, "Overview", None),
     (draw_traces, "Traces", "traces"),

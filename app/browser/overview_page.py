@@ -37,7 +37,7 @@ HEIGHT = 340
 KEPT, LOST, NEUTRAL, INK = "#4c78a8", "#e45756", "#888888", "#808495"
 ACCEPTED = "accepted, strict"
 STAGE_NAMES = {"paper": "accepted, paper", "strict": ACCEPTED}
-# Each place keeps its colour whatever the filter is.
+# Each place keeps its colour for every filter.
 PLACE_COLOURS = dict(
     zip(
         (*LOSSES, ACCEPTED),
@@ -50,7 +50,7 @@ PLACE_COLOURS = dict(
 )
 DIMENSION_COLOURS = {"template": "#4c78a8", "teacher": "#72b7b2", "temperature": "#b279a2"}
 RATES = ("0", *(f"≤ 0.{tenths}" for tenths in range(1, 10)), "< 1", "1")
-# The other columns of the table of usage can be shown by its menu; all of them are wider than a small screen.
+# The table's menu can show the other columns of usage. All columns together are wider than a small screen.
 USAGE_SHOWN = (
     *("teacher", "model", "attempts", "accepted", "cost_usd", "cost_usd_per_accepted"),
     *("prompt_tokens_per_accepted", "completion_tokens_per_accepted"),
@@ -86,7 +86,7 @@ def draw_overview(store: Store) -> None:
 
 
 def draw_nothing(store: Store) -> None:
-    """Why the page is empty, and what to do."""
+    """Explain why the page is empty, and what to do."""
     if count_traces(store, TraceFilter()) == 0:
         st.info("This store has no traces yet. Run `gr2 trace NAME --teacher evidence`, or `gr2 demo` for sample data.")
     else:
@@ -94,7 +94,7 @@ def draw_nothing(store: Store) -> None:
 
 
 def draw_figures(overview: Overview) -> None:
-    """The five main figures."""
+    """Draw the five main figures."""
     columns = st.columns(5)
     columns[0].metric("Traces", f"{overview.attempts['attempts'].sum():,}")
     columns[1].metric("Prompts", f"{overview.prompts:,}")
@@ -113,11 +113,11 @@ def draw_figures(overview: Overview) -> None:
 
 
 def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
-    """How many traces remain after each rule. A click on a stage offers a link to its traces."""
+    """Draw how many traces remain after each rule. A click on a stage offers a link to its traces."""
     funnel = make_funnel(overview).with_columns(
         name=pl.col("stage").replace(STAGE_NAMES), end=pl.col("traces") + pl.col("lost").fill_null(0)
     )
-    # Leaves room for the figures on the right, which replace an axis.
+    # This leaves room for the figures on the right, which replace an axis.
     width = 1.6 * funnel.select(pl.col("end").max()).item()
     x = quantitative("start", title=None, axis=None, scale={"domain": [0, width], "nice": False})
     shared = {
@@ -184,7 +184,7 @@ def draw_funnel(overview: Overview, chosen: TraceFilter) -> None:
 
 
 def draw_losses(overview: Overview, _: TraceFilter) -> None:
-    """The first failed rule of traces, over time."""
+    """Draw the first failed rule of traces, over time."""
     others = other_losses(overview.losses)
     colours = PLACE_COLOURS | dict.fromkeys(others, INK)
     order = [*LOSSES, *others, ACCEPTED]
@@ -200,7 +200,7 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
     present = [place for place in order if place in losses["place"]]
     width: timedelta = losses["end"][0] - losses["start"][0]
     encoding = {
-        # Ticks closer than the buckets would repeat labels.
+        # Ticks that are closer than the buckets would repeat labels.
         "x": temporal(
             "start",
             title="created (UTC)",
@@ -228,7 +228,7 @@ def draw_losses(overview: Overview, _: TraceFilter) -> None:
 
 
 def _time_format(losses: pl.DataFrame) -> str:
-    """The shortest format that tells the buckets apart."""
+    """The shortest time format that tells the buckets apart."""
     first, end, last = losses["start"][0], losses["end"][0], losses["end"][-1]
     if end - first >= timedelta(days=1):
         return "%Y-%m-%d"
@@ -237,7 +237,7 @@ def _time_format(losses: pl.DataFrame) -> str:
 
 
 def draw_acceptance(overview: Overview, _: TraceFilter) -> None:
-    """How often ruleset paper accepts."""
+    """Draw how often ruleset paper accepts."""
     _draw_shares(measure_acceptance(overview.attempts), "Acceptance rate", "overview-acceptance")
     st.caption(
         "Share of traces that ruleset paper accepts, with the 95% Wilson interval. The interval treats attempts on the "
@@ -246,13 +246,13 @@ def draw_acceptance(overview: Overview, _: TraceFilter) -> None:
 
 
 def draw_copying(overview: Overview, _: TraceFilter) -> None:
-    """How often an answer repeats the order of the prompt."""
+    """Draw how often an answer repeats the order of the prompt."""
     _draw_shares(measure_copying(overview.attempts), "Copy rate", "overview-copying")
     st.caption("Share of answers that repeat the order of the prompt, with the same interval.")
 
 
 def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
-    """How many groups have each pass rate."""
+    """Draw how many groups have each pass rate."""
     ends = pl.col("tenths").is_in([0, len(RATES) - 1])
     rates = overview.pass_rates.with_columns(
         rate=pl.Series(RATES), gradient=pl.when(ends).then(pl.lit("no gradient")).otherwise(pl.lit("gradient"))
@@ -282,7 +282,7 @@ def draw_pass_rates(overview: Overview, _: TraceFilter) -> None:
 
 
 def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
-    """The target's rank before and after. A click on a cell offers a link to its traces."""
+    """Draw the target's rank before and after re-ranking. A click on a cell offers a link to its traces."""
     moves = overview.moves
     most: int = moves.select(pl.col("traces").max()).item()
     shared = {
@@ -338,13 +338,13 @@ def draw_moves(overview: Overview, chosen: TraceFilter) -> None:
 
 
 def _ranks(ranks: pl.Series) -> list[int]:
-    """Every rank up to the highest, then 0 (absent) if it occurs."""
+    """Return every rank up to the highest, then 0 (absent) if it occurs."""
     seen: list[int] = ranks.to_list()
     return [*range(1, max(seen) + 1), *([0] if 0 in seen else [])]
 
 
 def draw_usage(overview: Overview) -> None:
-    """Tokens and cost by teacher."""
+    """Draw tokens and cost by teacher."""
     st.markdown("**Tokens and cost**")
     number = st.column_config.NumberColumn
     config: dict[str, Any] = {name: number(format="localized") for name in ("attempts", "accepted")}
@@ -371,7 +371,7 @@ def draw_usage(overview: Overview) -> None:
 
 
 def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
-    """Bars with their intervals, grouped by dimension."""
+    """Draw bars with their intervals, grouped by dimension."""
     shared = {
         "y": nominal(
             "value", title=None, sort=shares["value"].to_list(), axis={"labelLimit": 220, "labelOverlap": False}
@@ -403,7 +403,7 @@ def _draw_shares(shares: pl.DataFrame, title: str, key: str) -> None:
 
 
 def _link(chosen: TraceFilter | None, count: int, what: str) -> None:
-    """A link to the `count` traces of a filter."""
+    """Draw a link to the `count` traces of a filter. chosen: None means that the filter excludes them."""
     if chosen is None:
         st.caption("The filter excludes these traces. Widen it to see them.")
     elif count == 0:

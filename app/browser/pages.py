@@ -1,4 +1,4 @@
-"""What every page shares: its title, how errors are shown, and that no text of others is read as Markdown."""
+"""Shared parts of all pages: titles, errors, links, and the escaping of others' text against Markdown."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~$:<>&=-])")
 
 
 def page(draw: Callable[[Store], None]) -> Callable[[], None]:
-    """A page that draws the store of GR2_STORE."""
+    """Return a page that draws the store of GR2_STORE."""
 
     def run() -> None:
         try:
@@ -32,19 +32,19 @@ def page(draw: Callable[[Store], None]) -> Callable[[], None]:
 
 
 def draw_title(title: str, about: str) -> None:
-    """The head of a page: its title, and what the page is for in a sentence or two. Both are our own words."""
+    """Draw the head of a page: its title, and its purpose in a sentence or two. Both must be gr2's own words."""
     st.subheader(title, anchor=False)
     st.caption(about)
 
 
 def draw_error(what: str, error: Gr2Error) -> None:
-    """Say what failed, then the error's message as plain text: it quotes values that may hold Markdown."""
+    """Say what failed, and show the error's message as plain text: it quotes values that may contain Markdown."""
     st.error(what, icon=":material/error:")
     st.code(str(error), language=None, wrap_lines=True)
 
 
 def escape_markdown(text: str) -> str:
-    """Text of others, escaped for elements that read Markdown: labels of widgets, metrics, captions.
+    """Escape text of others for elements that read Markdown: labels of widgets, metrics, captions.
 
     Streamlit still turns a bare address into a link, -> into an arrow and :material/home: into an icon. st.text shows
     text unchanged.
@@ -57,14 +57,14 @@ def escape_markdown(text: str) -> str:
 
 @st.cache_data(ttl=MISSING_VERDICTS_S, show_spinner=False, hash_funcs={Store: lambda store: str(store.folder)})
 def missing_verdicts(store: Store) -> list[str]:
-    """What rulesets cannot decide because `gr2 verify` has not run yet, at most MISSING_VERDICTS_S old."""
+    """Sentences on missing verdicts, which `gr2 verify` adds. They are at most MISSING_VERDICTS_S old."""
     with store.reading() as session:
         return describe_unjudged(unjudged_traces(session))
 
 
 @st.cache_resource
 def open_store(folder: str) -> Store:
-    """The store. It holds no connection, and its schema is checked once in each process."""
+    """Open the store. It holds no connection, and its schema is checked once in each process."""
     return Store.open(folder)
 
 

@@ -19,7 +19,7 @@ CHOSEN = "snapshot"
 
 
 def draw_publishing(store: Store, chosen: TraceFilter) -> None:
-    """The settings of a snapshot, its preview, and the button that publishes it."""
+    """Draw the settings of a snapshot, its preview, and the button that publishes it."""
     options = load_options(store)
     if not options.datasets:
         st.info("There is no dataset yet. Run `gr2 ingest` with your logs, or `gr2 simulate NAME`.")
@@ -65,7 +65,7 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
 
 
 def draw_chosen(chosen: TraceFilter) -> None:
-    """The filter as text, because the sidebar may be collapsed."""
+    """Draw the filter as text, because the sidebar may be collapsed."""
     asked = chosen.to_query()
     if asked:
         st.code("\n".join(f"{name}: {value}" for name, value in asked.items()), language=None, wrap_lines=True)
@@ -74,7 +74,7 @@ def draw_chosen(chosen: TraceFilter) -> None:
 
 
 def find_preview(store: Store, settings: SnapshotSettings) -> Preview | None:
-    """The preview of this selection. None before Preview was pressed, and after the selection has changed."""
+    """Return the preview of this selection, or None until Preview is pressed for it."""
     if st.button("Preview", key="preview"):
         st.session_state.pop("preview-of", None)
         with st.spinner("Counting the selected rows"):
@@ -85,7 +85,7 @@ def find_preview(store: Store, settings: SnapshotSettings) -> Preview | None:
 
 
 def draw_preview(seen: Preview) -> None:
-    """The number of rows, whether publishing would be refused, and the first rows."""
+    """Draw the number of rows, whether publishing would be refused, and the first rows."""
     counts = seen.counts
     for figure, (label, value) in zip(st.columns(5), figures_of(counts).items(), strict=False):
         figure.metric(label, value)
@@ -112,7 +112,7 @@ def draw_preview(seen: Preview) -> None:
 
 
 def figures_of(counts: Counts) -> dict[str, str]:
-    """The totals by name."""
+    """Return the totals by name."""
     figures = {"Rows": f"{counts.rows:,}", "Users": f"{counts.users:,}"}
     if counts.prompts is not None:
         figures["Prompts"] = f"{counts.prompts:,}"
@@ -145,5 +145,5 @@ def draw_done() -> None:
 
 
 def reference_of(snapshot: Snapshot) -> str:
-    """NAME@VERSION."""
+    """The reference of a snapshot, as NAME@VERSION."""
     return f"{snapshot.manifest['name']}@{snapshot.version}"

@@ -1,7 +1,8 @@
 """The trace browser's server: Streamlit, behind a check of the host that a request names.
 
-A page of anybody's can send requests to this machine under a name that its owner makes resolve to 127.0.0.1 (DNS
-rebinding). The browser takes the answers for that page's own. Such requests name the wrong host, and are refused.
+A foreign web page can send requests to this machine under a host name that its owner resolves to 127.0.0.1 (DNS
+rebinding). The web browser then takes the answers for that page's own. Such requests name the wrong host, and are
+refused.
 """
 
 import os
@@ -20,7 +21,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-# Names with commas between them, set by gr2 app.
+# Host names with commas between them, set by gr2 app.
 HOSTS_VARIABLE = "GR2_ALLOWED_HOSTS"
 
 
@@ -37,13 +38,13 @@ class AllowedHosts:
             await self._app(scope, receive, send)
             return
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        # Listening on all addresses, the one of this connection is a host like the configured one.
+        # If the server listens on all addresses, the address of this connection is allowed like the configured one.
         server = scope.get("server") or ("",)
         host = host_of(named[0]) if len(named) == 1 else None
         if host is not None and (host in self._hosts or host == server[0]):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            # Before the handshake, closing answers 403.
+            # Closing a WebSocket before its handshake answers 403.
             await WebSocketClose(reason="host not allowed")(scope, receive, send)
         else:
             text = (
@@ -54,14 +55,14 @@ class AllowedHosts:
 
 
 def host_of(header: str) -> str | None:
-    """The host of a Host header in lower case, without its port. None if it is no host.
+    """Return the host of a Host header in lower case, without its port. None if the header is not a valid host.
 
     >>> host_of("Example.org.:8501"), host_of("[::1]:8501"), host_of("a@b")
     ('example.org', '::1', None)
     """
     try:
         parts = urlsplit(f"//{header}")
-        # A port that is no number raises an error here.
+        # An invalid port raises ValueError here.
         _ = parts.port
     except ValueError:
         return None

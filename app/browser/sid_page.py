@@ -1,5 +1,4 @@
-"""The page Semantic IDs: the measures of a version, its prefix tree, use of codes, collisions, the path to an item, and
-a comparison with another version.
+"""The page Semantic IDs: measures, prefix tree, use of codes, collisions, the path to an item, and a comparison.
 
 This module only draws; `curate.sids` computes. Titles and categories are shown as text, never as HTML or Markdown.
 """
@@ -53,7 +52,7 @@ def draw_sids(store: Store) -> None:
 
 
 def draw_summary(summary: SidSummary) -> None:
-    """Measures of whole IDs and of each level."""
+    """Draw the measures of whole IDs and of each level."""
     figures = st.columns(5)
     settings = summary.settings
     figures[0].metric("Items", f"{summary.items:,}")
@@ -110,7 +109,7 @@ def draw_summary(summary: SidSummary) -> None:
 
 
 def draw_tree(store: Store, version: SidVersion, levels: int) -> None:
-    """The tree of prefixes, as bars under bars whose width is their number of items."""
+    """Draw the tree of prefixes, as bars under bars whose width is their number of items."""
     st.markdown("##### Prefix tree")
     whole = load_prefix_tree(store, version, 1)
     choices = [ALL, *whole.sort("items", descending=True)["prefix"].to_list()]
@@ -153,7 +152,7 @@ def draw_tree(store: Store, version: SidVersion, levels: int) -> None:
 
 
 def draw_usage(store: Store, version: SidVersion, levels: int, summary: SidSummary) -> None:
-    """The number of items of each code, most used first."""
+    """Draw the number of items of each code, most used first."""
     st.markdown("##### Use of codes")
     usage = load_code_usage(store, version, levels)
     even = summary.items / int(summary.settings["codebook_size"])
@@ -168,7 +167,7 @@ def draw_usage(store: Store, version: SidVersion, levels: int, summary: SidSumma
 
 
 def draw_collisions(store: Store, version: SidVersion, fitted: int) -> None:
-    """The prefixes of all fitted levels that most items share."""
+    """Draw the prefixes of all fitted levels that most items share."""
     st.markdown("##### Largest collisions")
     st.dataframe(
         load_collisions(store, version, fitted),
@@ -185,7 +184,7 @@ def draw_collisions(store: Store, version: SidVersion, fitted: int) -> None:
 
 
 def draw_item(store: Store, version: SidVersion) -> None:
-    """The path from the whole catalogue to one item."""
+    """Draw the path from the whole catalogue to one item."""
     st.markdown("##### Path to an item")
     text = st.text_input("Item ID, or words of its title", key="sids-item")
     if not text:
@@ -223,7 +222,7 @@ def draw_item(store: Store, version: SidVersion) -> None:
 
 
 def draw_comparison(store: Store, version: SidVersion, others: list[str]) -> None:
-    """The measures of another version beside those of this one."""
+    """Draw the measures of another version beside those of this version."""
     st.markdown("##### Comparison with another version")
     other = st.selectbox("Other version", [NONE, *others], key="sids-other")
     if other != NONE:

@@ -26,11 +26,11 @@ PUBLISHED, PUBLISH = "Published", "Publish from the filter"
 MANIFEST, LINEAGE, FILES, LOAD, COMPARE = "Manifest", "Lineage", "Files", "Load", "Compare"
 SHOWN_KEYS = 500
 SHOWN_DIGITS = 12
-# The filter that finds the traces of a row, by the name of the row's key.
+# The link parameter that finds the traces of a row, by the name of the row's key.
 KEY_FIELDS = {"trace_id": "trace", "list_id": "list_id"}
 LINK = st.column_config.LinkColumn(display_text="open", width="small")
 NUMBER = st.column_config.NumberColumn(format="localized")
-# By the names in the manifest: a pattern would read whatever else lies in the folder.
+# The files are read by their names in the manifest. A pattern would read other files of the folder too.
 READ_BY_POLARS = """\
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def draw_snapshots(store: Store) -> None:
 
 
 def draw_published(store: Store) -> None:
-    """All snapshots, and one of them in full: the one in the link, or the newest."""
+    """Draw all snapshots, and one of them in full: the one in the link, or the newest."""
     snapshots = load_snapshots(store)
     if snapshots.height == 0:
         st.info(
@@ -93,7 +93,7 @@ def draw_published(store: Store) -> None:
 
 
 def draw_snapshot(store: Store, snapshot: Snapshot, references: list[str]) -> None:
-    """One snapshot."""
+    """Draw one snapshot."""
     name, manifest = reference_of(snapshot), snapshot.manifest
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.code(name, language=None, width="content")
@@ -129,7 +129,7 @@ def draw_verification(snapshot: Snapshot) -> None:
 
 
 def draw_manifest(manifest: Mapping[str, Any]) -> None:
-    """What was selected, and where it comes from."""
+    """Draw what was selected, and where it comes from."""
     for column, section in zip(st.columns([2, 3], gap="medium"), ("selection", "lineage"), strict=True):
         with column:
             st.markdown(f"##### {section.capitalize()}")
@@ -138,7 +138,9 @@ def draw_manifest(manifest: Mapping[str, Any]) -> None:
 
 
 def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """A section of a manifest as pairs of a field and its value. Nested names are joined by dots, null is left out.
+    """Yield a section of a manifest as pairs of a field and its value.
+
+    Nested names are joined by dots, null is left out.
 
     >>> list(list_facts({"ruleset": "paper", "teacher": None, "labels": {"events": 2}}))
     [('ruleset', 'paper'), ('labels.events', '2')]
@@ -156,7 +158,7 @@ def list_facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def draw_lineage(store: Store, snapshot: Snapshot) -> None:
-    """The lineage, from the dataset to the trainings."""
+    """Draw the lineage, from the dataset to the trainings."""
     st.dataframe(
         lineage_table(snapshot, load_lineage(store, snapshot)),
         hide_index=True,
@@ -171,7 +173,7 @@ def draw_lineage(store: Store, snapshot: Snapshot) -> None:
 
 
 def lineage_table(snapshot: Snapshot, lineage: Lineage) -> pl.DataFrame:
-    """A row for each thing that a snapshot was made from or was used for, in the order of the pipeline."""
+    """Return a row for each source and each use of a snapshot, in the order of the pipeline."""
     manifest = snapshot.manifest
     name, facts = manifest["name"], manifest["lineage"]
     dataset = facts["dataset"]
@@ -229,7 +231,7 @@ def _moment(moment: datetime) -> str:
 
 
 def draw_files(manifest: Mapping[str, Any]) -> None:
-    """Files and splits with their hashes."""
+    """Draw files and splits with their hashes."""
     st.dataframe(
         pl.DataFrame([{"file": file, **facts} for file, facts in manifest["files"].items()]),
         hide_index=True,
@@ -247,7 +249,7 @@ def draw_files(manifest: Mapping[str, Any]) -> None:
 
 
 def draw_loading(snapshot: Snapshot) -> None:
-    """How to load the snapshot elsewhere, and its dataset card."""
+    """Draw how to load the snapshot elsewhere, and its dataset card."""
     path = str(snapshot.path)
     st.code(
         f"import datasets\n\nrows = datasets.load_dataset({path!r}, {snapshot.manifest['kind']!r})\n", language="python"
@@ -259,7 +261,7 @@ def draw_loading(snapshot: Snapshot) -> None:
 
 
 def draw_diff(store: Store, reference: str, references: list[str]) -> None:
-    """The difference between another version or snapshot and this one."""
+    """Draw the difference between another version or snapshot and this one."""
     others = [other for other in references if other != reference]
     older = st.selectbox("Changes since", others, index=None, placeholder="another version or snapshot", key="compared")
     if older is None:
@@ -279,18 +281,18 @@ def draw_diff(store: Store, reference: str, references: list[str]) -> None:
 
 @st.cache_data(max_entries=4, show_spinner="Comparing every row")
 def find_changes(folder: str, older: str, newer: str) -> SnapshotDiff:
-    """The difference of two snapshots. Both are immutable, so it never changes."""
+    """Return the difference of two snapshots. Both are immutable, so it never changes."""
     store = Store.open(folder)
     return diff(find_snapshot(store, older), find_snapshot(store, newer))
 
 
 def changes_of(changes: SnapshotDiff) -> dict[str, list[str]]:
-    """The keys of rows, by kind of change."""
+    """Return the keys of rows, by kind of change."""
     return {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
 
 
 def change_table(changes: SnapshotDiff, key: str) -> pl.DataFrame:
-    """A row for each changed row, with a link to its traces if the key names them."""
+    """Return a row for each changed row, with a link to its traces if the key names them."""
     parameter = KEY_FIELDS.get(key)
     return pl.DataFrame(
         [

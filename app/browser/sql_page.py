@@ -1,7 +1,8 @@
 """The page SQL: an editor with the schema beside it, saved queries, and a result as table, chart or file.
 
 This module only draws; `curate.review.sql_console` and `curate.review.saved_queries` do the work. The link holds the
-query. Opening a link shows its query and runs nothing: it may be anybody's. Results and names are shown as text.
+query. Opening a link shows its query but does not run it, because anybody may have written it. Results and names are
+shown as text.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from store.child_processes import pool_of
 
 LINK = "q"
 TEXT = "sql-text"
-# The query that runs: the text when Run was pressed. The link's query waits until then.
+# The query that runs, which is the text at the last press of Run. The query of the link waits until Run is pressed.
 QUERY = "sql-query"
 LINKED = "sql-linked"
 RESULT = "sql-result"
@@ -57,7 +58,7 @@ def draw_sql(store: Store) -> None:
 
 
 def _follow_link() -> None:
-    """Show the query of the link, and run it only if it ran here before, as when coming back from another page."""
+    """Show the query of the link. Run it only if it ran here before, as when coming back from another page."""
     ran = st.session_state.setdefault(QUERY, "")
     linked = st.query_params.get(LINK, ran)
     if linked not in (ran, st.session_state.get(LINKED)) or TEXT not in st.session_state:
@@ -84,7 +85,7 @@ def _run() -> None:
 
 
 def draw_editor() -> None:
-    """The text of the query. It is a form, or else leaving the field would run half a query."""
+    """Draw the text of the query in a form, because without a form, leaving the field would run half a query."""
     st.html(FONT)
     with st.form("sql-form", border=False):
         st.text_area(
@@ -108,7 +109,7 @@ def draw_saved(store: Store) -> None:
     def open_saved() -> None:
         if chosen := st.session_state["sql-open"]:
             st.session_state[TEXT] = saved[chosen].query
-            # Reset the menu, so that the same query can be opened again.
+            # The menu is reset, so that the same query can be opened again.
             st.session_state["sql-open"] = None
             _run()
 
@@ -154,7 +155,7 @@ def _keep(act: Callable[[], None]) -> None:
 
 @st.fragment
 def draw_schema(store: Store) -> None:
-    """Tables, views and macros with their columns."""
+    """Draw tables, views and macros with their columns."""
     text = st.text_input(
         "Tables and columns", placeholder="Find tables and columns", key="sql-schema", label_visibility="collapsed"
     )
@@ -175,7 +176,7 @@ def draw_schema(store: Store) -> None:
 
 
 def draw_outcome(store: Store, query: str) -> None:
-    """The result of the query, or why there is none. It is kept, so looking at it does not run the query again."""
+    """Draw the result of the query, or why there is none. It is kept, so looking at it does not run the query again."""
     ran_for = (store.folder, query)
     if RESULT not in st.session_state or st.session_state[RESULT][0] != ran_for:
         try:
@@ -187,7 +188,7 @@ def draw_outcome(store: Store, query: str) -> None:
     outcome = st.session_state[RESULT][1]
     if isinstance(outcome, str):
         st.caption("The query failed:")
-        # DuckDB marks the place with ^ in the next line, which needs a monospaced font and no wrapping.
+        # DuckDB marks the position with ^ in the next line, which needs a monospaced font and no wrapping.
         st.code(outcome, language=None, wrap_lines="^" not in outcome)
     else:
         draw_result(store, query, outcome)
@@ -195,7 +196,7 @@ def draw_outcome(store: Store, query: str) -> None:
 
 @st.fragment
 def draw_result(store: Store, query: str, result: QueryResult) -> None:
-    """Rows as a table, a chart or a file."""
+    """Draw rows as a table, a chart or a file."""
     rows = result.rows
     shown, csv, parquet, said = st.columns([2, 1, 1, 8], vertical_alignment="center")
     view = shown.segmented_control(
@@ -204,7 +205,7 @@ def draw_result(store: Store, query: str, result: QueryResult) -> None:
     for place, kind, mime in ((csv, "csv", "text/csv"), (parquet, "parquet", "application/vnd.apache.parquet")):
         place.download_button(
             "CSV" if kind == "csv" else "Parquet",
-            # Rendered on demand, by running the query again.
+            # The file is rendered on demand, by running the query again.
             partial(render_download, store, query, kind),
             file_name=f"query.{kind}",
             mime=mime,
@@ -221,7 +222,7 @@ def draw_result(store: Store, query: str, result: QueryResult) -> None:
 
 
 def describe_size(result: QueryResult) -> str:
-    """How much is shown, and how much a download holds."""
+    """Describe how much is shown, and how much a download contains."""
     number = f"{result.rows.height:,} row{'' if result.rows.height == 1 else 's'}"
     shown = number if result.complete else f"The first {number}"
     return (
@@ -232,12 +233,12 @@ def describe_size(result: QueryResult) -> str:
 
 
 def render_download(store: Store, query: str, kind: str) -> bytes:
-    """All rows, up to the limits of downloads, as csv or parquet. Raises InputError if the query fails."""
+    """Return all rows, up to the limits of downloads, as csv or parquet. Raises InputError if the query fails."""
     return render_rows(query_rows(store, query, DOWNLOAD).rows, kind)
 
 
 def draw_columns(rows: pl.DataFrame) -> None:
-    """A chart of chosen columns."""
+    """Draw a chart of chosen columns."""
     suggested = suggest_chart(rows)
     if suggested is None:
         st.info("A chart needs at least one row, a column of numbers and another column.")
@@ -258,7 +259,10 @@ def draw_columns(rows: pl.DataFrame) -> None:
 
 
 def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, Spec]:
-    """The table and the chart. Columns are renamed, so that no character of their names has a meaning to Vega."""
+    """Return the table and the chart.
+
+    Columns are renamed, so that no character of their names has a meaning to Vega.
+    """
     used = {"x": choice.x, "y": choice.y} | ({"color": choice.colour} if choice.colour is not None else {})
     drawn = pl.DataFrame([_drawable(rows[name]).alias(channel) for channel, name in used.items()])
     cells = choice.mark == "heatmap"
@@ -267,7 +271,7 @@ def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, 
         "y": _kind(drawn["y"], discrete=cells),
     }
     encoding: Spec = {
-        # Names keep the query's order; numbers and times are sorted.
+        # Names keep the query's order, while numbers and times are sorted.
         channel: {
             "field": channel,
             "type": kind,
@@ -290,7 +294,7 @@ def build_chart(rows: pl.DataFrame, choice: ChartChoice) -> tuple[pl.DataFrame, 
 
 
 def _drawable(column: pl.Series) -> pl.Series:
-    """The column with decimals as floats, because Vega has no decimals."""
+    """Return the column with decimals as floats, because Vega has no decimals."""
     return column.cast(pl.Float64) if column.dtype.is_decimal() else column
 
 

@@ -38,7 +38,7 @@ def draw_trace(store: Store, view: TraceView) -> None:
 
 
 def draw_heading(view: TraceView) -> None:
-    """Where a trace comes from, and links to related traces."""
+    """Draw where a trace comes from, and links to related traces."""
     trace = view.trace
     fields = {
         "created (UTC)": f"{trace['created_at']:%Y-%m-%d %H:%M:%S}",
@@ -77,7 +77,7 @@ def _count(tokens: int | None) -> str:
 
 
 def draw_order(view: TraceView) -> None:
-    """The candidates before and after. If no order could be parsed, only those before."""
+    """Draw the candidates before and after re-ranking. If no order could be parsed, draw only those before."""
     moves = find_moves(view.listed, view.trace["ranking"])
     if not view.trace["ranking"]:
         st.info(
@@ -87,7 +87,7 @@ def draw_order(view: TraceView) -> None:
 
 
 def history_table(listed: ListedTask) -> pl.DataFrame:
-    """The user's history, oldest first."""
+    """Return a table of the user's history, oldest first."""
     return pl.DataFrame(
         [
             {
@@ -103,7 +103,7 @@ def history_table(listed: ListedTask) -> pl.DataFrame:
 
 
 def draw_reasoning(view: TraceView) -> None:
-    """The reasoning with titles in place of IDs. With a judgement, unknown IDs and claims are marked."""
+    """Draw the reasoning with titles in place of IDs. With a judgement, unknown IDs and claims are marked."""
     trace = view.trace
     reasoning = trace["reasoning"]
     if reasoning is None:
@@ -121,7 +121,7 @@ def draw_reasoning(view: TraceView) -> None:
 
 
 def draw_judgement(judgement: Judgement) -> None:
-    """Verdicts with their reasons, and people's labels."""
+    """Draw verdicts with their reasons, and people's labels."""
     st.markdown("##### Verdicts")
     passed = pl.when("passed").then(pl.lit("✓")).otherwise(pl.lit("✗"))
     why_not = pl.coalesce("detail", "reason").alias("reason")
@@ -134,7 +134,7 @@ def draw_judgement(judgement: Judgement) -> None:
 
 
 def draw_texts(store: Store, view: TraceView) -> None:
-    """Prompt and completion, byte for byte as sent and received."""
+    """Draw prompt and completion, byte for byte as sent and received."""
     prompt = fold("Prompt as sent", "prompt")
     if prompt.open:
         with prompt:
@@ -145,7 +145,10 @@ def draw_texts(store: Store, view: TraceView) -> None:
 
 
 def draw_folded(title: str, text: str, key: str, view: TraceView) -> None:
-    """A folded text of a trace. A long one is shown in parts, because a browser cannot render a megabyte at once."""
+    """Draw a folded text of a trace.
+
+    A long text is shown in parts, because a browser cannot render a megabyte at once.
+    """
     is_long = len(text) > FOLDED_CHARACTERS
     place = fold(f"{title} ({len(text):,} characters)" if is_long else title, key)
     if place.open:

@@ -56,7 +56,7 @@ _REASONING_STYLE = """<style>
 
 
 class Move(NamedTuple):
-    """One candidate. before, after: its ranks from 1; after is None where the order leaves it out."""
+    """One candidate. before, after: its ranks from 1; after is None if the order leaves it out."""
 
     item: ShownItem
     before: int
@@ -65,7 +65,7 @@ class Move(NamedTuple):
 
     @property
     def way(self) -> str:
-        """Which of WAYS."""
+        """The direction of the move, as one of WAYS."""
         if self.is_target:
             return "target"
         if self.after is None or self.after == self.before:
@@ -74,14 +74,17 @@ class Move(NamedTuple):
 
     @property
     def arrow(self) -> str:
-        """How far it moved, or an empty string."""
+        """The arrow and number of places of the move, or an empty string."""
         if self.after is None or self.after == self.before:
             return ""
         return f"▲ {self.before - self.after}" if self.after < self.before else f"▼ {self.after - self.before}"
 
 
 def find_moves(listed: ListedTask, ranking: Sequence[str] | None) -> list[Move]:
-    """The candidates in the order of the prompt, with their ranks in an order. A repeated item has its first rank."""
+    """Return the candidates in the order of the prompt, with their ranks in an order.
+
+    A repeated item gets its first rank.
+    """
     after = {item_id: rank for rank, item_id in reversed(list(enumerate(ranking or (), 1)))}
     return [
         Move(item, before, after.get(item.item_id), item.item_id == listed.target_item_id)
@@ -90,7 +93,10 @@ def find_moves(listed: ListedTask, ranking: Sequence[str] | None) -> list[Move]:
 
 
 def order_html(moves: Sequence[Move]) -> str:
-    """The candidates before. If there is an order, also the candidates after, with lines between the two."""
+    """Return the candidates before re-ranking.
+
+    If there is an order, also the candidates after, with lines between the two.
+    """
     shown = "".join(
         f'<li class="{move.way}"><span class="sid">{html.escape(short_sid(move.item.sid))}</span>{_name(move)}'
         f'<span class="rank">{move.before}</span></li>'
@@ -113,10 +119,10 @@ def order_html(moves: Sequence[Move]) -> str:
 
 
 def _lines(ranked: Sequence[Move], rows: int) -> str:
-    """An SVG picture of lines from the places before to the places after.
+    """Return an SVG picture of lines from the places before to the places after.
 
-    It counts places, not ranks: an order that names an item twice has one place for it. It is an image because
-    Streamlit removes inline SVG.
+    It counts places, not ranks, because an order that names an item twice has only one place for it. It is an image
+    because Streamlit removes inline SVG.
     """
     lines = "".join(
         f'<line x1="0" y1="{move.before - 0.5}" x2="1" y2="{place - 0.5}" stroke="{WAYS[move.way]}" '
@@ -130,7 +136,7 @@ def _lines(ranked: Sequence[Move], rows: int) -> str:
 
 
 def table_html(frame: pl.DataFrame) -> str:
-    """A small table. Cells are written by `str`, null as an empty cell."""
+    """Return a small table. Cells are written by `str`, null as an empty cell."""
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in frame.columns)
     rows = "".join(
         "<tr>"
@@ -142,7 +148,7 @@ def table_html(frame: pl.DataFrame) -> str:
 
 
 def fields_html(fields: Mapping[str, object]) -> str:
-    """Names with their values below them, side by side."""
+    """Return names with their values below them, side by side."""
     pairs = "".join(
         f'<div><dt>{html.escape(name)}</dt><dd dir="auto">{html.escape(str(value))}</dd></div>'
         for name, value in fields.items()
@@ -151,7 +157,7 @@ def fields_html(fields: Mapping[str, object]) -> str:
 
 
 def reasoning_html(stretches: Iterable[Stretch], *, checked: bool) -> str:
-    """The stretches of a reasoning. checked: mark unknown IDs, and claims as true or false."""
+    """Return the stretches of a reasoning. checked: mark unknown IDs, and claims as true or false."""
     parts = [_REASONING_STYLE, '<div class="gr2-reasoning" dir="auto">']
     for stretch in stretches:
         text, kinds, title = stretch.text, [], ""
@@ -171,7 +177,7 @@ def reasoning_html(stretches: Iterable[Stretch], *, checked: bool) -> str:
 
 
 def _name(move: Move) -> str:
-    """A candidate's name, in full on hover. The target has a star."""
+    """Return a candidate's name, in full on hover. The target has a star."""
     name = html.escape(name_of(move.item))
     sid = html.escape(short_sid(move.item.sid))
     return f'<span class="name" dir="auto" title="{name}, {sid}">{"★ " if move.is_target else ""}{name}</span>'

@@ -16,9 +16,9 @@ from store import InputError, Store
 
 PAGE = "before"
 TRACE = "trace"
-# What fits on a small screen. The others can be shown by the table's menu.
+# The columns that fit on a small screen. The table's menu can show the others.
 SHOWN = ("created", "accepted", "first failed rule", "target", "template", "teacher", "reasoning")
-# What only rollouts have.
+# The columns that only rollouts have.
 ROLLOUT = ("step", "reward")
 
 
@@ -38,7 +38,7 @@ def draw_traces(store: Store) -> None:
 
 
 def draw_table(store: Store, chosen: TraceFilter) -> None:
-    """One page of traces. A click on a row opens its trace below."""
+    """Draw one page of traces. A click on a row opens its trace below."""
     if st.session_state.get("shown-filter", chosen) != chosen:
         st.query_params.pop(PAGE, None)
         st.session_state["newer-pages"] = []
@@ -62,7 +62,7 @@ def draw_table(store: Store, chosen: TraceFilter) -> None:
 
 
 def draw_rows(rows: pl.DataFrame) -> None:
-    """The table. Its selection is the open trace."""
+    """Draw the table. Its selection is the open trace."""
     before, after = (pl.col(name).cast(pl.String).fill_null("–") for name in ("target_rank", "predicted_rank"))
     shown = rows.select(
         pl.col("created_at").alias("created"),
@@ -84,7 +84,7 @@ def draw_rows(rows: pl.DataFrame) -> None:
     key = f"traces-{st.query_params.get(PAGE, '')}"
 
     def open_selected() -> None:
-        # The rows that were on the screen: newer traces may have arrived since.
+        # The selection refers to the rows that were on the screen, because newer traces may have arrived since.
         selected = st.session_state[key].selection.rows
         if selected:
             st.session_state["opened-trace"] = rows["trace_id"][selected[0]]
@@ -117,7 +117,7 @@ def draw_rows(rows: pl.DataFrame) -> None:
 
 
 def draw_turning(page: TracePage, after: Position | None) -> None:
-    """Buttons to newer and older pages."""
+    """Draw the buttons to newer and older pages."""
     if after is None:
         st.session_state["newer-pages"] = []
     newer_pages: list[str] = st.session_state.setdefault("newer-pages", [])
@@ -142,12 +142,12 @@ def turn(position: str, newer_pages: list[str]) -> None:
 
 
 def write_position(position: Position) -> str:
-    """A position, written for a link."""
+    """Write a position for a link."""
     return f"{position.created_at.isoformat()}~{position.trace_id}"
 
 
 def read_position(text: str | None) -> Position | None:
-    """What `write_position` wrote. Raises InputError on anything else."""
+    """Read the position that `write_position` wrote. None for an empty text. Raises InputError on any other text."""
     if not text:
         return None
     moment, _, trace_id = text.partition("~")

@@ -54,7 +54,7 @@ def draw_trainings(store: Store) -> None:
 
 
 def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
-    """A table of trainings. The selected ones, or else the newest, have their curves below."""
+    """Draw a table of trainings. The curves of the selected trainings, or else of the newest, are below."""
     number, time = st.column_config.NumberColumn, st.column_config.DatetimeColumn
     event = st.dataframe(
         trainings.drop("run_id"),
@@ -91,7 +91,7 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
 
 
 def draw_rollouts(store: Store, run_id: str) -> None:
-    """A link to what the first of the selected trainings sampled at a step."""
+    """Draw a link to the rollouts that the first of the selected trainings sampled at a step."""
     steps = load_rollout_steps(store, run_id)
     if steps:
         step: int = st.selectbox("Rollouts of step", steps, index=len(steps) - 1, key="rollout-step")
@@ -100,7 +100,7 @@ def draw_rollouts(store: Store, run_id: str) -> None:
 
 
 def draw_curve(points: pl.DataFrame, metric: str) -> None:
-    """One metric over the steps of the selected trainings."""
+    """Draw one metric over the steps of the selected trainings."""
     several = points["label"].n_unique() > 1
     encoding = {
         "x": quantitative("step", title="step", axis={"tickMinStep": 1, "tickCount": 8}),
@@ -113,7 +113,7 @@ def draw_curve(points: pl.DataFrame, metric: str) -> None:
 
 
 def draw_evaluations(store: Store) -> None:
-    """One evaluation, by default the newest. All its metrics are over the same lists, so they can be compared."""
+    """Draw one evaluation, by default the newest. All its metrics are over the same lists, so they can be compared."""
     st.markdown("#### Evaluation")
     with store.reading() as session:
         datasets = [name for (name,) in session.rows("evaluated_datasets")]
@@ -153,7 +153,7 @@ def draw_evaluations(store: Store) -> None:
 
 
 def gains_over(differences: pl.DataFrame, other: str) -> pl.DataFrame:
-    """Each ranker's gain over one of them. Differences that are stored the other way round change their sign."""
+    """Return each ranker's gain over one of them. Differences that are stored the other way round change their sign."""
     turned = differences.filter(ranker=other).select(
         ranker="other", value=-pl.col("value"), low=-pl.col("high"), high=-pl.col("low"), n="n"
     )
@@ -161,7 +161,7 @@ def gains_over(differences: pl.DataFrame, other: str) -> pl.DataFrame:
 
 
 def draw_gains(gains: pl.DataFrame, title: str) -> None:
-    """Each ranker's gain with its interval, the best on top."""
+    """Draw each ranker's gain with its interval, the best on top."""
     if gains.height == 0:
         return
     order = gains.sort("value", descending=True)["ranker"].to_list()
@@ -169,7 +169,7 @@ def draw_gains(gains: pl.DataFrame, title: str) -> None:
     tooltip = [nominal("ranker"), *(quantitative(column) for column in ("value", "low", "high", "n"))]
     layers = [
         {
-            # Without a colour the rule is black, in dark mode too.
+            # Without a colour the rule is black, even in dark mode.
             "mark": {"type": "rule", "strokeWidth": 2, "color": BLUE},
             "encoding": {
                 "y": ranker,
@@ -187,7 +187,7 @@ def draw_gains(gains: pl.DataFrame, title: str) -> None:
 
 
 def draw_slices(slices: pl.DataFrame) -> None:
-    """A metric of each ranker by one property of the lists."""
+    """Draw a metric of each ranker by one property of the lists."""
     slices = slices.filter(pl.col("metric").is_in(list(SLICE_METRICS)))
     if slices.height == 0:
         return

@@ -1,1 +1,1 @@
-"""Evaluation: rankers on the same lists, their metrics and intervals."""
+"""Evaluation: ranks the same lists with several rankers, and computes their metrics and intervals."""

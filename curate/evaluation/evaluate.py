@@ -35,9 +35,10 @@ from store.values import utc_now
 
 
 class _Outcome(NamedTuple):
-    """The rankings of one ranker for all lists. bias: None without shuffled lists. errors: of shuffled lists too.
+    """The rankings of one ranker for all lists.
 
-    ms_per_list: wall time of the whole ranking divided by the number of lists, each shuffle counted as one.
+    bias: None without shuffled lists. errors: includes the errors of shuffled lists. ms_per_list: wall time of the
+    whole ranking divided by the number of lists; each shuffle counts as one list.
     """
 
     ranker: str
@@ -57,8 +58,8 @@ def evaluate(
 ) -> Evaluations:
     """Evaluate the pre-ranker and all `rankers` on the same lists, and store rankings and metrics as one new run.
 
-    The pre-ranker always takes part, because gains are measured against it. Where a ranker fails for single lists, the
-    input order takes their place, and the settings of the run count them as `failures` with the commonest errors. If a
+    The pre-ranker always takes part, because gains are measured against it. If a ranker fails for single lists, they
+    keep their input order, and the settings of the run count them as `failures` with the most common errors. If a
     ranker raises an error, the evaluation ends and nothing is stored. Raises InputError if the dataset has no lists to
     evaluate, or if two rankers have the same name.
     """
@@ -163,7 +164,7 @@ def _put(
 
 
 def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iterator[tuple[str, Metric]]:
-    """(ranker, metric): the shares of valid and of copied answers, and how much the input order moves the ranking."""
+    """Yield (ranker, metric): the shares of valid and of copied answers, and the effect of the input order."""
     for ranker, ranked, bias, *_ in outcomes:
         copied = [
             order.valid and order.item_ids == given_order(listed.task)
@@ -177,7 +178,7 @@ def _habits(outcomes: Sequence[_Outcome], lists: TargetLists, seed: int) -> Iter
 
 
 def _costs(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, Metric]]:
-    """(ranker, metric): the time of a list, and the tokens that a language model read and wrote for it, if counted."""
+    """Yield (ranker, metric): the time per list, and the prompt and completion tokens per list if they were counted."""
     for ranker, ranked, *_, ms_per_list in outcomes:
         # One measurement for all lists has no interval.
         yield ranker, Metric("ms_per_list", ms_per_list, None, None, len(ranked))
@@ -188,7 +189,10 @@ def _costs(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, Metri
 
 
 def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str, str, str, Metric]]:
-    """(ranker, slice, bucket, metric): the share of first picks that stood at each position of the shuffled input."""
+    """Yield (ranker, slice, bucket, metric): how often the first pick stood at each position of the shuffled input.
+
+    The metric is the share of first picks at that position.
+    """
     for ranker, _, bias, *_ in outcomes:
         if bias is not None:
             for place, shares_B in enumerate(bias.first_picks_B_P.T, 1):
@@ -196,7 +200,7 @@ def _first_picks(outcomes: Sequence[_Outcome], seed: int) -> Iterator[tuple[str,
 
 
 def _buckets(facts: pl.DataFrame) -> pl.DataFrame:
-    """The buckets that metrics are broken down by: one row per list, one column of bucket names per slice."""
+    """The buckets of the slices: one row per list, one column of bucket names per slice."""
     length = pl.col("history_length")
     return facts.select(
         history_length=pl.when(length <= 2)

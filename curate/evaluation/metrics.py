@@ -19,7 +19,7 @@ BOOTSTRAP_SAMPLES = 2_000
 
 
 class Metric(NamedTuple):
-    """A mean over `n` lists with its 95% bootstrap interval, or None where there is none."""
+    """A mean over `n` lists with its 95% bootstrap interval. The bounds are None if there is no interval."""
 
     name: str
     value: float
@@ -29,7 +29,7 @@ class Metric(NamedTuple):
 
 
 def recall_at_k(ranks_B: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """1 where the target's rank is from 1 to k, else 0. Rank 0 means not ranked.
+    """Return 1 where the target's rank is from 1 to k, else 0. Rank 0 means not ranked.
 
     >>> recall_at_k(np.array([1, 6, 0]), 5).tolist()
     [1.0, 0.0, 0.0]
@@ -38,7 +38,7 @@ def recall_at_k(ranks_B: NDArray[np.int64], k: int) -> NDArray[np.float64]:
 
 
 def ndcg_at_k(ranks_B: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """1 / log2(1 + rank) where the target's rank is from 1 to k, else 0.
+    """Return 1 / log2(1 + rank) where the target's rank is from 1 to k, else 0.
 
     >>> ndcg_at_k(np.array([1, 3, 0]), 5).tolist()
     [1.0, 0.5, 0.0]
@@ -48,7 +48,7 @@ def ndcg_at_k(ranks_B: NDArray[np.int64], k: int) -> NDArray[np.float64]:
 
 
 def reciprocal_rank(ranks_B: NDArray[np.int64]) -> NDArray[np.float64]:
-    """1 / rank, or 0 where the target is not ranked."""
+    """Return 1 / rank, or 0 where the target is not ranked."""
     return (ranks_B >= 1) / np.maximum(ranks_B, 1)
 
 
@@ -87,7 +87,7 @@ class Bootstrap:
 
 
 def score_ranks(ranks_B: NDArray[np.int64], ks: tuple[int, ...], *, seed: int = 0) -> list[Metric]:
-    """recall@K and NDCG@K for each K, and MRR, with their intervals. Empty input gives an empty list."""
+    """Return recall@K and NDCG@K for each K, and MRR, with their intervals. Empty input gives an empty list."""
     return Bootstrap(ranks_B[:, None], seed=seed).score(0, ks) if len(ranks_B) else []
 
 

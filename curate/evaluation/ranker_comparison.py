@@ -26,7 +26,7 @@ class Comparison:
     """R rankers on the same B lists.
 
     rankers: their names, the pre-ranker first. ranks_B_R: the target's rank (1 is the best) in the lists that contain
-    it. misses: the number of further lists that do not. seed: seed of the resamples.
+    it. misses: the number of further lists, which do not contain it. seed: the seed of the resamples.
     """
 
     rankers: tuple[str, ...]
@@ -35,7 +35,7 @@ class Comparison:
     seed: int
 
     def metrics(self) -> Iterator[tuple[str, Metric]]:
-        """(ranker, metric): end-to-end metrics, where a list without its target is a miss, and conditional ones."""
+        """Yield (ranker, metric): end-to-end metrics, then conditional ones. A list without its target is a miss."""
         # A miss has rank 0 for every ranker, since none can rank an item that it does not get.
         misses_R = np.zeros((self.misses, len(self.rankers)), self.ranks_B_R.dtype)
         end_to_end = Bootstrap(np.concatenate([self.ranks_B_R, misses_R]), seed=self.seed)
@@ -44,13 +44,16 @@ class Comparison:
         yield from self._conditional(self.ranks_B_R)
 
     def differences(self) -> Iterator[tuple[str, str, Metric]]:
-        """(ranker, other, gain of the ranker over the other) for all pairs of rankers."""
+        """Yield (ranker, other, gain of the ranker over the other) for all pairs of rankers."""
         lists = Bootstrap(self.ranks_B_R, seed=self.seed)
         for other, column in combinations(range(len(self.rankers)), 2):
             yield self.rankers[column], self.rankers[other], _prefixed(lists.ndcg_gain(column, other, GAIN_K))
 
     def slices(self, buckets: pl.DataFrame) -> Iterator[tuple[str, str, str, Metric]]:
-        """(ranker, slice, bucket, metric), conditional. buckets: one row per list, one column per slice."""
+        """Yield (ranker, slice, bucket, metric) with conditional metrics.
+
+        buckets: one row per list, one column per slice.
+        """
         for labels in buckets.iter_columns():
             for bucket in labels.unique().drop_nulls():
                 inside_B = (labels == bucket).fill_null(False).to_numpy()
@@ -58,7 +61,7 @@ class Comparison:
                     yield ranker, labels.name, bucket, metric
 
     def _conditional(self, ranks_B_R: NDArray[np.int64]) -> Iterator[tuple[str, Metric]]:
-        """The metrics of all rankers, and the gains of all others over the first one."""
+        """Yield the metrics of all rankers, and the gains of all others over the first one."""
         lists = Bootstrap(ranks_B_R, seed=self.seed)
         for column, ranker in enumerate(self.rankers):
             yield from ((ranker, _prefixed(metric)) for metric in lists.score(column, KS))

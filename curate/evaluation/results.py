@@ -28,7 +28,7 @@ class Evaluations(NamedTuple):
 
 
 def load_evaluations(store: Store, dataset: str, run_id: str | None = None) -> Evaluations:
-    """The evaluations of a dataset, newest first. run_id: only this run, or None for all.
+    """Load the evaluations of a dataset, newest first. run_id: only this run, or None for all.
 
     Raises InputError on an unknown dataset.
     """
@@ -78,7 +78,7 @@ def run_row(dataset: str, started: datetime, settings: dict[str, Any]) -> dict[s
 def metric_rows(
     shared: dict[str, str], keys: Sequence[str], figures: Iterable[tuple[*tuple[str, ...], Metric]]
 ) -> list[dict[str, Any]]:
-    """Rows of a table of metrics.
+    """Return rows of a table of metrics.
 
     shared: columns with the same value in all rows. keys: names of the columns that differ. figures: tuples of the
     values of `keys` and the metric.

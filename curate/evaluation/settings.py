@@ -1,4 +1,4 @@
-"""What rankers are evaluated on."""
+"""Settings of an evaluation."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """What rankers are evaluated on.
+    """The lists on which rankers are evaluated.
 
-    split: whose lists. pre_ranker and sid_version: None means the only one, and the newest. limit: how many lists that
-    hold their target, None for all. shuffles: how often each list is shown with its candidates shuffled, 0 for not at
-    all. seed: of shuffles and resamples.
+    split: the split whose lists are used. pre_ranker: None means the only one. sid_version: None means the newest.
+    limit: the number of lists that contain their target, None for all. shuffles: how often each list is shown with its
+    candidates shuffled; 0 skips this. seed: the seed of shuffles and resamples.
     """
 
     split: str = option("test", help="Split whose lists are ranked.", choices=("train", "valid", "test"), group="Lists")

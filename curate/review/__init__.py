@@ -1,1 +1,1 @@
-"""Review: what people look at and decide, as plain functions that return rows. The app draws them."""
+"""Review: the data that people look at and decide on, as plain functions that return rows. The app draws them."""

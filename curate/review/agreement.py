@@ -52,7 +52,7 @@ class Interval(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """One statistic of some annotators.
+    """One agreement statistic of some annotators.
 
     traces: the number of traces that it covers. note: which traces these are, or why there is no value.
     """
@@ -69,7 +69,7 @@ class Agreement(NamedTuple):
 def load_judgements(
     store: Store, chosen: TraceFilter | None = None, *, queue_id: str | None = None, unsure: bool = True
 ) -> pl.DataFrame:
-    """The labels that count, one row per trace and annotator. All other functions of this module take this table.
+    """Load the labels that count, one row per trace and annotator. All other functions of this module take this table.
 
     chosen: the traces; None means all. queue_id: only labels of this queue, or None for all. unsure: whether "unsure"
     counts as a judgement. Columns: trace_id, annotator, label, seconds, created_at, and the lists passed_rules,
@@ -189,7 +189,7 @@ def find_ruleset_disagreements(labels: pl.DataFrame) -> pl.DataFrame:
 
 
 def summarize_annotators(labels: pl.DataFrame) -> pl.DataFrame:
-    """The labels of each annotator in figures, most labels first.
+    """Summarize the labels of each annotator, most labels first.
 
     Columns: annotator, labels, good, bad, unsure, share_good (of all of their labels), median_seconds (None if no time
     is known), first, last (times of labels).
@@ -231,13 +231,13 @@ def _beyond_chance(
     tables_S_C_C: NDArray[np.float64], totals_S: NDArray[np.float64], expected_S: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     observed_S = np.trace(tables_S_C_C, axis1=1, axis2=2) / totals_S
-    # 0 / 0, if all labels are the same, gives the NaN that stands for "undefined".
+    # If all labels are the same, 0 / 0 gives NaN, which stands for "undefined".
     with np.errstate(invalid="ignore"):
         return np.asarray((observed_S - expected_S) / (1 - expected_S))
 
 
 def _to_codes(labels: pl.DataFrame) -> tuple[list[str], NDArray[np.int64]]:
-    """The sorted annotators, and the category that each gave each trace, with -1 for no label."""
+    """Return the sorted annotators, and the category that each of them gave each trace, with -1 for no label."""
     annotators, columns_B = np.unique(labels["annotator"].to_numpy(), return_inverse=True)
     traces, rows_B = np.unique(labels["trace_id"].to_numpy(), return_inverse=True)
     codes_N_A = np.full((len(traces), len(annotators)), -1)
@@ -286,7 +286,7 @@ def _measure_cohen(annotators: tuple[str, str], codes_N_2: NDArray[np.int64], se
 
 
 def _explain(tables_N_C_C: NDArray[np.float64], found: Interval) -> str | None:
-    """Why there is no value, or only a meaningless one. None if there is nothing to explain."""
+    """Explain why there is no value, or only a meaningless one. None if there is nothing to explain."""
     if len(tables_N_C_C) == 0:
         return NOBODY
     if found.value is None:
@@ -350,7 +350,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _gather_votes(labels: pl.DataFrame) -> pl.DataFrame:
-    """One row per trace: lists of annotators by label, whether ruleset paper accepts it, and its failed rules."""
+    """Gather one row per trace: annotators by label, whether ruleset paper accepts the trace, and its failed rules."""
     return labels.group_by("trace_id").agg(
         *(pl.col("annotator").filter(pl.col("label") == name).sort().alias(name) for name in CATEGORIES),
         pl.col("accepted_by").first().list.contains(RULESET).alias("accepted"),

@@ -115,7 +115,7 @@ def _failures(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def load_pair(store: Store, first: str, second: str) -> tuple[TraceView, TraceView]:
-    """Two traces with everything that belongs to them. Raises InputError on an unknown id."""
+    """Load two traces with everything that belongs to them. Raises InputError on an unknown id."""
     with store.reading() as session:
         return load_trace_view(session, first), load_trace_view(session, second)
 
@@ -142,7 +142,7 @@ def rank_orders(candidates: Sequence[str], rankings: Sequence[Sequence[str] | No
     """The rank, from 1, that each of N rankings gives each of K candidates. NaN if it leaves the candidate out."""
     ranks_N_K = np.full((len(rankings), len(candidates)), np.nan)
     for row, ranking in enumerate(rankings):
-        # Reversed, so that the first place counts for an item that is ranked twice.
+        # The reversed order lets the first place count for an item that is ranked twice.
         places = {item: rank for rank, item in reversed(list(enumerate(ranking or (), 1)))}
         ranks_N_K[row] = [places.get(item, np.nan) for item in candidates]
     return ranks_N_K

@@ -1,4 +1,4 @@
-"""Compares two configurations on the candidate lists that both have traces of.
+"""Compares two configurations on the candidate lists for which both have traces.
 
 A configuration is one way to make traces: template, strategy, teacher, model and temperature. "Accepted" means accepted
 by ruleset paper. Differences are paired by list. Intervals are 95% percentile bootstrap intervals over lists
@@ -45,7 +45,7 @@ class ConfigurationMeasure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationComparison:
-    """Two configurations on the lists that both have traces of.
+    """Two configurations on the lists for which both have traces.
 
     lists: the number of these lists. rank_before: the target's mean rank in the input, over the lists of measure RANK,
     or None if there are none. passed_2_2: counts of lists by whether the first configuration (row) and the second
@@ -78,7 +78,7 @@ def list_configurations(store: Store) -> dict[Configuration, int]:
 def compare_configurations(
     store: Store, first: Configuration, second: Configuration, *, seed: int = 0
 ) -> ConfigurationComparison:
-    """Compare two configurations on the lists that both have traces of. seed: seed of the resamples.
+    """Compare two configurations on the lists for which both have traces. seed: seed of the resamples.
 
     Raises InputError if a configuration has no traces.
     """
@@ -149,6 +149,7 @@ def _largest(gaps: pl.DataFrame, gap: pl.Expr) -> pl.DataFrame:
 
 def _mean_difference(name: str, differences: pl.Series, seed: int) -> Metric:
     """The mean difference with its interval."""
-    # Rounded for the interval only, since the bootstrap's cost grows with the number of distinct values.
+    # The differences are rounded for the interval only, since the bootstrap's cost grows with the number of distinct
+    # values.
     interval = mean_value(name, differences.round(3).to_numpy(), seed=seed)
     return interval._replace(value=float(differences.to_numpy().mean()))

@@ -41,10 +41,12 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """name: what people call it. size: how many traces at most. seed: of the order, where that leaves a choice.
+    """The settings of a queue.
 
-    disputed: first those on which the rulesets paper and strict, and everybody who labelled, disagree most. overlap:
-    how many people judge each trace. blind: hides teacher, verdicts and others' labels. tags: what the keys 1 to 9 set.
+    name: the name for people. order: Order.DISPUTED puts those traces first on which the rulesets paper and strict, and
+    all labels, disagree most. size: the maximum number of traces. seed: decides where the order leaves a choice.
+    overlap: how many people judge each trace. blind: hides teacher, verdicts and others' labels. tags: the tags that
+    the keys 1 to 9 set.
     """
 
     name: str
@@ -68,7 +70,7 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A stored queue. traces: their number."""
+    """A stored queue. traces: the number of its traces."""
 
     queue_id: str
     settings: QueueSettings
@@ -89,8 +91,8 @@ class Assignment(NamedTuple):
 class Progress(NamedTuple):
     """The progress of a queue, in traces.
 
-    traces: all. finished: those with enough labels. mine: those that the annotator has labelled or skipped. open: those
-    that the annotator may still get, including those that others are looking at.
+    traces: all traces of the queue. finished: traces with enough labels. mine: traces that the annotator has labelled
+    or skipped. open: traces that the annotator may still get, including those that others are looking at.
     """
 
     traces: int
@@ -196,7 +198,10 @@ def label_assigned(
 
 
 def undo_last(store: Store, queue: Queue, annotator: str) -> tuple[Assignment | None, Progress]:
-    """Undo the annotator's newest label and assign its trace again. Returns None for it if there is no label."""
+    """Undo the annotator's newest label and assign its trace again.
+
+    Returns None as the assignment if there is no label to undo.
+    """
     check_annotator(annotator)
     with store.labelling() as session:
         rows = session.rows("last_label", queue_id=queue.queue_id, annotator=annotator)

@@ -1,8 +1,8 @@
 """Data for the page Overview: the funnel over rules, acceptance rates, losses over time, costs, and target moves.
 
 The store is scanned once for each of a few small tables, and all figures are computed from those. Each scan is a
-transaction of its own, so that the page keeps nobody from writing for long. All of them count the traces that the store
-had when the page began to read, so that the figures agree even while traces are being made.
+separate transaction, so that writers never wait long for the page. All scans count the traces that the store had when
+the page began to read, so that the figures agree even while traces are being made.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ def load_overview(store: Store, chosen: TraceFilter) -> Overview:
     counted = Counted(store, chosen, end)
     prompts, labelled = count_prompts(counted), count_labelled(counted)
     losses, pass_rates, moves = load_losses(counted), load_pass_rates(counted), load_moves(counted)
-    # Last, because an answer may replace a failed attempt meanwhile: what is counted here is in the others too.
+    # The attempts are loaded last, because an answer may replace a failed attempt in the meantime: each trace that is
+    # counted here is also in the other tables.
     return Overview(load_attempts(counted), prompts, labelled, losses, pass_rates, moves)
 
 
@@ -71,13 +72,13 @@ class Counted(NamedTuple):
     end: int
 
     def frame(self, name: str, **parameters: Any) -> pl.DataFrame:
-        """The result of one query, in a transaction of its own."""
+        """Return the result of one query, in a separate transaction."""
         with self.store.reading() as session:
             return session.frame(name, where=self.chosen.where, end=self.end, **self.chosen.parameters, **parameters)
 
 
 def load_attempts(counted: Counted) -> pl.DataFrame:
-    """Traces, grouped by template, teacher, model, temperature, copied and verdicts.
+    """Load the attempts, grouped by template, teacher, model, temperature, copied and verdicts.
 
     Columns beside those: attempts, their number; first_failed_rule, "answered" if the request failed, else the first
     failed rule of ruleset strict, or None if all passed; accepted, whether ruleset paper accepts them; for each of
@@ -120,7 +121,7 @@ def load_pass_rates(counted: Counted) -> pl.DataFrame:
     """
     groups = counted.frame("overview_groups")
     attempts, accepted = pl.col("attempts"), pl.col("accepted")
-    # Rounded up, in integers, so that no rate lands in a wrong bin.
+    # The rate is rounded up, in integers, so that no rate lands in a wrong bin.
     tenths = pl.when(accepted == attempts).then(11).otherwise((10 * accepted + attempts - 1) // attempts)
     counts = groups.group_by(tenths=tenths.cast(pl.Int64)).agg(pl.col("groups").sum())
     bins = pl.DataFrame({"tenths": range(12)}, schema={"tenths": pl.Int64})
@@ -160,9 +161,9 @@ def other_losses(counted: pl.DataFrame) -> list[str]:
 
 
 def filter_stage(chosen: TraceFilter, stage: str) -> TraceFilter | None:
-    """A filter for the traces of a stage of the funnel: those lost there, accepted or labelled, or else all.
+    """Return a filter for the traces of a stage of the funnel: those lost there, accepted or labelled, or else all.
 
-    None if it contradicts `chosen`, see `narrow`.
+    Returns None if the stage contradicts `chosen`, see `narrow`.
     """
     if stage in (PROMPTS, ATTEMPTS):
         return chosen

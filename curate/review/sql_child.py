@@ -1,7 +1,7 @@
-"""The child process that runs SQL of people in a sandbox and writes the rows to an Arrow file.
+"""The child process that runs users' SQL in a sandbox and writes the rows to an Arrow file.
 
-It runs only a single query: other statements that DuckDB runs in a sandbox (DETACH, USE, SET SCHEMA, ROLLBACK,
-temporary tables) would change it. What the parent asks and learns is described by `answer`. The parent's side is
+It runs only a single query. Other statements that DuckDB runs in a sandbox (DETACH, USE, SET SCHEMA, ROLLBACK,
+temporary tables) would change the sandbox. `answer` describes the request and the answer. The parent's side is
 `curate.review.sql_console`.
 """
 
@@ -22,28 +22,29 @@ from store.database_copies import LockedError, copy_database, linked_database
 from store.engines import SandboxLimits, sandbox
 
 QUERIES = "SELECT, FROM, WITH, VALUES, PIVOT, SUMMARIZE, DESCRIBE, SHOW or EXPLAIN"
-# The most that the process may allocate. DuckDB gets less, because not all of its functions count what they take.
+# The maximum memory of the process. DuckDB gets less, because some of its functions do not count all their memory.
 MEMORY_BYTES = 1_000_000_000
 SPILL = "10GB"
 # How long a query may keep writers waiting.
 HOLD_S = 1.5
 ROWS = "rows.arrow"
-# Labels are attached only for what may name them: the tables themselves, the lists of all tables, or a view of labels.
+# Labels are attached only if the query may name them: the tables themselves, the lists of all tables, or a view of
+# labels.
 _NAMES_LABELS = re.compile(r"label|duckdb_|information_schema|show\s+all|sqlite_master|pg_", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile("^Out of Memory Error|bad_alloc")
 _MISSING_LABELS = re.compile(r"[\"']?labels[\"']?[ .].*does not exist", re.IGNORECASE | re.DOTALL)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Run a query. The rows are then in ROWS in the folder `work`.
+    """Run a query, and write its rows to the file ROWS in the folder `work`.
 
     Request: `query`; `store`: the store's folder; `work`: an empty folder; `memory`: for DuckDB, such as "200MB";
-    `batch_rows`: how many rows to hold before their size is measured;
-    `copied`: whether to read a copy of the store, or else the store itself, for HOLD_S at most: SIGALRM ends the
-    process then; `rows`, `bytes`, `characters`, `seconds`: see `QueryLimits`.
+    `batch_rows`: how many rows to hold before their size is measured; `copied`: whether to read a copy of the store. If
+    not, the store itself is read for at most HOLD_S, and SIGALRM then ends the process. `rows`, `bytes`, `characters`,
+    `seconds`: see `QueryLimits`.
 
-    Answer: `complete`: whether these are all rows; or a message: `failed`, of the query; `unreadable`, of the store;
-    or `out_of_memory`; or `locked`: the path of the file.
+    Answer: `complete`: whether these are all rows; or an error message, which is `failed` (of the query), `unreadable`
+    (of the store) or `out_of_memory`; or `locked`: the path of the file.
     """
     try:
         _limit_cpu(request["seconds"])
@@ -56,9 +57,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except (duckdb.Error, OSError, MemoryError, pa.ArrowException, QueryError) as error:
         message = str(error).strip()
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(message):
-            # What the query took is not all given back.
+            # The process does not get back all the memory that the query took.
             return {"out_of_memory": message, "last": True}
-        # Only errors of the system have a number: a full disk, say.
+        # Only errors of the operating system have a number, such as a full disk.
         return {"unreadable" if isinstance(error, OSError) and error.errno else "failed": message}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -73,7 +74,7 @@ class UnreadableError(Exception):
 
 
 def _limit_cpu(seconds: float | None) -> None:
-    """End this process if it computes longer than its threads may, even if the parent does not end it."""
+    """End this process if it uses more CPU time than its threads may, even if the parent does not end it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     spare = None if seconds is None else (seconds + 1) * (_threads() + 1)
@@ -92,7 +93,7 @@ def _run(request: dict[str, Any]) -> bool:
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         if labelled or not _MISSING_LABELS.search(str(error)):
             raise
-    # A view refers to them.
+    # A view refers to the labels.
     return _run_once(request, labelled=True)
 
 
@@ -105,7 +106,7 @@ def _run_once(request: dict[str, Any], *, labelled: bool) -> bool:
 def _opened(request: dict[str, Any], *, labelled: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     folder, work = Path(request["store"]), Path(request["work"])
     limits = SandboxLimits(request["memory"], SPILL, _threads())
-    # Their stems are the names of the databases.
+    # The stems of the files are the names of the databases.
     main, labels = work / "store.duckdb", work / "labels.duckdb" if labelled else None
     with ExitStack() as stack:
         linked = False
@@ -119,7 +120,7 @@ def _opened(request: dict[str, Any], *, labelled: bool) -> Iterator[duckdb.DuckD
         if not linked:
             copy_database(folder / main.name, main)
         if labels is not None:
-            # Always a copy: labels are few, and a label never waits for a query.
+            # Labels are always copied: there are few of them, and writing a label never waits for a query.
             copy_database(folder / labels.name, labels)
         try:
             connection = stack.enter_context(sandbox(main, labels, work / "spill", limits))
@@ -137,7 +138,7 @@ _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^()]*\))?", re.IGNORECASE)
 
 
 def _only_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statement:
-    """The only statement of a text. Raises QueryError if there are none or several, or if it is not a query."""
+    """Return the only statement of a text. Raises QueryError if there are none or several, or if it is not a query."""
     statements = connection.extract_statements(text)
     if not statements:
         raise QueryError(f"there is no statement; write one query: {QUERIES}")
@@ -179,7 +180,7 @@ def _write_rows(connection: duckdb.DuckDBPyConnection, statement: duckdb.Stateme
     names = distinct_names(relation.columns)
     taken = [_is_taken(kind) for kind in relation.types]
     if not all(taken):
-        # By position, because names may repeat.
+        # Columns are selected by position, because names may repeat.
         columns = [duckdb.SQLExpression(f"#{place}") for place in range(1, len(names) + 1)]
         relation = relation.select(
             *(
@@ -250,7 +251,7 @@ def _shown(table: pa.Table, names: list[str], characters: int | None) -> pa.Tabl
     table = table.rename_columns(names)
     if characters is None:
         return table
-    # Slow to import, and needed for screens alone.
+    # Polars and orjson are slow to import, and only needed for screens.
     import orjson  # noqa: PLC0415
     import polars as pl  # noqa: PLC0415
 

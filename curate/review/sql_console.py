@@ -1,8 +1,8 @@
 """Runs SQL that people write, within limits, and describes the tables that they can query.
 
 The SQL runs in a child process (`curate.review.sql_child`), because some functions of DuckDB cannot be interrupted and
-take as much memory as they like. Everybody else can use the store in the meantime: the child reads the store itself for
-a moment only, and a copy if that was not enough.
+take as much memory as they like. Everybody else can use the store in the meantime: the child reads the store itself
+only for a moment, and a copy if that is not enough.
 """
 
 import os
@@ -44,7 +44,7 @@ class QueryLimits:
 UNLIMITED = QueryLimits()
 SCREEN = QueryLimits(rows=10_000, bytes=16_000_000, seconds=20, characters=5_000)
 DOWNLOAD = QueryLimits(rows=1_000_000, bytes=256_000_000, seconds=20)
-# Small, so that rows of a megabyte each are measured before they fill the memory.
+# The batch is small, so that rows of a megabyte each are measured before they fill the memory.
 _BATCH_ROWS = 256
 
 
@@ -52,7 +52,7 @@ _BATCH_ROWS = 256
 class QueryResult:
     """The result of a query.
 
-    rows: with distinct column names. complete: whether these are all rows. seconds: the time that it took.
+    rows: with distinct column names. complete: whether these are all rows. seconds: how long the query took.
     """
 
     rows: pl.DataFrame
@@ -60,14 +60,14 @@ class QueryResult:
     seconds: float
 
 
-# The module that the child process runs, and its file of rows. It is not imported here, because it need not be.
+# The module that the child process runs, and its file of rows. This process does not need to import the module.
 CHILD = "curate.review.sql_child"
 ROWS = "rows.arrow"
-# A scan fills with cached blocks whatever it gets, so a query gets more only if it needs more. It then also hands over
-# fewer rows at a time: rows of megabytes may be what took the memory.
+# A scan fills all the memory that it gets with cached blocks, so a query gets more only if it fails with little. It
+# then also holds fewer rows at a time, because rows of megabytes may have taken the memory.
 _LITTLE = {"memory": "200MB", "batch_rows": 256}
 _MUCH = {"memory": "700MB", "batch_rows": 8}
-# Rows are handed out in frames of at least this size, if there are so many.
+# Rows are yielded in frames of at least this size, if there are enough rows.
 _FRAME_BYTES = 4_000_000
 
 
@@ -77,12 +77,12 @@ def run_sql(store: Store, query: str) -> pl.DataFrame:
 
 
 def query_rows(store: Store, query: str, limits: QueryLimits) -> QueryResult:
-    """The rows of one query, up to the limits. It is ended after `limits.seconds`, whatever it does.
+    """Return the rows of one query, up to the limits. The query is ended after `limits.seconds`, whatever it does.
 
     Values of types that Polars, Parquet or CSV cannot hold are returned as DuckDB's text.
 
     Raises InputError if the text is not exactly one query, if the time or the memory is used up, or if the query fails,
-    with DuckDB's own message and position; StoreError if the store cannot be read.
+    with DuckDB's own message and position. Raises StoreError if the store cannot be read.
     """
     started = time.perf_counter()
     with query_frames(store, query, limits) as frames:
@@ -92,7 +92,10 @@ def query_rows(store: Store, query: str, limits: QueryLimits) -> QueryResult:
 
 @contextmanager
 def query_frames(store: Store, query: str, limits: QueryLimits) -> "Iterator[QueryFrames]":
-    """The same as `query_rows`, but in frames, so that all rows need not fit in memory. Valid within the block."""
+    """Yield the same rows as `query_rows` in frames, so that all rows need not fit in memory.
+
+    Valid within the block.
+    """
     ends = None if limits.seconds is None else time.monotonic() + limits.seconds
     # A store that is read-only can be queried too.
     parent = store.folder if os.access(store.folder, os.W_OK) else Path(tempfile.gettempdir())
@@ -119,13 +122,13 @@ def query_frames(store: Store, query: str, limits: QueryLimits) -> "Iterator[Que
 
 
 def _read(answer: dict[str, Any], work: Path, limits: QueryLimits) -> "QueryFrames":
-    """The rows of an answer. Raises the error that it reports instead."""
+    """Read the rows of an answer. Raises the error that the answer reports instead."""
     if "locked" in answer:
         raise busy(Path(answer["locked"]), "another process", WAIT_S)
     if "unreadable" in answer:
         raise StoreError(_shortened(answer["unreadable"]))
     if "out_of_memory" in answer:
-        # DuckDB goes on to advise settings, which nobody can change here.
+        # The rest of DuckDB's message advises settings, which users cannot change here.
         raise InputError(_out_of_memory(_shortened(answer["out_of_memory"].partition("\n")[0])))
     if "failed" in answer:
         raise InputError(_shortened(answer["failed"]))
@@ -144,7 +147,7 @@ def _out_of_memory(reason: str) -> str:
 
 
 def _shortened(message: str) -> str:
-    """A message without its middle. It may quote a value of any length between the reason and the position."""
+    """Cut the middle out of a long message. It may quote a value of any length between the reason and the position."""
     return message if len(message) <= 4_000 else f"{message[:2_000]}\n[...]\n{message[-2_000:]}"
 
 
@@ -178,7 +181,7 @@ class QueryFrames:
                 yield _framed(batches, reader.schema)
 
     def _settled_types(self, limits: QueryLimits) -> dict[str, pl.DataType]:
-        """The columns to cast, in types that all consumers support. They depend on all values of a column."""
+        """The columns to cast, with types that all consumers support. They depend on all values of a column."""
         schema = next(self._raw()).schema
         doubtful = [name for name, kind in schema.items() if _is_doubtful(kind, limits)]
         if not doubtful:
@@ -197,7 +200,7 @@ def _framed(batches: list[pa.RecordBatch], schema: pa.Schema) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, schema)))
 
 
-# The years of Python. DuckDB has more, but a later or earlier time cannot be rendered.
+# The range of Python's years. DuckDB has more years, but Python cannot render such times.
 _FIRST_TIME, _LAST_TIME = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 # JavaScript represents all integers up to here exactly. A browser rounds larger ones.
 _LARGEST_EXACT = 2**53
@@ -253,9 +256,10 @@ class ChartChoice(NamedTuple):
 
 
 def suggest_chart(rows: pl.DataFrame) -> ChartChoice | None:
-    """The first suggestion for a chart: the first number over a time, or else over a text or another number.
+    """Suggest a chart: the first number over a time, or else over a text or another number.
 
-    Counts by two small integers become a heatmap. None if the result has no numbers, no rows or only one column.
+    Counts by two small integers become a heatmap. Returns None if the result has no numbers, no rows or only one
+    column.
 
     >>> suggest_chart(pl.DataFrame({"teacher": ["a", "b"], "traces": [3, 4]}))
     ChartChoice(x='teacher', y='traces', colour=None, mark='bar')
@@ -285,8 +289,8 @@ def _is_small(column: pl.Series) -> bool:
 def load_schema(store: Store, containing: str = "") -> pl.DataFrame:
     """The columns of all tables, views and macros whose description contains a text.
 
-    Columns: table, column, type, meaning. A macro is one row. Meanings are from docs/reference/data-model.md, and empty
-    if that is not installed.
+    Columns: table, column, type, meaning. A macro is one row. The meanings come from docs/reference/data-model.md, and
+    are empty if that file is not installed.
     """
     with store.reading() as session:
         rows = _schema_rows(session)
@@ -334,7 +338,7 @@ def _parse_meanings(document: str) -> dict[tuple[str, str], str]:
 
 
 def _followed(meanings: dict[tuple[str, str], str], column: str, meaning: str) -> str:
-    """A meaning with "as in TABLE" replaced by the meaning in that table."""
+    """Return a meaning with "as in TABLE" replaced by the meaning in that table."""
     table = re.fullmatch(r"as in (\S+?)(; .+)?", meaning)
     there = meanings.get((table[1], column)) if table else None
     return _followed(meanings, column, there) + (table[2] or "") if table and there else meaning

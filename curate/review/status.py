@@ -9,7 +9,7 @@ from store import Store
 
 @dataclass(frozen=True, slots=True)
 class StatusTable:
-    """Rows to show under a title. next_step: how to get some, to show if there are none."""
+    """Rows to show under a title. next_step: how to get rows, which is shown if there are none."""
 
     title: str
     rows: pl.DataFrame
@@ -17,7 +17,7 @@ class StatusTable:
 
 
 def load_status(store: Store) -> list[StatusTable]:
-    """Datasets, pre-rankers, the funnel from prompts to accepted traces, and snapshots."""
+    """Load datasets, pre-rankers, the funnel from prompts to accepted traces, and snapshots."""
     parts = (
         ("status_datasets", "datasets", "gr2 simulate or gr2 ingest makes one"),
         (

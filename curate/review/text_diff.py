@@ -1,6 +1,6 @@
-"""Compares two reasonings word by word: their readable texts, their differences, and these as lines.
+"""Compares two reasonings word by word: their readable texts, their differences, and the differences as lines.
 
-Of very long texts only the beginning is shown. Characters that control a screen are escaped.
+Only the beginning of a very long text is shown. Characters that control a screen are escaped.
 """
 
 import re
@@ -36,7 +36,7 @@ _TOKEN = re.compile(r"\s*(?:‹[^‹›\n]*›|\w+(?:[.,'’-]\w+)*|[^\w\s])[.,;
 
 
 def read_text(view: TraceView) -> ReadText:
-    """The reasoning with each semantic ID as ‹codes title›, or ‹codes› if the prompt does not show the item."""
+    """The reasoning with each semantic ID as ‹codes title›, or as ‹codes› if the prompt does not show the item."""
     source = next((name for name in ("reasoning", "completion", "error") if view.trace[name]), "reasoning")
     whole: str = view.trace[source] or ""
     titled = "".join(
@@ -64,7 +64,8 @@ class Change(NamedTuple):
     text: str
 
 
-# Fewer common words between two changes are merged into the changes, because a diff of fragments cannot be read.
+# If fewer words than this are common between two changes, they join the changes, because a diff of fragments is
+# unreadable.
 _FEWEST_COMMON = 3
 # The number of common lines to show around a change.
 _CONTEXT = 2
@@ -76,7 +77,7 @@ def diff_texts(first: str, second: str) -> list[Change]:
     The stretches of BOTH and FIRST joined are the first text, those of BOTH and SECOND the second. Swapped texts give
     the same stretches with the sides swapped.
     """
-    # The result of difflib depends on which text comes first, so that is always the smaller one.
+    # The result of difflib depends on which text comes first, so the smaller one always comes first.
     turned = first > second
     texts = (second, first) if turned else (first, second)
     left, right = (_TOKEN.findall(text) for text in texts)

@@ -58,7 +58,7 @@ class TraceView:
 def find_traces(
     store: Store, chosen: TraceFilter, *, after: Position | None = None, limit: int = PAGE_TRACES
 ) -> TracePage:
-    """One page of traces, newest first. after: the `next` of the previous page, or None for the first page.
+    """Load one page of traces, newest first. after: the `next` of the previous page, or None for the first page.
 
     Raises InputError on an unknown ruleset or an invalid regular expression.
     """
@@ -75,14 +75,14 @@ def find_traces(
 def _page(session: Session, chosen: TraceFilter, after: Position | None, limit: int) -> pl.DataFrame:
     where, parameters = list(chosen.where), chosen.parameters
     if after is not None:
-        # First, so that DuckDB compares times before it searches texts.
+        # This condition comes first, so that DuckDB compares times before it searches texts.
         where.insert(0, "where_before")
         parameters |= {"before_time": after.created_at, "before_id": after.trace_id}
     return session.frame("browse_traces", where=where, limit=limit, **parameters)
 
 
 def _search(session: Session, chosen: TraceFilter, after: Position | None, limit: int) -> TracePage:
-    """A page by text: window by window, newest first, until it is full or SEARCH_SECONDS are used up."""
+    """Search a page by text: window by window, newest first, until it is full or SEARCH_SECONDS are used up."""
     started = time.perf_counter()
     frames: list[pl.DataFrame] = []
     height = 0
@@ -124,7 +124,10 @@ def _last(rows: pl.DataFrame) -> Position:
 
 
 def load_choices(store: Store) -> dict[str, list[Any]]:
-    """The values to filter by, for each field of TraceFilter. Rules are those that any trace failed or was lost at."""
+    """Load the values to filter by, for each field of TraceFilter.
+
+    Rules are those that any trace failed or was lost at.
+    """
     with store.reading() as session:
         return session.frame("browse_choices").row(0, named=True)
 
@@ -172,7 +175,7 @@ def load_trace_view(
 
 
 def load_messages(store: Store, prompt_id: str) -> list[dict[str, str]]:
-    """The chat messages of a prompt (role and content), exactly as they were sent.
+    """Load the chat messages of a prompt (role and content), exactly as they were sent.
 
     They are separate from the trace, because reading them takes as long as reading all the rest of it. Raises
     InputError on an unknown prompt.

@@ -36,7 +36,7 @@ class Stretch(NamedTuple):
 
 
 def annotate(reasoning: str, listed: ListedTask) -> list[Stretch]:
-    """The reasoning split into stretches. Their texts joined are the reasoning."""
+    """Split a reasoning into stretches. Their texts joined are the reasoning."""
     items = {item.sid: item for item in shown_items(listed)}
     sids = {start: (end, sid) for start, end, sid in find_sid_spans(reasoning)}
     claims = [
@@ -64,7 +64,7 @@ def annotate(reasoning: str, listed: ListedTask) -> list[Stretch]:
 
 
 def with_codes(text: str) -> str:
-    """The text with each semantic ID replaced by its codes, for tables.
+    """Return the text with each semantic ID replaced by its codes, for tables.
 
     >>> with_codes("like <|sid_begin|><s_a_57><s_b_7><|sid_end|>.")
     'like 57·7.'

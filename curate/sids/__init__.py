@@ -1,1 +1,1 @@
-"""Semantic IDs: texts to vectors, vectors to codes, codes to IDs that nobody shares, and what such IDs are worth."""
+"""Semantic IDs: turns texts into vectors, vectors into codes and codes into unique IDs, and measures their quality."""

@@ -36,14 +36,15 @@ def assign_semantic_ids(
     accept_shared: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> SidSummary:
-    """Assign an ID to each item of `dataset` and store them as a version. The same settings again change nothing.
+    """Assign an ID to each item of `dataset` and store them as a version.
+
+    A second call with the same settings changes nothing.
 
     quantizer: None means residual k-means. embedder, purchases: None means the defaults of their classes. vectors: a
-    name, and vectors (N, D) of the items in the order of their IDs, which take the place of the embedder's and are
-    scaled to length 1. accept_shared: mark the version as fit for training even if fewer than 99% of its IDs are
-    distinct.
+    name, and vectors (N, D) of the items in the order of their IDs. They replace the embedder's vectors and are scaled
+    to length 1. accept_shared: mark the version as fit for training even if fewer than 99% of its IDs are distinct.
 
-    Raises InputError on an unknown dataset, or if its items cannot be embedded or outnumber the IDs.
+    Raises InputError on an unknown dataset, if its items cannot be embedded, or if there are more items than IDs.
     """
     quantizer, embedder = quantizer or ResidualKMeans(), embedder or EmbedderSettings()
     purchases = purchases or PurchaseSettings()
@@ -106,14 +107,14 @@ def assign_semantic_ids(
 def load_pairs(
     session: Session, dataset: str, items: Sequence[Item], held_out_folds: Sequence[int] = ()
 ) -> NDArray[np.int64]:
-    """Pairs (P, 2) of row numbers of items that a user interacted with consecutively, in train interactions only.
+    """Return pairs (P, 2) of row numbers of items that a user interacted with consecutively.
 
-    held_out_folds: folds whose users are left out.
+    Only train interactions count. held_out_folds: folds whose users are left out.
     """
     rows = {item.item_id: row for row, item in enumerate(items)}
     found = session.rows("co_interacted_pairs", dataset=dataset, held_out_folds=list(held_out_folds))
     pairs = [(rows[left], rows[right]) for left, right in found]
-    # The shape is (0, 2) without pairs.
+    # Without pairs, the shape must still be (0, 2).
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 

@@ -32,10 +32,10 @@ def assign_balanced(costs_N_C: NDArray[np.floating], capacity: int, *, tolerance
         best = values.argmax(axis=1)
         rows = np.arange(len(free))
         best_value = values[rows, best]
-        # Hides the best, so that the maximum below is the second best.
+        # This hides the best cluster, so that the maximum below is the second best.
         values[rows, best] = -np.inf
-        # The price at which the second best cluster becomes as good as the best, plus epsilon, so that prices always
-        # rise and the auction ends.
+        # The bid is the price at which the second best cluster becomes as good as the best, plus epsilon, so that
+        # prices always rise and the auction ends.
         bid_N[free] = price_C[best] + best_value - values.max(axis=1) + epsilon
         cluster_N[free] = best
         touched = np.unique(best)

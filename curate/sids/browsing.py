@@ -1,4 +1,4 @@
-"""Data for the page of semantic IDs: the tree of prefixes, the use of codes, the largest collisions."""
+"""Data for the page of semantic IDs: the tree of prefixes, the use of codes, and the largest collisions."""
 
 import polars as pl
 
@@ -12,7 +12,7 @@ NARROWEST = 1 / 1500
 
 
 def load_prefix_tree(store: Store, version: SidVersion, levels: int, inside: int | None = None) -> pl.DataFrame:
-    """The prefixes of up to `levels` codes as adjacent bars, each below its parent.
+    """Load the prefixes of up to `levels` codes as adjacent bars, each below its parent.
 
     Columns: level, prefix (such as 57.7.23), start and end (of the bar, in items), items, category (the most common
     one), category_share, and group (the first part of the category path in which the catalogue differs). Below a
@@ -64,14 +64,17 @@ def load_code_usage(store: Store, version: SidVersion, levels: int) -> pl.DataFr
 
 
 def load_collisions(store: Store, version: SidVersion, levels: int) -> pl.DataFrame:
-    """The prefixes of `levels` codes with the most items. Columns: prefix, items, distinct_ids, such_as (titles)."""
+    """Load the prefixes of `levels` codes with the most items.
+
+    Columns: prefix, items, distinct_ids, such_as (titles).
+    """
     with store.reading() as session:
         prefixes = session.frame("largest_prefixes", **version._asdict(), levels=levels, limit=COLLISIONS)
     return prefixes.with_columns(pl.col("prefix").cast(pl.List(pl.String)).list.join("."))
 
 
 def find_items(store: Store, version: SidVersion, text: str) -> list[tuple[str, str | None]]:
-    """The ids and titles of items with this id, or with this text in their title. At most FOUND items."""
+    """Find the ids and titles of items with this id, or with this text in their title. At most FOUND items."""
     with store.reading() as session:
         return [
             (str(item_id), title)

@@ -10,13 +10,13 @@ from store import InputError, Session, Store
 
 
 def compare_versions(store: Store, left: str, right: str) -> pl.DataFrame:
-    """A table of measure, level and one column per version, followed by rows on their agreement.
+    """Return a table of measure, level and one column per version, followed by rows on the versions' agreement.
 
     left, right: as `find_version` takes them. items_in_both: the number of items that both versions have.
     prefix_agreement: the adjusted Rand index of their prefixes over those items, 1 for the same grouping and about 0
     for unrelated ones. same_id: the share of those items that have the same ID in both.
 
-    Raises InputError if a name fits no version, or if both name the same one.
+    Raises InputError if a name fits no version, or if both names lead to the same version.
     """
     with store.reading() as session:
         versions = [find_version(session, left), find_version(session, right)]
@@ -50,7 +50,10 @@ def _figures(session: Session, version: SidVersion) -> pl.DataFrame:
 
 
 def figure_table(summary: SidSummary) -> pl.DataFrame:
-    """The measures of a version with columns measure, level, value: those of whole IDs first, then by level."""
+    """The measures of a version with columns measure, level and value.
+
+    Measures of whole IDs come first, then by level.
+    """
     whole = [
         ("items", None, float(summary.items)),
         ("distinct_ids", None, float(summary.distinct_ids)),

@@ -21,7 +21,7 @@ class PrefixStep:
 
     items: the number of items with the prefix. category, brand: the most common one with its share of those items, or
     None if none is known. words: the most typical title words of the prefix, each with its share of the titles.
-    examples: titles of items with this prefix, preferably without the next longer one.
+    examples: titles of items with this prefix, preferably items that do not share the next longer prefix.
     """
 
     level: int
@@ -69,7 +69,7 @@ def explain_item(store: Store, item_id: str, version: str | None = None) -> Expl
         inside = [item for item in inside if codes_by_item[item][:level] == codes[:level]]
         deeper = codes[: level + 1]
         others = [item for item in inside if item != item_id]
-        # Items that part ways at the next level show best what that level separates.
+        # Items that separate at the next level show best what that level distinguishes.
         apart = [item for item in others if codes_by_item[item][: level + 1] != deeper]
         steps.append(
             _step(

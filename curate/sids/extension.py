@@ -87,8 +87,8 @@ def extend_semantic_ids(
     spec = {name: stored["embedder"][name] for name in ("kind", "model", "dimensions", "pooling")}
     opened = open_embedder(EmbedderSettings(**spec), store.embeddings, [], stored["embedder"]["name"])
     texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
-    # New items have no co-purchases yet. The vectors of old items come from their texts too, so that drift is measured
-    # on like terms.
+    # New items have no co-purchases yet. The vectors of old items are also made from their texts, so that drift
+    # compares like with like.
     vectors_N_D = Copurchases.load(folder).join(texts_N_T)
     latents_N_d = quantizer.encode(vectors_N_D)
     is_new_N = np.array([item.item_id not in codes_by_item for item in items])

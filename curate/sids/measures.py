@@ -14,7 +14,7 @@ from store.records import Item
 
 NEIGHBOURS = 10
 QUERIES = 1_000
-# Queries at a time, which bounds the matrix of distances to all items.
+# The number of queries per batch, which bounds the matrix of distances to all items.
 CHUNK = 50
 
 
@@ -39,8 +39,8 @@ def measure_ids(
 
     distinct_prefixes: the number of prefixes. largest_prefix: the most items that share one. shared: the share of items
     that share their prefix. codes_used, perplexity: of the codes of this level alone. category_purity,
-    category_purity_chance: see `prefix_purity`. neighbour_recall: see there. reconstruction_error: the share of the
-    vectors' variance that the fitted levels up to this one do not explain; fitted levels only.
+    category_purity_chance: see `prefix_purity`. neighbour_recall: see the function. reconstruction_error: the share of
+    the vectors' variance that the fitted levels up to this one do not explain. It exists for fitted levels only.
     """
     measures = []
     fitted = len(quantizer.codebooks)
@@ -48,7 +48,7 @@ def measure_ids(
     prefix_L_N = prefix_numbers(ids_N_L)
     kept_L = neighbour_recall(prefix_L_N, vectors_N_D, seed=seed)
     category_N = np.unique([" > ".join(item.categories) for item in items], return_inverse=True)[1]
-    # The same categories on random items: the purity that small prefixes reach by chance.
+    # Random items get the same categories, which shows the purity that small prefixes reach by chance.
     shuffled_N = np.random.default_rng(seed).permutation(category_N)
     for level, prefix_N in enumerate(prefix_L_N, 1):
         counts = np.bincount(prefix_N)
@@ -69,7 +69,9 @@ def measure_ids(
 
 
 def perplexity(codes_N: NDArray[np.integer], codebook_size: int) -> float:
-    """exp of the entropy of the codes' shares, from 1 to codebook_size: the number of codes if all were used equally.
+    """Return exp of the entropy of the codes' shares, from 1 to codebook_size.
+
+    It is the number of codes that would have this entropy if all were used equally.
 
     >>> perplexity(np.array([0, 0, 1, 1]), 4)
     2.0
@@ -134,7 +136,10 @@ def neighbour_recall(
 def reconstruction_error(
     codes_N_F: NDArray[np.int64], vectors_N_D: NDArray[np.float32], quantizer: FittedQuantizer
 ) -> list[float]:
-    """After each fitted level, sum |vector - decoded|^2 / sum |vector - mean|^2. It is 0 if all vectors are equal."""
+    """Return sum |vector - decoded|^2 / sum |vector - mean|^2 after each fitted level.
+
+    It is 0 if all vectors are equal.
+    """
     variance = float(((vectors_N_D - vectors_N_D.mean(axis=0)) ** 2).sum())
     if variance < 1e-9 * len(vectors_N_D):
         return [0.0] * codes_N_F.shape[1]
@@ -146,6 +151,6 @@ def reconstruction_error(
 
 
 def reconstruction_errors(vectors_N_D: NDArray[np.float32], decoded_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """|vector - decoded|^2 for each item, shape (N,)."""
+    """Return |vector - decoded|^2 for each item, shape (N,)."""
     errors_N: NDArray[np.float32] = ((vectors_N_D - decoded_N_D) ** 2).sum(axis=1)
     return errors_N

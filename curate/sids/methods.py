@@ -1,6 +1,7 @@
-"""How IDs are made, by name: embedders, and quantizers that need no torch; `train.sids.methods` knows the others too.
+"""The methods that make IDs, by name: embedders, and the quantizers that need no torch.
 
-Quantizers come to `assignment` and `extension` as arguments, so that curation never imports torch.
+`train.sids.methods` knows all quantizers. They come to `assignment` and `extension` as arguments, so that curation
+never imports torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ EMBEDDERS: Factories[TextEmbedder] = Factories(
     {
         "tfidf-svd": "curate.sids.embedding.embedders:open_tfidf_svd",
         "openai": "curate.sids.embedding.openai_embedder:OpenAIEmbedder",
-        # Only a name, so that curation never imports torch.
+        # Only the name is given, so that curation never imports torch.
         "hf": "train.sids.hf_embedder:HfEmbedder",
     },
     TextEmbedder,
@@ -45,10 +46,11 @@ def open_embedder(
     *,
     endpoint: Mapping[str, Any] | None = None,
 ) -> TextEmbedder:
-    """The embedder of the settings; its factory may ask by name for any of these arguments and for any setting.
+    """Open the embedder of the settings. Its factory may ask by name for any of these arguments and for any setting.
 
-    endpoint: fields of EndpointSettings that are set. Raises InputError where there is no such embedder, where it takes
-    no model or endpoint though one is given, where it needs one, and where it is not the one that was fitted.
+    endpoint: the fields of EndpointSettings that are set. Raises InputError if there is no such embedder, if a model or
+    an endpoint is given that it does not take, if one is missing that it needs, and if it is not the embedder that was
+    fitted.
     """
     context = {
         "folder": folder,
@@ -70,7 +72,7 @@ def open_embedder(
 
 
 def load_quantizer(method: str, folder: Path) -> FittedQuantizer:
-    """What a version was made with, if it needs no torch."""
+    """Load the quantizer of a version. Raises InputError if the method needs torch."""
     if method in (ResidualKMeans.method, IMPORTED):
         return ResidualCodebooks.load(folder)
     raise missing_package(f"method {method}", "torch", "train")

@@ -1,9 +1,9 @@
 """Residual quantization: turns vectors into codes, where each level quantizes the residual of the previous levels.
 
-Owns the interface of all methods, the nearest codes of a vector, and the method that needs no torch: residual k-means
-with k-means++ initialization as in the GR2 paper, and balanced clusters as an option (LETTER, arXiv 2405.07314,
-constrains its k-means in the same way). It knows neither items nor texts. `unique_codes` adds the codes that make IDs
-unique.
+This module owns the interface of all methods, the nearest codes of a vector, and the method that needs no torch:
+residual k-means with k-means++ initialization as in the GR2 paper, with balanced clusters as an option (LETTER, arXiv
+2405.07314, constrains its k-means in the same way). It knows neither items nor texts. `unique_codes` adds the codes
+that make IDs unique.
 
 Axes: N items, D dimensions of a vector, d dimensions of a latent, F fitted levels, C codes of a level, P pairs.
 """
@@ -43,10 +43,10 @@ class FittedQuantizer(Protocol):
         """One array (C_l, d) per fitted level."""
 
     def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The latents (N, d) of vectors."""
+        """Return the latents (N, d) of vectors."""
 
     def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors (N, D) that the latents stand for."""
+        """Return the vectors (N, D) that the latents stand for."""
 
     def save(self, folder: Path) -> None:
         """Write the files that `load` of the same method reads."""
@@ -66,15 +66,15 @@ class Quantizer(Protocol):
 
     @property
     def levels(self) -> int:
-        """The number of codes of an ID."""
+        """The number of codes per ID."""
 
     @property
     def codebook_size(self) -> int:
-        """The number of codes of a level."""
+        """The number of codes per level."""
 
     @property
     def random_levels(self) -> int:
-        """The number of last levels, whose codes are drawn from the unused ones and not fitted."""
+        """The number of last levels whose codes are not fitted, but drawn from the unused ones."""
 
     @property
     def seed(self) -> int:
@@ -110,7 +110,7 @@ class ResidualKMeans(ResidualKMeansSettings):
         cluster = _balanced_k_means if self.balanced else fit_k_means
         for level in range(fitted):
             codes_N_F[:, level], codebook_C_D = cluster(residuals_N_D, self.codebook_size, self.seed + level)
-            # The next level quantizes what this one leaves.
+            # The next level quantizes the residual of this one.
             residuals_N_D -= codebook_C_D[codes_N_F[:, level]]
             codebooks.append(codebook_C_D)
             on_progress(Counted(f"level {level + 1} of {fitted}: {len(codebook_C_D)} codes", level + 1, fitted))
@@ -124,11 +124,11 @@ class ResidualCodebooks:
     codebooks: tuple[NDArray[np.float32], ...]
 
     def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors themselves."""
+        """Return the vectors themselves."""
         return vectors_N_D
 
     def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The latents themselves."""
+        """Return the latents themselves."""
         return latents_N_d
 
     def save(self, folder: Path) -> None:
@@ -145,7 +145,7 @@ class ResidualCodebooks:
 
 
 def squared_distances(left_N_D: NDArray[np.float32], right_C_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The squared distances |left - right|^2, shape (N, C), never negative."""
+    """Return the squared distances |left - right|^2, shape (N, C), never negative."""
     # |l|^2 + |r|^2 - 2 l r needs no array (N, C, D), but rounding can make it slightly negative.
     lengths_C = np.einsum("cd,cd->c", right_C_D, right_C_D)
     lengths_N = np.einsum("nd,nd->n", left_N_D, left_N_D)
@@ -154,7 +154,7 @@ def squared_distances(left_N_D: NDArray[np.float32], right_C_D: NDArray[np.float
 
 
 def nearest_codes(latents_N_d: NDArray[np.float32], codebooks: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
-    """The code nearest to the residual at each level, shape (N, F). Ties go to the lower code."""
+    """Return the code nearest to the residual at each level, shape (N, F). Ties go to the lower code."""
     codes_N_F = np.zeros((len(latents_N_d), len(codebooks)), np.int64)
     for start in range(0, len(latents_N_d), CHUNK):
         residual_B_d = latents_N_d[start : start + CHUNK].astype(np.float32, copy=True)
@@ -168,7 +168,7 @@ def nearest_codes(latents_N_d: NDArray[np.float32], codebooks: Sequence[NDArray[
 
 
 def sum_codes(codes_N_F: NDArray[np.int64], codebooks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The latents (N, d) that codes stand for. A code without a vector in its codebook adds nothing."""
+    """Return the latents (N, d) that codes stand for. A code without a vector in its codebook adds nothing."""
     latents_N_d = np.zeros((len(codes_N_F), codebooks[0].shape[1]), np.float32)
     for level, codebook_C_d in enumerate(codebooks):
         known_N = codes_N_F[:, level] < len(codebook_C_d)
@@ -179,7 +179,7 @@ def sum_codes(codes_N_F: NDArray[np.int64], codebooks: Sequence[NDArray[np.float
 def fit_k_means(
     vectors_N_D: NDArray[np.float32], codes: int, seed: int, *, rounds: int = 50
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Codes (N,) and codebook by k-means++ and Lloyd, with at most as many clusters as distinct vectors.
+    """Fit codes (N,) and a codebook by k-means++ and Lloyd, with at most as many clusters as distinct vectors.
 
     codes: the maximum number of clusters. rounds: the maximum number of iterations.
     """
@@ -194,7 +194,7 @@ def fit_k_means(
 def _balanced_k_means(
     vectors_N_D: NDArray[np.float32], codes: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """k-means with at most ceil(N / clusters) vectors per cluster."""
+    """Run k-means with at most ceil(N / clusters) vectors per cluster."""
     clusters = min(codes, _different(vectors_N_D, codes))
     codebook_C_D, _ = kmeans_plusplus(vectors_N_D, clusters, random_state=seed)
     capacity = -(-len(vectors_N_D) // clusters)
@@ -213,6 +213,6 @@ def _balanced_k_means(
 
 
 def _different(vectors_N_D: NDArray[np.float32], enough: int) -> int:
-    """The number of distinct vectors, or at least `enough`: counting ends if the first rows have that many."""
+    """Return the number of distinct vectors, or at least `enough`: counting ends if the first rows have that many."""
     first = len(np.unique(vectors_N_D[: 4 * enough], axis=0))
     return first if first >= enough else len(np.unique(vectors_N_D, axis=0))

@@ -1,4 +1,4 @@
-"""What semantic IDs are made with: settings of quantizers and embedders, apart from the libraries that they need."""
+"""Settings of quantizers and embedders, which make semantic IDs, without the libraries that these need."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class QuantizerSettings:
-    """What every quantizer has: `levels` codes of `codebook_size`, the last `random_levels` of them drawn."""
+    """Settings of every quantizer: IDs have `levels` codes, of which the last `random_levels` are drawn."""
 
     levels: int = option(4, help="Number of codes per semantic ID.", low=1, high=8, group="Codes")
     codebook_size: int = option(256, help="Number of codes per level.", low=2, high=65_536, group="Codes")
@@ -33,19 +33,22 @@ class QuantizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class ResidualKMeansSettings(QuantizerSettings):
-    """balanced: no code gets more than ceil(N / C) training vectors, at the least total distance that allows it."""
+    """Settings of residual k-means.
+
+    balanced: no code gets more than ceil(N / C) training vectors, at the least total distance that allows it.
+    """
 
     balanced: bool = option(False, help="Give no code more than its share of items.", group="Codes (rq-kmeans)")
 
 
 @dataclass(frozen=True, slots=True)
 class PurchaseSettings:
-    """What IDs learn from purchases, which are those of training interactions.
+    """How IDs learn from the purchases in training interactions.
 
-    copurchase_weight: the length of the part of an item's vector that tells what it is bought with; the text part has
-    length 1. The default is the best of several by next-item recommendation on Beauty's valid interactions
-    (docs/decisions/0007). held_out_folds: folds of users whose purchases the IDs do not learn from, neither by that
-    part nor by the pairs of the contrastive term.
+    copurchase_weight: the length of the co-purchase part of an item's vector; the text part has length 1. The default
+    is the best of several by next-item recommendation on Beauty's valid interactions (docs/decisions/0007).
+    held_out_folds: folds of users whose purchases the IDs do not learn from, neither by the co-purchase part nor by the
+    pairs of the contrastive term.
     """
 
     copurchase_weight: float = option(
@@ -66,18 +69,21 @@ class PurchaseSettings:
         check(self)
 
     def to_settings(self) -> dict[str, Any]:
-        """What the settings of a version say: nothing of folds where none is held out, as in older versions."""
+        """The fields as the settings of a version store them.
+
+        Folds are left out if none is held out, as in older versions.
+        """
         folds = sorted(set(self.held_out_folds))
         return {"copurchase_weight": self.copurchase_weight} | ({"held_out_folds": folds} if folds else {})
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedderSettings:
-    """What turns texts into vectors.
+    """Settings of the embedder, which turns texts into vectors.
 
     kind: a name in curate.sids.methods.EMBEDDERS: tfidf-svd, fitted on the dataset's own texts; openai, an embeddings
-    endpoint; hf, a Hugging Face model; or one's own. model: of openai and hf. dimensions: of tfidf-svd. pooling: of hf.
-    embed_batch: of openai.
+    endpoint; hf, a Hugging Face model; or your own as module:object. model: for openai and hf. dimensions: for
+    tfidf-svd. pooling: for hf. embed_batch: for openai.
     """
 
     kind: str = option(

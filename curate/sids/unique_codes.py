@@ -1,4 +1,4 @@
-"""Makes codes unique: the random last levels, and another prefix for items whose own prefix is full.
+"""Makes codes unique: draws the random last levels, and moves items of a full prefix to another prefix.
 
 The fitted levels describe an item. The last M levels only distinguish the items of one prefix, so their codes are drawn
 from the combinations that the prefix has not used (the random last level of the GR2 paper). The k-th item of a prefix
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from curate.sids.quantizers import squared_distances
 from store.errors import InputError
 
-# More than any catalogue needs. The bound keeps the product of stride and place below 2^63.
+# No catalogue needs as many places. The bound keeps the product of stride and place below 2^63.
 _MOST_PLACES = 1 << 30
 
 
 def draw_last_codes(
     prefixes_N_F: NDArray[np.int64], places_N: NDArray[np.int64], codebook_size: int, levels: int, seed: int
 ) -> NDArray[np.int64]:
-    """The last `levels` codes, shape (N, levels), of items at the given places of their prefixes.
+    """Draw the last `levels` codes, shape (N, levels), of items at the given places of their prefixes.
 
     places_N: counted from 0 within a prefix. Different places of a prefix give different codes, as long as they are
     below codebook_size ** levels.
@@ -68,7 +68,8 @@ def complete_codes(
     settled_N = places_N < codebook_size**random_levels
     last_N_M = draw_last_codes(codes_N_F, places_N, codebook_size, random_levels, seed)
     ids_N_L = np.concatenate([codes_N_F, last_N_M], axis=1).astype(np.uint16)
-    # All that fit under their own prefix are placed at once; only the rest goes one by one, since each takes an ID.
+    # All items that fit under their own prefix are placed at once. Only the rest goes one by one, since each takes an
+    # ID.
     if not settled_N.all():
         placement = Placement(
             ids_N_L[settled_N], codebooks, codebook_size=codebook_size, random_levels=random_levels, seed=seed
@@ -114,7 +115,7 @@ class Placement:
         for depth, codebook_C_d in enumerate(self._codebooks):
             # A prefix with room has a child with room, so the walk never has to go back.
             distances_C = squared_distances(residual_d[None], codebook_C_d)[0]
-            # Nearest first, and then codes without a vector, which a small codebook leaves over.
+            # Codes without a vector, which a small codebook leaves over, come after the nearest ones.
             near = [int(code) for code in np.argsort(distances_C, kind="stable")]
             code = next(
                 code
@@ -130,10 +131,11 @@ class Placement:
         return codes
 
     def _last(self, prefix: tuple[int, ...]) -> tuple[int, ...]:
-        """The prefix with its next unused combination of last codes."""
+        """Return the prefix with its next unused combination of last codes."""
         if self._random_levels == 0:
             return prefix
-        # A first guess only: items that moved here from full prefixes or were deleted leave gaps in the numbering.
+        # This is only a first guess: items that moved here from full prefixes or were deleted leave gaps in the
+        # numbering.
         place = self._under[prefix]
         prefix_1_F = np.array([prefix], np.int64)
         while True:

@@ -57,7 +57,7 @@ class SidSummary:
 
 
 def name_version(dataset: str, settings: dict[str, Any]) -> SidVersion:
-    """The name of the version that the settings lead to: method, sizes and a hash of all settings."""
+    """Name the version of these settings: method, sizes and a hash of all settings."""
     digest = hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return SidVersion(dataset, f"{settings['method']}-{settings['levels']}x{settings['codebook_size']}-{digest[:6]}")
 
@@ -154,7 +154,7 @@ def put_version(
     save_model: writes the model into a folder. Returns the stored version, even if another process stored it first.
     """
     target = model_folder(store, version)
-    # Files first: a crash in between may leave a model without rows, but never rows without their model.
+    # The files are moved first: a crash in between may leave a model without rows, but never rows without their model.
     with temporary_folder(store.models) as temporary:
         save_model(temporary)
         target.mkdir(parents=True, exist_ok=True)

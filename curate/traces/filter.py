@@ -23,7 +23,7 @@ NOT_JUDGED = "not_judged"
 # The values of `label` that are not labels.
 LABEL_STATES = ("any", "none", "split")
 LABELS = (*LABEL_STATES, Label.GOOD.value, Label.BAD.value, Label.UNSURE.value, Label.SKIP.value)
-# Fields that say whose traces are meant. A filter with none of them means those of teachers.
+# The fields that select traces by their source. A filter without any of them selects the traces of teachers.
 _NAMES_A_SOURCE = ("teacher", "model", "run_id", "step", "kept")
 
 
@@ -34,15 +34,15 @@ class TraceFilter:
     The rollouts of students are traces too, and are taken only if the filter asks for them: by teacher (`student`),
     model, run_id, step or kept.
 
-    passes, fails: a ruleset, as NAME or NAME@VERSION. rule, reason: of any failed verdict. first_failed_rule: the first
-    rule of the ruleset strict that the trace fails, "answered" if the request failed, or "not_judged" if a verdict is
-    missing. copied: whether the answer repeats the order of the candidates. target_rank, predicted_rank: of the target
-    before and after re-ranking, 0 if it is absent. label: somebody's current label, or one of LABEL_STATES ("split"
-    means that some say good and some say bad). annotator: somebody who labelled the trace. min_pass_rate,
-    max_pass_rate: over all attempts of the same teacher, model and temperature at the same prompt. since, until: of
-    created_at, in UTC; until is exclusive. text: found in the reasoning, or else in the completion or error, in any
-    case. pattern: the same with a regular expression (RE2). step: of the training that sampled the rollout. kept:
-    whether the training learned from the rollout.
+    passes, fails: a ruleset, as NAME or NAME@VERSION. rule, reason: the rule and the reason of any failed verdict.
+    first_failed_rule: the first rule of the ruleset strict that the trace fails, "answered" if the request failed, or
+    "not_judged" if a verdict is missing. copied: whether the answer repeats the order of the candidates. target_rank,
+    predicted_rank: the rank of the target before and after re-ranking, 0 if it is absent. label: anybody's current
+    label, or one of LABEL_STATES ("split" means that some say good and some say bad). annotator: a person who labelled
+    the trace. min_pass_rate, max_pass_rate: bounds of the pass rate over all attempts of the same teacher, model and
+    temperature at the same prompt. since, until: bounds of created_at, in UTC; until is exclusive. text: a text in the
+    reasoning, or else in the completion or error, in any case. pattern: the same with a regular expression (RE2). step:
+    the step of the training that sampled the rollout. kept: whether the training learned from the rollout.
     """
 
     dataset: str | None = None
@@ -77,7 +77,7 @@ class TraceFilter:
 
     @property
     def where(self) -> tuple[str, ...]:
-        """The names of its conditions, for Session.frame and Session.rows."""
+        """The names of the filter's conditions, for Session.frame and Session.rows."""
         conditions = tuple(f"where_{name}" for name in self.parameters)
         return (
             conditions
@@ -87,16 +87,16 @@ class TraceFilter:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters of those conditions: every field that is not None."""
+        """The parameters of the filter's conditions: every field that is not None."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     @property
     def reads_texts(self) -> bool:
-        """Whether it searches texts, which takes seconds among millions of traces."""
+        """Whether the filter searches texts, which takes seconds among millions of traces."""
         return self.text is not None or self.pattern is not None
 
     def to_query(self) -> dict[str, str]:
-        """As query parameters of a link; `from_query` reads them back.
+        """Return the filter as query parameters of a link; `from_query` reads them back.
 
         >>> TraceFilter(split="valid", copied=False).to_query()
         {'split': 'valid', 'copied': 'no'}
@@ -105,7 +105,7 @@ class TraceFilter:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "TraceFilter":
-        """The inverse of `to_query`. Other parameters are ignored. Raises InputError on an invalid value."""
+        """Read the filter that `to_query` wrote, and ignore other parameters. Raises InputError on an invalid value."""
         query = renamed(query)
         return cls(
             **{field.name: _from_text(field.name, query[field.name]) for field in fields(cls) if query.get(field.name)}
@@ -144,7 +144,7 @@ def _from_text(name: str, text: str) -> Any:
 
 
 def read_time(text: str) -> datetime:
-    """A time in ISO 8601, as the store has it: in UTC and without a zone. Raises ValueError if it is none.
+    """Return an ISO 8601 time as the store keeps times: in UTC and without a zone. Raises ValueError on other text.
 
     >>> read_time("2026-11-25 08:00+02:00")
     datetime.datetime(2026, 11, 25, 6, 0)
@@ -154,10 +154,10 @@ def read_time(text: str) -> datetime:
 
 
 def check_filter(session: Session, chosen: TraceFilter) -> None:
-    """Raises InputError on an unknown ruleset or rule, and on a pattern that is not a regular expression.
+    """Raise InputError on an unknown ruleset or rule, and on a pattern that is not a regular expression.
 
-    A rule is known if it is gr2's own, if it has judged a trace, or if a ruleset names it. A name as module:object is
-    never imported here, because a filter may come from anybody's link.
+    A rule is known if it is gr2's own, if it has judged a trace, or if a ruleset names it. A rule named as
+    module:object is never imported here, because anybody can put one into a link.
     """
     for ruleset in (chosen.passes, chosen.fails):
         if ruleset is not None:

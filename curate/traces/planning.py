@@ -1,4 +1,4 @@
-"""From candidate lists to the requests that a run has to send: their prompts, their ids, and which are still open.
+"""Turns candidate lists into the requests that a run has to send: their prompts, their ids, and which are still open.
 
 The store says which samples are missing. Resuming a run, or asking for more samples later, is therefore the same as
 starting one.
@@ -34,7 +34,7 @@ DEFAULT_TEMPLATES = {"rejection": "rerank_evidence.v1", "targeted": "rerank_targ
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run whose defaults are all resolved."""
+    """A run with all of its defaults resolved."""
 
     settings: SamplingSettings
     template: Template
@@ -46,13 +46,14 @@ class Plan:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The rules that judge the traces: gr2's own, and those that only the ruleset names."""
+        """The rules that judge the traces: gr2's own, and any others that the ruleset names."""
         return tuple(dict.fromkeys((*RULE_NAMES, *self.ruleset.rules)))
 
     @property
     def claim(self) -> str:
         """The name of the lock under which only one process at a time may ask for these samples."""
-        # Everything that tells samples apart, but no limits: runs that differ in those would ask for the same samples.
+        # The name covers everything that tells samples apart. It leaves out limits, because runs that differ only in
+        # their limits would ask for the same samples.
         facts = [
             self.settings.dataset,
             self.settings.split,
@@ -129,7 +130,7 @@ def plan_sampling(store: Store, teacher: Teacher, settings: SamplingSettings) ->
 
 
 def _check_verdicts(session: Session, dataset: str, ruleset: Ruleset) -> None:
-    """Raises InputError if verdicts are missing: the run would ask, and pay, again for traces that are accepted."""
+    """Raise InputError if verdicts are missing. The run would otherwise pay again for traces that are accepted."""
     missing = unjudged_traces(session, dataset).filter(ruleset=ruleset.name, version=ruleset.version)
     if missing.height:
         raise InputError(f"{describe_unjudged(missing)[0]}, or this run would ask for accepted traces again")
@@ -137,9 +138,10 @@ def _check_verdicts(session: Session, dataset: str, ruleset: Ruleset) -> None:
 
 @dataclass(slots=True)
 class PromptTable:
-    """What a run has seen of the table of prompts, so that it need not look for each batch in all of it.
+    """The prompts that a run has already seen in the store, so that it need not search the whole table for each batch.
 
-    rows: the number of prompts that were looked at. added: those that other runs stored since this one was planned.
+    rows: the number of prompts that the run has looked at. added: the prompts that other runs stored since this run was
+    planned.
     """
 
     rows: int
@@ -147,11 +149,11 @@ class PromptTable:
 
 
 def find_open_lists(store: Store, plan: Plan) -> tuple[pl.DataFrame, PromptTable]:
-    """Lists that need samples: list_id, answered (indexes), accepted, has_prompt (whether the store has their prompt),
-    chosen_lists (the number of lists of the run).
+    """Find the lists that need samples.
 
-    They are in the order in which they lie in the store, with what `places_of` needs, so that a batch reads its own
-    part of the store and not all of it.
+    Columns: list_id, answered (indexes), accepted, has_prompt (whether the store has their prompt), and chosen_lists
+    (the number of lists of the run). The lists come in the order in which they lie in the store, with the columns that
+    `places_of` needs. A batch therefore reads its own part of the store and not all of it.
     """
     settings = plan.settings
     with store.reading() as session:
@@ -162,7 +164,7 @@ def find_open_lists(store: Store, plan: Plan) -> tuple[pl.DataFrame, PromptTable
             pre_ranker=plan.pre_ranker,
             with_target=settings.lists != "without-target",
             without_target=settings.lists != "with-target",
-            # DuckDB's limit takes no null; this is more lists than any store has.
+            # DuckDB's limit takes no null. This number is larger than any store has lists.
             limit=settings.limit if settings.limit is not None else 2**62,
             sid_version=plan.sid_version,
             template=plan.template.name,
@@ -182,7 +184,7 @@ def find_open_lists(store: Store, plan: Plan) -> tuple[pl.DataFrame, PromptTable
 
 
 def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame, table: PromptTable) -> list[OpenPrompt]:
-    """Render the prompts of open lists, and store those that are new. Call it with at most PROMPT_BATCH lists.
+    """Render the prompts of open lists, and store the new ones. Call it with at most PROMPT_BATCH lists.
 
     Raises StoreBusyError if the store stays busy; the call may be repeated.
     """
@@ -202,7 +204,7 @@ def open_prompts(store: Store, plan: Plan, lists: pl.DataFrame, table: PromptTab
             if new := [_row(plan, prompt) for prompt in unknown if prompt.prompt_id not in added]:
                 session.insert("append_prompts", pl.DataFrame(new))
             ((rows,),) = session.rows("count_prompts")
-        # Only once it is committed.
+        # Remember the prompts only once they are committed.
         table.rows, table.added = rows, added
     return prompts
 
@@ -235,7 +237,7 @@ def _row(plan: Plan, prompt: OpenPrompt) -> dict[str, Any]:
 
 
 def prompt_id_of(list_id: str, template: str, sha256: str, sid_version: str, *, knowledge_priming: bool) -> str:
-    """The id of a prompt: it tells how a list is shown, and not who is asked."""
+    """The id of a prompt. It depends on how a list is shown, and not on which teacher answers."""
     return _digest([list_id, template, sha256, sid_version, knowledge_priming])
 
 

@@ -1,8 +1,8 @@
 """The path from journal records to traces and verdicts in the store, exactly once per record.
 
 A record is judged when it arrives (by the sampler) or when its journal is read again (`read_batch`). Both end in
-`commit_batch`, a single transaction that writes the rows and advances the journal's offset. Whatever the store refuses
-is set aside with its reason and does not keep the rest away.
+`commit_batch`, a single transaction that writes the rows and advances the journal's offset. If the store refuses a
+trace, the trace is set aside with the reason, and the others are still stored.
 """
 
 from collections.abc import Sequence
@@ -42,15 +42,15 @@ from store.journals import (
 )
 from store.temporary import remove_abandoned
 
-# A batch that is read again ends at either of these.
+# When a journal is read again, a batch ends at either of these limits.
 BATCH = 2_000
 BATCH_BYTES = 64 * 1024 * 1024
-# The errors of values that do not fit a table, as opposed to those of a store that is busy, full or damaged.
+# The errors of values that do not fit a table. Other errors mean that the store is busy, full or damaged.
 _REFUSALS = (
     duckdb.DataError,
     duckdb.IntegrityError,
     duckdb.InvalidInputException,
-    # Half of a batch may fit.
+    # Half of the batch may still fit in memory.
     duckdb.OutOfMemoryException,
     pl.exceptions.PolarsError,
     TypeError,
@@ -73,7 +73,7 @@ VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 class JudgedTrace:
     """One attempt: its row in `traces`, and its verdicts. A failed request has no verdicts.
 
-    rollout: for what a student wrote in training, its row in `rollouts`; None for an attempt of a teacher.
+    rollout: the row in `rollouts` if a student wrote the completion in training; None for an attempt of a teacher.
     """
 
     row: dict[str, Any]
@@ -112,7 +112,7 @@ class Journalled(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """A part of a journal that ends at the offset `end`: its traces, and the lines that cannot become one."""
+    """A part of a journal that ends at the offset `end`: its traces, and the lines that cannot become a trace."""
 
     end: int
     traces: list[Journalled] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Batch:
 
 
 class Stored(NamedTuple):
-    """The result of committing a batch: the numbers of new traces, and of lines that were newly rejected."""
+    """The result of committing a batch: the number of new traces, and the number of newly rejected lines."""
 
     inserted: int
     rejected: int
@@ -233,7 +233,7 @@ def commit_batch(store: Store, path: Path, batch: Batch) -> Stored:
     A trace that the store refuses becomes a failed attempt with the reason as its error, and its record is kept in
     the file of rejected lines. Raises StoreError if the store or that file cannot be written.
     """
-    # Before the offset moves past these lines.
+    # The lines must be kept before the offset moves past them.
     rejected = reject(path, batch.rejections)
     try:
         put = commit_traces(store, path.stem, [each.trace for each in batch.traces], batch.end)
@@ -244,7 +244,7 @@ def commit_batch(store: Store, path: Path, batch: Batch) -> Stored:
         if len(batch.traces) == 1:
             stored = _commit_refused(store, path, batch, error)
             return Stored(stored.inserted, rejected + stored.rejected)
-    # Halves, to find the trace that is to blame in few transactions.
+    # Halving the batch finds the trace that is to blame in few transactions.
     half = len(batch.traces) // 2
     first = commit_batch(store, path, Batch(batch.traces[half - 1].end, batch.traces[:half]))
     second = commit_batch(store, path, Batch(batch.end, batch.traces[half:]))
@@ -260,7 +260,7 @@ def _commit_refused(store: Store, path: Path, batch: Batch, error: Exception) ->
     try:
         return Stored(commit_traces(store, path.stem, [failed], batch.end).inserted, rejected)
     except _REFUSALS:
-        # Not even what was asked can be stored, such as a prompt that is gone.
+        # Not even the failed attempt can be stored, for example because its prompt is gone.
         commit_traces(store, path.stem, [], batch.end)
         return Stored(0, rejected)
 
@@ -268,12 +268,12 @@ def _commit_refused(store: Store, path: Path, batch: Batch, error: Exception) ->
 def recover(store: Store) -> list[Recovery]:
     """Commit the records that dead runs left in their journals. Live runs are skipped; they commit their own.
 
-    Journals of which nothing is left to commit are compressed. If the store knows nothing of one that is compressed,
-    because it was restored from an older copy, that one is recovered too. Nothing that a journal holds raises an error;
-    only a store that is busy, full or damaged raises StoreError.
+    A journal with nothing left to commit is compressed. A compressed journal is recovered too if the store knows
+    nothing of its records, because the store was restored from an older copy. The contents of a journal never raise an
+    error. StoreError is raised only if the store is busy, full or damaged.
     """
     recoveries = []
-    # One process at a time: the next one must not plan before the answers that this one finds are stored.
+    # Only one process may recover at a time. The next one must not plan before the recovered answers are stored.
     with store.claim("recovery", "recovering journals", wait=True):
         remove_abandoned(store.journals)
         for run_id, known in _runs(store).items():
@@ -283,7 +283,7 @@ def recover(store: Store) -> list[Recovery]:
             with taken_over(path) as dead:
                 if not dead:
                     continue
-                # Only now, because the run may have ended in the meantime.
+                # The row is read only under the lock, because the run may have ended in the meantime.
                 run = _runs(store)[run_id]
                 # A run that ended may still have a tail to commit, if its last commit failed.
                 if not run.ended or path.stat().st_size > run.committed_offset:
@@ -312,9 +312,9 @@ def _runs(store: Store) -> dict[str, _SamplingRun]:
 
 
 def _findable(rules: Sequence[str]) -> tuple[str, ...]:
-    """Those of a dead run's rules that can be found here: a package that is gone must not keep its traces away.
+    """Return those rules of a dead run that can be found here. A missing package must not keep the run's traces away.
 
-    What the others would have said, `gr2 verify` adds once they are back.
+    `gr2 verify` adds the verdicts of the other rules once their package is back.
     """
     found = []
     for rule in dict.fromkeys(rules):
@@ -334,9 +334,9 @@ def _recover_run(store: Store, path: Path, committed_offset: int, rules: Sequenc
 
 
 def commit_rest(store: Store, path: Path, committed_offset: int, rules: Sequence[str] = RULE_NAMES) -> Stored:
-    """Commit all that the journal of a dead run holds from an offset on. Raises StoreError."""
+    """Commit everything that the journal of a dead run holds after an offset. Raises StoreError."""
     inserted = rejected = 0
-    # In batches with an offset each, so that what is killed here continues where it stopped.
+    # Each batch commits its own offset, so that a process that is killed here continues where it stopped.
     while (batch := read_batch(store, path, committed_offset, rules)).end > committed_offset:
         stored = commit_batch(store, path, batch)
         inserted, rejected, committed_offset = inserted + stored.inserted, rejected + stored.rejected, batch.end
@@ -347,7 +347,8 @@ def _outcome(path: Path) -> tuple[int, str]:
     """The number of requests of a journal without an answer, and the status that its run ended with."""
     waiting: set[str] = set()
     status = "killed"
-    # From the start: a request from before the committed offset may have its answer after it, or none at all.
+    # The whole journal is read: a request from before the committed offset may have its answer after it, or no answer
+    # at all.
     for record, _ in read_journal(path):
         event, trace_id = record.get("event"), record.get("trace_id")
         if event == "sent" and isinstance(trace_id, str):

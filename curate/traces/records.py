@@ -1,7 +1,7 @@
-"""The records of a journal: what a run writes down of an attempt, and what a line must hold to become a trace.
+"""The records of a journal: what a run writes about an attempt, and what a line must contain to become a trace.
 
-A run writes only what the store can hold: text without lone surrogates, and counts that are numbers. A line that is
-read again may be anything, because disks fail and people edit files; `parse_record` tells what is wrong with it.
+A run writes only values that the store can hold: text without lone surrogates, and counts that are numbers. A line that
+is read again may contain anything, because disks fail and people edit files. `parse_record` says what is wrong with it.
 """
 
 import math
@@ -13,11 +13,11 @@ import polars as pl
 
 from store.values import storable_text
 
-# The teacher of rollouts: what a student writes while it is trained by reinforcement.
+# The teacher name of rollouts, which are the texts that a student writes during reinforcement learning.
 STUDENT = "student"
 _MOST = 2**31 - 1
 
-# Given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
+# The types are given explicitly, because Polars cannot infer the type of a column that holds only None in some batch.
 TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "trace_id": pl.String,
     "prompt_id": pl.String,
@@ -41,7 +41,7 @@ TRACE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "ruleset": pl.String,
     "ruleset_version": pl.Int32,
 }
-# Of what a student wrote in training. In a record, `rewards` is an object: the reward of each function by its name.
+# The columns of `rollouts`. In a record, `rewards` is an object with the reward of each function by its name.
 ROLLOUT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "trace_id": pl.String,
     "run_id": pl.String,
@@ -51,7 +51,7 @@ ROLLOUT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "advantage": pl.Float64,
     "kept": pl.Boolean,
 }
-# Parsed from the completion, and so never in a record.
+# These columns are parsed from the completion, and are therefore never in a record.
 DERIVED = ("reasoning", "ranking")
 REQUIRED = (
     "trace_id",
@@ -67,33 +67,36 @@ REQUIRED = (
 
 
 class RecordError(ValueError):
-    """A line is no record of ours. The message is the reason."""
+    """A line is not a record of gr2. The message is the reason."""
 
 
 def whole_number(value: object) -> int | None:
-    """A count that the store can hold, or None for anything else that a server may say."""
+    """Return a count that the store can hold, or None for any other value that a server may send."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
 
 
 def finite_number(value: object) -> float | None:
-    """An amount that the store can hold, or None for anything else."""
+    """Return an amount that the store can hold, or None for any other value."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and 0 <= value < math.inf else None  # type: ignore[operator,arg-type]
 
 
 def text_or_none(value: object) -> str | None:
-    """Text that the store can hold, or None for what is empty or no text."""
+    """Return text that the store can hold, or None if the value is empty or not text."""
     return storable_text(value) if isinstance(value, str) and value else None
 
 
 def created_at(record: dict[str, Any]) -> datetime:
-    """When a record was made, in UTC without a zone. Raises ValueError, TypeError or OverflowError if it is no time."""
+    """The time at which a record was made, in UTC without a zone.
+
+    Raises ValueError, TypeError or OverflowError if the record has no valid time.
+    """
     time = datetime.fromisoformat(record["created_at"])
     return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
 def rollout_row(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The row in `rollouts` of a record, or None for a record that is no rollout's."""
+    """The row of a record in `rollouts`, or None if the record is not from a rollout."""
     if (rollout := record.get("rollout")) is None:
         return None
     return {
@@ -104,9 +107,9 @@ def rollout_row(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def parse_record(line: bytes, run_id: str) -> dict[str, Any]:
-    """The record of one line of a run's journal: "sent", "ended", or "received" with everything that a trace needs.
+    """Parse one line of a run's journal: "sent", "ended", or "received" with everything that a trace needs.
 
-    Raises RecordError with the reason if it is anything else.
+    Raises RecordError with the reason if the line is anything else.
     """
     try:
         record = orjson.loads(line)
@@ -153,7 +156,7 @@ def _check(record: dict[str, Any], name: str) -> None:
 
 
 def _is_rollout(rollout: object) -> bool:
-    """Whether this is what `rollout_row` reads, or None."""
+    """Whether a value is None or an object that `rollout_row` can read."""
     if rollout is None:
         return True
     if not isinstance(rollout, dict) or rollout.keys() != ROLLOUT_SCHEMA.keys() - {"trace_id", "run_id"}:

@@ -18,7 +18,7 @@ from store.registry import Registry
 
 
 class Reason(StrEnum):
-    """Why a trace fails a rule. The parser has reasons of its own (`prompts.completion.ParseReason`)."""
+    """Why a trace fails a rule. The parser has further reasons (`prompts.completion.ParseReason`)."""
 
     TRUNCATED = "truncated"
     UNKNOWN_SID = "unknown_sid"
@@ -33,7 +33,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion and the task that it answers. `task` has evidence whether or not the prompt showed it."""
+    """A completion and the task that it answers. `task` has evidence even if the prompt did not show it."""
 
     task: RerankTask
     target_item_id: str
@@ -52,16 +52,19 @@ class Verdict(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a trace fails a rule: a reason to count by, and what was seen."""
+    """Why a trace fails a rule.
+
+    reason: the reason by which failures are counted. detail: the values seen, or None.
+    """
 
     reason: str
     detail: str | None = None
 
 
 class Rule(NamedTuple):
-    """A check of a parsed completion. It returns None where the trace passes.
+    """A check of a parsed completion. It returns None if the trace passes.
 
-    version: another one whenever the check or the parser changes, so that old and new verdicts are told apart.
+    version: it must change whenever the check or the parser changes, so that old and new verdicts are told apart.
     """
 
     version: int
@@ -135,7 +138,7 @@ def _cites(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
 
 
 def _grounded(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
-    """Every cited semantic ID must be in the prompt, and every claimed count must be the one in the store."""
+    """Fail if a cited semantic ID is not in the prompt, or if a claimed count is not the one in the store."""
     shown = _shown_sids(answer.task)
     for sid in find_sids(parsed.reasoning):
         if sid not in shown:
@@ -155,13 +158,13 @@ def _no_leak(_: Answer, parsed: ParsedCompletion) -> Failure | None:
 
 
 def _not_copied(answer: Answer, parsed: ParsedCompletion) -> Failure | None:
-    """An unchanged order fails even if its first item is the target, because a student would learn to copy."""
+    """Fail an unchanged order even if its first item is the target, because a student would learn to copy."""
     order = tuple(candidate.item.item_id for candidate in answer.task.candidates)
     return Failure(Reason.ORDER_COPIED) if len(order) > 1 and parsed.ranking == order else None
 
 
 def find_leak(text: str) -> str | None:
-    """The first words in a text which show that its writer knew the answer, or None."""
+    """Return the first words of a text which show that its writer knew the answer, or None."""
     lowered = text.lower()
     if not any(word in lowered for word in _LEAK_WORDS):
         return None
@@ -194,14 +197,14 @@ def find_claims(reasoning: str) -> list[Claim]:
         left, right = find_sids(found["left"]), find_sids(found["right"])
         if left and right:
             digits = found["times"].replace(",", "").lstrip("0")
-            # Python refuses to convert thousands of digits. A number with more than 18 is no count of a store.
+            # Python refuses to convert thousands of digits, and no store counts to a number of more than 18 digits.
             times = _COUNTS.get(digits) or (int(digits or 0) if len(digits) <= 18 else _UNCOUNTABLE)
             claims.append(Claim(left[0], found["way"], right[0], times, found[0], found.start()))
     return claims
 
 
 def count_pair(task: RerankTask, claim: Claim) -> int:
-    """The store's count for a claim; 0 unless it is about a candidate and an item of the history that are linked."""
+    """The store's count for a claim; 0 unless the claim is about a candidate and a linked item of the history."""
     history = {item.sid: item.item_id for item in task.history}
     # Links are stored from the candidate's side only: "left after right" is "right before left" seen from the other.
     for candidate_sid, history_sid, forwards in (
@@ -240,7 +243,7 @@ RULE_NAMES = tuple(RULES.builtin)
 
 
 def check_rule_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The names as given. Raises InputError on one that leads to no rule."""
+    """Return the names as given. Raises InputError on a name without a rule."""
     names = tuple(names)
     for name in names:
         RULES.find(name)
@@ -248,7 +251,10 @@ def check_rule_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def judge(answer: Answer, rules: Iterable[str] = RULE_NAMES) -> list[Verdict]:
-    """The verdicts of the named rules, in their order. What cannot be parsed has only that of `parsed`."""
+    """Judge an answer by the named rules, in their order.
+
+    A completion that cannot be parsed gets only the verdict of `parsed`.
+    """
     parsed = answer.parsed
     if isinstance(parsed, ParseFailure):
         version = RULES.find(PARSED).version

@@ -1,8 +1,8 @@
 """Rulesets: named, versioned lists of rules that decide which traces are accepted.
 
-A ruleset is a row of the store. Its versions are kept for good: traces, queues and snapshots name the version that they
-were made under, so that a snapshot can be rebuilt after its ruleset has changed. A trace passes a ruleset by its stored
-verdicts alone; `unjudged_traces` says where verdicts are missing, which `gr2 verify` adds.
+A ruleset is a row of the store. Its versions are kept for good. Traces, queues and snapshots name the version under
+which they were made, so that a snapshot can be rebuilt after its ruleset has changed. Only stored verdicts decide
+whether a trace passes a ruleset. `unjudged_traces` says where verdicts are missing, and `gr2 verify` adds them.
 """
 
 import tomllib
@@ -24,7 +24,10 @@ MOST_DESCRIPTION = 500
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """One version of a ruleset. rules: their names; the first that a trace fails is its reason. It may be empty."""
+    """One version of a ruleset.
+
+    rules: their names, which may be none; the first rule that a trace fails is its reason.
+    """
 
     name: str
     version: int
@@ -33,7 +36,7 @@ class Ruleset:
 
     @property
     def reference(self) -> str:
-        """NAME@VERSION.
+        """The ruleset as NAME@VERSION.
 
         >>> Ruleset("strict", 2, (), "").reference
         'strict@2'
@@ -42,7 +45,7 @@ class Ruleset:
 
 
 def find_ruleset(session: Session, reference: str) -> Ruleset:
-    """A ruleset by NAME, in the version in force, or by NAME@VERSION. Raises InputError if there is none."""
+    """Find a ruleset by NAME, in the version in force, or by NAME@VERSION. Raises InputError if there is none."""
     name, _, version = reference.partition("@")
     name = VALUES["ruleset"].get(name, name)
     if version and not version.isdecimal():
@@ -56,13 +59,16 @@ def find_ruleset(session: Session, reference: str) -> Ruleset:
 
 
 def list_rulesets(store: Store, *, all_versions: bool = False) -> pl.DataFrame:
-    """name, version, rules, description, created_at (UTC), by name, the newest version first."""
+    """The rulesets, by name and with the newest version first: name, version, rules, description, created_at (UTC)."""
     with store.reading() as session:
         return session.frame("ruleset_list", all_versions=all_versions)
 
 
 def read_ruleset(path: Path) -> tuple[str, tuple[str, ...], str]:
-    """Name, rules and description of a ruleset in a TOML file. Raises InputError, naming the file and the mistake."""
+    """Read name, rules and description of a ruleset from a TOML file.
+
+    Raises InputError with the file and the mistake.
+    """
     try:
         facts = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -83,7 +89,7 @@ def read_ruleset(path: Path) -> tuple[str, tuple[str, ...], str]:
 
 def write_ruleset(ruleset: Ruleset) -> str:
     """A ruleset as the TOML text that `read_ruleset` reads."""
-    # A string of JSON is one of TOML.
+    # A JSON string is also a TOML string.
     quoted = [orjson.dumps(rule).decode() for rule in ruleset.rules]
     rules = "".join(f"    {rule},\n" for rule in quoted)
     return (
@@ -95,7 +101,7 @@ def write_ruleset(ruleset: Ruleset) -> str:
 
 
 def add_ruleset(store: Store, name: str, rules: Sequence[str], description: str = "") -> tuple[Ruleset, bool]:
-    """Store a ruleset as version 1, or as the next version of the ruleset of that name. Also says whether it is new.
+    """Store a ruleset as version 1, or as the next version of its name. Also returns whether this version is new.
 
     If the newest version has the same rules and description, nothing is added. Raises InputError on an unusable name,
     on an unknown rule, and if a rule is named twice.
@@ -141,9 +147,9 @@ def versions_in_force(session: Session, names: Sequence[str]) -> dict[str, int]:
 
 
 def unjudged_traces(session: Session, dataset: str | None = None) -> pl.DataFrame:
-    """Where verdicts are missing: dataset, ruleset, version, rule, traces (their number). Default: in all datasets.
+    """Where verdicts are missing: dataset, ruleset, version, rule, traces (their number).
 
-    A ruleset does not accept a trace that lacks a verdict of one of its rules.
+    dataset: None means all datasets. A ruleset does not accept a trace that lacks a verdict of one of its rules.
     """
     return session.frame("unjudged_traces", dataset=dataset)
 

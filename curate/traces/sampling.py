@@ -1,10 +1,10 @@
-"""Sampling of traces from a teacher: a bounded number of workers, a journal, and batches committed to the store.
+"""Samples traces from a teacher, with a bounded number of workers, a journal, and batches committed to the store.
 
 Each worker takes one prompt at a time and samples it until enough answers are accepted or no attempt is left, so no
 superfluous answer is paid for. Every attempt is kept. A failed request uses up no attempt: it is sent again a few times
 within the run, and by later runs, unless the prompt is refused for good. Generation never waits for the database: a
 response goes to the journal when it arrives, and a background task (`curate.traces.writer`) commits batches. The next
-run recovers what a killed run left in its journal (`curate.traces.recording`).
+run recovers the journal of a killed run (`curate.traces.recording`).
 """
 
 import asyncio
@@ -47,7 +47,8 @@ from store.values import storable_text, utc_now
 # A batch is committed when either of these is reached.
 COMMIT_SECONDS = 3.0
 COMMIT_TRACES = 2_000
-# Above this, traces stay in the journal alone until they are stored, so that a busy store cannot fill the memory.
+# Above this number, traces stay in the journal alone until they are stored, so that a busy store cannot fill the
+# memory.
 MAX_PENDING_TRACES = 20_000
 
 
@@ -55,12 +56,12 @@ MAX_PENDING_TRACES = 20_000
 class Progress:
     """The progress of a run. All counts are of this run alone.
 
-    lists: candidate lists of the plan. prompts: prompts that needed samples when the run began, of which `done` are
-    finished. stored: traces committed to the store. waiting: answers that are only in the journal yet. busy: whether
-    the store is in use by others, so that they wait. rejected: traces that the store refuses. cost_usd: None until the
-    teacher reports a cost. recovered: earlier runs whose journals were committed first. refused: prompts that no later
-    run asks again. errors: how often requests failed, by error. unparsed: how often an answer could not be read, by
-    reason. paused: whether the run waits, because nothing answers.
+    lists: candidate lists of the plan. prompts: prompts that needed samples when the run began. done: how many of these
+    prompts are finished. stored: traces committed to the store. waiting: answers that are only in the journal so far.
+    busy: whether answers wait because others use the store. rejected: traces that the store refuses. cost_usd: None
+    until the teacher reports a cost. recovered: earlier runs whose journals were committed first. refused: prompts that
+    no later run sends again. errors: how often requests failed, by error. unparsed: how often an answer could not be
+    read, by reason. paused: whether the run waits because the teacher answers nothing.
     """
 
     run_id: str
@@ -128,11 +129,12 @@ def sample(
     teacher cannot answer any request.
     """
     requests = RequestSettings(concurrency)
-    # Before planning, so that recovered answers are not requested again.
+    # The journals are recovered before planning, so that recovered answers are not requested again.
     recovered = recover(store)
     plan = plan_sampling(store, teacher, settings)
     with store.claim(plan.claim, f"sampling {settings.dataset} with these settings"):
-        # Again under the claim: the process that held it before may have answered some of these prompts, and died.
+        # Recover again under the claim: the process that held it before may have answered some of these prompts, and
+        # died.
         recovered += recover(store)
         lists, table = find_open_lists(store, plan)
         run_id = f"trace-{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -142,7 +144,7 @@ def sample(
             # Without work there is no run to record.
             asyncio.run(teacher.close())
             return progress
-        # The journal first: other processes take a run without one for dead.
+        # The journal must exist first, because other processes take a run without a journal for dead.
         writer = TraceWriter(
             store,
             run_id,
@@ -177,7 +179,7 @@ def _start_run(store: Store, plan: Plan, run_id: str, teacher: Teacher) -> None:
         "pre_ranker": plan.pre_ranker,
         "teacher": plan.teacher,
         "model": plan.model,
-        # What else a teacher has to tell, such as its host.
+        # Further facts about a teacher, such as its host.
         **getattr(teacher, "run_settings", {}),
     }
     row: dict[str, Any] = {
@@ -190,7 +192,8 @@ def _start_run(store: Store, plan: Plan, run_id: str, teacher: Teacher) -> None:
         "ended_at": None,
     }
     template = {"template": plan.template.name, "sha256": plan.template.sha256, "text": plan.template.text}
-    # Together and before the first request: a committed trace must find its run and its template.
+    # Both are stored together and before the first request, because a committed trace must find its run and its
+    # template.
     with store.writing() as session:
         session.put("runs", pl.DataFrame([row], schema_overrides={"ended_at": pl.Datetime("us")}))
         session.put("templates", pl.DataFrame([template]))
@@ -216,9 +219,10 @@ class _Run:
         self.workers: list[asyncio.Task[None]] = []
         self.unasked = progress.prompts
         self.outages = Outages(lambda: self._ends, lambda: self.unasked > 0)
-        # Prompts of which a request failed, to be asked again, and how many answers there were when it did.
+        # Prompts with a failed request, which are sent again, with the number of answers that had arrived at the time.
         self.again: deque[tuple[int, OpenPrompt]] = deque()
-        # Refusals from before the first answer: only then does one tell a refused prompt from a useless set-up.
+        # Refusals from before the first answer. Only an answer shows whether the prompt or the whole set-up is at
+        # fault.
         self.held: list[tuple[OpenPrompt, dict[str, Any]]] = []
         self.prompts_wait = False
         self.is_over = False
@@ -260,11 +264,11 @@ class _Run:
         return "done" if self.outages.answered else "failed"
 
     def _raise_failure(self) -> None:
-        """Raise StoreError if the run ended because of its store or its disk, and say where its answers are."""
+        """Raise StoreError if the store or its disk ended the run. The message says where the answers are."""
         waiting = f"; {self.writer.describe_waiting()}" if self.writer.waiting else ""
         if self.writer.failure is not None:
             raise StoreError(f"{self.writer.failure}{waiting}") from self.writer.failure
-        # Somebody who stops a run while the store is busy is told so, but that is no error.
+        # A user who stops a run while the store is busy gets a message, but no error.
         if waiting and not self.progress.stopping:
             raise StoreBusyError(f"{self.store.main_file} is still in use by another process{waiting}")
 
@@ -278,7 +282,7 @@ class _Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Within the context, the first signal stops new requests, and the second cancels the running ones."""
+        """Handle signals within the context: the first stops new requests, and the second cancels the running ones."""
 
         def stop() -> None:
             if self.progress.stopping:
@@ -296,7 +300,7 @@ class _Run:
                 loop.remove_signal_handler(number)
 
     async def _prompts(self, lists: pl.DataFrame, table: PromptTable) -> AsyncIterator[OpenPrompt]:
-        """All open prompts, in batches: while one is sampled, a thread renders the next."""
+        """Yield all open prompts, in batches: while one batch is sampled, a thread renders the next."""
         slices = lists.iter_slices(PROMPT_BATCH)
         ahead = asyncio.create_task(self._open(next(slices, None), table))
         while (batch := await ahead) is not None:
@@ -305,7 +309,10 @@ class _Run:
                 yield prompt
 
     async def _open(self, lists: pl.DataFrame | None, table: PromptTable) -> list[OpenPrompt] | None:
-        """The prompts of some lists, once the store has them. None if there are no lists, or if the run ends before."""
+        """Return the prompts of some lists once the store has them.
+
+        Returns None without lists, or if the run ends before that.
+        """
         while lists is not None and not self._ends:
             try:
                 prompts = await asyncio.to_thread(open_prompts, self.store, self.plan, lists, table)
@@ -363,7 +370,7 @@ class _Run:
                 accepted += self._keep(prompt, record)
             if failed_as is not None:
                 self.outages.check(record["error"])
-                # What fails uses up no attempt, and the next one would fail as well.
+                # A failed request uses up no attempt, and the next attempt would fail as well.
                 self.progress.done += failed_as in FOR_GOOD
                 return
             # An offline teacher never awaits anything, and would keep the event loop from committing and reporting.
@@ -375,7 +382,7 @@ class _Run:
         self.progress.done += accepted >= self.plan.settings.num_accepted
 
     def _keep(self, prompt: OpenPrompt, record: dict[str, Any]) -> bool:
-        """Have a record journalled and stored. Returns whether it is accepted."""
+        """Journal a record and have it stored. Returns whether it is accepted."""
         judged = self.writer.keep(record, lambda each: judge_record(each, prompt.listed, self.plan.rules))
         passed = judged.accepted(self.plan.ruleset.rules)
         self.progress.count(judged, accepted=passed)

@@ -1,4 +1,4 @@
-"""Settings of sampling runs, apart from the libraries that a run needs."""
+"""Settings of sampling runs, without the libraries that a run needs."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """What one run asks for.
+    """What one run samples.
 
-    split: whose lists. template and strategy: None means by the other's default. max_attempts samples are drawn for
-    each prompt until `num_accepted` of them pass `ruleset`. limit: how many lists, None for all. retry_refused: whether
-    prompts that were refused for good are asked again. sid_version and pre_ranker: None means the newest, and the only
-    one.
+    split: the split whose lists are used. template, strategy: None means the default that belongs to the other one.
+    max_attempts samples are drawn for each prompt until `num_accepted` of them pass `ruleset`. limit: the maximum
+    number of lists, None for all. retry_refused: whether prompts that were refused for good are sent again.
+    sid_version: None means the newest. pre_ranker: None means the only one.
     """
 
     dataset: str
@@ -75,7 +75,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class RequestSettings:
-    """How requests are sent. It decides nothing of what is asked."""
+    """How requests are sent. These settings do not change what is asked."""
 
     concurrency: int = option(64, help="Maximum number of concurrent requests.", low=1, group="Endpoint")
 

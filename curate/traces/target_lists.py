@@ -15,9 +15,9 @@ NO_LIMIT = 2**62
 class TargetLists(NamedTuple):
     """Candidate lists that contain their target, ordered by list id.
 
-    facts: one row per list with list_id, target_rank, history_length (at most 20), fold (NULL but for train lists) and
-    target_popularity. listed: the tasks in the same order. misses: the number of lists in the same range that do not
-    contain their target.
+    facts: one row per list with list_id, target_rank, history_length (at most 20), fold (NULL except for train lists)
+    and target_popularity. listed: the tasks in the same order. misses: the number of lists in the same range that do
+    not contain their target.
     """
 
     facts: pl.DataFrame
@@ -42,7 +42,7 @@ def load_target_lists(
         )
     facts = lists.filter(pl.col("target_rank").is_not_null())
     listed: list[ListedTask] = []
-    # A short read per batch, so that a writer never waits for all of them.
+    # Each batch is a short read, so that a writer never waits for all of them.
     for batch in facts["list_id"].to_frame().iter_slices(BATCH_LISTS):
         list_ids = batch["list_id"].to_list()
         with store.reading() as session:

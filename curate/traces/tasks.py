@@ -43,16 +43,16 @@ class PromptPlaces(NamedTuple):
 
 
 def locate_lists(session: Session, lists: pl.DataFrame) -> pl.DataFrame:
-    """Lists (list_id, and any other columns) in the order in which they lie in the store, with what `places_of` needs.
+    """Return lists (list_id, and any other columns) in the order in which they lie in the store.
 
-    Lists are never changed or removed, so that their places stay.
+    The result has the columns that `places_of` needs. Lists are never changed or removed, so their places stay valid.
     """
     session.insert("create_located_lists", lists.select("list_id").unique())
     return lists.join(session.frame("located_lists"), on="list_id").sort("place", maintain_order=True)
 
 
 def places_of(located: pl.DataFrame) -> Places:
-    """Where neighbours in the result of `locate_lists` lie. One row at least."""
+    """The places of neighbouring rows of the result of `locate_lists`. There must be at least one row."""
     ends = located.select(
         pl.min("place"), pl.max("place").alias("last"), pl.min("first_evidence"), pl.max("last_evidence")
     )
@@ -63,9 +63,9 @@ def places_of(located: pl.DataFrame) -> Places:
 def load_tasks(
     session: Session, dataset: str, sid_version: str, list_ids: Sequence[str], within: Places | None = None
 ) -> dict[str, ListedTask]:
-    """The tasks of candidate lists, by list id, with the last 20 items of each history. Unknown ids are left out.
+    """Load the tasks of candidate lists, by list id, with the last 20 items of each history. Unknown ids are left out.
 
-    within: where the lists lie, if that is known; what lies elsewhere is then not read. None reads through all lists.
+    within: where the lists lie, if that is known; rows outside are then not read. None reads through all lists.
     """
     places = within or Places()
     lists = session.frame("task_lists", list_ids=list(list_ids), first=places.first, last=places.last)
@@ -83,7 +83,7 @@ def load_tasks(
     for list_id, score, last_weight, links, category, category_items, brand_items, popularity, *cosines in session.rows(
         "task_evidence", list_ids=list(list_ids), first=places.first_evidence, last=places.last_evidence
     ):
-        # The store has all six or none.
+        # The store has either all six cosines or none.
         text, copurchase = (None, None) if cosines[0] is None else (Similarity(*cosines[:3]), Similarity(*cosines[3:]))
         evidence.setdefault(list_id, []).append(
             Evidence(
@@ -126,7 +126,7 @@ def render_list(
     """
     task = listed.task
     if template.strategy == "targeted":
-        # The only place where a target enters a task. The target is always one of the candidates here.
+        # This is the only place where a target enters a task. The target is always one of the candidates here.
         target = next(c.item for c in task.candidates if c.item.item_id == listed.target_item_id)
         task = replace(task, target=target)
     return render_task(template, task, knowledge_priming=knowledge_priming)
@@ -137,6 +137,7 @@ def render_task(
 ) -> tuple[RerankTask, tuple[dict[str, str], ...]]:
     """The part of a task that a template shows, and the chat messages that show it."""
     if not template.shows_evidence:
-        # Removed from the task too: the evidence teacher reads the task, and must know no more than the prompt says.
+        # The evidence is removed from the task too: the evidence teacher reads the task, and must know no more than the
+        # prompt says.
         task = replace(task, candidates=tuple(replace(candidate, evidence=None) for candidate in task.candidates))
     return task, template.render(task, knowledge_priming=knowledge_priming)

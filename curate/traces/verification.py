@@ -20,14 +20,14 @@ from store import Store
 
 VERIFY_BATCH = 5_000
 READING_SCHEMA = {name: TRACE_SCHEMA[name] for name in ("trace_id", "created_at", "reasoning", "ranking")}
-# created_at and trace_id: traces lie in about this order.
+# created_at and trace_id, because traces lie approximately in this order.
 Key = tuple[datetime, str]
 BEGINNING: Key = (datetime(1, 1, 1), "")  # noqa: DTZ001 (times of the store are UTC without a zone)
 
 
 @dataclass(slots=True)
 class VerifySummary:
-    """The result of a run over stored completions.
+    """The result of judging stored completions again.
 
     traces: judged traces. new_verdicts: verdicts that the store did not have. passed, failed: traces by rule. reasons:
     failed traces by rule and reason. new_readings: traces whose reasoning or ranking is read differently than before.
@@ -44,7 +44,7 @@ class VerifySummary:
 def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> VerifySummary:
     """Judge all stored completions of a dataset by the named rules, and store the missing verdicts.
 
-    rules: None means gr2's own and those that the store's rulesets name.
+    rules: None means gr2's own rules and all rules that the store's rulesets name.
 
     Raises InputError on an unknown dataset or rule.
     """
@@ -84,7 +84,7 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
             new_verdicts = session.put("verdicts", verdict_frame(verdicts)).inserted
             if readings:
                 session.insert("update_readings", pl.DataFrame(readings, schema=READING_SCHEMA, orient="row"))
-            # An outcome sums up all rules of a trace, so it is made again from every current verdict, old and new.
+            # An outcome sums up all rules of a trace, so it is computed again from every current verdict, old and new.
             if new_verdicts or any(unjudged for *_, unjudged in traces):
                 times = {"first_time": traces[0][1], "last_time": traces[-1][1]}
                 current = session.frame("verdicts_of_batch", trace_ids=[trace_id for trace_id, *_ in traces], **times)
@@ -97,11 +97,11 @@ def verify(store: Store, dataset: str, rules: Sequence[str] | None = None) -> Ve
 
 
 def _ranges(store: Store, dataset: str) -> Iterator[tuple[Key, Key, PromptPlaces]]:
-    """Ranges of keys with VERIFY_BATCH completions each: after the first key, up to and with the second, and where
-    their prompts lie.
+    """Yield ranges of keys with VERIFY_BATCH completions each, and where their prompts lie.
 
-    DuckDB reads a range alone, while the first rows after a key would cost a look at all that come later. Traces that a
-    run adds meanwhile get ranges of their own in the end.
+    A range begins after its first key and includes its second. DuckDB reads only the rows of a range, while a query for
+    the first rows after a key would scan all later rows. Traces that a run adds in the meantime get further ranges at
+    the end.
     """
     after = BEGINNING
     while True:

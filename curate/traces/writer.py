@@ -1,8 +1,8 @@
-"""The trace writer of a run: each answer is in the journal at once, and in the store a little later.
+"""The trace writer of a run: each answer is journalled at once, and stored a little later.
 
-The journal is the buffer. While the store is busy, answers go on arriving; what does not fit in memory is read from the
-journal again. If the disk is full, or the store is damaged, the run must end (`failure`), but the answers of requests
-under way are still kept.
+The journal is the buffer. Answers keep arriving while the store is busy. If they no longer fit in memory, they are read
+from the journal again. If the disk is full, or the store is damaged, the run must end (`failure`), but the answers of
+requests under way are still kept.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from curate.traces.recording import Batch, Journalled, JudgedTrace, Stored, comm
 from store import Store, StoreBusyError, StoreError
 from store.journals import JournalWriter
 
-# How long a run that has all its answers waits for a busy store. Then the next run stores them.
+# How long a run with all of its answers waits for a busy store. After that, the next run stores them.
 LAST_WAIT_S = 600.0
 _NAP_S = 0.05
-# The size of the journal's part that is kept in memory, for answers that are long.
+# The maximum size, in bytes, of the answers that are kept in memory, because single answers may be long.
 _MOST_BYTES = 256 * 1024 * 1024
 
 
@@ -26,9 +26,9 @@ class TraceWriter:
     """Journals and stores the answers of one run. Its methods must be called from one event loop.
 
     commit_seconds, commit_traces: a batch is committed when either is reached. max_pending: the number of traces kept
-    in memory; the others are read from the journal again. waiting: answers that are not in the store yet. stored:
-    traces that are. rejected: those that it refused. busy: whether the last try to store found the store in use.
-    failure: why the run must end, or None.
+    in memory; the others are read from the journal again. waiting: the number of answers that are not in the store yet.
+    stored: the number of stored traces. rejected: the number of traces that the store refused. busy: whether the store
+    was in use at the last attempt to store. failure: why the run must end, or None.
 
     Raises StoreError if the journal cannot be created.
     """
@@ -52,26 +52,30 @@ class TraceWriter:
         self._commit_seconds, self._commit_traces, self._max_pending = commit_seconds, commit_traces, max_pending
         self._journal = JournalWriter(self.path)
         self._pending: list[Journalled] = []
-        # Answers for which the journal had no room. They are only in memory.
+        # Answers that did not fit into the journal. They are only in memory.
         self._unjournalled: list[Journalled] = []
-        # The offset behind what was committed. If the journal overflows memory, answers after the pending ones are only
-        # in the journal.
+        # The offset after the last committed answer. If the pending answers no longer fit in memory, the later ones are
+        # only in the journal.
         self._committed = 0
         self._overflows = False
 
     def announce(self, trace_id: str) -> bool:
         """Journal that a request is about to be sent. Returns False, and sets `failure`, if it must not be sent."""
-        # So that after a crash the journal tells which requests may have been billed.
+        # After a crash, the journal then tells which requests may have been billed.
         return self._append({"event": "sent", "trace_id": trace_id}) and self.failure is None
 
     def keep(self, record: dict[str, Any], judge: Callable[[dict[str, Any]], JudgedTrace]) -> JudgedTrace:
-        """Journal the record of an answer, judge it, and have it stored. Sets `failure` if the journal has no room."""
+        """Journal the record of an answer, judge it, and have it stored.
+
+        Sets `failure` if it does not fit into the journal.
+        """
         is_journalled = self._append(record)
         self.waiting += 1
         try:
             trace = judge(record)
         except Exception:
-            # A broken rule ends the run. Read again from the journal, the answer is stored without its verdict.
+            # A broken rule ends the run. The answer is read again from the journal and stored without this rule's
+            # verdict.
             self._overflows = True
             raise
         answer = Journalled(trace, record, self._journal.end)
@@ -88,7 +92,7 @@ class TraceWriter:
         until = time.perf_counter() + self._commit_seconds
         # Short naps, because one long sleep would delay the end of every run.
         while not is_over():
-            # A store that is busy or full is left alone for a while, however much is waiting.
+            # A busy or full store is left alone for a while, however many answers wait.
             is_full = len(self._pending) >= self._commit_traces and not (self.busy or self.failure)
             if is_full or time.perf_counter() >= until:
                 await self.commit()
@@ -97,7 +101,7 @@ class TraceWriter:
                 await asyncio.sleep(_NAP_S)
 
     async def commit(self) -> None:
-        """Store what is waiting. Sets `busy` if the store is in use, and `failure` if it cannot be written."""
+        """Store the waiting answers. Sets `busy` if the store is in use, and `failure` if it cannot be written."""
         try:
             if self._pending:
                 await self._commit_pending()
@@ -120,7 +124,7 @@ class TraceWriter:
             await self.commit()
 
     def end(self, status: str) -> None:
-        """Record how the run ended. If the store is in use, the next run does it."""
+        """Record how the run ended. If the store is in use, the next run records it."""
         with suppress(StoreError):
             if not (self.busy or self.failure):
                 with self.store.writing() as session:
@@ -130,8 +134,8 @@ class TraceWriter:
             self._journal.append({"event": "ended", "status": status})
 
     def close(self) -> None:
-        """Release the journal. What is waiting is then recovered by the next run."""
-        # Everything is written; a disk that fails only now is the business of `failure`.
+        """Release the journal. The next run then recovers the answers that are not stored."""
+        # All records are written. If the disk fails only now, `failure` reports it.
         try:
             self._journal.close()
         except StoreError as error:
@@ -143,7 +147,7 @@ class TraceWriter:
         self.path.unlink(missing_ok=True)
 
     def describe_waiting(self) -> str:
-        """Where the answers are that could not be stored, for an error message."""
+        """Describe where the answers are that could not be stored, for an error message."""
         lost = len(self._unjournalled)
         journalled = f"{self.waiting - lost:,} answers wait in {self.path}, and the next gr2 trace stores them"
         return journalled + (f"; {lost:,} answers are lost, because the journal had no room for them" if lost else "")
@@ -159,7 +163,7 @@ class TraceWriter:
         return True
 
     def fail(self, error: StoreError) -> None:
-        """Have the run end because of an error. No new request is sent, and those under way are awaited."""
+        """End the run because of an error. No new request is sent, and those under way are awaited."""
         # The first error is the cause, and later ones are its consequences.
         self.failure = self.failure or error
 
@@ -179,7 +183,8 @@ class TraceWriter:
         batch = await asyncio.to_thread(read_batch, self.store, self.path, self._committed, self._rules, stop=end)
         if batch.end > self._committed:
             await self._commit(batch)
-        # Without an await in between, so that the next answer goes to memory again only if nothing is before it.
+        # There is no await before this line, so the next answer goes to memory only if no earlier one waits in the
+        # journal.
         self._overflows = self._committed < self._journal.end
 
     async def _commit_unjournalled(self) -> None:

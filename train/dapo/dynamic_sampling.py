@@ -3,8 +3,8 @@
     0 < |{o_i : o_i is right}| < G    arXiv 2503.14476, section 3.2, equation 11
     0 < std(O_1, ..., O_G)            here, for graded outcomes O
 
-The advantages of a group with equal rewards are all zero: the group costs a rollout, teaches nothing and makes the
-step smaller. A group whose rewards differ by form or length alone teaches only those. DAPO asks whether answers are
+The advantages of a group with equal rewards are all zero: the group costs a rollout, teaches nothing and makes the step
+smaller. A group whose rewards differ only by form or length teaches only form or length. DAPO asks whether answers are
 right, not what they earn in sum, and so does this module: the outcome is one of the reward functions. TRL trains on
 such groups anyway (TRL issue 3708). `DynamicSamplingTrainer` runs TRL's rollouts, and then:
 
@@ -16,10 +16,11 @@ such groups anyway (TRL issue 3708). `DynamicSamplingTrainer` runs TRL's rollout
 DAPO samples whole batches without a limit. Here the number of rounds bounds the cost of a step, and a round rolls out
 only the missing groups.
 
-A truncated completion that is masked out of the loss also leaves its group's mean and deviation. TRL keeps it there:
-its punishment would lower the mean, and raise the advantages of answers that are worse than the others' average.
+A truncated completion that is masked out of the loss is also left out of its group's mean and deviation. TRL keeps it
+there. Its punishment would lower the mean, and raise the advantages of answers that are worse than the average of the
+others.
 
-The trainer knows nothing of the reward functions but their values, and nothing of the data but its prompts.
+The trainer knows only the values of the reward functions, and only the prompts of the data.
 """
 
 import copy
@@ -45,12 +46,13 @@ from train.students.chat import ChatFormat
 
 # Values that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
 ROUNDING = 1e-6
-# The values that TRL pads each field with, prompts on the left and completions on the right. None is the padding token.
+# The values with which TRL pads each field, prompts on the left and completions on the right. None is the padding
+# token.
 PROMPT_PADDING: dict[str, int | None] = {"prompt_ids": None, "prompt_mask": 0}
 COMPLETION_PADDING: dict[str, int | None] = {
     "completion_ids": None,
     "completion_mask": 0,
-    # 0 marks a token that a tool wrote. Padding is not one; completion_mask already keeps it out of the loss.
+    # 0 marks a token that a tool wrote. Padding is no such token, and completion_mask already keeps it out of the loss.
     "tool_mask": 1,
     "old_per_token_logps": 0,
     "ref_per_token_logps": 0,
@@ -58,15 +60,15 @@ COMPLETION_PADDING: dict[str, int | None] = {
     # A ratio multiplies the loss, so the neutral value is 1, not 0.
     "importance_sampling_ratio": 1,
 }
-# The only field with one number per row, without a token axis, so it needs no padding.
+# This is the only field with one number per row and without a token axis, so it needs no padding.
 ADVANTAGES = "advantages"
 
 
 def rewards_differ(rewards_G: Sequence[float]) -> bool:
-    """Whether the rewards or outcomes of a group differ. NaN means that a completion does not count; it is ignored.
+    """Whether the rewards or outcomes of a group differ. NaN means that a completion does not count, and is ignored.
 
-    This compares minimum and maximum, where TRL computes the standard deviation: the mean of equal floats can differ
-    from them by rounding, and TRL finds a deviation of 6e-8 in eight rewards of 0.7.
+    This compares minimum and maximum, where TRL computes the standard deviation. The mean of equal floats can differ
+    from them by rounding, so TRL finds a deviation of 6e-8 in eight rewards of 0.7.
     """
     scored = [reward for reward in rewards_G if not math.isnan(reward)]
     return len(scored) > 1 and not math.isclose(min(scored), max(scored), rel_tol=ROUNDING, abs_tol=ROUNDING)
@@ -84,13 +86,15 @@ def merge_rows(
         ("left", "prompt_mask", PROMPT_PADDING),
         ("right", "completion_mask", COMPLETION_PADDING),
     ):
-        # TRL's settings decide which fields exist, for all parts alike: "ref_per_token_logps" only with beta > 0.
+        # TRL's settings decide which fields exist, for all parts alike: "ref_per_token_logps" exists only with beta >
+        # 0.
         for name in padding.keys() & parts[0].keys():
             rows: list[Tensor] = []
             for part in parts:
                 # The model cannot compute with an empty row, so a fully masked row keeps one token.
                 lengths = part[mask].sum(dim=1).clamp_min(1).tolist()
-                # expand_as: only the importance ratio of a whole sequence is narrower, (rows, 1), than its mask.
+                # expand_as is needed for the importance ratio of a whole sequence, which is narrower, (rows, 1), than
+                # its mask.
                 for row_T, tokens in zip(part[name].expand_as(part[mask]), lengths, strict=True):
                     # Real tokens stand at the end of a left-padded row and at the start of a right-padded one.
                     rows.append(row_T[-tokens:] if side == "left" else row_T[:tokens])
@@ -105,7 +109,7 @@ def merge_rows(
 
 
 def synced_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """What vLLM receives after a step: the weights of the plain model, in the precision of the base."""
+    """The weights that vLLM receives after a step: those of the plain model, in the precision of the base."""
     return ((name, weight.to(model.dtype)) for name, weight in plain_weights(model))
 
 
@@ -114,8 +118,8 @@ class Rollout:
     """One completion of a training step.
 
     example: its row of the training data. index: its place in its group, from 0. tokens: its length. rewards: by the
-    name of the reward function, NaN from one that did not score it. reward: their weighted sum, NaN if none did.
-    advantage: as TRL computes it. kept: whether the step learns from its group.
+    name of the reward function; NaN if the function did not score it. reward: their weighted sum, NaN if no function
+    scored it. advantage: as TRL computes it. kept: whether the step learns from its group.
     """
 
     example: Mapping[str, Any]
@@ -132,9 +136,9 @@ class Rollout:
 class Group:
     """The G completions of one prompt.
 
-    rows: TRL's fields, G rows each. rewards_G: the weighted sum of each completion's rewards. outcomes_G: what a group
-    is chosen by. Both are NaN for a completion that no function scored or that is masked out as truncated. rollouts:
-    the same completions, for `on_rollouts`; empty if nobody listens.
+    rows: TRL's fields, G rows each. rewards_G: the weighted sum of each completion's rewards. outcomes_G: the values by
+    which groups are selected. Both are NaN for a completion that no function scored or that is masked out as truncated.
+    rollouts: the same completions, for `on_rollouts`; empty without `on_rollouts`.
     """
 
     rows: dict[str, Tensor]
@@ -144,42 +148,42 @@ class Group:
 
     @property
     def is_informative(self) -> bool:
-        """Whether its outcomes differ, and its rewards too: equal ones have no advantage."""
+        """Whether the outcomes of the group differ, and its rewards too, because equal rewards give no advantage."""
         return rewards_differ(self.outcomes_G) and rewards_differ(self.rewards_G)
 
     def masked(self) -> dict[str, Tensor]:
-        """Its rows with a completion mask of zeros, so that no token counts."""
+        """The rows of the group with a completion mask of zeros, so that no token counts."""
         return {**self.rows, "completion_mask": torch.zeros_like(self.rows["completion_mask"])}
 
 
 class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
     """TRL's GRPOTrainer with steps that learn only from groups whose outcomes differ.
 
-    refill_rounds: the maximum number of times that a batch is refilled. 0 gives TRL's trainer, but for what follows on
-    truncated completions and for prompts that are read once. Evaluation is never refilled. outcome: the name of the
-    reward function that says whether a group differs, None for the weighted sum of all. on_rollouts: receives the
-    number of the step, counted from 1, and all rollouts of this process for it, also those of groups that were
-    replaced; all processes call it at once.
+    refill_rounds: the maximum number of times that a batch is refilled. With 0 this is TRL's trainer, except for
+    truncated completions (see below) and for prompts that are read once. Evaluation is never refilled. outcome: the
+    name of the reward function that says whether a group differs, None for the weighted sum of all. on_rollouts:
+    receives the number of the step, counted from 1, and all rollouts of this process for it, including those of groups
+    that were replaced. All processes call it at once.
 
     With mask_truncated_completions, a truncated completion has no advantage in training, and mean and deviation are
-    those of the others. A group with fewer than two others is no group. Logged rewards are those of all completions.
+    those of the others. A group with fewer than two others is not used. Logged rewards are those of all completions.
 
     Fresh prompts come from the training data in a random order. The order is new for each batch, the same in every
     process (each takes its share) and the same after a resume. Prompts of the current batch are skipped, and no row is
     drawn twice for a batch. Refilling ends when no fresh prompts are left. In each round every process rolls out as
     many groups as the process that lacks most, because TRL's collectives need equal sizes. Surplus groups are dropped.
 
-    A group without spread after the last round is masked out of attention, token counts and loss, and with beta > 0
-    out of the KL term. Losses that average over rows and not over tokens (grpo, sapo, dr_grpo, luspo) count its rows as
+    A group without spread after the last round is masked out of attention, token counts and loss, and with beta > 0 out
+    of the KL term. Losses that average over rows and not over tokens (grpo, sapo, dr_grpo, luspo) count its rows as
     zeros. If no group of a batch has spread, the loss is 0, and only weight decay and momentum move the weights.
 
     Chat prompts are rendered as everywhere in gr2 (`train.students.chat`).
 
-    Logs these metrics in addition to TRL's: refill/groups, the share of replaced groups; refill/rounds; refill/left,
-    the share without spread after the last round; refill/empty, the share of batches in which no group is left, for
-    lack of spread or because all completions were cut off; refill/reward, the mean reward of the completions trained
-    on. The completions and rewards that TRL and the reward functions log are those of the first rollouts. num_tokens
-    counts all rollouts.
+    The trainer logs these metrics in addition to TRL's: refill/groups, the share of replaced groups; refill/rounds;
+    refill/left, the share without spread after the last round; refill/empty, the share of batches in which no group is
+    left, for lack of spread or because all completions were cut off; refill/reward, the mean reward of the completions
+    trained on. The completions and rewards that TRL and the reward functions log are those of the first rollouts.
+    num_tokens counts all rollouts.
 
     Raises InputError if refill_rounds is negative, and on mask_truncated_completions with normalize_then_sum. With
     refill_rounds > 0 it also raises InputError on a group that would be split between processes, on streamed data, on
@@ -238,9 +242,9 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
             )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
-        """TRL's rewards, of shape (rows of all processes, reward functions), remembered for `_sample`."""
+        """Return TRL's rewards, of shape (rows of all processes, reward functions), and remember them for `_sample`."""
         rewards_B_F: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-        # TRL's own test, by which it masks completions.
+        # This is TRL's own test, by which it masks completions.
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         truncated_B = torch.tensor([ids[-1] not in ends for ids in completion_ids], device=rewards_B_F.device)
         masked_B = self.accelerator.gather(truncated_B) & self.mask_truncated_completions
@@ -256,7 +260,7 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return rewards_B_F
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's output for a batch, after dynamic sampling. Its rollouts go to `on_rollouts`."""
+        """Return TRL's output for a batch, after dynamic sampling. Its rollouts go to `on_rollouts`."""
         self._rollouts = []
         output = self._sample_informative(inputs)
         if self.on_rollouts is not None and self.model.training:
@@ -264,14 +268,17 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return output
 
     def _sample_informative(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's output for a batch, with groups without spread replaced or masked out. The row count stays TRL's."""
+        """Return TRL's output for a batch, with groups without spread replaced or masked out.
+
+        The row count stays TRL's.
+        """
         if self.refill_rounds == 0 or not self.model.training:
             return self._sample(inputs)
         groups = self._sample_groups(inputs)
         kept = [group for group in groups if group.is_informative]
         left = [group for group in groups if not group.is_informative]
         lacking = len(left)
-        # Always called, even if this process lacks nothing: _fresh_prompts and _draw call collectives, which hang
+        # These are called even if this process lacks nothing: _fresh_prompts and _draw call collectives, which hang
         # unless every process takes part. _draw returns the same number of prompts everywhere, so all loops end alike.
         fresh = self._fresh_prompts(inputs)
         rounds = 0
@@ -280,7 +287,8 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
             with self._unlogged():
                 groups = self._sample_groups(examples)
             for group in groups:
-                # A process that lacks fewer groups than the neediest one drops its surplus: the row count is fixed.
+                # A process that lacks fewer groups than the neediest one drops its surplus, because the row count is
+                # fixed.
                 if left and group.is_informative:
                     kept.append(group)
                     left.pop()
@@ -296,20 +304,21 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         counted_B_T = merged["completion_mask"]
         if "tool_mask" in merged:
             counted_B_T = counted_B_T * merged["tool_mask"]
-        # DAPO's loss divides by the tokens of all processes. TRL counted those of its own rollout, so count again.
+        # DAPO's loss divides by the tokens of all processes. TRL counted the tokens of its own rollout, so they are
+        # counted again.
         merged["num_items_in_batch"] = self.accelerator.gather(counted_B_T.sum()).sum()
         return merged
 
     def sample_completions(self, examples: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """num_generations completions of each row of the training data, one row after the other, as in a rollout.
+        """Sample num_generations completions of each row of the training data, row after row, as in a rollout.
 
-        Random numbers and metrics stay as they are: a training goes on as if nothing had been sampled. All processes
-        must call it with equally many rows.
+        Random numbers and metrics are not changed, so a training continues as if nothing had been sampled. All
+        processes must call it with equally many rows.
         """
         device = self.accelerator.device
         training = self.model.training
         with self._unlogged(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            # TRL counts the tokens of what it generates for training.
+            # In training mode, TRL would count the tokens that it generates.
             self.model.eval()
             _, _, _, completions, *_ = self._generate(
                 [example["prompt"] for example in examples for _ in range(self.num_generations)]
@@ -318,14 +327,20 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return list(completions)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
-        """Token ids of each prompt, its images and their fields. Only the texts of chats differ from TRL's."""
+        """Return the token ids of each prompt, its images and their fields.
+
+        Only the texts of chats differ from TRL's.
+        """
         if isinstance(prompts[0], str) or any(not isinstance(message["content"], str) for message in prompts[0]):
             tokenized: tuple[list[list[int]], Any, dict[str, Any]] = super()._tokenize_prompts(prompts)
             return tokenized
         return ChatFormat.of(self._tokenizer).encode_prompts(prompts), None, {}
 
     def _sample(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's own method. It logs and calls collectives, so all processes must call it with equally many inputs."""
+        """Call TRL's own method.
+
+        It logs and calls collectives, so all processes must call it with equally many inputs.
+        """
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.mask_truncated_completions and self.model.training:
             output[ADVANTAGES] = self._advantages()[self._rows_of_this_process(inputs)]
@@ -334,7 +349,10 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return output
 
     def _advantages(self) -> Tensor:
-        """TRL's advantages of the rows of all processes, but without those of masked completions, which have 0."""
+        """Return TRL's advantages of the rows of all processes.
+
+        Masked completions are left out and have an advantage of 0.
+        """
         rewards_N_G = self._rewards_B.view(-1, self.num_generations)
         advantages_N_G = rewards_N_G - rewards_N_G.nanmean(dim=1, keepdim=True)
         if self.scale_rewards != "none":
@@ -346,7 +364,7 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return advantages_B
 
     def _rows_of_this_process(self, inputs: Sequence[Any]) -> slice:
-        """Where the rows of these inputs stand among those of all processes, over which TRL gathers rewards."""
+        """The places of the rows of these inputs among those of all processes, over which TRL gathers rewards."""
         start = self.accelerator.process_index * len(inputs)
         return slice(start, start + len(inputs))
 
@@ -358,7 +376,7 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return rewards_B
 
     def _describe(self, inputs: Sequence[Mapping[str, Any]], advantages: Sequence[float]) -> list[Rollout]:
-        """The last completions as rollouts. Without dynamic sampling a step learns from all of them."""
+        """Return the last completions as rollouts. Without dynamic sampling a step learns from all of them."""
         return [
             Rollout(
                 example=example,
@@ -390,7 +408,7 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         Raises InputError on a field of TRL's output that `merge_rows` cannot pad, such as images.
         """
         output = self._sample(inputs)
-        # A count over the whole batch, which is taken again once the final batch is known.
+        # This is a count over the whole batch, which is taken again once the final batch is known.
         del output["num_items_in_batch"]
         if unknown := output.keys() - {ADVANTAGES, *PROMPT_PADDING, *COMPLETION_PADDING}:
             raise InputError(
@@ -411,8 +429,8 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         ]
 
     def _fresh_prompts(self, inputs: list[dict[str, Any]]) -> Iterator[int]:
-        """Row numbers of training prompts that are in no process's batch, in an order that all processes share."""
-        # repr, because a conversational prompt is a list of dicts, which no set can hold.
+        """Return row numbers of training prompts in no process's batch, in an order that all processes share."""
+        # repr is needed, because a conversational prompt is a list of dicts, which no set can hold.
         prompts = [repr(example["prompt"]) for example in inputs[:: self.num_generations]]
         batch = set(gather_object(prompts))
         # The token count changes with every batch, is the same in all processes and is restored from a checkpoint.
@@ -421,15 +439,16 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
         return (row for row in rows if repr(self.train_dataset[row]["prompt"]) not in batch)
 
     def _draw(self, fresh: Iterator[int], lacking: int) -> list[dict[str, Any]]:
-        """Fresh examples for one round, each prompt num_generations times.
+        """Draw fresh examples for one round, each prompt num_generations times.
 
-        Every process gets the same number of prompts: what the process that lacks most needs. The list is empty, in all
-        processes at once, when no process lacks a group or when the fresh prompts have run out.
+        Every process gets the same number of prompts, which is the number that the process with the largest need
+        requires. The list is empty, in all processes at once, if no process lacks a group or if the fresh prompts have
+        run out.
         """
         # _P: one entry per process.
         lacking_P = self.accelerator.gather(torch.tensor([lacking], device=self.accelerator.device))
         rows = list(islice(fresh, int(lacking_P.max()) * self.accelerator.num_processes))
-        # Rounded down: the last few prompts are left over, because shares must have equal sizes.
+        # The share is rounded down, and the last few prompts are left over, because shares must have equal sizes.
         share = len(rows) // self.accelerator.num_processes
         start = self.accelerator.process_index * share
         return [self.train_dataset[row] for row in rows[start : start + share] for _ in range(self.num_generations)]
@@ -449,7 +468,7 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
     def _log_refill(self, kept: Sequence[Group], rounds: int, *, replaced: int, left: int) -> None:
         """Log shares and means over all processes. The mean reward is NaN if there is nothing to train on."""
         rewards = [reward for group in kept for reward in group.rewards_G if not math.isnan(reward)]
-        # Sums, not means: processes may have scored different numbers of completions.
+        # Sums are gathered, and not means, because processes may have scored different numbers of completions.
         counts = [len(kept) + left, replaced, left, len(rewards), sum(rewards)]
         sums_P = self.accelerator.gather(torch.tensor([counts], dtype=torch.float32, device=self.accelerator.device))
         all_groups, all_replaced, all_left, all_rewards, earned = sums_P.sum(dim=0).tolist()

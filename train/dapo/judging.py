@@ -1,8 +1,8 @@
-"""Rollouts judged again: what a training would have been rewarded with under another reward or other weights.
+"""Judges stored rollouts again: the rewards that they would earn under another reward or other weights.
 
 Nothing is sampled. The stored completions are parsed again, against their own candidate lists, by the functions that
-the trainer calls; so under the settings of the training the rewards are those that it recorded, but for the rounding of
-float32. Rollouts stay as they are.
+the trainer calls. Under the settings of the training, the rewards are therefore those that it recorded, except for the
+rounding of float32. Rollouts are not changed.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -17,9 +17,9 @@ from store.former_names import renamed
 from train.dapo.rewards import RewardFunction, RewardSettings
 from train.dapo.settings import DapoSettings
 
-# How many ranges of steps a comparison has at most.
+# The maximum number of ranges of steps in a comparison.
 MOST_RANGES = 10
-# Rewards that differ by less differ only by the rounding of float32.
+# Smaller differences between rewards come from the rounding of float32.
 ROUNDING = 1e-6
 
 
@@ -27,7 +27,8 @@ ROUNDING = 1e-6
 class JudgedAgain:
     """The rollouts of a training, with the rewards that they got and those that they would get.
 
-    trained, judged: the settings of both. rollouts: step, prompt_id, sample_index, trace_id, kept, reward, judged.
+    trained, judged: the settings of the training and of the new judgement. rollouts: step, prompt_id, sample_index,
+    trace_id, kept, reward, judged.
     """
 
     run_id: str
@@ -63,7 +64,7 @@ def judge_again(store: Store, student: str, **changed: Any) -> JudgedAgain:
         columns["candidates"].append(list(sids.values()))
         columns["target"].append(sids.get(listed.target_item_id))
         columns["history"].append([item.sid for item in listed.task.history])
-    # Only the number of tokens is read.
+    # Only the number of tokens is used.
     columns["completion_ids"] = [range(tokens) for tokens in rollouts["completion_tokens"]]
     completions = rollouts["completion"].to_list()
     shared = RewardSettings.of(judged)
@@ -75,7 +76,7 @@ def judge_again(store: Store, student: str, **changed: Any) -> JudgedAgain:
 
 
 def compare_rewards(rollouts: pl.DataFrame) -> pl.DataFrame:
-    """How two rewards judge the same rollouts, by ranges of steps.
+    """Compare how two rewards judge the same rollouts, by ranges of steps.
 
     Columns: first_step, last_step, rollouts, reward and judged (means), groups, differ_reward and differ_judged (shares
     of groups whose rewards differ, so that they teach something), same_side (the share of rollouts that are above,
@@ -103,7 +104,7 @@ def compare_rewards(rollouts: pl.DataFrame) -> pl.DataFrame:
             pl.min("step").alias("first_step"),
             pl.max("step").alias("last_step"),
             pl.sum("rollouts"),
-            # Groups are of one size, so that the mean of their means is that of the rollouts.
+            # All groups have the same size, so the mean of their means is the mean of the rollouts.
             pl.mean("reward", "judged"),
             pl.len().alias("groups"),
             pl.mean("differ_reward", "differ_judged", "same_side"),

@@ -1,10 +1,10 @@
 """Dynamic sampling whose completions are permutations by construction (`train.students.permutations`).
 
-TRL samples with the student's own policy and trains on its log-probabilities. Here both are those of the constrained
-policy, renormalised over the tokens that were allowed. So the ratio of the first update of a batch is 1, a token that
-could not have been another has log-probability 0 and no gradient, and the entropy is that of real choices.
+TRL samples with the student's own policy and trains on its log-probabilities. Here both belong to the constrained
+policy, which is renormalised over the tokens that were allowed. The ratio of the first update of a batch is therefore
+1, a token without an alternative has log-probability 0 and no gradient, and the entropy is that of real choices.
 
-The logits of the whole vocabulary are needed for that, while TRL's own trainer computes log-probabilities in tiles.
+This needs the logits of the whole vocabulary, while TRL's own trainer computes log-probabilities in tiles.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +31,10 @@ from train.students.permutations import (
 class PermutationTrainer(DynamicSamplingTrainer):
     """A DynamicSamplingTrainer that samples, and learns from, permutations of each prompt's candidates.
 
-    names_of: the names of the candidates of a row of the training data, as answers write them, in any order.
+    names_of: returns the names of the candidates of a row of the training data, as answers write them, in any order.
 
-    Raises InputError if the tokenizer has no tokens for the names alone, if a completion is too short for a ranking, or
-    if another process generates.
+    Raises InputError if the tokenizer has no separate tokens for the names, if a completion is too short for a ranking,
+    or if another process generates.
     """
 
     def __init__(self, *args: Any, names_of: Callable[[Mapping[str, Any]], Sequence[Name]], **others: Any) -> None:
@@ -49,7 +49,7 @@ class PermutationTrainer(DynamicSamplingTrainer):
         names = names_of(self.train_dataset[0])
         self._grammar = PermutationGrammar(ChatFormat.of(self._tokenizer), (names[0], names[1]))
         self._grammar.check(names, self.max_completion_length)
-        # By the tokens of their prompt, because TRL passes nothing else on.
+        # The keys are the tokens of the prompts, because TRL passes nothing else on.
         self._names_of_prompt: dict[tuple[int, ...], tuple[Name, ...]] = {}
         self._inputs: list[dict[str, Any]] = []
 
@@ -58,7 +58,7 @@ class PermutationTrainer(DynamicSamplingTrainer):
         return super()._sample(inputs)
 
     def sample_completions(self, examples: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """As of a DynamicSamplingTrainer, constrained like a rollout."""
+        """Sample like DynamicSamplingTrainer, constrained like a rollout."""
         self._inputs = [dict(example) for example in examples for _ in range(self.num_generations)]
         return super().sample_completions(examples)
 
@@ -86,7 +86,10 @@ class PermutationTrainer(DynamicSamplingTrainer):
         compute_entropy: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
-        """TRL's method for the constrained policy. Log-probabilities and entropies are (B, T), 0 where padding is."""
+        """Replace TRL's method for the constrained policy.
+
+        Log-probabilities and entropies are (B, T), and 0 at padding.
+        """
         size = batch_size or len(input_ids)
         parts = [
             self._score(model, input_ids[at : at + size], attention_mask[at : at + size], logits_to_keep)
@@ -99,7 +102,7 @@ class PermutationTrainer(DynamicSamplingTrainer):
         with self.accelerator.autocast():
             called = self.shared(model, kept)
             logits_B_T_V = called(input_ids=ids_B_T, attention_mask=mask_B_T, logits_to_keep=kept + 1).logits
-        # The logits of a token stand one place before it. The last ones predict what comes after the completion.
+        # The logits of a token are one place before it. The last ones predict the token after the completion.
         logits_B_T_V = logits_B_T_V[:, -kept - 1 : -1] / self.temperature
         real_B_T = mask_B_T.bool()
         prompts = [ids[real].tolist() for ids, real in zip(ids_B_T[:, :-kept], real_B_T[:, :-kept], strict=True)]

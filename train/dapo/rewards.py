@@ -1,8 +1,9 @@
 """Rewards: numbers for the order that a completion gives to a candidate list.
 
-Pure and picklable, without torch and TRL. A completion is read by curation's parser (`prompts.completion`) and checked
-by its rules (`curate.traces.rules`), and ranks are discounted as in evaluation (`curate.evaluation.metrics`). So what
-training rewards is what curation keeps and evaluation measures. The module does not know groups, advantages or models.
+They are pure and picklable, without torch and TRL. Curation's parser reads a completion (`prompts.completion`),
+curation's rules check it (`curate.traces.rules`), and ranks are discounted as in evaluation
+(`curate.evaluation.metrics`). Training therefore rewards what curation keeps and evaluation measures. The module knows
+no groups, advantages or models.
 
 r_D is the target's rank among the candidates D, and r_o its rank in the answer; 1 is the best. R_fmt is 1 for an answer
 that names every candidate once and nothing else, and 0 for any other. alpha is `format_weight`.
@@ -15,15 +16,16 @@ that names every candidate once and nothing else, and 0 for any other. alpha is 
                    best possible earns alpha                                                   arXiv 2606.31984
     chain          the share of cheap checks that a trace passes, as in                        arXiv 2601.18533
     overlong       DAPO's soft punishment of length, equation 13                               arXiv 2503.14476
-    overlong_on_success  the same for answers that succeed, and 0 for others: being short must not make up for being
-                   wrong, nor long explanations of hard lists be punished before they help
+    overlong_on_success  the same for answers that succeed, and 0 for others: a short answer must not make up for a
+                   wrong one, and long explanations of hard lists must not be punished before they help
 
-We take the paper's condition literally: if the target was first, alpha is paid wherever the answer puts it. The papers
-do not say what an answer without r_o earns, which cannot be read or leaves the target out. Here it earns `INVALID`, -1,
-as in Diffusion-GR2 (arXiv 2607.01170), and under format_gated, auc and ndcg so does every answer with R_fmt = 0. R_rank
-is always above -1. If INVALID were 0, a model that expects to demote the target would earn more by writing nonsense.
-Under unconditional and conditional, an answer that names the target but is no permutation keeps its R_rank; the gate of
-arXiv 2606.31984 closes that gap. docs/benchmarks/rewards.md shows what typical answers earn under each.
+The paper's condition is taken literally: if the target was first, alpha is paid wherever the answer puts it. An answer
+without r_o cannot be read or leaves the target out, and the papers do not say what it earns. Here it earns `INVALID`,
+-1, as in Diffusion-GR2 (arXiv 2607.01170). Under format_gated, auc and ndcg, every answer with R_fmt = 0 earns it too.
+R_rank is always above -1. If INVALID were 0, a model that expects to demote the target would earn more by writing
+nonsense. Under unconditional and conditional, an answer that names the target but is not a permutation keeps its
+R_rank. The gate of arXiv 2606.31984 closes that gap. docs/benchmarks/rewards.md shows what typical answers earn under
+each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +50,9 @@ CHAIN = (PARSED, "not_truncated", "known_sids", "permutation", "cites")
 
 
 def rank_promotion(rank_before: int, rank_after: int, candidates: int) -> float:
-    """The share of the list by which a target moved up, negative if it moved down: ±(candidates - 1) / candidates.
+    """Return the share of the list by which a target moved up. It is negative if the target moved down.
+
+    The range is ±(candidates - 1) / candidates.
 
     >>> rank_promotion(4, 1, 10)
     0.3
@@ -57,7 +61,7 @@ def rank_promotion(rank_before: int, rank_after: int, candidates: int) -> float:
 
 
 def auc(gains_K: Sequence[float]) -> float:
-    """The share of pairs with different gains in which the higher gain comes first; 0 if there is no such pair.
+    """Return the share of pairs with different gains in which the higher gain comes first; 0 if there is no such pair.
 
     gains_K: in the order to be scored. With gains of 0 and 1 these are the pairs of a positive and a negative, as in
     arXiv 2606.31984. Unlike there, a gain of 2 must also come before a gain of 1, so that 1 means the best order.
@@ -70,7 +74,7 @@ def auc(gains_K: Sequence[float]) -> float:
 
 
 def ndcg(gains_K: Sequence[float]) -> float:
-    """DCG divided by the DCG of the best order, with linear gains and not powers of 2; 0 if all gains are 0.
+    """Return DCG divided by the DCG of the best order, with linear gains and not powers of 2; 0 if all gains are 0.
 
     gains_K: 0 or more each (0, 1 and 2 in arXiv 2606.31984), in the order to be scored.
 
@@ -83,7 +87,7 @@ def ndcg(gains_K: Sequence[float]) -> float:
 
 
 def overlong_punishment(tokens: int, max_tokens: int, cache_tokens: int) -> float:
-    """0 up to max_tokens - cache_tokens, then linear to -1 at max_tokens, and -1 beyond.
+    """Return 0 up to max_tokens - cache_tokens, then linearly down to -1 at max_tokens, and -1 beyond.
 
     >>> overlong_punishment(90, 100, 20)
     -0.5
@@ -99,8 +103,8 @@ class JudgedCompletion(NamedTuple):
 
     ranking: the distinct candidates that it names, in their order; empty if the completion cannot be read. valid:
     R_fmt, whether it names each candidate once and nothing else. copied: whether it repeats the order of the
-    candidates. rank_before, rank_after: of the target, 1 is the best; None if it is not among the candidates, or not in
-    the ranking. gains_K: in the order of a valid ranking, else empty. tokens: 0 if unknown.
+    candidates. rank_before, rank_after: the rank of the target, 1 is the best; None if it is not among the candidates,
+    or not in the ranking. gains_K: in the order of a valid ranking, else empty. tokens: 0 if unknown.
     """
 
     answer: Answer
@@ -124,11 +128,11 @@ class JudgedCompletion(NamedTuple):
         return rank_promotion(self.rank_before, self.rank_after, len(self.answer.task.candidates))
 
     def auc(self) -> float | None:
-        """AUC of a valid ranking."""
+        """The AUC of a valid ranking, or None."""
         return auc(self.gains_K) if self.valid else None
 
     def ndcg(self) -> float | None:
-        """NDCG of a valid ranking."""
+        """The NDCG of a valid ranking, or None."""
         return ndcg(self.gains_K) if self.valid else None
 
     def succeeds(self) -> bool:
@@ -137,7 +141,7 @@ class JudgedCompletion(NamedTuple):
         return self.valid and promotion is not None and (promotion > 0 or self.rank_after == 1)
 
     def diagnostics(self) -> dict[str, float | None]:
-        """Metrics for a trainer to log. None, and not 0, means that there is nothing to measure."""
+        """Metrics for a trainer to log. None, in contrast to 0, means that there is nothing to measure."""
         return {
             "valid": float(self.valid),
             "copied": float(self.copied),
@@ -165,7 +169,7 @@ def judge_completion(
     candidates: semantic IDs in the pre-ranker's order. target: for unconditional, conditional and format_gated. gains:
     for auc and ndcg, one per candidate; the default is 1 for the target and 0 for all others. history: semantic IDs
     that the reasoning may cite, for chain. finish_reason: "length" for a truncated completion. Titles are not known
-    here, so an answer that names items by title is not valid. Raises InputError if a candidate is given twice.
+    here, so an answer that names items by title is invalid. Raises InputError if a candidate is given twice.
     """
     task = _task(tuple(candidates), tuple(history))
     parsed = parse_completion(text, task)
@@ -188,9 +192,9 @@ def _rank(sids: Sequence[str], target: str | None) -> int | None:
 
 @lru_cache(maxsize=1024)
 def _task(candidates: tuple[str, ...], history: tuple[str, ...]) -> RerankTask:
-    """The task that the parser and the rules need. Cached, because all completions of a group share it.
+    """Return the task that the parser and the rules need. It is cached, because all completions of a group share it.
 
-    A semantic ID stands for the item's own id, which a trainer does not know.
+    A semantic ID takes the place of the item's own id, which a trainer does not know.
     """
     if len(set(candidates)) < len(candidates):
         raise InputError(f"a candidate is given twice in {list(candidates)}; rewards need distinct semantic IDs")
@@ -210,8 +214,8 @@ class RewardSettings:
     """Settings of all rewards.
 
     format_weight: alpha, the weight of R_fmt; 0.2 in Diffusion-GR2. max_tokens: the trainer's limit; a completion of
-    that length counts as truncated. cache_tokens: how many tokens before the limit the punishment of `overlong` begins;
-    DAPO has 4,096 and a limit of 20,480.
+    that length counts as truncated. cache_tokens: the punishment of `overlong` begins this many tokens before the
+    limit; DAPO has 4,096 and a limit of 20,480.
     """
 
     format_weight: float = 0.2
@@ -226,7 +230,10 @@ class RewardSettings:
 
     @classmethod
     def of(cls, settings: DapoSettings) -> "RewardSettings":
-        """Those of a training. The punishment of length begins at DAPO's share of the limit: 4,096 of 20,480 tokens."""
+        """Return the reward settings of a training. The punishment of length begins at DAPO's share of the limit.
+
+        DAPO's share is 4,096 of 20,480 tokens.
+        """
         return cls(settings.format_weight, settings.max_tokens, settings.max_tokens // 5)
 
 
@@ -252,7 +259,7 @@ def _format_gated(
     earned = rank_part(judged)
     if earned is None or not judged.valid:
         return INVALID
-    # A copied order earns nothing for its ranks, unless no order would be better: copying must not pay.
+    # A copied order earns nothing for its ranks, unless no order would be better, because copying must not pay.
     if judged.copied and auc(judged.gains_K) < 1:
         return settings.format_weight
     return earned + settings.format_weight
@@ -315,7 +322,10 @@ class RewardFunction:
         completions: Sequence[str | Sequence[Mapping[str, Any]]],
         **columns: Any,
     ) -> list[float]:
-        """One reward per completion. A completion is a text, or a list of chat messages whose last one is read."""
+        """Return one reward per completion.
+
+        A completion is a text, or a list of chat messages whose last one is read.
+        """
         reward = REWARDS.find(self.name)
         return [reward(judged, self.settings) for judged in self.judge(completions, **columns)]
 
@@ -326,7 +336,7 @@ class RewardFunction:
         candidates: Sequence[Sequence[str]],
         **columns: Any,
     ) -> list[JudgedCompletion]:
-        """The records that the rewards are computed from, for a trainer that logs their diagnostics."""
+        """Judge completions. The trainer logs the diagnostics of the results, from which the rewards are computed."""
         # A column that the data lacks is None in every row.
         absent = [None] * len(completions)
         optional = (columns.get(name) or absent for name in ("target", "gains", "history", "completion_ids"))
@@ -334,7 +344,7 @@ class RewardFunction:
         for completion, sids, target, gains, history, token_ids in zip(completions, candidates, *optional, strict=True):
             text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
             tokens = len(token_ids or ())
-            # TRL passes no reason why generation ended, but only a truncated completion has the maximum length.
+            # TRL does not say why generation ended, but only a truncated completion has the maximum length.
             finish_reason = "length" if tokens >= self.settings.max_tokens else "stop"
             judged.append(
                 judge_completion(
@@ -345,11 +355,12 @@ class RewardFunction:
 
 
 class OutcomeFunction(RewardFunction):
-    """What a reward says of the order alone: without the bonus for the format and the rule against copies.
+    """The part of a reward that depends on the order alone, without the format bonus and the rule against copies.
 
     This is R_rank under unconditional, conditional and format_gated, AUC under auc and NDCG under ndcg, and `INVALID`
-    for an answer that has none. A reward of your own is called with a format weight of 0. TRL logs it as `outcome`;
-    with a weight of 0 it changes no reward, and only tells which groups differ (`train.dapo.dynamic_sampling`).
+    for an answer without such a value. A user's own reward is called with a format weight of 0. TRL logs the result as
+    `outcome`. With a weight of 0 it changes no reward, and only tells which groups differ
+    (`train.dapo.dynamic_sampling`).
     """
 
     @property
@@ -362,6 +373,6 @@ class OutcomeFunction(RewardFunction):
         completions: Sequence[str | Sequence[Mapping[str, Any]]],
         **columns: Any,
     ) -> list[float]:
-        """One outcome per completion."""
+        """Return one outcome per completion."""
         reward, bare = REWARDS.find(self.name), replace(self.settings, format_weight=0.0)
         return [reward(judged._replace(copied=False), bare) for judged in self.judge(completions, **columns)]

@@ -17,7 +17,10 @@ SHARES = ("valid", "copied", "truncated")
 
 
 def describe_waste(metrics: Mapping[str, float]) -> str:
-    """What a progress line says about batches that taught nothing, given the metrics of a log entry; "" if all did."""
+    """Describe batches that taught nothing, for a progress line.
+
+    metrics: of a log entry. "" if all batches taught something.
+    """
     if metrics.get("completions/clipped_ratio") == 1.0:
         return "nothing learned: every completion was cut off at max_tokens"
     # Without refilling, TRL's share of groups without spread is the only sign.
@@ -41,7 +44,7 @@ class LoggedReward(RewardFunction):
         candidates: Sequence[Sequence[str]],
         **columns: Any,
     ) -> list[JudgedCompletion]:
-        """Judge like RewardFunction, and log each completion if the caller is TRL and passes log_metric."""
+        """Judge like RewardFunction, and log each completion if TRL calls it with log_metric."""
         all_judged = super().judge(completions, candidates=candidates, **columns)
         if log_metric := columns.get("log_metric"):
             for judged in all_judged:

@@ -1,11 +1,12 @@
-"""Rollouts of a training by reinforcement, kept as traces of its run, with their step, rewards and advantage.
+"""Keeps the rollouts of reinforcement learning as traces of its run, with their step, rewards and advantage.
 
 A rollout goes to the run's journal at once, as a teacher's answer does, and a thread commits the journal to the store
-every few seconds. A step therefore waits for a write to the operating system and never for the database. What a busy
-store has not taken when the training ends, or is killed, the next `gr2 trace` or the resumed training commits.
+every few seconds. A step therefore waits for a write to the operating system and never for the database. If rollouts
+are uncommitted when the training ends or is killed, the next `gr2 trace` or the resumed training commits them.
 
-A checkpoint decides what counts. Steps after the last one are done again when a training is resumed, so their rollouts
-are removed from the store first. This module knows neither how completions are sampled nor how they are rewarded.
+A checkpoint decides what counts. When a training is resumed, the steps after the last checkpoint are repeated, so their
+rollouts are removed from the store first. This module knows neither how completions are sampled nor how they are
+rewarded.
 """
 
 import hashlib
@@ -44,10 +45,10 @@ OnRollouts = Callable[[int, Sequence[Rollout]], None]
 def keep_rollouts(
     run: TrainingRun, snapshot: Snapshot, rows: datasets.Dataset, settings: DapoSettings, on_progress: OnProgress
 ) -> Iterator[OnRollouts]:
-    """Yields what keeps the rollouts of a step (see `DynamicSamplingTrainer`). All processes must call it.
+    """Yield a function that keeps the rollouts of a step (see `DynamicSamplingTrainer`). All processes must call it.
 
     rows: list_id and prompt of every row that is trained on. If the store lacks their candidate lists, because the
-    snapshot is another store's, nothing is kept, and on_progress says so.
+    snapshot is from another store, nothing is kept, and on_progress says so.
     """
     prompt_ids = _store_prompts(run.store, snapshot, rows) if is_main_process() else {}
     if prompt_ids is None:
@@ -55,7 +56,7 @@ def keep_rollouts(
     writer = _RolloutWriter(run, on_progress) if prompt_ids else None
 
     def keep(step: int, rollouts: Sequence[Rollout]) -> None:
-        # Without the prompt, which the store has.
+        # The prompt is left out, because the store has it.
         gathered = gather_object([(rollout.example["list_id"], replace(rollout, example={})) for rollout in rollouts])
         if writer is not None and prompt_ids is not None:
             writer.write([_record(run, settings, prompt_ids[list_id], step, rollout) for list_id, rollout in gathered])
@@ -70,7 +71,7 @@ def keep_rollouts(
 def _store_prompts(store: Store, snapshot: Snapshot, rows: datasets.Dataset) -> dict[str, str] | None:
     """Store the prompts that traces refer to. Returns their ids by list, or None if the store lacks a list."""
     lineage = snapshot.manifest["lineage"]
-    # A snapshot of prompts is of one template and one version of semantic IDs.
+    # A snapshot of prompts has one template and one version of semantic IDs.
     (shown,), (sids,) = lineage["templates"], lineage["semantic_ids"]
     template = load_template(shown["template"])
     prompts = pl.DataFrame(
@@ -95,7 +96,7 @@ def _store_prompts(store: Store, snapshot: Snapshot, rows: datasets.Dataset) -> 
         if session.insert("unknown_lists", prompts):
             return None
         session.put("prompts", prompts)
-        # If the template has changed since the snapshot was published, its text of then is not known here.
+        # If the template has changed since the snapshot was published, its former text is not known here.
         if template.sha256 == shown["sha256"]:
             row = {"template": template.name, "sha256": template.sha256, "text": template.text}
             session.put("templates", pl.DataFrame([row]))
@@ -103,8 +104,9 @@ def _store_prompts(store: Store, snapshot: Snapshot, rows: datasets.Dataset) -> 
 
 
 def _record(run: TrainingRun, settings: DapoSettings, prompt_id: str, step: int, rollout: Rollout) -> dict[str, Any]:
-    """The journal's record of a rollout."""
-    # With the text: a step that is done again after a kill may write another one, to which no label of before belongs.
+    """Return the journal's record of a rollout."""
+    # The text is part of the identity: a step that is repeated after a kill may write another text, to which no earlier
+    # label belongs.
     identity = [run.run_id, step, prompt_id, rollout.index, rollout.completion]
     return {
         "event": "received",
@@ -117,7 +119,7 @@ def _record(run: TrainingRun, settings: DapoSettings, prompt_id: str, step: int,
         "max_tokens": settings.max_tokens,
         "sample_index": rollout.index,
         "completion": storable_text(rollout.completion),
-        # As rewards see it: only a truncated completion has the maximum length.
+        # As in the rewards, only a truncated completion has the maximum length.
         "finish_reason": "length" if rollout.tokens >= settings.max_tokens else "stop",
         "completion_tokens": rollout.tokens,
         "created_at": utc_now().isoformat(),
@@ -132,15 +134,15 @@ def _record(run: TrainingRun, settings: DapoSettings, prompt_id: str, step: int,
 
 
 def _number(reward: float) -> float | None:
-    """A reward, or None for the NaN of a function that did not score the completion."""
+    """Return a reward, or None for the NaN of a function that did not score the completion."""
     return None if math.isnan(reward) else reward
 
 
 class _RolloutWriter:
     """Journals rollouts, and commits them to the store in a thread.
 
-    A store that is busy or damaged, or a disk that is full, never ends a training. If the journal cannot be written,
-    on_progress says so once, and no further rollout is kept.
+    A busy or damaged store, or a full disk, never ends a training. If the journal cannot be written, on_progress says
+    so once, and no further rollout is kept.
     """
 
     def __init__(self, run: TrainingRun, on_progress: OnProgress) -> None:
@@ -185,7 +187,7 @@ class _RolloutWriter:
             self._commit()
 
     def _commit(self) -> None:
-        # The end first: lines that arrive meanwhile belong to the next commit.
+        # The end is read first: lines that arrive in the meantime belong to the next commit.
         end = self._journal.end
         with suppress(StoreError):
             while (
@@ -196,10 +198,10 @@ class _RolloutWriter:
 
 
 def _cut_off(run: TrainingRun, path: Path) -> None:
-    """Have the rollouts of a resumed training in the store up to its checkpoint, and no others.
+    """Make the store contain the rollouts of a resumed training up to its checkpoint, and no others.
 
-    The run's old journal is committed, the steps after the checkpoint are deleted, and the journal is removed. In this
-    order a kill in between leaves nothing that the next resumption does not repeat.
+    The run's old journal is committed, the steps after the checkpoint are deleted, and the journal is removed. With
+    this order, a kill in between leaves nothing that the next resumption does not repeat.
     """
     if path.exists():
         with run.store.reading() as session:

@@ -1,4 +1,4 @@
-"""Settings of reinforcement learning by DAPO, apart from torch."""
+"""Settings of reinforcement learning by DAPO, without torch."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,11 +22,11 @@ LOSSES = {
     "grpo": Loss("grpo"),  # arXiv 2402.03300
     "dr_grpo": Loss("dr_grpo"),  # arXiv 2503.20783
     "bnpo": Loss("bnpo"),  # arXiv 2506.02864
-    # The upper bound of a ratio itself, as in arXiv 2510.13786; there is no lower one.
+    # This bounds the ratio itself, as in arXiv 2510.13786, and there is no lower bound.
     "cispo": Loss("cispo", epsilon_high=5.0),  # arXiv 2506.13585
     "gspo": Loss("grpo", "sequence", 3e-4, 4e-4),  # arXiv 2507.18071
     "luspo": Loss("luspo", "sequence", 2e-3, 2.5e-3),  # arXiv 2602.05261
-    # These two clip nothing.
+    # The next two losses clip nothing.
     "sapo": Loss("sapo"),  # arXiv 2511.20347
     "vespo": Loss("vespo"),  # arXiv 2602.10693
 }
@@ -38,13 +38,13 @@ class DapoSettings(ChatTrainerSettings):
 
     reward: one of train.dapo.rewards.REWARDS; it is looked up when the training begins.
 
-    What has a name of TRL's is TRL's. epsilon, epsilon_high: None for the bounds of the loss; they matter from the
-    second step on a batch on. steps_per_generation: None for one optimizer step on each pass over a batch.
-    refill_rounds: of dynamic sampling. min_pass_rate, max_pass_rate: prompts that were never tried count as 0.
-    max_tokens: the last fifth of it is punished by degrees, and what is cut off is left out of the loss and of its
-    group. learning_rate: None leaves it to the kind of model (see `resolve`). vllm_mode: None means server if there
-    is a vllm_url, and no vLLM otherwise. save_steps: a checkpoint keeps no generated batch, so it is a multiple of
-    `steps_per_batch`.
+    A setting with the same name as one of TRL's has its meaning. epsilon, epsilon_high: None for the bounds of the
+    loss; they matter only from the second step on a batch. steps_per_generation: None for one optimizer step on each
+    pass over a batch. refill_rounds: rounds of dynamic sampling. min_pass_rate, max_pass_rate: prompts that were never
+    tried count as 0. max_tokens: the last fifth of it is punished gradually; a truncated completion is left out of the
+    loss and of its group. learning_rate: None means a default for the kind of model (see `resolve`). vllm_mode: None
+    means server if there is a vllm_url, and no vLLM otherwise. save_steps: must be a multiple of `steps_per_batch`,
+    because a checkpoint keeps no generated batch.
     """
 
     reward: str = option(
@@ -210,7 +210,7 @@ class DapoSettings(ChatTrainerSettings):
 
     @property
     def parts_per_batch(self) -> int:
-        """TRL's steps_per_generation, with its default."""
+        """The number of parts per generated batch, which is TRL's steps_per_generation with its default."""
         return self.steps_per_generation or self.gradient_accumulation_steps
 
     @property
@@ -219,7 +219,7 @@ class DapoSettings(ChatTrainerSettings):
         return self.parts_per_batch // self.gradient_accumulation_steps * self.num_iterations
 
     def resolve(self, *, from_scratch: bool) -> "DapoSettings":
-        """The same settings with what suits the kind of model and the loss where None stood."""
+        """Return the same settings with None replaced by the defaults of the kind of model and of the loss."""
         loss = LOSSES[self.loss]
         default = 1e-4 if from_scratch else 1e-6
         return replace(

@@ -1,9 +1,9 @@
-"""One pass over each prompt for all completions of its group.
+"""Reads each prompt once for all completions of its group.
 
-The completions of a group begin with the same prompt, which is often several times as long as they are. Its keys and
-values are the same for all of them, so a model computes them once, and the completions read them: when they are
-generated and, with gradients, when they are trained on. For groups of eight whose prompts are five times as long as
-their completions, a quarter of the tokens is left.
+The completions of a group begin with the same prompt, which is often several times as long as they are. The keys and
+values of the prompt are the same for all of them. A model therefore computes them once, and the completions read them,
+both in generation and, with gradients, in training. For groups of eight whose prompts are five times as long as their
+completions, a quarter of the tokens is left.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ from train.students.student import has_static_cache
 
 
 def can_share(model: Any) -> bool:
-    """Whether a model's cache keeps all tokens, with their gradients, and only distances between tokens matter to it.
+    """Whether a model's cache keeps all tokens with gradients, and only distances between tokens matter to the model.
 
-    Checkpointing keeps no cache, and sliding windows drop tokens.
+    Models with checkpointing keep no cache, and sliding windows drop tokens.
     """
     config = model.config
     checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -31,10 +31,12 @@ def can_share(model: Any) -> bool:
 
 
 def read_prompts(model: Any, ids_B_P: Tensor, mask_B_P: Tensor, *, skip_padding: bool = False) -> Any:
-    """A DynamicCache of B rows that holds all tokens of their prompts but the last. Each distinct prompt is read once.
+    """Return a DynamicCache of B rows with all tokens of their prompts except the last.
 
-    model: of which `can_share` holds. ids_B_P: padded on the left. skip_padding: whether positions begin with the first
-    token that is no padding, as in `generate`. Returns None if no prompt is there twice.
+    Each distinct prompt is read once.
+
+    model: `can_share` must be true for it. ids_B_P: padded on the left. skip_padding: whether positions begin with the
+    first token that is not padding, as in `generate`. Returns None if no prompt occurs twice.
     """
     length = ids_B_P.shape[1]
     both_U_2P, places_B = torch.unique(torch.cat([ids_B_P, mask_B_P], dim=1), dim=0, return_inverse=True)
@@ -51,15 +53,15 @@ def read_prompts(model: Any, ids_B_P: Tensor, mask_B_P: Tensor, *, skip_padding:
         use_cache=True,
         logits_to_keep=1,
     )
-    # Gradients flow back through the rows that are selected.
+    # Gradients flow back through the selected rows.
     cache.batch_select_indices(places_B)
     return cache
 
 
 def sharing_prompts(model: Any, completion_length: int) -> Callable[..., Any]:
-    """The same model for rows of prompts, padded on the left, and completions of `completion_length` tokens.
+    """Return the model as a function of rows: prompts, padded on the left, and `completion_length` further tokens.
 
-    It returns logits, or log-probabilities, of the last token of each prompt and of the completion only.
+    The function returns logits, or log-probabilities, only of the last token of each prompt and of the completion.
     """
     start = -completion_length - 1
 
@@ -77,14 +79,14 @@ def sharing_prompts(model: Any, completion_length: int) -> Callable[..., Any]:
 
 @contextmanager
 def generating_by(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
-    """Within the context, the model generates by another function, for what TRL has no argument for."""
+    """Let the model generate by another function within the context, for options that TRL has no argument for."""
     known = vars(model).get("generate")
     model.generate = generate
     try:
         yield
     finally:
         if known is None:
-            # The method of its class is there again.
+            # This makes the method of the class visible again.
             del model.generate
         else:
             model.generate = known
@@ -107,8 +109,8 @@ def _generate(
 class SharedPromptsTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer, which reads each prompt of a batch once and not once per completion.
 
-    Numbers are the same but for rounding, and with share_prompts=False to the bit. Several processes, models that
-    `can_share` excludes, images and the auxiliary loss of mixtures of experts go TRL's way.
+    Numbers are the same except for rounding, and with share_prompts=False identical to the bit. With several processes,
+    models that `can_share` excludes, images or the auxiliary loss of mixtures of experts, TRL's own method is used.
     """
 
     def __init__(self, *args: Any, share_prompts: bool = True, **others: Any) -> None:
@@ -117,7 +119,7 @@ class SharedPromptsTrainer(GRPOTrainer):  # type: ignore[misc]
         self._share_prompts = share_prompts and self.accelerator.num_processes == 1 and not self.aux_loss_enabled
 
     def shared(self, model: Any, completion_length: int) -> Callable[..., Any]:
-        """The model to be trained, as it should be called for rows of prompts and completions."""
+        """Return the model in the form in which it should be called for rows of prompts and completions."""
         if self._share_prompts and can_share(model):
             return sharing_prompts(model, completion_length)
         return model  # type: ignore[no-any-return]
@@ -125,7 +127,7 @@ class SharedPromptsTrainer(GRPOTrainer):  # type: ignore[misc]
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **others: Any
     ) -> Any:
-        # What belongs to tokens, such as images, would have to be split as they are.
+        # Values that belong to tokens, such as images, would have to be split like the tokens.
         alone = {name for name, value in others.items() if value is not None} <= {
             "batch_size",
             "compute_entropy",

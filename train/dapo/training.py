@@ -1,4 +1,4 @@
-"""One DAPO training from a snapshot of prompts: it is checked before the first step, recorded and resumable.
+"""Runs one DAPO training from a snapshot of prompts. It is checked before the first step, recorded and resumable.
 
 TRL's GRPOTrainer and our dynamic sampling make up DAPO (arXiv 2503.14476): the loss is averaged over tokens, ratios are
 clipped to between 1 - 0.2 and 1 + 0.28, there is no KL term, long answers are punished gradually, truncated ones are
@@ -52,7 +52,7 @@ COLUMNS = ["list_id", "prompt", "candidates", "target", "history"]
 
 
 def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
-    """The chosen reward, its outcome and the punishment of length. Raises InputError on an unknown reward."""
+    """Return the chosen reward, its outcome and the punishment of length. Raises InputError on an unknown reward."""
     shared = RewardSettings.of(settings)
     return [
         LoggedReward(settings.reward, shared),
@@ -64,7 +64,7 @@ def reward_functions(settings: DapoSettings) -> list[RewardFunction]:
 def choose_prompts(
     rows: datasets.Dataset, settings: DapoSettings, on_progress: OnProgress = lambda _: None
 ) -> datasets.Dataset:
-    """The prompts whose pass rate is within the limits and whose candidates all have different semantic IDs.
+    """Return the prompts whose pass rate is within the limits and whose candidates all have different semantic IDs.
 
     on_progress: receives the number of prompts that were left out because candidates share a semantic ID, if any.
     Raises InputError if no prompt is left.
@@ -130,7 +130,7 @@ def train_dapo(
     chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
     _check_lengths(prompts, chat, settings, most_tokens(model))
-    # A snapshot of prompts is of one template.
+    # A snapshot of prompts has one template.
     template = load_template(rows["template"][0])
     lists = open_valid_lists(store, snapshot, [template.name], tokenizer, selection)
     selection = selection if lists is None else lists.settings
@@ -166,13 +166,13 @@ def train_dapo(
 
 
 def _names(answer: str, example: Mapping[str, Any]) -> list[Any]:
-    """What an answer calls the candidates of a row: their semantic IDs, or their numbers in the prompt."""
+    """The names of the candidates of a row in an answer: their semantic IDs, or their numbers in the prompt."""
     candidates = example["candidates"]
     return list(range(1, len(candidates) + 1)) if answer == NUMBERS else list(candidates)
 
 
 class ResolutionCallback(TrainerCallback):
-    """Says what a new run can resolve (`train.dapo.resolution`), by a few prompts that the student answers.
+    """Reports what a new run can resolve (`train.dapo.resolution`), from a few prompts that the student answers.
 
     It waits for the beginning of the training, when the model is on its device and distributed.
     """
@@ -183,7 +183,7 @@ class ResolutionCallback(TrainerCallback):
         self._on_progress = on_progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Sample, estimate, say. A sample of fewer than two prompts has no deviation, so nothing is said of it."""
+        """Sample, estimate and report. A sample of fewer than two prompts has no deviation, so nothing is reported."""
         settings, prompts = self._settings, self._trainer.train_dataset
         lists, answers = min(settings.resolution_lists, len(prompts)), settings.num_generations
         if state.global_step or lists < 2:
@@ -205,7 +205,7 @@ class ResolutionCallback(TrainerCallback):
 
 
 def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSettings, positions: int) -> None:
-    """Raises InputError if the longest prompt and the longest answer together exceed the model's positions."""
+    """Raise InputError if the longest prompt and the longest answer together exceed the model's positions."""
     longest = max(len(ids) for ids in chat.encode_prompts(prompts["prompt"]))
     if longest + settings.max_tokens > positions:
         raise InputError(
@@ -215,7 +215,7 @@ def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSe
 
 
 def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: SelectionSettings) -> GRPOConfig:
-    """TRL's settings, of resolved ones. end_id: the token that ends an answer.
+    """Return TRL's settings. settings: resolved ones. end_id: the token that ends an answer.
 
     Raises InputError if a checkpoint would be within a generated batch.
     """
@@ -227,14 +227,14 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: Sel
     loss = LOSSES[settings.loss]
     arguments: dict[str, Any] = {
         "max_steps": settings.steps,
-        # TRL counts completions, not prompts, and those of one part of a generated batch.
+        # TRL counts completions, not prompts, and counts them per part of a generated batch.
         "per_device_train_batch_size": settings.prompts_per_batch
         * settings.num_generations
         // settings.parts_per_batch,
         "steps_per_generation": settings.parts_per_batch,
         "num_iterations": settings.num_iterations,
         "num_generations": settings.num_generations,
-        # TRL wants a multiple of the above, although its own evaluation never runs.
+        # TRL requires a multiple of the number above, although its own evaluation never runs.
         "per_device_eval_batch_size": settings.num_generations,
         "max_completion_length": settings.max_tokens,
         "temperature": settings.temperature,
@@ -243,11 +243,11 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: Sel
         "epsilon": settings.epsilon,
         "epsilon_high": settings.epsilon_high,
         "scale_rewards": settings.scale_rewards,
-        # No KL term, so no reference model is loaded.
+        # Without a KL term, no reference model is loaded.
         "beta": 0.0,
-        # Of `reward_functions`. The outcome chooses groups, and adds nothing to what they earn.
+        # The weights of `reward_functions`. The outcome selects groups, and adds nothing to the reward.
         "reward_weights": [1.0, 0.0, settings.overlong_weight],
-        # A truncated answer was not finished, so it must not be learned; `overlong` still punishes its length.
+        # A truncated answer is unfinished, so it must not be learned. `overlong` still punishes its length.
         "mask_truncated_completions": True,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_scheduler_type,

@@ -1,4 +1,4 @@
-"""Settings of mid-training, apart from torch."""
+"""Settings of mid-training, without torch."""
 
 from dataclasses import dataclass, replace
 
@@ -12,8 +12,8 @@ class MidtrainSettings(TrainerSettings):
 
     next_item, persona, caption, general: the shares in which texts of each task are drawn. If a snapshot has no text of
     a task, the others take over its share. These defaults and that of warmup_learning_rate are the paper's.
-    learning_rate: None leaves it to the kind of model (see `resolve`). packing: pays only on a GPU with flash
-    attention.
+    learning_rate: None means a default for the kind of model (see `resolve`). packing: is only worth it on a GPU with
+    flash attention.
     """
 
     next_item: float = option(0.6573, low=0.0)
@@ -48,7 +48,7 @@ class MidtrainSettings(TrainerSettings):
         check(self)
 
     def resolve(self, *, from_scratch: bool) -> "MidtrainSettings":
-        """The same settings with a learning rate, where None stood, that suits the kind of model."""
+        """Return the same settings with a missing learning rate replaced by the default of the kind of model."""
         if self.learning_rate is not None:
             return self
         return replace(self, learning_rate=1e-3 if from_scratch else 1e-4)

@@ -1,8 +1,8 @@
 """Mid-training: a language model learns to read and write semantic IDs among the words that it knows.
 
-This is stage 1 of the GR2 paper (arXiv 2602.07774), which follows OneRec-Think. It predicts the next token, on all
-tokens of texts that mix words and IDs. The texts of each task are drawn in fixed shares. In a warm-up only the rows of
-new tokens are trained, and after it all weights. The paper does not publish numbers of steps; these are ours. TRL's
+This is stage 1 of the GR2 paper (arXiv 2602.07774), which follows OneRec-Think. The model predicts the next token, on
+all tokens of texts that mix words and IDs. The texts of each task are drawn in fixed shares. In a warm-up only the rows
+of new tokens are trained, and after it all weights. The paper does not publish numbers of steps; these are ours. TRL's
 SFTTrainer runs once for each phase, as one pass over the texts drawn for it. This module does not know the store: its
 caller records the metrics.
 """
@@ -48,7 +48,7 @@ def midtrain(
 ) -> dict[str, float]:
     """Train a causal model in place on the training split of a snapshot of kind midtrain. The caller saves it.
 
-    settings: without learning rate, that of a student from scratch is taken.
+    settings: without a learning rate, that of a student from scratch is used.
 
     output_dir: receives the checkpoints, in one folder per phase. on_log: receives the metrics of each logged step,
     warm-up first; after a resume it receives all of them again. resume: continue from the last checkpoint, in the same
@@ -83,34 +83,35 @@ def midtrain(
                     *tracker_callbacks(settings, output_dir.parent / "tensorboard" / phase),
                 ],
             )
-            # Figures go where the caller says, not onto the terminal as well.
+            # `on_log` receives the metrics, so the trainer must not print them as well.
             trainer.remove_callback(PrinterCallback)
             with warnings.catch_warnings():
                 # TRL and peft use a deprecated name of transformers.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                # peft saves the embedding with its adapters because rows were added, as it should.
+                # peft correctly saves the embedding with its adapters, because rows were added.
                 warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
-                # A phase that is over is one whole pass, so that its last checkpoint is loaded and no step follows.
+                # A phase that is over is one whole pass. Its last checkpoint is then loaded, and no step follows.
                 trainer.train(resume_from_checkpoint=last_checkpoint(output_dir / phase) if resume else None)
     return told
 
 
 def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *, seed: int) -> NDArray[np.int64]:
-    """`count` row numbers in random order, with the tasks in their shares. Other tasks fill the share of a missing one.
+    """Draw `count` row numbers in random order, with the tasks in their shares.
 
-    A row is repeated only after all rows of its task were drawn. Raises InputError if no row is of a task with a share.
+    Other tasks fill the share of a missing one. A row is repeated only after all rows of its task were drawn. Raises
+    InputError if no row is of a task with a share.
     """
     names_N = np.asarray(tasks_N)
     present = {task: share for task, share in shares.items() if share > 0 and (names_N == task).any()}
     if not present:
         raise InputError(f"no text is of a task that has a share; there are texts of {', '.join(set(tasks_N))}")
     random = np.random.default_rng(seed)
-    # Cumulative ends are rounded, and not single counts, so that the counts add up to `count`.
+    # The cumulative ends are rounded, and not the single counts, so that the counts add up to `count`.
     ends = np.rint(np.cumsum(list(present.values())) / sum(present.values()) * count).astype(int)
     drawn = []
     for task, wanted in zip(present, np.diff(ends, prepend=0), strict=True):
         rows = np.flatnonzero(names_N == task)
-        # Each pass over the task's rows has an order of its own.
+        # Each pass over the task's rows has a different order.
         passes = [random.permutation(rows) for _ in range(-(-wanted // len(rows)))]
         drawn += [np.concatenate(passes)[:wanted]] if passes else []
     return random.permutation(np.concatenate(drawn))
@@ -119,7 +120,7 @@ def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *
 def encode_texts(
     rows: datasets.DatasetDict, tokenizer: Any, settings: MidtrainSettings, *, longest: int
 ) -> datasets.Dataset:
-    """The training split as tokens, with the columns task and input_ids. Each text ends with the end token.
+    """Encode the training split as tokens, with the columns task and input_ids. Each text ends with the end token.
 
     longest: the model's number of positions. Raises InputError if the split has no rows or if a text is too long.
     """
@@ -130,7 +131,7 @@ def encode_texts(
     end = [tokenizer.eos_token_id]
 
     def encode(batch: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
-        # Not verbose: texts that are too long are reported below, with their number.
+        # verbose=False, because texts that are too long are reported below, with their number.
         return {"input_ids": [[*ids, *end] for ids in tokenizer(list(batch["text"]), verbose=False)["input_ids"]]}
 
     encoded = rows["train"].map(
@@ -153,12 +154,13 @@ def encode_texts(
 def draw_sequences(
     encoded: datasets.Dataset, settings: MidtrainSettings, sequences: int, *, seed: int
 ) -> datasets.Dataset:
-    """`sequences` sequences of texts drawn in their shares: one text each, or packed up to max_length tokens."""
+    """Draw `sequences` sequences of texts in their shares: one text each, or packed up to max_length tokens."""
     tasks, tokens = encoded["task"][:], encoded.select_columns("input_ids")
     if not settings.packing:
         return tokens.select(draw_rows(tasks, settings.shares, sequences, seed=seed))
     length_N = np.array([len(ids) for ids in tokens["input_ids"]])
-    # How many texts fill the sequences is known only after packing, so start from an estimate and add 5% at a time.
+    # The number of texts that fill the sequences is known only after packing. The search starts from an estimate and
+    # adds 5% at a time.
     mean_length = length_N[draw_rows(tasks, settings.shares, 10_000, seed=seed)].mean()
     texts = int(sequences * settings.max_length / mean_length) + 1
     while True:
@@ -171,16 +173,16 @@ def draw_sequences(
 
 @contextmanager
 def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
-    """Within the block, only the rows of new tokens in embedding and head, tied or not, have gradients.
+    """Give gradients only to the rows of new tokens in embedding and head, tied or not, within the block.
 
     An optimizer without weight decay then changes nothing else.
     """
     if isinstance(model, PeftModel):
-        # LoRA keeps these rows as parameters of their own.
+        # LoRA keeps these rows as separate parameters.
         with _frozen(weight for name, weight in model.named_parameters() if "trainable_tokens_" not in name):
             yield
         return
-    # A set, because tied embeddings are one parameter, which must get one hook.
+    # This is a set, because tied embeddings are one parameter, which must get only one hook.
     embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
 
     # requires_grad applies to whole parameters, so a hook clears the gradients of the other rows.
@@ -200,7 +202,7 @@ def only_new_rows(model: Any, vocabulary: Vocabulary) -> Iterator[None]:
 
 @contextmanager
 def _frozen(weights: Iterable[Tensor]) -> Iterator[None]:
-    """Within the block, the weights have no gradients."""
+    """Take the gradients away from weights within the block."""
     frozen = [weight for weight in weights if weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(False)
@@ -212,9 +214,9 @@ def _frozen(weights: Iterable[Tensor]) -> Iterator[None]:
 
 
 class _Teller(TrainerCallback):
-    """Passes on metrics as they are logged, and after a resume also those from before it.
+    """Passes on metrics as they are logged. After a resume, it also passes on the earlier ones.
 
-    before: steps of earlier phases, since each phase counts from 0.
+    before: the number of steps of earlier phases, since each phase counts from 0.
     """
 
     def __init__(self, before: int, tell: OnLog) -> None:
@@ -222,12 +224,12 @@ class _Teller(TrainerCallback):
         self._tell = tell
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Pass on what the checkpoint holds, if there is one."""
+        """Pass on the metrics of the checkpoint, if there is one."""
         for entry in state.log_history:
             self._pass_on(state, entry["step"], entry)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
-        """Pass on a new entry."""
+        """Pass on the metrics of a new log entry."""
         self._pass_on(state, state.global_step, logs or {})
 
     def _pass_on(self, state: Any, step: int, logs: dict[str, Any]) -> None:
@@ -238,7 +240,7 @@ class _Teller(TrainerCallback):
 
 def _arguments(settings: MidtrainSettings, phase: str, folder: Path) -> SFTConfig:
     by_phase: dict[str, Any] = (
-        # Weight decay would change the rows that have no gradient.
+        # Weight decay would change rows without a gradient.
         {"learning_rate": settings.warmup_learning_rate, "lr_scheduler_type": "constant", "weight_decay": 0.0}
         if phase == WARM_UP
         else {

@@ -1,4 +1,4 @@
-"""One mid-training from a snapshot of texts: it adds semantic IDs to any model, is recorded and resumable."""
+"""Runs one mid-training from a snapshot of texts. It adds semantic IDs to any model, is recorded and resumable."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -42,9 +42,9 @@ def train_midtrain(
     given: Collection[str] = (),
     on_progress: OnProgress = lambda _: None,
 ) -> TrainingSummary:
-    """Teach `student` the snapshot's semantic IDs; the new student is called `name`. resume, given: as in `train_sft`.
+    """Teach `student` the snapshot's semantic IDs. The new student is called `name`. resume, given: as in `train_sft`.
 
-    If the model's tokenizer lacks the IDs, they are added: a pretrained model from elsewhere starts here.
+    If the model's tokenizer lacks the IDs, they are added, so a pretrained model from elsewhere starts here.
     codebook_rows: initialize their embeddings with the quantizer's vectors, and not with the mean of all rows.
 
     Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if its
@@ -77,7 +77,10 @@ def train_midtrain(
 
 
 def _load_codebooks(store: Store, snapshot: Snapshot) -> Sequence[NDArray[np.float32]]:
-    """The quantizer's vectors, by level, for a snapshot's semantic IDs. Raises InputError if the store lacks them."""
+    """Load the quantizer's vectors, by level, for a snapshot's semantic IDs.
+
+    Raises InputError if the store lacks them.
+    """
     lineage = snapshot.manifest["lineage"]
     version = SidVersion(lineage["dataset"], lineage["semantic_ids"][0]["sid_version"])
     folder = model_folder(store, version)

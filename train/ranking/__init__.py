@@ -1,1 +1,1 @@
-"""Students that rank: candidates of a list, or the whole catalogue under a trie of semantic IDs."""
+"""Students as rankers: of the candidates of a list, or of the whole catalogue under a trie of semantic IDs."""

@@ -26,14 +26,15 @@ class SidLogitsProcessor(LogitsProcessor):
         self.begin_id = begin_id
         self.end_id = end_id
         self.code_ids_L_C = code_ids_L_C
-        # Maps token to code at each level (V: vocabulary), -1 for other tokens, so that one gather reads all beams.
+        # This maps tokens to codes at each level (V: vocabulary), with -1 for other tokens, so that one gather reads
+        # all beams.
         size = max(int(code_ids_L_C.max()), begin_id, end_id) + 1
         self._code_of_L_V = torch.full((trie.levels, size), -1)
         self._code_of_L_V.scatter_(1, code_ids_L_C, torch.arange(trie.codebook_size).expand(trie.levels, -1))
         self._outside_ids = torch.cat([code_ids_L_C.flatten(), torch.tensor([end_id])])
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores (B, V), at minus infinity for every token that must not follow input_ids (B, T)."""
+        """Return the scores (B, V), with minus infinity for every token that must not follow input_ids (B, T)."""
         levels = self.trie.levels
         # The trie stays in main memory. Only the last few tokens move there, and the indices of allowed tokens back.
         window_B_W = input_ids[:, -(levels + 1) :].cpu()
@@ -62,7 +63,7 @@ class SidLogitsProcessor(LogitsProcessor):
         return allowed
 
     def _walk(self, prefix_B_D: Tensor) -> Tensor:
-        """The trie nodes (B,) that prefixes of D code tokens lead to."""
+        """Return the trie nodes (B,) that prefixes of D code tokens lead to."""
         # Node 0 of level 0 is the root.
         nodes_B = torch.zeros(len(prefix_B_D), dtype=torch.int64)
         last = self._code_of_L_V.shape[1] - 1

@@ -79,7 +79,7 @@ def rank_items(
     batch_size: int = 32,
     on_progress: Callable[[Counted], None] = lambda _: None,
 ) -> RankedIds:
-    """The IDs that a model finds most likely after each history.
+    """Return the IDs that a model finds most likely after each history.
 
     histories: texts as `sequence_text` writes them. beams: the number of prefixes kept at each level and of IDs
     returned. batch_size: users per batch; a batch holds histories of similar length.
@@ -95,14 +95,14 @@ def rank_items(
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         prompts = [histories[place] + BEGIN for place in places]
-        # Padding on the left, so that the last token of every prompt is in the last column.
+        # The padding is on the left, so that the last token of every prompt is in the last column.
         inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False)
         if (tokens := inputs["input_ids"].shape[1]) > most_tokens:
             raise InputError(
                 f"a history has {tokens:,} tokens, but the model reads at most {most_tokens:,}; shorten it"
             )
         nodes_B_K, scores_B_K = _search(model, vocabulary.code_ids_L_C, trie, inputs, beams)
-        # Fewer IDs than beams leave the filler of minus infinity in the last columns.
+        # If there are fewer IDs than beams, the filler of minus infinity stays in the last columns.
         nodes_N_K[places, : nodes_B_K.shape[1]] = nodes_B_K.numpy()
         log_probs_N_K[places, : nodes_B_K.shape[1]] = scores_B_K.numpy()
         done = start + len(places)
@@ -182,7 +182,7 @@ def evaluate_full_ranking(
     split: str = "test",
     on_progress: OnProgress = lambda _: None,
 ) -> list[Metric]:
-    """Recall and NDCG at 5 and 10 over all items outside the history, with bootstrap intervals over targets.
+    """Measure recall and NDCG at 5 and 10 over all items outside the history, with bootstrap intervals over targets.
 
     A target that is in no beam counts as a miss. Raises InputError under the same conditions as `propose_items`.
     """
@@ -230,7 +230,7 @@ def write_scores(
 
 
 def _search(model: Any, code_ids_L_C: Tensor, trie: SidTrie, read: Any, beams: int) -> tuple[Tensor, Tensor]:
-    """Nodes of the last level (B, K), best first, and their log-probabilities. K is at most `beams`.
+    """Search for nodes of the last level (B, K), best first, with their log-probabilities. K is at most `beams`.
 
     read: the tokenizer's input_ids and attention_mask of B prompts, padded on the left.
     """
@@ -239,24 +239,25 @@ def _search(model: Any, code_ids_L_C: Tensor, trie: SidTrie, read: Any, beams: i
     users, width, cache = len(ids_B_Q), 1, None
     nodes_B_K = torch.zeros(users, width, dtype=torch.int64)
     scores_B_K = torch.zeros(users, width)
-    # Which of the T tokens each of the Q tokens may attend to. In the prompt: all before it. In a beam: all that its
-    # parent attends to, and itself.
+    # Which of the T tokens each of the Q tokens may attend to. A token of the prompt attends to itself and all
+    # tokens before it. A beam attends to all tokens that its parent attends to, and to itself.
     sees_B_Q_T = mask_B_T[:, None] & torch.ones(mask_B_T.shape[1], mask_B_T.shape[1], dtype=torch.bool).tril()
     for level, code_ids_C in enumerate(code_ids_L_C):
         out = model(
             input_ids=ids_B_Q.to(model.device),
             attention_mask=_bias(sees_B_Q_T, model),
-            # A token's column is not its position: padding precedes the prompt, and sibling beams stand side by side.
+            # A token's column is not its position, because padding precedes the prompt, and sibling beams are adjacent.
             position_ids=(sees_B_Q_T.sum(dim=2) - 1).clamp(min=0).to(model.device),
             past_key_values=cache,
             use_cache=True,
-            # Of the prompt only the last token predicts a code; afterwards every beam does.
+            # In the prompt only the last token predicts a code. Afterwards every beam does.
             logits_to_keep=width,
         )
         cache = out.past_key_values
-        # float32, because sums of log-probabilities in bfloat16 would create ties.
+        # float32 is needed, because sums of log-probabilities in bfloat16 would create ties.
         logits_B_K_V = out.logits.float()
-        # Normalised over the whole vocabulary V, not over the C codes of the level (see the module docstring).
+        # The scores are normalised over the whole vocabulary V, not over the C codes of the level (see the module
+        # docstring).
         log_probs_B_K_C = (logits_B_K_V[..., code_ids_C] - logits_B_K_V.logsumexp(dim=2, keepdim=True)).cpu()
         nodes_B_K, scores_B_K, parents_B_K, codes_B_K = _extend(
             trie, level, nodes_B_K, scores_B_K[..., None] + log_probs_B_K_C, beams
@@ -272,9 +273,9 @@ def _search(model: Any, code_ids_L_C: Tensor, trie: SidTrie, read: Any, beams: i
 def _extend(
     trie: SidTrie, level: int, nodes_B_K: Tensor, scores_B_K_C: Tensor, beams: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best children of the K nodes of each of B users: nodes, scores, index of the parent among the K, and code.
+    """Return the best children of the K nodes of each of B users: nodes, scores, parents (indices of the K), and codes.
 
-    scores_B_K_C: the score of every code after every node, also of codes that lead nowhere. If there are fewer children
+    scores_B_K_C: the score of every code after every node, even of codes that lead nowhere. If there are fewer children
     than beams, entries with a score of minus infinity fill the rest.
     """
     # _R: users times nodes, _W: nodes times codes of one user.
@@ -282,7 +283,7 @@ def _extend(
     scores_R_C = scores_B_K_C.flatten(0, 1)
     allowed_R_C = torch.full_like(scores_R_C, -torch.inf)
     allowed_R_C[rows, codes] = scores_R_C[rows, codes]
-    # All children of a user compete with each other, whatever their parents.
+    # All children of a user compete with each other, even if their parents differ.
     allowed_B_W = allowed_R_C.reshape(len(nodes_B_K), -1)
     # More beams than the trie has nodes at the next level could only hold filler.
     best_B_K, places_B_K = allowed_B_W.topk(min(beams, allowed_B_W.shape[1], len(trie.codes[level])), dim=1)
@@ -295,8 +296,8 @@ def _extend(
 
 
 def _bias(sees_B_Q_T: Tensor, model: Any) -> Tensor:
-    """The additive attention mask (B, 1, Q, T) for all heads: 0 where attention is allowed, else the lowest float."""
-    # Not -inf: a padding token attends to nothing, and a softmax over -inf alone is NaN.
+    """Return the additive attention mask (B, 1, Q, T) for all heads: 0 for allowed attention, else the lowest float."""
+    # The value is not -inf, because a padding token attends to nothing, and a softmax over -inf alone is NaN.
     bias = torch.zeros(sees_B_Q_T.shape, dtype=model.dtype)
     return bias.masked_fill_(~sees_B_Q_T, torch.finfo(model.dtype).min)[:, None].to(model.device)
 

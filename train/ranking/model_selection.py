@@ -1,11 +1,11 @@
 """Model selection: a student ranks valid lists every few steps of its training, and its best checkpoint is kept.
 
-The figure is NDCG@5 over a fixed sample of valid lists. transformers does the rest: it writes a checkpoint after each
+The metric is NDCG@5 over a fixed sample of valid lists. transformers does the rest: it writes a checkpoint after each
 evaluation, keeps the best one, loads it at the end, and ends a training that no longer improves. Test lists are never
 read here.
 
-Unlike in `gr2 eval`, an invalid answer counts as a miss. There the order of the input takes its place, so a student
-that answers nothing valid would be as good as the pre-ranker, and would be kept.
+Unlike in `gr2 eval`, an invalid answer counts as a miss. There, the input order takes its place. A student without any
+valid answer would then be as good as the pre-ranker, and would be kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,9 +43,9 @@ RankValidLists = Callable[[Any], dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class ValidLists:
-    """A sample of valid lists that contain their target. Called with a model, it ranks them.
+    """A sample of valid lists that contain their target. A call with a model ranks them.
 
-    settings: those of `open_valid_lists`, with a mode. chat, template: of the prompts.
+    settings: those of `open_valid_lists`, with a mode. chat, template: used for the prompts.
     """
 
     listed: Sequence[ListedTask]
@@ -54,7 +54,10 @@ class ValidLists:
     template: Template
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """NDCG@5, with an invalid answer as a miss, and the share of valid answers. Processes share the lists."""
+        """Return NDCG@5, with an invalid answer as a miss, and the share of valid answers.
+
+        Processes share the lists.
+        """
         state = PartialState()
         mine = self.listed[state.process_index :: state.num_processes]
         student = Student("valid lists", model, self.chat, self.template)
@@ -71,10 +74,10 @@ class ValidLists:
 def open_valid_lists(
     store: Store, snapshot: Snapshot, templates: Sequence[str], tokenizer: Any, settings: SelectionSettings
 ) -> ValidLists | None:
-    """The valid lists of the snapshot's dataset in the store, or None if the settings ask for no evaluation.
+    """Load the valid lists of the snapshot's dataset, or return None if the settings ask for no evaluation.
 
-    templates: those of the snapshot's prompts. Without a mode in the settings, the cheapest that the template allows is
-    taken. List ids are hashes, so the same lists are drawn in every training.
+    templates: those of the snapshot's prompts. If the settings have no mode, the cheapest mode that the template allows
+    is used. List ids are hashes, so the same lists are drawn in every training.
 
     Raises InputError if the snapshot has several templates or versions of semantic IDs, or if the store lacks the
     dataset, the semantic IDs or valid lists that contain their target.
@@ -105,9 +108,9 @@ def open_valid_lists(
 
 
 def selection_arguments(settings: SelectionSettings, folder: Path) -> dict[str, Any]:
-    """The arguments of a trainer that keeps its best checkpoint. folder: of the checkpoints.
+    """Return the arguments of a trainer that keeps its best checkpoint. folder: the folder of the checkpoints.
 
-    They are none if the settings ask for no evaluation.
+    There are no arguments if the settings ask for no evaluation.
     """
     if settings.eval_steps is None:
         return {}
@@ -116,38 +119,38 @@ def selection_arguments(settings: SelectionSettings, folder: Path) -> dict[str, 
         "eval_steps": settings.eval_steps,
         # The curve begins with the student before training. A resumed training has that point already.
         "eval_on_start": last_checkpoint(folder) is None,
-        # Only what has a checkpoint can be kept.
+        # Only a student with a checkpoint can be kept.
         "save_steps": settings.eval_steps,
         "load_best_model_at_end": True,
         "metric_for_best_model": SELECTED_BY,
         "greater_is_better": True,
-        # A resumed training has as much patience left as it had.
+        # A resumed training has as much patience left as before.
         "restore_callback_states_from_checkpoint": True,
     }
 
 
 def selection_callbacks(settings: SelectionSettings) -> list[TrainerCallback]:
-    """What ends a training that no longer improves: nothing, unless the settings say when."""
+    """Return a callback that ends a training that no longer improves, or none if the settings set no patience."""
     return [] if settings.patience is None else [EarlyStoppingCallback(settings.patience)]
 
 
 class SelectingTrainer:
-    """A mixin for a trainer of TRL: with `rank_valid_lists`, an evaluation ranks lists in place of computing a loss."""
+    """A mixin for a trainer of TRL. With `rank_valid_lists`, an evaluation ranks lists instead of computing a loss."""
 
     def __init__(self, *args: Any, rank_valid_lists: RankValidLists | None = None, **others: Any) -> None:
         if rank_valid_lists is not None:
-            # transformers refuses to evaluate without a dataset. It never reads this one.
+            # transformers refuses to evaluate without a dataset, but never reads this one.
             others["eval_dataset"] = ()
         super().__init__(*args, **others)
         self._rank_valid_lists = rank_valid_lists
 
     def evaluate(self: Any, *args: Any, **others: Any) -> dict[str, float]:
-        """The metrics of the valid lists with the prefix eval_, which are logged too."""
+        """Return the metrics of the valid lists with the prefix eval_, and log them too."""
         if self._rank_valid_lists is None:
             metrics: dict[str, float] = super().evaluate(*args, **others)  # type: ignore[misc]
             return metrics
         is_training = self.model.training
-        # In training mode, TRL would take this for an entry of the training's own metrics, and average them too early.
+        # In training mode, TRL would take these for metrics of the training, and average them too early.
         self.model.eval()
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
             metrics = {f"eval_{name}": value for name, value in self._rank_valid_lists(model).items()}

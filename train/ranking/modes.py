@@ -1,4 +1,4 @@
-"""The modes in which students answer, each a ranker over the same loaded student."""
+"""The modes in which students answer. Each mode is a ranker over the same loaded student."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,9 +25,9 @@ def student_rankers(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Ranker]:
-    """One ranker per mode, all over the same loaded student.
+    """Make one ranker per mode, all over the same loaded student.
 
-    modes, decode: as in `train.ranking.settings.StudentSettings`. Raises InputError on an unknown one, and under the
+    modes, decode: as in `train.ranking.settings.StudentSettings`. Raises InputError on an unknown mode, and under the
     same conditions as `open_student`.
     """
     StudentSettings(tuple(modes), max_tokens, decode, template, batch_size)
@@ -43,7 +43,10 @@ def make_ranker(
     decode: str = DEFAULTS.decode,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Ranker:
-    """A student as a ranker. mode: one of `train.ranking.settings.MODES`. Raises InputError if it cannot answer so."""
+    """Wrap a student as a ranker. mode: one of `train.ranking.settings.MODES`.
+
+    Raises InputError if the student cannot answer in this mode.
+    """
     if mode == "first-token":
         return FirstTokenRanker(student)
     if mode in READS:

@@ -1,12 +1,12 @@
-"""Students that rate candidates by points: what they say of each candidate, read as probabilities.
+"""Students that rate candidates by points, which are read as probabilities.
 
 A trace of a scorecard or of LambdaMART gives points to each candidate, such as `1 p18 2 p14`, and then an order. To
-generate the order takes as many tokens again and can fail. The points tell it already, and the probabilities of all
-points of a candidate tell more than the one that is written: their expected value does not depend on which of two
-neighbours is a little likelier. The first token of the order, read after the points, is a second opinion.
+generate the order takes as many tokens again and can fail, although the points determine it already. The probabilities
+of all points of a candidate say more than the one value that is written: their expected value does not depend on which
+of two neighbours is slightly more likely. The first token of the order, read after the points, is a second opinion.
 
-The numbers of the candidates and all that stands between them are given, so that the student writes points alone and
-every ranking is valid.
+The numbers of the candidates and all text between them are given, so that the student writes only points and every
+ranking is valid.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ POINTS = range(100)
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """An answer of which only the points are open.
+    """An answer in which only the points are open.
 
-    ids_T: the tokens of an answer up to the first number of its order, with some points. places_K: where in it the
-    points stand. values_V, tokens_V: the points that are one token, and that token. numbers_K: the tokens of the
+    ids_T: the tokens of an answer up to the first number of its order, with placeholder points. places_K: the places of
+    the points in it. values_V, tokens_V: the points that are one token, and that token. numbers_K: the tokens of the
     numbers that the order can begin with, or None if they are not one token each.
     """
 
@@ -46,7 +46,10 @@ class AnswerForm:
 
 
 def answer_form(student: Student, candidates: int) -> AnswerForm:
-    """The form of the student's answers to so many candidates. Raises InputError if its points are not one token."""
+    """Return the form of the student's answers to this many candidates.
+
+    Raises InputError if its points are not one token.
+    """
 
     def encode(points: int, first: int = 1) -> list[int]:
         explanation = " ".join(f"{number} p{points}" for number in range(1, candidates + 1))
@@ -55,8 +58,8 @@ def answer_form(student: Student, candidates: int) -> AnswerForm:
         return ids
 
     by_value = {points: encode(points) for points in POINTS}
-    # Rare points may be several tokens to a tokenizer that has never seen them. To one that splits numbers into digits
-    # all but the first ten are, and it is refused below.
+    # A tokenizer that has never seen rare points may split them into several tokens. A tokenizer that splits numbers
+    # into digits splits all points except the first ten, and is refused below.
     length = min(map(len, by_value.values()))
     by_value = {points: ids for points, ids in by_value.items() if len(ids) == length}
     places = [place for place, tokens in enumerate(zip(*by_value.values(), strict=True)) if len(set(tokens)) > 1]
@@ -67,7 +70,7 @@ def answer_form(student: Student, candidates: int) -> AnswerForm:
         )
     ids = next(iter(by_value.values()))
     firsts = [encode(next(iter(by_value)), first) for first in range(1, candidates + 1)]
-    # The first token in which the orders differ.
+    # This is the first token in which the orders differ.
     border = next(place for place, tokens in enumerate(zip(*firsts, strict=False)) if len(set(tokens)) > 1)
     numbers = [tokens[border] for tokens in firsts]
     return AnswerForm(
@@ -80,10 +83,10 @@ def answer_form(student: Student, candidates: int) -> AnswerForm:
 
 
 class Scores(NamedTuple):
-    """What a student says of the candidates of one task.
+    """The scores that a student gives to the candidates of one task.
 
     points_K: expected points. firsts_K: log-probabilities of the first number of the order; 0 if only points are read.
-    read, written: tokens that the student read before it began to write, and those that it wrote.
+    read, written: the numbers of tokens that the student read before it began to write, and that it wrote.
     """
 
     points_K: Tensor
@@ -92,7 +95,7 @@ class Scores(NamedTuple):
     written: int
 
 
-# What is read, in the name of a ranker.
+# What is read, as part of the name of a ranker.
 _READS = {"points": "points", "first": "first token after points", "both": "points and first token"}
 
 
@@ -100,9 +103,9 @@ _READS = {"points": "points", "first": "first token after points", "both": "poin
 class PointsRanker:
     """Sorts candidates by the expected value of their points, by the first token of the order after them, or by both.
 
-    reads: "points", "first" or "both". Both are then standardised within each list and added.
+    reads: "points", "first" or "both". With "both", the two are standardised within each list and added.
 
-    Raises InputError if the template's answers are not numbers, and as `answer_form`.
+    Raises InputError if the template's answers are not numbers, and the errors of `answer_form`.
     """
 
     student: Student
@@ -118,20 +121,20 @@ class PointsRanker:
 
     @property
     def name(self) -> str:
-        """The student's name with what is read."""
+        """The student's name, followed by what is read."""
         return f"{self.student.name} {_READS[self.reads]}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that its rankings depend on."""
+        """The settings that determine its rankings."""
         return {**self.student.settings, "reads": self.reads}
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
-        """One ranking per task, which is always a permutation of the candidates. Ties keep the input order."""
+        """Return one ranking per task, which is always a permutation of the candidates. Ties keep the input order."""
         return [self.ranking(task, scores) for task, scores in zip(tasks, self.scores(tasks), strict=True)]
 
     def ranking(self, task: RerankTask, scores: Scores) -> Ranked:
-        """The ranking of one task by its scores."""
+        """Return the ranking of one task by its scores."""
         scores_K = {"points": scores.points_K, "first": scores.firsts_K}.get(self.reads)
         if scores_K is None:
             scores_K = _standardised(scores.points_K) + _standardised(scores.firsts_K)
@@ -141,7 +144,7 @@ class PointsRanker:
 
     @torch.inference_mode()
     def scores(self, tasks: Sequence[RerankTask]) -> list[Scores]:
-        """The scores of each task's candidates."""
+        """Return the scores of each task's candidates."""
         student, found = self.student, [Scores(torch.zeros(0), torch.zeros(0), 0, 0)] * len(tasks)
         student.model.eval()
         prompts = student.prompts(tasks)
@@ -153,12 +156,12 @@ class PointsRanker:
             reads_first, numbers_K = self.reads != "points", form.numbers_K or []
             if reads_first and not numbers_K:
                 raise InputError(f"{student.name} does not write each number in one token; read its points alone")
-            # What stands before the first points is read with the prompt.
+            # The tokens before the first points are read with the prompt.
             begin, end = form.places_K[0], len(form.ids_T) if reads_first else form.places_K[-1]
             rows = [[*prompts[number], *form.ids_T[:begin]] for number in chosen]
             for places, inputs in student.batches(rows, end - begin):
                 logits_B_K_V, firsts_B_V = _write_points(student.model, form, end, **inputs)
-                # float64, so that different logits stay different. _B: rows, _K: candidates, _V: values of points.
+                # float64 keeps different logits different. _B: rows, _K: candidates, _V: values of points.
                 points_B_K = (logits_B_K_V.double().softmax(-1) @ form.values_V.to(logits_B_K_V.device)).cpu()
                 firsts_B_K = torch.zeros_like(points_B_K)
                 if firsts_B_V is not None:
@@ -174,11 +177,11 @@ class PointsRanker:
 def _write_points(
     model: Any, form: AnswerForm, end: int, *, input_ids: Tensor, attention_mask: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Let a model write the likeliest points of each candidate into an answer, up to the answer's token `end`.
+    """Let a model write the most likely points of each candidate into an answer, up to the answer's token `end`.
 
     input_ids: prompts with the answer up to its first points, padded on the left. Returns the logits of all values at
-    each place (B, K, V), and those of the whole vocabulary at `end`, or None if the answer ends with the last points.
-    What stands between two places is given, so it is read together with the points before it.
+    each place (B, K, V), and the logits of the whole vocabulary at `end`, or None if the answer ends with the last
+    points. The tokens between two places are given, so they are read together with the points before them.
     """
     cache = DynamicCache(config=model.config)
     tokens_V = torch.tensor(form.tokens_V, device=input_ids.device)
@@ -195,8 +198,8 @@ def _write_points(
 
 
 def _read(model: Any, cache: DynamicCache, ids_B_T: Tensor, mask_B_T: Tensor) -> Tensor:
-    """Read further tokens of each row, and return the logits of what follows. mask_B_T: of all tokens so far."""
-    # As `generate` counts them: from the first token that is no padding.
+    """Read further tokens of each row, and return the logits of the next token. mask_B_T: covers all tokens so far."""
+    # Positions count as in `generate`, from the first token that is not padding.
     positions_B_T = (mask_B_T.cumsum(dim=1) - 1).clamp_min(0)[:, -ids_B_T.shape[1] :]
     logits: Tensor = model(
         input_ids=ids_B_T,
@@ -210,6 +213,9 @@ def _read(model: Any, cache: DynamicCache, ids_B_T: Tensor, mask_B_T: Tensor) ->
 
 
 def _standardised(scores_K: Tensor) -> Tensor:
-    """Scores with mean 0 and standard deviation 1 within a list; all 0 if they are all the same."""
+    """Return scores with mean 0 and standard deviation 1 within a list.
+
+    They are all 0 if the scores are all the same.
+    """
     centred_K = scores_K - scores_K.mean()
     return centred_K / centred_K.square().mean().sqrt().clamp_min(1e-9)

@@ -1,11 +1,11 @@
 """Students as rankers of candidate lists, by generating a completion or by the logits of the first answer token.
 
-Completions go through the same parser as everywhere. One that is not a permutation is invalid, and the evaluation
-counts it. FIRST (arXiv 2406.15657) generates nothing: it sorts candidates by the logits of the first token of the
-answer, so a single prefill gives a valid ranking, without reasoning. Many tokenizers write 10 as 1 and 0; then the
-first token does not tell 1 from 10, and the tokens after it decide.
+Completions go through the same parser as everywhere. A completion that is not a permutation is invalid, and the
+evaluation counts it. FIRST (arXiv 2406.15657) generates nothing: it sorts candidates by the logits of the first token
+of the answer, so a single prefill gives a valid ranking, without reasoning. Many tokenizers write 10 as 1 and 0. The
+first token then does not distinguish 1 from 10, and the tokens after it decide.
 
-A beginning of an answer is made of tokens, not of text: a tokenizer may join the bracket to the number behind it, or
+The beginning of an answer is made of tokens, not of text. A tokenizer may join the bracket to the number after it, or
 put a space in between, so only the tokens of whole answers show what a student reads.
 """
 
@@ -50,7 +50,7 @@ class Student:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that its prompts depend on."""
+        """The settings that determine its prompts."""
         variables = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
         return {"template": self.template.name, **variables}
 
@@ -60,32 +60,35 @@ class Student:
         return self.chat.tokenizer
 
     def prompt(self, task: RerankTask) -> str:
-        """The task in the student's chat format, up to the point where the student begins to write."""
+        """Return the task in the student's chat format, up to the point where the student begins to write."""
         return self.chat.prompt(self.template.render(task))
 
     def prompts(self, tasks: Sequence[RerankTask]) -> list[list[int]]:
-        """The tokens of each prompt."""
+        """Return the tokens of each prompt."""
         return self.chat.encode_prompts(self.template.render(task) for task in tasks)
 
     def names(self, task: RerankTask) -> list[Any]:
-        """What an answer calls each candidate: its semantic ID, or its number in the prompt."""
+        """The name of each candidate in an answer: its semantic ID, or its number in the prompt."""
         sids = [candidate.item.sid for candidate in task.candidates]
         return list(range(1, len(sids) + 1)) if self.template.answer == NUMBERS else sids
 
     def direct_answers(self, task: RerankTask) -> list[list[int]]:
-        """For each candidate, the tokens of an answer with an empty explanation whose ranking begins with it."""
+        """Return the tokens of an answer for each candidate.
+
+        The answer has an empty explanation, and its ranking begins with the candidate.
+        """
         names = self.names(task)
-        # A second entry, because the tokens at the end of a name depend on what comes after it.
+        # There is a second entry, because the tokens at the end of a name depend on the text after it.
         answers = [render_completion("", [name, names[0]]) for name in names]
         ids: list[list[int]] = self.chat.encode_answers(answers)["input_ids"]
         return ids
 
     def batches(self, rows: Sequence[Sequence[int]], max_tokens: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Batches of rows of tokens of similar length: their indices in `rows`, and the model's inputs (B, T).
+        """Yield batches of rows of similar length: their indices in `rows`, and the model's inputs (B, T).
 
         Raises InputError if the longest row and the `max_tokens` that follow exceed the model's positions.
         """
-        # Similar lengths need little padding. The indices let callers restore the order.
+        # Rows of similar length need little padding. The indices let callers restore the order.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         longest, positions = max(map(len, rows), default=0), most_tokens(self.model)
         if longest + max_tokens > positions:
@@ -98,7 +101,7 @@ class Student:
             width = len(rows[places[-1]])
             input_ids_B_T = torch.full((len(places), width), self.tokenizer.pad_token_id)
             attention_mask_B_T = torch.zeros_like(input_ids_B_T)
-            # Generation continues at the right end, so pad on the left.
+            # Generation continues at the right end, so rows are padded on the left.
             for row, place in enumerate(places):
                 input_ids_B_T[row, width - len(rows[place]) :] = torch.tensor(rows[place])
                 attention_mask_B_T[row, width - len(rows[place]) :] = 1
@@ -143,7 +146,7 @@ def open_student(
 
 
 class Completion(NamedTuple):
-    """An answer, the tokens that the student read before it began to write, and those that it wrote."""
+    """An answer, the number of tokens that the student read before it began to write, and the number that it wrote."""
 
     text: str
     prompt_tokens: int
@@ -158,7 +161,7 @@ class GeneratingRanker:
     maximum length of a completion. permutation: whether the ranking is constrained to candidates that are not yet
     named, so that it is always valid. on_progress: receives a message after each batch.
 
-    Raises InputError if `permutation` asks for what the tokenizer cannot write (see `PermutationGrammar`).
+    Raises InputError if `permutation` requires tokens that the tokenizer does not have (see `PermutationGrammar`).
     """
 
     student: Student
@@ -178,7 +181,7 @@ class GeneratingRanker:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that its rankings depend on."""
+        """The settings that determine its rankings."""
         return {
             **self.student.settings,
             "reasoning": self.reasoning,
@@ -187,7 +190,7 @@ class GeneratingRanker:
         }
 
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
-        """One ranking per task. A completion that is not a permutation of the candidates is marked invalid."""
+        """Return one ranking per task. A completion that is not a permutation of the candidates is marked invalid."""
         return [
             read_ranking(text, task)._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
             for task, (text, prompt_tokens, completion_tokens) in zip(tasks, self.complete(tasks), strict=True)
@@ -195,7 +198,7 @@ class GeneratingRanker:
 
     @torch.inference_mode()
     def complete(self, tasks: Sequence[RerankTask]) -> list[Completion]:
-        """The answers, one per task. The beginning that a student without reasoning did not write is part of them."""
+        """Return the answers, one per task. Without reasoning, they include the given beginning."""
         student = self.student
         prompts = student.prompts(tasks)
         beginnings = [[] if self.reasoning else _beginning(student.direct_answers(task)) for task in tasks]
@@ -233,7 +236,7 @@ class GeneratingRanker:
             answers = [[*beginnings[place], *ids] for place, ids in zip(places, completions_B_T, strict=True)]
             decoded = student.tokenizer.batch_decode(answers, skip_special_tokens=True)
             for place, answer, ids in zip(places, decoded, completions_B_T, strict=True):
-                # A row that has ended is padded until the longest has.
+                # A row that has ended is padded until the longest row has ended.
                 written = next((count for count, token in enumerate(ids, 1) if token in end_ids), len(ids))
                 completions[place] = Completion(answer, len(read[place]), written)
             finished += len(places)
@@ -243,7 +246,7 @@ class GeneratingRanker:
 
 
 def cache_options(model: Any) -> dict[str, Any]:
-    """How `generate` should keep keys and values."""
+    """Return the options of `generate` that decide how keys and values are kept."""
     if has_static_cache(model):
         return {"cache_implementation": "static", "disable_compile": True}
     return {}
@@ -253,8 +256,8 @@ def cache_options(model: Any) -> dict[str, Any]:
 class FirstTokenRanker:
     """Sorts candidates by the probability that the ranking begins with their number.
 
-    If each number begins with a token of its own, this is the order of the logits at the first position. Otherwise the
-    log-probabilities of further tokens are added, up to the token that tells a number from all others.
+    If each number begins with a different token, this is the order of the logits at the first position. Otherwise the
+    log-probabilities of further tokens are added, up to the token that distinguishes a number from all others.
 
     Raises InputError if the template's answers are not numbers.
     """
@@ -275,17 +278,18 @@ class FirstTokenRanker:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that its rankings depend on."""
+        """The settings that determine its rankings."""
         return self.student.settings
 
     @torch.inference_mode()
     def rank(self, tasks: Sequence[RerankTask]) -> list[Ranked]:
-        """One ranking per task, which is always a permutation of the candidates."""
+        """Return one ranking per task, which is always a permutation of the candidates."""
         prompts = self.student.prompts(tasks)
         answers = [self.student.direct_answers(task) for task in tasks]
         scores = [[0.0] * len(task.candidates) for task in tasks]
         tokens_read = [0] * len(tasks)
-        # Each group: a task, places of candidates whose answers are alike so far, and the number of these tokens.
+        # Each group has a task, the places of candidates whose answers are alike so far, and the number of these
+        # tokens.
         groups = [
             (number, list(range(len(task.candidates))), len(_beginning(answers[number])))
             for number, task in enumerate(tasks)
@@ -306,7 +310,7 @@ class FirstTokenRanker:
                 parted += [(number, alike, shared + 1) for alike in by_token.values()]
             groups = parted
         return [
-            # sorted() is stable: ties keep the pre-ranker's order.
+            # sorted() is stable, so ties keep the pre-ranker's order.
             Ranked(
                 [task.candidates[place].item.item_id for place in sorted(range(len(row)), key=lambda k: -row[k])],
                 prompt_tokens=count,
@@ -316,12 +320,12 @@ class FirstTokenRanker:
         ]
 
     def _log_probs(self, read: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The log-probability of each of a row's `tokens` after the tokens that were read, row by row."""
+        """Return the log-probability of each of a row's `tokens` after the tokens that were read, row by row."""
         student = self.student
         student.model.eval()
         rows: list[list[float]] = [[]] * len(read)
         for places, inputs in student.batches(read, 1):
-            # generate() knows how each model counts positions behind padding on the left; a plain call does not.
+            # generate() knows how each model counts positions after padding on the left, but a plain call does not.
             output = student.model.generate(
                 **inputs,
                 do_sample=False,
@@ -330,14 +334,14 @@ class FirstTokenRanker:
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-            # float64, so that different logits stay different.
+            # float64 keeps different logits different.
             for place, log_probs_V in zip(places, output.logits[0].double().log_softmax(-1), strict=True):
                 rows[place] = log_probs_V[tokens[place]].tolist()
         return rows
 
 
 def _beginning(answers: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all answers to a task begin with. They are empty for one answer, where nothing is to be chosen.
+    """Return the tokens that all answers to a task begin with. It is empty for one answer, which leaves no choice.
 
     >>> _beginning([[1, 2, 3], [1, 2, 4]])
     [1, 2]

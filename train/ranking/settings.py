@@ -1,4 +1,4 @@
-"""Settings of students that rank, apart from torch."""
+"""Settings of students that rank, without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ MODES = ("reasoning", "direct", "first-token", "points", "first-after-points", "
 
 @dataclass(frozen=True, slots=True)
 class StudentSettings:
-    """How a student answers. modes: each makes a ranker of its own. template: None means the one it was trained on."""
+    """How a student answers.
+
+    modes: each mode makes a separate ranker. template: None means the one that the student was trained on.
+    """
 
     modes: tuple[str, ...] = option(
         ("reasoning",),
@@ -46,10 +49,10 @@ class StudentSettings:
 
 @dataclass(frozen=True, slots=True)
 class SelectionSettings:
-    """How a training selects its best student. eval_steps: None trains to the end and keeps the last student.
+    """How a training selects its best student.
 
-    eval_mode: None means the cheapest that the template allows. pre_ranker: None means the one of the snapshot, or the
-    only one.
+    eval_steps: None trains to the end and keeps the last student. eval_mode: None means the cheapest mode that the
+    template allows. pre_ranker: None means the one of the snapshot, or the only one.
     """
 
     eval_steps: int | None = option(
@@ -96,9 +99,11 @@ NO_SELECTION = SelectionSettings()
 
 @dataclass(frozen=True, slots=True)
 class FullRankingSettings:
-    """sid_version: None means the newest that is fit for training. limit: of targets, a random sample; None for all.
+    """How a student ranks all items.
 
-    beams: more than are wanted, since items of the history are left out afterwards. batch_size: users at a time.
+    sid_version: None means the newest that is fit for training. limit: the number of targets, a random sample; None for
+    all. beams: should exceed the number of items needed, because items of the history are left out afterwards.
+    batch_size: the number of users at a time.
     """
 
     sid_version: str | None = None

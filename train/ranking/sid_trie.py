@@ -1,8 +1,8 @@
 """A trie of the valid semantic IDs in flat arrays, for decoding that cannot leave it.
 
-In sorted IDs the children of a node are adjacent. One array of offsets and one of codes per level therefore hold the
-whole trie (a CSR matrix per level), and a step of all beams is one search and one scatter, without a loop over tokens
-or beams. ReRe (arXiv 2510.12211) trains with constrained decoding over such a trie. This module knows no model.
+In sorted IDs the children of a node are adjacent. One array of offsets and one array of codes per level therefore hold
+the whole trie (a CSR matrix per level), and a step of all beams is one search and one scatter, without a loop over
+tokens or beams. ReRe (arXiv 2510.12211) trains with constrained decoding over such a trie. This module knows no model.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class SidTrie:
         return len(self.codes)
 
     def children(self, level: int, nodes_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes that may follow B nodes of a level, as two flat arrays (row in the batch, code), row by row."""
+        """Return the codes after B nodes of a level, as two flat arrays (row in the batch, code), row by row."""
         first_B = self.starts[level][nodes_B]
         count_B = self.starts[level][nodes_B + 1] - first_B
         rows = torch.repeat_interleave(torch.arange(len(nodes_B)), count_B)
@@ -74,10 +74,11 @@ class SidTrie:
         return rows, self.codes[level][torch.arange(len(rows)) + (first_B - before_B)[rows]]
 
     def step(self, level: int, nodes_B: Tensor, codes_B: Tensor) -> Tensor:
-        """The nodes of the next level that the codes lead to. Raises ValueError if a code leads nowhere."""
+        """Return the nodes of the next level that the codes lead to. Raises ValueError if a code leads nowhere."""
         edge_B = nodes_B * self.codebook_size + codes_B
         edges = self.edges[level]
-        # searchsorted returns where an unknown edge would be inserted, perhaps past the end: clamp, then compare.
+        # searchsorted returns where an unknown edge would be inserted, perhaps past the end. Hence the clamp and the
+        # comparison.
         next_B = torch.searchsorted(edges, edge_B).clamp_(max=len(edges) - 1)
         # A code outside the codebook can form the edge of another parent, so its range is checked too.
         unknown_B = (edges[next_B] != edge_B) | (codes_B < 0) | (codes_B >= self.codebook_size)

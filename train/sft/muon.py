@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 
 class FloatMuon(torch.optim.Muon):
-    """PyTorch's Muon, but on a CPU with products in the precision of the weights, all matrices of one shape at once.
+    """PyTorch's Muon. On a CPU it computes in the precision of the weights, with all matrices of one shape at once.
 
-    PyTorch computes them in bfloat16. Few CPUs have instructions for it: on the others, these products took 40% of a
-    step of a tiny student. For one group of parameters, whose learning rate is scaled to AdamW's.
+    PyTorch computes the products in bfloat16, for which few CPUs have instructions. Without them, these products took
+    40% of a step of a tiny student. There must be one group of parameters, whose learning rate is scaled to AdamW's.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step. closure: None on a CPU, since `MuonWithAdamW` has called it by then."""
+        """Take one step. closure: None on a CPU, since `MuonWithAdamW` has called it by then."""
         (group,) = self.param_groups
-        # Trainers move a model to its device after its optimizer was made.
+        # The device is checked at each step, because trainers move a model to its device after making the optimizer.
         if group["params"][0].device.type != "cpu":
             return super().step(closure)  # type: ignore[no-untyped-call]
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -41,7 +41,7 @@ class FloatMuon(torch.optim.Muon):
             updates = orthogonalize(
                 torch.stack([update for _, update in members]), group["ns_coefficients"], group["ns_steps"]
             )
-            # Updates as large as AdamW's, so that both parts share one learning rate.
+            # The updates are as large as AdamW's, so that both parts share one learning rate.
             rate = group["lr"] * 0.2 * math.sqrt(max(shape))
             for (weight, _), update in zip(members, updates, strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -50,7 +50,7 @@ class FloatMuon(torch.optim.Muon):
 
 
 def orthogonalize(matrices_N: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """Each matrix (N, rows, columns) with its singular values moved to about 1, by Newton and Schulz's iteration."""
+    """Move the singular values of each matrix (N, rows, columns) to about 1, by Newton and Schulz's iteration."""
     if matrices_N.shape[1] > matrices_N.shape[2]:
         return orthogonalize(matrices_N.mT, coefficients, steps).mT
     a, b, c = coefficients
@@ -71,7 +71,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
         # Muon orthogonalises the update of a linear map. An embedding is a table of rows, and the output head often
-        # shares its weight, so both belong to AdamW. `id`, since comparing tensors with `in` compares their elements.
+        # shares its weight, so both belong to AdamW. The weights are compared by `id`, since comparing tensors with
+        # `in` compares their elements.
         rows = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         head = getattr(model, "get_output_embeddings", lambda: None)()
         rows |= {id(head.weight)} if head is not None else set()
@@ -93,7 +94,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         """Update all parameters once. Returns the loss of `closure`, or None without one."""
         loss = closure() if closure is not None else None
         for part, group in zip(self._parts, self.param_groups, strict=True):
-            # Loading a checkpoint replaces groups and state of this object, so hand them to the parts at every step.
+            # Loading a checkpoint replaces groups and state of this object, so they are handed to the parts at every
+            # step.
             part.param_groups, part.state = [group], self.state
             part.step()
         return loss

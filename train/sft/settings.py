@@ -1,4 +1,4 @@
-"""Settings of supervised fine-tuning, apart from torch."""
+"""Settings of supervised fine-tuning, without torch."""
 
 from dataclasses import dataclass, replace
 
@@ -12,8 +12,8 @@ class SftSettings(ChatTrainerSettings):
     """Settings of `train_sft`.
 
     reasoning_weight, answer_weight: lambda_r and lambda_o. reasoning: False trains on orders without explanations.
-    epochs: passes over the training split; max_steps, if given, can end the training earlier. packing: pays only on a
-    GPU with flash attention. optimizer, learning_rate: None leaves them to the kind of model (see `resolve`).
+    epochs: passes over the training split; max_steps, if given, can end the training earlier. packing: is only worth it
+    on a GPU with flash attention. optimizer, learning_rate: None means a default for the kind of model (see `resolve`).
     """
 
     reasoning_weight: float = option(
@@ -58,7 +58,7 @@ class SftSettings(ChatTrainerSettings):
             raise InputError(f"`lora_rank` is {self.lora_rank}; LoRA's thin matrices need adamw as `optimizer`")
 
     def resolve(self, *, from_scratch: bool) -> "SftSettings":
-        """The same settings with an optimizer and a learning rate, where None stood, that suit the kind of model."""
+        """Return the same settings with the default of the kind of model for a missing optimizer or learning rate."""
         optimizer = self.optimizer or ("muon" if from_scratch and not self.lora_rank else "adamw")
         learning_rate = self.learning_rate if self.learning_rate is not None else 5e-3 if from_scratch else 1e-5
         return replace(self, optimizer=optimizer, learning_rate=learning_rate)

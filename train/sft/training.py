@@ -1,4 +1,4 @@
-"""One SFT training from a snapshot of traces: it is checked before the first step, recorded and resumable."""
+"""Runs one SFT training from a snapshot of traces. It is checked before the first step, recorded and resumable."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -44,10 +44,9 @@ def train_sft(
 ) -> TrainingSummary:
     """Train `student` on the snapshot's training split. The new student is called `name`.
 
-    selection: whether valid lists select the best student, and how.
-    resume: continue an unfinished training of this name from its last checkpoint, with the settings that it began with
-    and in the same order of data. given: names of settings that were chosen although they equal the default, so that a
-    resumed training checks them too.
+    selection: whether valid lists select the best student, and how. resume: continue an unfinished training of this
+    name from its last checkpoint, with its original settings and in the same order of data. given: names of settings
+    that were chosen although they equal the default, so that a resumed training checks them too.
 
     Raises InputError or SnapshotError before the first step if the snapshot was changed or is of another kind, if the
     tokenizer cannot write conversations or lacks semantic IDs that the rows show, if the split is empty, if a row is
@@ -78,7 +77,7 @@ def train_sft(
             arguments,
             encoded,
             processing_class=tokenizer,
-            # None leaves the choice to the trainer, which is AdamW. It makes the schedule for both.
+            # None leaves the optimizer to the trainer, which takes AdamW. The trainer makes the schedule in both cases.
             optimizers=(MuonWithAdamW(model, settings.learning_rate, settings.weight_decay) if muon else None, None),
             callbacks=[
                 StoreCallback(run, SHOWN, on_progress),
@@ -93,9 +92,9 @@ def train_sft(
 def training_arguments(
     settings: SftSettings, folder: Path, limit: int, selection: SelectionSettings = NO_SELECTION
 ) -> SFTConfig:
-    """The arguments of TRL's trainer. folder: for checkpoints. limit: maximum length of a packed row, in tokens.
+    """Return the arguments of TRL's trainer. folder: for checkpoints. limit: maximum length of a packed row, in tokens.
 
-    settings: without learning rate, that of a student from scratch is taken.
+    settings: without a learning rate, that of a student from scratch is used.
     """
     settings = settings.resolve(from_scratch=True)
     arguments: dict[str, Any] = {
@@ -104,7 +103,7 @@ def training_arguments(
         "per_device_train_batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
-        # Remembers fewer steps than 0.999, because a training here has few of them.
+        # This remembers fewer steps than 0.999, because a training here has few of them.
         "adam_beta2": 0.95,
         "lr_scheduler_type": "cosine",
         # Below 1, it is a share of all steps.

@@ -36,7 +36,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class SftLoss:
-    """What a token of a completion weighs. reasoning_weight: lambda_r. answer_weight: lambda_o."""
+    """The loss weights of the tokens of a completion. reasoning_weight: lambda_r. answer_weight: lambda_o."""
 
     reasoning_weight: float = option(0.1, low=0.0)
     answer_weight: float = option(1.0, low=0.0)
@@ -53,8 +53,8 @@ def encode_traces(
     max_tokens: the maximum length of a row, prompt and completion together. reasoning: False trains on the answer
     alone, with an empty explanation.
 
-    Raises InputError if there are no rows, if a row is too long, or if the tokenizer does not tell where its tokens
-    stand in a text.
+    Raises InputError if there are no rows, if a row is too long, or if the tokenizer does not return the offsets of its
+    tokens in a text.
     """
     if len(rows) == 0:
         raise InputError("the split has no rows; publish a snapshot whose split has rows")
@@ -91,19 +91,20 @@ def _encode(batch: Mapping[str, Sequence[Any]], chat: ChatFormat, loss: SftLoss,
     for prompt_ids, answer, ids, offsets in zip(
         chat.encode_prompts(batch["prompt"]), answers, tokens["input_ids"], tokens["offset_mapping"], strict=True
     ):
-        # The last occurrence: the reasoning may mention the key. Without the key everything is reasoning.
+        # The last occurrence counts, because the reasoning may mention the key. Without the key everything is
+        # reasoning.
         key = answer.rfind(f'"{RECOMMENDATIONS}"')
         border = key if key >= 0 else len(answer)
         columns["input_ids"].append([*prompt_ids, *ids])
         columns["labels"].append([IGNORED] * len(prompt_ids) + ids)
-        # `end > border` and not `start >= border`: a token across the border belongs to the answer.
+        # The test is `end > border` and not `start >= border`, because a token across the border belongs to the answer.
         weights = [loss.answer_weight if end > border else loss.reasoning_weight for _, end in offsets]
         columns["weights"].append([0.0] * len(prompt_ids) + weights)
     return dict(columns)
 
 
 def _without_reasoning(completion: str) -> str:
-    """The same answer with an empty explanation."""
+    """Return the same answer with an empty explanation."""
     try:
         answer = orjson.loads(completion)
     except orjson.JSONDecodeError:
@@ -119,7 +120,7 @@ class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
     """TRL's collator for examples that also carry weights. It pads or concatenates weights exactly as labels."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of TRL's collator with a field weights of the same shape as labels."""
+        """Return the batch of TRL's collator with a field weights of the same shape as labels."""
         batch: dict[str, Any] = super().torch_call(examples)
         rows = [torch.tensor(example["weights"]) for example in examples]
         if self.padding_free:
@@ -148,7 +149,7 @@ class EpochSampler(LengthGroupedSampler):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # NumPy mixes the pair into one seed; seed + epoch would repeat the orders of the neighbouring seed.
+        # NumPy mixes the pair into one seed. The sum seed + epoch would repeat the orders of the neighbouring seed.
         epoch_seed = np.random.default_rng((self._seed, self._epoch())).integers(2**63)
         self.generator = torch.Generator().manual_seed(int(epoch_seed))
         rows: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
@@ -191,7 +192,7 @@ class WeightedSFTTrainer(SelectingTrainer, SFTTrainer):  # type: ignore[misc]
         return EpochSampler(sampler.batch_size, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **others: Any) -> Any:
-        """TRL's loss with every log-probability multiplied by the weight of its token."""
+        """Return TRL's loss with every log-probability multiplied by the weight of its token."""
         weights_B_T: Tensor = inputs.pop("weights")
 
         def weighted(**kwargs: Any) -> Any:
@@ -202,27 +203,28 @@ class WeightedSFTTrainer(SelectingTrainer, SFTTrainer):  # type: ignore[misc]
             outputs.log_probs = outputs.log_probs * weights_B_T[:, start + 1 :]
             return outputs
 
-        # TRL calls its model and reads log_probs from the output; a wrapped call changes them before it does.
+        # TRL calls its model and reads log_probs from the output. The wrapped call changes them before that.
         return super().compute_loss(weighted, inputs, *args, **others)
 
 
 def _first_scored(labels_B_T: Tensor) -> int:
-    """The position before the first token that any row of a batch is trained on.
+    """Return the position before the first token that any row of a batch is trained on.
 
     Without Triton, TRL's head projects every position, and most positions are prompts. Leaving them out makes a step of
-    a tiny student a quarter shorter. On a GPU the result is 0: TRL leaves prompts out itself there, and reading the
-    labels would wait for the GPU.
+    a tiny student a quarter shorter. On a GPU the result is 0, because TRL leaves prompts out itself there, and reading
+    the labels would wait for the GPU.
     """
     if labels_B_T.device.type == "cuda":
         return 0
     is_scored_T = (labels_B_T != IGNORED).any(dim=0)
-    # One position earlier, because position t predicts token t + 1. argmax finds the first True of an integer tensor.
+    # The result is one position earlier, because position t predicts token t + 1. argmax finds the first True of an
+    # integer tensor.
     return max(int(is_scored_T.int().argmax()) - 1, 0)
 
 
 @contextmanager
 def _hidden_states_from(model: Any, start: int) -> Iterator[None]:
-    """Within the context, the backbone returns its last hidden states from position `start` on."""
+    """Make the backbone return its last hidden states from position `start` on, within the context."""
     if start == 0:
         yield
         return

@@ -1,1 +1,1 @@
-"""Semantic-ID methods that need torch: RQ-VAE and Hugging Face embedders."""
+"""Methods for semantic IDs that need torch: RQ-VAE and Hugging Face embedders."""

@@ -48,7 +48,7 @@ class HfEmbedder:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors (N, D), float32, one per text."""
+        """Return unit vectors (N, D), float32, one per text."""
         vectors_N_D = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
         # Batches of texts with similar lengths need little padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
@@ -68,7 +68,7 @@ class HfEmbedder:
 
 
 def _pool(states_B_T_D: Tensor, mask_B_T: Tensor, pooling: str) -> Tensor:
-    """One vector (B, D) per text, from states that are padded on the right."""
+    """Return one vector (B, D) per text, from states that are padded on the right."""
     if pooling == "mean":
         weights_B_T = mask_B_T / mask_B_T.sum(dim=1, keepdim=True).clamp_min(1)
         return (states_B_T_D * weights_B_T[..., None]).sum(dim=1)

@@ -1,6 +1,6 @@
-"""How semantic IDs are made, by name: all methods, those that need torch included.
+"""All methods that make semantic IDs, by name, including those that need torch.
 
-Each is imported when it is asked for: `gr2 sids` with residual k-means works without torch.
+Each method is imported only when it is used, so `gr2 sids` with residual k-means works without torch.
 """
 
 from dataclasses import fields
@@ -15,9 +15,9 @@ from train.sids.settings import METHODS
 
 
 def make_quantizer(method: str, settings: dict[str, Any]) -> Quantizer:
-    """The method with its settings; those that are left out keep their defaults.
+    """Make the quantizer of a method. Settings that are left out keep their defaults.
 
-    Raises InputError on an unknown method, a setting that it does not have, or a value that it does not take.
+    Raises InputError on an unknown method, a setting that it does not have, or an invalid value.
     """
     kind: Any
     if method == "rq-kmeans":
@@ -33,7 +33,7 @@ def make_quantizer(method: str, settings: dict[str, Any]) -> Quantizer:
 
 
 def load_quantizer(method: str, folder: Path) -> FittedQuantizer:
-    """What a version was made with."""
+    """Load the quantizer of a version."""
     if method == "rq-vae":
         fitted: FittedQuantizer = _import_rq_vae().FittedRqVae.load(folder)
         return fitted

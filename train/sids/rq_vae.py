@@ -1,12 +1,12 @@
 """The residual-quantized variational autoencoder of semantic IDs: its network and each term of its loss.
 
-Owns formulas on tensors; the loop over epochs is in `rq_vae_training`. Sources: RQ-VAE, Lee et al. 2022
-(arXiv 2203.01941), as TIGER (arXiv 2305.05065) uses it on item texts; EMA codebooks, van den Oord et al. 2017
-(arXiv 1711.00937, appendix A.1); the diversity and contrastive terms of GR2 (arXiv 2602.07774). GR2 states neither the
-sizes of the encoder nor the inputs of the contrastive term, so both are our choice.
+This module owns the formulas on tensors; the loop over epochs is in `rq_vae_training`. Sources: RQ-VAE, Lee et al. 2022
+(arXiv 2203.01941), as TIGER (arXiv 2305.05065) uses it on item texts; EMA codebooks, van den Oord et al. 2017 (arXiv
+1711.00937, appendix A.1); the diversity and contrastive terms of GR2 (arXiv 2602.07774). GR2 states neither the sizes
+of the encoder nor the inputs of the contrastive term, so both are our choice.
 
-Axes: B batch, N items, F fitted levels, C codes of a level, D dimensions of a vector, d dimensions of a latent,
-P pairs of items.
+Axes: B batch, N items, F fitted levels, C codes of a level, D dimensions of a vector, d dimensions of a latent, P pairs
+of items.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,10 @@ class Quantization(NamedTuple):
     chosen_F_B_d: Tensor
 
     def straight_through(self, latents_B_d: Tensor) -> Tensor:
-        """The sum of the chosen code vectors (B, d). Its gradient goes to the latents, as if without quantization."""
+        """Return the sum of the chosen code vectors (B, d).
+
+        Its gradient goes to the latents, as if without quantization.
+        """
         # argmin has no gradient. The detached difference sets the value, and the latents carry the gradient.
         return latents_B_d + (self.chosen_F_B_d.sum(dim=0) - latents_B_d).detach()
 
@@ -43,7 +46,7 @@ class RqVae(nn.Module):
     """
 
     codebooks_F_C_d: nn.Parameter
-    # Buffers, so that they are saved with the weights. They standardize the input vectors.
+    # These are buffers, so that they are saved with the weights. They standardize the input vectors.
     mean_D: Tensor
     scale: Tensor
 
@@ -57,12 +60,12 @@ class RqVae(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def encode(self, vectors_B_D: Tensor) -> Tensor:
-        """Latents (B, d)."""
+        """Return latents (B, d)."""
         encoded: Tensor = self.encoder((vectors_B_D - self.mean_D) / self.scale)
         return encoded
 
     def decode(self, latents_B_d: Tensor) -> Tensor:
-        """Vectors (B, D)."""
+        """Return vectors (B, D)."""
         decoded: Tensor = self.decoder(latents_B_d)
         return decoded * self.scale + self.mean_D
 
@@ -75,7 +78,8 @@ class RqVae(nn.Module):
             codes.append(codes_B)
             residuals.append(residual_B_d)
             chosen.append(codebook_C_d[codes_B])
-            # Detached, so that a level's loss moves its own codes and the latents, but no codes of earlier levels.
+            # The code is detached, so that a level's loss moves its own codes and the latents, but no codes of earlier
+            # levels.
             residual_B_d = residual_B_d - chosen[-1].detach()
         return Quantization(torch.stack(codes, dim=1), torch.stack(residuals), torch.stack(chosen))
 
@@ -84,52 +88,53 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
-    # The last layer is linear: latents and vectors have negative values too.
+    # The last layer is linear, because latents and vectors have negative values too.
     return nn.Sequential(*layers[:-1])
 
 
 def squared_error(left_B_D: Tensor, right_B_D: Tensor) -> Tensor:
-    """The squared distance |left - right|^2, summed over dimensions and averaged over all other axes."""
+    """Return the squared distance |left - right|^2, summed over dimensions and averaged over all other axes."""
     return (left_B_D - right_B_D).square().sum(dim=-1).mean()
 
 
 def codebook_loss(quantization: Quantization) -> Tensor:
-    """sum over levels of |sg[residual] - code|^2, which moves codes towards the residuals assigned to them."""
-    # squared_error averages over levels as well; the factor turns the mean into the paper's sum.
+    """Return the sum over levels of |sg[residual] - code|^2, which moves codes towards their assigned residuals."""
+    # squared_error averages over levels as well. The factor turns the mean into the paper's sum.
     return squared_error(quantization.residuals_F_B_d.detach(), quantization.chosen_F_B_d) * len(
         quantization.chosen_F_B_d
     )
 
 
 def commitment_loss(quantization: Quantization) -> Tensor:
-    """sum over levels of |residual - sg[code]|^2, which moves latents towards their codes."""
+    """Return the sum over levels of |residual - sg[code]|^2, which moves latents towards their codes."""
     return squared_error(quantization.residuals_F_B_d, quantization.chosen_F_B_d.detach()) * len(
         quantization.chosen_F_B_d
     )
 
 
 def diversity_loss(residuals_F_B_d: Tensor, codebooks_F_C_d: Tensor) -> Tensor:
-    """C * sum_j p_j^2, averaged over levels: 1 if all codes are used equally, C if a single code is always used.
+    """Return C * sum_j p_j^2, averaged over levels: 1 if all codes are used equally, C if one code is always used.
 
     p_j is the mean over the batch of softmax(-|residual - code_j|^2 / tau), with tau the batch's mean squared distance
     to the nearest code. The papers do not say how p_j gets a gradient; this soft share is our choice.
     """
     distances_F_B_C = torch.cdist(residuals_F_B_d, codebooks_F_C_d).square()
-    # Detached: otherwise the loss could shrink by moving tau instead of spreading the codes.
+    # tau is detached. Otherwise the loss could shrink by moving tau instead of spreading the codes.
     nearest_F = distances_F_B_C.detach().amin(dim=2).mean(dim=1).clamp_min(1e-12)
     share_F_C = (-distances_F_B_C / nearest_F[:, None, None]).softmax(dim=2).mean(dim=1)
     return share_F_C.square().sum(dim=1).mean() * codebooks_F_C_d.shape[1]
 
 
 def info_nce(left_P_d: Tensor, right_P_d: Tensor, items_P_2: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE of P pairs of items over cosine similarities (van den Oord et al. 2018, arXiv 1807.03748).
+    """Return the symmetric InfoNCE of P pairs of items over cosine similarities.
 
-    The other pairs of the batch are the negatives. left_P_d, right_P_d: the two ends of each pair. items_P_2: the item
-    numbers of both ends; a negative that is one of the pair's own items is left out. temperature: divides similarities.
+    Source: van den Oord et al. 2018, arXiv 1807.03748. The other pairs of the batch are the negatives. left_P_d,
+    right_P_d: the two ends of each pair. items_P_2: the item numbers of both ends; a negative that is one of the pair's
+    own items is left out. temperature: divides similarities.
     """
     logits_P_P = functional.normalize(left_P_d, dim=1) @ functional.normalize(right_P_d, dim=1).T / temperature
     left_P, right_P = items_P_2.unbind(dim=1)
-    # Popular items occur in many pairs; as negatives of themselves they would be pushed apart from themselves.
+    # Popular items occur in many pairs. As negatives of themselves they would be pushed apart from themselves.
     same_P_P = (right_P[None, :] == right_P[:, None]) | (right_P[None, :] == left_P[:, None])
     same_P_P |= left_P[:, None] == left_P[None, :]
     # The diagonal holds the positives.
@@ -190,7 +195,7 @@ class DeadCodes:
             codebooks_F_C_d[level, dead] = vectors
             self.unused_F_C[level, dead] = 0
             if ema is not None:
-                # Otherwise the next update would put the code back to its old average.
+                # Without this, the next update would put the code back to its old average.
                 ema.restart(level, dead, vectors)
             moved += len(dead)
         return moved

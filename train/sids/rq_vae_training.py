@@ -1,6 +1,7 @@
 """Training of the RQ-VAE on item vectors, with a setting for each technique of the GR2 paper for unique, balanced IDs.
 
-Owns epochs, seeds and progress; the formulas are in `rq_vae`. It knows vectors and pairs of rows, not items or texts.
+This module owns epochs, seeds and progress; the formulas are in `rq_vae`. It knows vectors and pairs of rows, not items
+or texts.
 """
 
 import json
@@ -32,7 +33,7 @@ from train.sids.rq_vae import (
 )
 from train.sids.settings import RqVaeSettings
 
-# Rows per forward pass outside training, which bounds memory for millions of items.
+# The number of rows per forward pass outside training, which bounds memory for millions of items.
 CHUNK = 16_384
 K_MEANS_ROUNDS = 20
 MODEL_FILE = "quantizer.safetensors"
@@ -74,7 +75,7 @@ class RqVaeQuantizer(RqVaeSettings):
             ).to(device)
         vectors = torch.from_numpy(vectors_N_D).to(device)
         model.mean_D.copy_(vectors.mean(dim=0))
-        # One scale for all dimensions, so that their relative importance stays as the embedder made it.
+        # All dimensions have one scale, so that their relative importance stays as the embedder made it.
         model.scale.copy_((vectors - model.mean_D).square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
         fitted = FittedRqVae(model, self)
         if self.kmeans_init:
@@ -107,11 +108,11 @@ class FittedRqVae:
         return list(self.model.codebooks_F_C_d.detach().cpu().numpy())
 
     def encode(self, vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The latents (N, d) of vectors (N, D)."""
+        """Return the latents (N, d) of vectors (N, D)."""
         return self._in_chunks(self.model.encode, vectors_N_D, self.settings.latent)
 
     def decode(self, latents_N_d: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors (N, D) of latents (N, d)."""
+        """Return the vectors (N, D) of latents (N, d)."""
         return self._in_chunks(self.model.decode, latents_N_d, len(self.model.mean_D))
 
     def save(self, folder: Path) -> None:
@@ -167,7 +168,7 @@ class _Training:
             if settings.reset_after
             else None
         )
-        # Moving averages write the codebooks themselves; an optimizer would fight them, and decay their weights.
+        # Moving averages write the codebooks themselves. An optimizer would work against them, and decay their weights.
         codebooks.requires_grad_(self.ema is None)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=1e-4)
@@ -176,7 +177,7 @@ class _Training:
         """Train for all epochs, each over every item once. `on_epoch` gets number and loss of an epoch now and then."""
         last_report = time.monotonic()
         for epoch in range(1, self.settings.epochs + 1):
-            # Summed on the device: reading each loss would wait for the GPU at every step.
+            # The losses are summed on the device, because reading each loss would wait for the GPU at every step.
             losses = torch.zeros((), device=self.vectors.device)
             order_N = torch.randperm(len(self.vectors), generator=self.random)
             batches = torch.split(order_N, self._batch_size())
@@ -202,7 +203,8 @@ class _Training:
         latents_B_d = model.encode(vectors_B_D)
         quantization = model.quantize(latents_B_d)
         decoded_B_D = model.decode(quantization.straight_through(latents_B_d))
-        # In units of the data's scale, so that the weights of the other terms mean the same for every embedder.
+        # The loss is in units of the data's scale, so that the weights of the other terms mean the same for every
+        # embedder.
         loss = squared_error(decoded_B_D, vectors_B_D) / model.scale.square()
         loss = loss + settings.commitment_weight * commitment_loss(quantization)
         if self.ema is None:
@@ -218,13 +220,13 @@ class _Training:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(model.codebooks_F_C_d.data, quantization)
-        # After the update, which would otherwise overwrite the codes that were moved.
+        # This comes after the update, which would otherwise overwrite the codes that were moved.
         if self.dead is not None:
             self.dead.reset(model.codebooks_F_C_d.data, quantization, self.ema)
         return loss.detach()
 
     def _contrast(self) -> Tensor:
-        """InfoNCE of a random batch of pairs, computed on their quantized latents."""
+        """Return InfoNCE of a random batch of pairs, computed on their quantized latents."""
         count = min(self.settings.batch_size, len(self.pairs))
         rows_P = torch.randint(len(self.pairs), (count,), generator=self.random)
         items_P_2 = self.pairs[rows_P.to(self.pairs.device)]

@@ -1,4 +1,4 @@
-"""Settings of methods that need torch, apart from it."""
+"""Settings of methods that need torch, without torch."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ _GROUP = "Codes (rq-vae)"
 class RqVaeSettings(QuantizerSettings):
     """Settings of one training of an RQ-VAE.
 
-    hidden, latent: widths of the encoder and of what is quantized. codebook_weight, commitment_weight: beta and gamma
-    of the paper. kmeans_init: codebooks begin at k-means++ clusters of the first latents, level by level, else at
-    random. ema_decay: 0.95 to 0.99 makes codebooks moving averages, 0 trains them by gradient. diversity_weight:
-    lambda; 0 is off. batch_size: items a step; fewer where a catalogue is small, so that an epoch has some steps.
-    reset_after: batches without use before a code is moved; 0 is off. contrastive_weight: of InfoNCE over
-    co-interacted items; 0 is off. learning_rate: of AdamW.
+    hidden, latent: the widths of the encoder's layers and of the latents. codebook_weight, commitment_weight: beta and
+    gamma of the paper. kmeans_init: whether codebooks begin at k-means++ clusters of the first latents, level by level,
+    or at random. ema_decay: 0.95 to 0.99 makes codebooks moving averages, 0 trains them by gradient. diversity_weight:
+    lambda; 0 is off. batch_size: items per step; fewer on a small catalogue, so that an epoch has several steps.
+    reset_after: batches without use before a code is moved; 0 is off. contrastive_weight: of InfoNCE over co-interacted
+    items; 0 is off. learning_rate: of AdamW.
     """
 
     epochs: int = option(200, help="Number of passes over the items.", low=1, high=100_000, group=_GROUP)

@@ -1,9 +1,9 @@
 """The chat format of a student: the text before an answer, the text after it, and the tokens that end it.
 
-A prompt is what the chat template writes before an answer, not what it writes when asked to begin one. The two differ:
-Qwen3 puts an empty thinking block between them. So that a student is asked as it was trained, SFT, DAPO and every mode
-of evaluation take their prompts from here. Prompt and answer are tokenized apart, because in generation the prompt's
-tokens are fixed before the answer has any.
+A prompt is the text that the chat template writes before an existing answer. This may differ from the generation
+prompt: before an answer, Qwen3 also writes an empty thinking block. SFT, DAPO and every mode of evaluation take their
+prompts from here, so that a student is prompted as it was trained. Prompt and answer are tokenized separately, because
+in generation the prompt's tokens are fixed before the answer has any.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ from store.errors import InputError
 
 Message = Mapping[str, str]
 
-# ChatML. The `generation` block marks the assistant's text, its end token included, so that trainers find the tokens to
-# train on. A prompt with the generation prompt is a prefix of the whole conversation, so nothing is tokenized twice.
+# ChatML. The `generation` block marks the assistant's text, including its end token, so that trainers find the tokens
+# to train on. A prompt with the generation prompt is a prefix of the whole conversation, so nothing is tokenized twice.
 CHATML = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -30,7 +30,7 @@ CHATML = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
-# For tokenizers that have no token for a turn: it needs an end token and nothing else.
+# This template is for tokenizers without a token for turns. It only needs an end token.
 PLAIN = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'assistant' -%}
@@ -41,13 +41,13 @@ PLAIN = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ 'Answer:\\n' }}{%- endif -%}
 """
-# Marks a template that gr2 gave to a model of somebody else's, so that it is not taken for one of gr2's own students.
+# Marks a template that gr2 gave to a foreign model, so that the model is not taken for one of gr2's own students.
 GIVEN = "{#- gr2 wrote this template, because the tokenizer had none. -#}\n"
 # Ends the variables that `fix_variables` wrote into a template.
 FIXED = "{#- gr2 wrote the variables above. -#}\n"
 TURN = ("<|im_start|>", "<|im_end|>")
 
-# Texts that no template has a reason to change.
+# No template has a reason to change these texts.
 _SYSTEM, _USER, _ANSWER = "gr2systemtext", "gr2usertext", "gr2answertext"
 _PROBE = ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER})
 
@@ -70,10 +70,10 @@ class ChatFormat:
         """Find the chat format of a tokenizer that has a chat template (see `give_template`).
 
         Raises InputError if the template loses a text or fails, if it writes other texts before an answer than without
-        one, or if no token ends an answer.
+        an answer, or if no token ends an answer.
         """
         has_system, alone, text = _try_template(tokenizer)
-        # Between the user's text and the answer they may differ, as with Qwen3.
+        # Between the user's text and the answer the two may differ, as with Qwen3.
         if alone.partition(_USER)[0] != text.partition(_USER)[0]:
             raise InputError(
                 "the tokenizer's chat template renders a prompt differently when an answer follows it, so other "
@@ -83,26 +83,27 @@ class ChatFormat:
         ending = text.rpartition(_ANSWER)[2]
         end_id = next((token for token in _encode(tokenizer, ending) if _is_marker(tokenizer, token)), None)
         if end_id is None:
-            # The template ends an answer with plain text or nothing, where nobody would know when to stop.
+            # The template ends an answer with plain text or nothing, so generation would not know when to stop.
             _need_end_token(tokenizer, "the model's chat template ends an answer with no token of its own")
             ending, end_id = tokenizer.eos_token, tokenizer.eos_token_id
         return cls(tokenizer, has_system, ending, int(end_id))
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """The text up to the first character of an answer, special tokens included.
+        """Return the text up to the first character of an answer, including special tokens.
 
         messages: system and user, in the form of `Template.render`.
         """
         return _render(self.tokenizer, self._arrange(messages)).rpartition(_ANSWER)[0]
 
     def encode_prompts(self, conversations: Iterable[Sequence[Message]]) -> list[list[int]]:
-        """The tokens of each prompt."""
+        """Return the tokens of each prompt."""
         texts = [self.prompt(messages) for messages in conversations]
-        # The chat template has written the special tokens. Not verbose: lengths are checked by those who have a limit.
+        # The chat template has written the special tokens. verbose=False, because callers with a limit check the
+        # lengths.
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
     def encode_answers(self, answers: Sequence[str], **options: Any) -> Any:
-        """The tokenizer's output for answers with their endings: what is to be generated after a prompt."""
+        """Return the tokenizer's output for answers with their endings, as they should be generated after a prompt."""
         texts = [answer + self.ending for answer in answers]
         return self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)
 
@@ -113,7 +114,7 @@ class ChatFormat:
 def give_template(tokenizer: Any) -> None:
     """Give a tokenizer without chat template one that it can write: ChatML if it has the tokens, else a plain one.
 
-    It is saved with the tokenizer. Raises InputError if the tokenizer has no end token either.
+    The template is saved with the tokenizer. Raises InputError if the tokenizer has no end token either.
     """
     if tokenizer.chat_template:
         return
@@ -129,27 +130,28 @@ def give_template(tokenizer: Any) -> None:
 
 
 def fix_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
-    """Write variables, such as enable_thinking, into the chat template, where they win over those of callers.
+    """Write variables, such as enable_thinking, into the chat template, where they override those of callers.
 
-    The template is saved with the tokenizer, so whoever loads the student renders its prompts with them. variables: the
-    chat_template_kwargs of transformers; they replace variables of the same names that were written before.
+    The template is saved with the tokenizer, so everybody who loads the student renders its prompts with them.
+    variables: the chat_template_kwargs of transformers; they replace variables of the same names that were written
+    before.
 
-    Raises InputError on a name that is no variable of Jinja.
+    Raises InputError on a name that is not a valid variable in Jinja.
     """
     for name in variables:
         if not name.isidentifier():
             raise InputError(f"`chat_template_kwargs` has the key {name!r}; keys must be names of template variables")
-    # Jinja reads the literals of Python.
+    # Jinja reads Python's literals.
     written = "".join(f"{{%- set {name} = {value!r} -%}}\n" for name, value in variables.items())
     before, _, template = tokenizer.get_chat_template().rpartition(FIXED)
     tokenizer.chat_template = f"{before}{written}{FIXED}{template}"
 
 
 def set_end_tokens(model: Any, tokenizer: Any) -> None:
-    """Make generation stop at the end of a turn, also with a base model, whose own end token ends a document.
+    """Make generation stop at the end of a turn, even with a base model, whose own end token ends a document.
 
-    The model's generation settings are saved with it, so other programs stop there too. A tokenizer without end token
-    gets that of a turn.
+    The model's generation settings are saved with it, so other programs stop there too. A tokenizer without an end
+    token gets that of a turn.
     """
     end_id = ChatFormat.of(tokenizer).end_id
     if tokenizer.eos_token_id is None:
@@ -163,13 +165,13 @@ def set_end_tokens(model: Any, tokenizer: Any) -> None:
     try:
         model.generation_config.validate(strict=True)
     except ValueError:
-        # Some models come with a temperature and do not say that it is for sampling. transformers loads such settings,
-        # but once they are changed it refuses to save them, at the first checkpoint.
+        # Some models have a temperature, but do not say that it is for sampling. transformers loads such settings, but
+        # refuses to save them once they are changed, which happens at the first checkpoint.
         model.generation_config.do_sample = True
 
 
 def _try_template(tokenizer: Any) -> tuple[bool, str, str]:
-    """Whether the template has a system role, and what it makes of a conversation without and with an answer.
+    """Return whether the template has a system role, and how it renders a conversation without and with an answer.
 
     Raises InputError if it fails or loses a text.
     """
@@ -179,7 +181,7 @@ def _try_template(tokenizer: Any) -> tuple[bool, str, str]:
             alone = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             text = _render(tokenizer, messages)
         except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
-            # Whatever a stranger's template raises: Gemma 2 and Mistral refuse a system role this way.
+            # A foreign template may raise anything. Gemma 2 and Mistral refuse a system role this way.
             reason = f"it says {str(error).strip()!r}"
             continue
         places = [text.find(_SYSTEM), text.find(_USER), text.rfind(_ANSWER)]
@@ -215,7 +217,7 @@ def _is_marker(tokenizer: Any, token: int) -> bool:
 
 
 def _need_end_token(tokenizer: Any, problem: str) -> None:
-    """Raises InputError if the tokenizer has no end token, or does not read it back from a text."""
+    """Raise InputError if the tokenizer has no end token, or does not read it back from a text."""
     if tokenizer.eos_token is None:
         raise InputError(f"{problem}, and there is no end token; set `eos_token` or `chat_template` of the tokenizer")
     if _encode(tokenizer, tokenizer.eos_token)[-1:] != [tokenizer.eos_token_id]:

@@ -1,4 +1,4 @@
-"""New students for a snapshot: the vocabulary is learned from its texts, plus tokens for its semantic IDs."""
+"""Makes new students for a snapshot. The vocabulary is learned from its texts, plus tokens for its semantic IDs."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from train.runs import open_snapshot, sid_sizes, student_folder
 from train.snapshots import load_snapshot
 from train.students.student import DEFAULTS, StudentSummary, init_student
 
-# Rows per split. More rows do not change the learned vocabulary.
+# The number of rows per split. More rows do not change the learned vocabulary.
 MOST_ROWS = 5_000
 
 
@@ -33,6 +33,6 @@ def _texts(rows: datasets.Dataset) -> Iterator[str]:
         if "text" in row:
             yield row["text"]
         else:
-            # Rows for sft have prompt and completion, those for dapo only a prompt.
+            # Rows for sft have prompt and completion, while rows for dapo have only a prompt.
             for message in (*row["prompt"], *row.get("completion", ())):
                 yield message["content"]

@@ -15,7 +15,7 @@ from train.students.vocabulary import Vocabulary
 
 
 def make_lora(model: Any, vocabulary: Vocabulary | None, *, rank: int = 16, alpha: int = 32) -> Any:
-    """A peft model that trains only the LoRA weights of all linear layers except the head, and the new rows.
+    """Return a peft model that trains only the LoRA weights of all linear layers except the head, and the new rows.
 
     `merge_and_unload()` of the result returns the trained plain model. vocabulary: None if there are no new rows. rank,
     alpha: LoRA changes each layer by alpha / rank * B A.
@@ -29,7 +29,7 @@ def make_lora(model: Any, vocabulary: Vocabulary | None, *, rank: int = 16, alph
             "train all weights instead"
         )
     embedding = model.get_input_embeddings()
-    # Both names, also if the weights are tied: peft then keeps the two in step.
+    # Both names are listed even if the weights are tied, because peft then keeps the two in step.
     names = [name for name, module in model.named_modules() if module is embedding or module is head]
     config = LoraConfig(
         task_type="CAUSAL_LM",

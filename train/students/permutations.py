@@ -1,17 +1,17 @@
 """Answers that are permutations by construction: after the reasoning, only candidates not yet named may follow.
 
 An answer has the canonical form of `prompts.completion.render_completion`. Its frame is fixed, the explanation is any
-text of a JSON string, and the ranking names each candidate once. What may follow is a set of tokens, which depends on
-the candidates and on the tokens so far. It is found from the tokens of whole answers, as a student writes them, so that
-a constrained student writes its usual tokens. When only as many tokens are left as a ranking needs, the explanation
-must end.
+text of a JSON string, and the ranking names each candidate once. The set of tokens that may follow depends on the
+candidates and on the tokens so far. It is found from the tokens of whole answers, as a student writes them, so that a
+constrained student writes its usual tokens. When only as many tokens are left as a ranking needs, the explanation must
+end.
 
 The policy that samples under these sets is the student's, renormalised over the allowed tokens:
 
     pi_c(a | s) = pi(a | s) / sum of pi(b | s) over the allowed b
 
 Training must use the log-probabilities of that policy (`constrained_log_probs`). Those of the student alone would push
-tokens that nobody chose, such as the brackets, up and down with the reward.
+tokens without a choice, such as the brackets, up and down with the reward.
 """
 
 import re
@@ -33,17 +33,18 @@ _EMPTY = render_completion("", [])
 # The answer up to the first character of the explanation, from its closing quote to the first name, and after the last.
 HEAD, _REST = _EMPTY[: _EMPTY.index('""') + 1], _EMPTY[_EMPTY.index('""') + 1 :]
 MIDDLE, END = _REST[:-2], _REST[-2:]
-# Part of a JSON string. A backslash alone is none, because what follows it would have to be checked with it.
+# A part of a JSON string. A backslash alone is not a part, because the characters after it would have to be checked
+# with it.
 _TEXT = r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*'
 _CLOSING = re.compile(f'({_TEXT})(".*)', re.DOTALL)
 _INSIDE = re.compile(_TEXT)
-# Written before a token, so that its text is that of a token within a text.
+# This is written before a token, so that its text is that of a token within a text.
 _ANCHOR = "a"
 
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the tokens that may follow. name: the candidate that is complete here, if one is.
+    """A node in the tree of tokens that may follow. name: the candidate that is complete here, or None.
 
     inside: whether the explanation begins here. done: whether the answer ends here.
     """
@@ -62,7 +63,7 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a row has written: where it stands, and the names that are left. node: None inside the explanation."""
+    """The state of a row: its node, and the names that are left. node: None inside the explanation."""
 
     node: _Node | None
     left: tuple[Name, ...]
@@ -72,7 +73,7 @@ class PermutationGrammar:
     """The tokens of canonical answers, for one tokenizer and one way to name candidates.
 
     names: any two names of candidates, numbers or semantic IDs. Raises InputError if the tokenizer joins a name with
-    what stands beside it, so that a name has no tokens of its own.
+    the characters beside it, so that the name has no separate tokens.
     """
 
     def __init__(self, chat: ChatFormat, names: tuple[Name, Name]) -> None:
@@ -92,10 +93,10 @@ class PermutationGrammar:
         self.inside, self._closings, self._plain = self._read_vocabulary(names)
 
     def start(self, names: Sequence[Name], begun: Sequence[int] = ()) -> _State:
-        """The state before an answer with these candidates, or after its first tokens."""
+        """Return the state before an answer with these candidates, or after its first tokens."""
         root = _Node()
         root.add(self._head).inside = True
-        # An empty explanation may be written with tokens of its own, such as one for both quotes.
+        # An empty explanation may have special tokens, such as one token for both quotes.
         self._add_names(root.add(self._direct), names)
         state = _State(root, tuple(names))
         for token in begun:
@@ -103,7 +104,10 @@ class PermutationGrammar:
         return state
 
     def allowed(self, state: _State, tokens_left: int) -> list[int] | None:
-        """The tokens that may follow, or None for all of `inside`. tokens_left: how many may still be written."""
+        """Return the tokens that may follow, or None for all of `inside`.
+
+        tokens_left: how many may still be written.
+        """
         if state.node is None:
             return None if tokens_left > self.most_tokens(state.left) else self._plain
         node = state.node
@@ -115,7 +119,7 @@ class PermutationGrammar:
         return [*node.children, *self._follow(_without(state.left, node.name)).children]
 
     def advance(self, state: _State, token: int) -> _State:
-        """The state after a token that was allowed. Raises KeyError after any other."""
+        """Return the state after a token that was allowed. Raises KeyError after any other token."""
         node, left = state.node, state.left
         if node is None:
             if token not in self._closings:
@@ -137,7 +141,7 @@ class PermutationGrammar:
         return _State(node, left)
 
     def most_tokens(self, names: Sequence[Name]) -> int:
-        """How many tokens an answer needs at the most from the end of its explanation on."""
+        """Return the maximum number of tokens that an answer needs from the end of its explanation on."""
         closing = 1 + max(map(len, self._closings.values()))
         return (
             closing
@@ -147,7 +151,7 @@ class PermutationGrammar:
         )
 
     def check(self, names: Sequence[Name], max_tokens: int) -> None:
-        """Raises InputError if an answer with an empty explanation may need more than max_tokens."""
+        """Raise InputError if an answer with an empty explanation may need more than max_tokens."""
         needed = max(len(self._head), len(self._direct)) + self.most_tokens(names)
         if needed > max_tokens:
             raise InputError(
@@ -156,7 +160,7 @@ class PermutationGrammar:
             )
 
     def _follow(self, left: tuple[Name, ...]) -> _Node:
-        """What follows a name if these are left."""
+        """Return the node after a name. left: the names that are left."""
         if left not in self._following:
             root = _Node()
             if left:
@@ -171,7 +175,7 @@ class PermutationGrammar:
             node.add(self._name(name)).name = name
 
     def _name(self, name: Name) -> list[int]:
-        """The tokens of a name, without the quotes around it."""
+        """Return the tokens of a name, without the quotes around it."""
         if name not in self._tokens_of:
             names = (name, name)
             text = self._answer(_ANCHOR, names)
@@ -183,8 +187,10 @@ class PermutationGrammar:
         return self._tokens_of[name]
 
     def _read_vocabulary(self, names: tuple[Name, Name]) -> tuple[Tensor, dict[int, list[int]], list[int]]:
-        """The tokens that may stand in an explanation, those that end it with the tokens up to the first name, and
-        those of the latter that write nothing before they end it.
+        """Return the tokens of explanations and of their ends.
+
+        These are the tokens that may be part of an explanation; the tokens that end it, each with the further tokens up
+        to the first name; and those of the latter that write no text before the closing quote.
         """
         tokenizer = self._chat.tokenizer
         (anchor,) = tokenizer.encode(_ANCHOR, add_special_tokens=False)[-1:]
@@ -198,7 +204,8 @@ class PermutationGrammar:
             if _INSIDE.fullmatch(written):
                 inside.append(token)
             elif (closing := _CLOSING.fullmatch(written)) and MIDDLE.startswith(closing[2]):
-                # Only where a whole answer has this token, as its other tokens would not follow it.
+                # The token counts only if a whole answer has it, because otherwise its other tokens would not follow
+                # it.
                 answer = f"{HEAD}{_ANCHOR}{closing[1]}" + self._answer("", names)[len(HEAD) :]
                 found = self._encode(answer)
                 place = len(HEAD) + len(_ANCHOR)
@@ -215,19 +222,19 @@ class PermutationGrammar:
         return render_completion(explanation, names)  # type: ignore[arg-type]
 
     def _places(self, text: str, names: Sequence[Name]) -> list[tuple[int, int]]:
-        """Where the names of an answer begin and end, without quotes."""
+        """Return where the names of an answer begin and end, without quotes."""
         places = []
         end = text.index(MIDDLE) + len(MIDDLE)
         for name in names:
             start = end + _quote(name)
             length = len(orjson.dumps(name)) - 2 * _quote(name)
             places.append((start, start + length))
-            # The closing quote and the comma.
+            # This skips the closing quote and the comma.
             end = start + length + _quote(name) + 1
         return places
 
     def _encode(self, text: str) -> list[tuple[int, int, int]]:
-        """Each token of an answer with its ending, and where it begins and ends in the text."""
+        """Return each token of an answer with its ending, and where it begins and ends in the text."""
         encoded = self._chat.encode_answers([text], return_offsets_mapping=True)
         return [
             (token, start, end)
@@ -236,7 +243,7 @@ class PermutationGrammar:
 
 
 def _between(tokens: Sequence[tuple[int, int, int]], start: int, end: int | None) -> list[int]:
-    """The tokens of a part of a text. Raises InputError if one of them crosses an end of that part."""
+    """Return the tokens of a part of a text. Raises InputError if one of them crosses an end of that part."""
     for place in (start, end):
         if place is not None and any(first < place < last for _, first, last in tokens):
             raise _joined(None)
@@ -252,7 +259,7 @@ def _joined(text: str | None) -> InputError:
 
 
 def _quote(name: Name) -> int:
-    """How many quotes stand before a name."""
+    """Return the number of quotes before a name."""
     return int(isinstance(name, str))
 
 
@@ -264,7 +271,7 @@ class PermutationLogitsProcessor(LogitsProcessor):
     """Restricts generation to permutations of each row's candidates. One object serves one call of `generate`.
 
     names_B: the candidates of each row. max_tokens: the length of a completion. begun_B: for each row, the tokens at
-    the end of its prompt that already belong to the answer. Raises InputError if max_tokens is too few for a ranking.
+    the end of its prompt that already belong to the answer. Raises InputError if max_tokens is too small for a ranking.
     """
 
     def __init__(
@@ -283,7 +290,7 @@ class PermutationLogitsProcessor(LogitsProcessor):
         self._begins = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores (B, V), at minus infinity for every token that must not follow input_ids (B, T)."""
+        """Return the scores (B, V), with minus infinity for every token that must not follow input_ids (B, T)."""
         if not self._begins:
             tokens = input_ids[:, -1].tolist()
             self._states = [
@@ -301,7 +308,7 @@ def allowed_tokens(
     completions_B: Sequence[Sequence[int]],
     max_tokens: int,
 ) -> list[list[list[int] | None]]:
-    """For each token of each completion, the tokens that could have stood there, in the form of `allowed`."""
+    """Return, for each token of each completion, the tokens that were allowed there, in the form of `allowed`."""
     rows = []
     for names, tokens in zip(names_B, completions_B, strict=True):
         state, row = grammar.start(names), []
@@ -315,12 +322,13 @@ def allowed_tokens(
 def constrained_log_probs(
     grammar: PermutationGrammar, logits_N_V: Tensor, tokens_N: Tensor, allowed_N: Sequence[list[int] | None]
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens under the constrained policy, and its entropies. Both (N,), in float32.
+    """Return log-probabilities of tokens under the constrained policy, and its entropies. Both (N,), in float32.
 
-    logits_N_V: of the student, divided by the temperature. allowed_N: as `allowed` gives it.
+    logits_N_V: the student's logits, divided by the temperature. allowed_N: in the form of `allowed`.
     """
     mask_N_V = _mask(grammar, allowed_N, logits_N_V.shape[-1], logits_N_V.device)
-    # Not minus infinity: its product with a probability of 0 is NaN, in the entropy and in gradients.
+    # The value is not minus infinity, because its product with a probability of 0 is NaN, in the entropy and in
+    # gradients.
     log_probs_N_V = logits_N_V.float().masked_fill(~mask_N_V, torch.finfo(torch.float32).min / 2).log_softmax(-1)
     entropy_N = -(log_probs_N_V.exp() * log_probs_N_V).sum(-1)
     return log_probs_N_V.gather(-1, tokens_N[:, None])[:, 0], entropy_N
@@ -329,7 +337,7 @@ def constrained_log_probs(
 def _mask(
     grammar: PermutationGrammar, allowed_N: Sequence[list[int] | None], vocabulary: int, device: torch.device
 ) -> Tensor:
-    """Which tokens are allowed, of shape (N, V)."""
+    """Return a mask of the allowed tokens, of shape (N, V)."""
     mask_N_V = torch.zeros(len(allowed_N), vocabulary, dtype=torch.bool)
     inside = [place for place, tokens in enumerate(allowed_N) if tokens is None]
     text_V = torch.zeros(vocabulary, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Settings of students: of new ones, and of how any is trained, apart from torch."""
+"""Settings of new students, and of the training of any student, without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from store.settings import check, option
 
 @dataclass(frozen=True, slots=True)
 class InitSettings:
-    """size: one of train.students.student.SIZES. rope_theta: as in Qwen3Config. seed: of the first weights."""
+    """Settings of a new student.
+
+    size: one of train.students.student.SIZES. rope_theta: as in Qwen3Config. seed: the seed of the first weights.
+    """
 
     size: str = option("tiny", help="Size of the student.", choices=("tiny", "small", "base"))
     rope_theta: float = option(
@@ -32,10 +35,10 @@ CHAT_TEMPLATE_KWARGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSettings:
-    """What all trainers have in common.
+    """Settings of all trainers.
 
-    lora_rank: 0 trains all weights. gradient_checkpointing: None means on a GPU. attn_implementation: None leaves it to
-    transformers.
+    lora_rank: 0 trains all weights. gradient_checkpointing: None means only on a GPU. attn_implementation: None leaves
+    it to transformers.
     """
 
     gradient_accumulation_steps: int = option(
@@ -64,6 +67,6 @@ class TrainerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTrainerSettings(TrainerSettings):
-    """What trainers on conversations have in common. chat_template_kwargs: None changes nothing."""
+    """Settings of all trainers on conversations. chat_template_kwargs: None changes nothing."""
 
     chat_template_kwargs: Mapping[str, Any] | None = option(None, help=CHAT_TEMPLATE_KWARGS, group="Model")

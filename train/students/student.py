@@ -1,7 +1,7 @@
 """Students: small models made from scratch, and any causal language model that transformers loads.
 
-Owns the architecture (Qwen3, as in the GR2 paper), the sizes, the tokenizer and the chat format of a new student. The
-tokenizer is learned from rendered prompts and completions; this module does not know where those come from.
+This module owns the architecture (Qwen3, as in the GR2 paper), the sizes, the tokenizer and the chat format of a new
+student. The tokenizer is learned from rendered prompts and completions. The module does not know where those come from.
 """
 
 import re
@@ -25,15 +25,15 @@ from train.students.vocabulary import ROWS_MULTIPLE, add_tokens
 PAD = "<|endoftext|>"
 START, END = TURN
 MAX_TOKENS = 4096
-# The mark of a student from scratch in its config, which transformers saves with everything trained from it.
+# The mark of a student from scratch in its config. transformers saves it with every model trained from the student.
 FROM_SCRATCH = "gr2_from_scratch"
 DEFAULTS = InitSettings()
 
-# In this order: a letter with a count (a7), which compact prompts consist of; words with the space before them; numbers
-# in groups of at most two digits; punctuation; line ends with the indent that follows; spaces. Digits never include a
-# space, so a number has the same tokens wherever it stands, and the student can copy it.
+# The alternatives, in this order: a letter with a count (a7), which compact prompts consist of; words with the space
+# before them; numbers in groups of at most two digits; punctuation; line ends with the indent that follows; spaces.
+# Digits never include a space, so a number has the same tokens everywhere, and the student can copy it.
 _PIECE = r" ?[a-z]\p{N}{1,2}(?![\p{L}\p{N}])| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|[\r\n]+ *|\s+(?!\S)|\s+"
-# Each of these becomes one token, whatever the texts are.
+# Each of these becomes one token for all texts.
 _ALWAYS = ["system", "user", "assistant", *(f"{number:02}" for number in range(100))]
 # Special tokens, which are not text to learn from: semantic IDs, chat markers and thinking markers.
 _TOKEN = re.compile(r"<\|\w+\|>|<s_[a-z]_\d+>|</?think>")
@@ -102,7 +102,7 @@ def init_student(
     vocabulary = add_tokens(tokenizer, sid_levels, codebook_size)
     model = _random_model(shape, tokenizer, rope_theta, seed)
     with temporary_folder(folder.absolute().parent) as temporary:
-        # A subfolder, because a temporary folder itself is readable only by its owner.
+        # The student is staged in a subfolder, because a temporary folder itself is readable only by its owner.
         staged = temporary / "student"
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
@@ -112,7 +112,7 @@ def init_student(
         size=size,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         text_tokens=text_tokens,
-        # Plus the begin and the end token.
+        # The two further tokens are the begin and the end token.
         sid_tokens=vocabulary.code_ids_L_C.numel() + 2,
         seconds=time.perf_counter() - started,
     )
@@ -127,7 +127,7 @@ def load_student(
 ) -> tuple[Any, Any]:
     """Load model and tokenizer of any causal language model from a folder or the hub.
 
-    dtype: "auto" is the precision of the saved weights. attn_implementation: None is transformers' choice.
+    dtype: "auto" means the precision of the saved weights. attn_implementation: None leaves it to transformers.
     chat_template_kwargs: variables of the chat template, which are saved with the tokenizer (`fix_variables`).
 
     A tokenizer without chat template gets one (`train.students.chat`), and one without padding token pads with its end
@@ -160,16 +160,16 @@ def is_from_scratch(model: Any, tokenizer: Any) -> bool:
 
 
 def most_tokens(model: Any) -> int:
-    """The number of tokens that a model reads at most, or 2**31 if its config does not say."""
-    # A model that also reads images keeps the settings of its text in a config of its own.
+    """Return the maximum number of tokens that a model reads, or 2**31 if its config does not say."""
+    # A model that also reads images keeps the settings of its text in a separate config.
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
 def has_static_cache(model: Any) -> bool:
     """Whether `generate` should keep keys and values in a static cache, which is allocated once.
 
-    A dynamic one is copied for each new token, which is a third of the time of a small model on a CPU. transformers has
-    static ones for models that can be compiled.
+    A dynamic cache is copied for each new token, which takes a third of the time of a small model on a CPU.
+    transformers has static caches for models that can be compiled.
     """
     return model.device.type == "cpu" and getattr(model, "_can_compile_fullgraph", False)
 
@@ -180,7 +180,7 @@ def best_device() -> str:
 
 
 def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
-    """Train a byte-level BPE tokenizer, which decodes every text to exactly what it was."""
+    """Train a byte-level BPE tokenizer, which decodes every text to exactly the original."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -193,7 +193,7 @@ def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=text_tokens,
         special_tokens=[PAD, START, END],
-        # All 256 bytes, so that a text unlike the training texts can be encoded too.
+        # The alphabet has all 256 bytes, so that a text unlike the training texts can be encoded too.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -210,7 +210,7 @@ def _train_tokenizer(texts: Iterable[str], text_tokens: int) -> Any:
 
 
 def _passages(texts: Iterable[str]) -> Iterator[str]:
-    """The passages between special tokens of each text, each text followed by the pieces of _ALWAYS.
+    """Yield the passages between special tokens of each text, each text followed by the pieces of _ALWAYS.
 
     Raises InputError if there are no texts.
     """
@@ -219,7 +219,7 @@ def _passages(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         is_empty = False
         yield from _TOKEN.split(text)
-        # Once per text, which makes them frequent enough for BPE to merge each into one token.
+        # They appear once per text, which makes them frequent enough for BPE to merge each into one token.
         yield from _ALWAYS
     if is_empty:
         raise InputError("there is no text to learn a vocabulary from; pass prompts and completions")
@@ -227,7 +227,7 @@ def _passages(texts: Iterable[str]) -> Iterator[str]:
 
 def _random_model(shape: StudentSize, tokenizer: Any, rope_theta: float, seed: int) -> Any:
     config = Qwen3Config(
-        # Rounded up to the next multiple.
+        # The size is rounded up to the next multiple.
         vocab_size=-(-len(tokenizer) // ROWS_MULTIPLE) * ROWS_MULTIPLE,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -244,7 +244,7 @@ def _random_model(shape: StudentSize, tokenizer: Any, rope_theta: float, seed: i
         pad_token_id=tokenizer.pad_token_id,
     )
     setattr(config, FROM_SCRATCH, True)
-    # The caller's random state stays as it is.
+    # This keeps the caller's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)

@@ -1,8 +1,8 @@
-"""What every trainer begins with: a student in the precision that its training needs, and common arguments.
+"""The common beginning of all trainers: a student in the precision that its training needs, and shared arguments.
 
 All weights are trained in float32, and products are computed in bfloat16 on a GPU (autocast). bfloat16 keeps 8
-significant bits: an update of less than about 1/500 of a weight is rounded away, and at a learning rate of 1e-5 most
-are. A base under LoRA does not change, so on a GPU it is bfloat16, while the adapters are float32.
+significant bits, so an update of less than about 1/500 of a weight is rounded away, and at a learning rate of 1e-5 most
+updates are that small. A base under LoRA does not change, so on a GPU it is bfloat16, while the adapters are float32.
 """
 
 import os
@@ -23,7 +23,7 @@ from train.students.vocabulary import Vocabulary
 
 
 def load_trainable(place: Path | str, settings: TrainerSettings) -> tuple[Any, Any]:
-    """Model and tokenizer of a student to train, as `load_student` loads them."""
+    """Load model and tokenizer of a student to train, like `load_student`."""
     on_gpu = torch.cuda.is_available()
     return load_student(
         place,
@@ -34,8 +34,8 @@ def load_trainable(place: Path | str, settings: TrainerSettings) -> tuple[Any, A
 
 
 def add_adapters(model: Any, vocabulary: Vocabulary | None, settings: TrainerSettings, seed: int) -> Any:
-    """The model with LoRA if the settings ask for it, otherwise the model itself. Seeds all generators."""
-    # LoRA's first weights are random.
+    """Return the model with LoRA if the settings ask for it, otherwise the model itself. Seeds all generators."""
+    # LoRA's first weights are random, so the seed must be set before.
     set_seed(seed)
     if not settings.lora_rank:
         return model
@@ -43,7 +43,7 @@ def add_adapters(model: Any, vocabulary: Vocabulary | None, settings: TrainerSet
 
 
 def shared_arguments(settings: TrainerSettings, folder: Path) -> dict[str, Any]:
-    """The arguments that all of TRL's trainers get from these settings and this machine.
+    """Return the arguments that all of TRL's trainers get from these settings and this machine.
 
     folder: for checkpoints, in the folder of the new student.
 
@@ -58,7 +58,7 @@ def shared_arguments(settings: TrainerSettings, folder: Path) -> dict[str, Any]:
         "output_dir": str(folder),
         "run_name": folder.parent.name,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        # TensorBoard gets a callback of its own, see `tracker_callbacks`.
+        # TensorBoard gets a separate callback, see `tracker_callbacks`.
         "report_to": "none" if tracker == "tensorboard" else tracker,
         "disable_tqdm": True,
         **device_arguments(gradient_checkpointing=settings.gradient_checkpointing),
@@ -66,9 +66,10 @@ def shared_arguments(settings: TrainerSettings, folder: Path) -> dict[str, Any]:
 
 
 def tracker_callbacks(settings: TrainerSettings, folder: Path) -> list[Any]:
-    """The callback of TensorBoard, if it is the tracker. folder: for its logs, unless TENSORBOARD_LOGGING_DIR is set.
+    """Return the callback of TensorBoard, if it is the tracker.
 
-    By itself it would write among the checkpoints, which are deleted at the end.
+    folder: for its logs, unless TENSORBOARD_LOGGING_DIR is set. Without a folder it would write among the checkpoints,
+    which are deleted at the end.
     """
     if settings.report_to != "tensorboard":
         return []

@@ -1,8 +1,8 @@
 """The tokens of semantic IDs in a language model: in its tokenizer, its embedding and its head.
 
-Owns which tokens are added to a Hugging Face tokenizer and causal model, which rows they get and how these rows are
-initialized. Training them is up to the trainers. The tokens are those of OneRec-Think, which the GR2 paper
-(arXiv 2602.07774) adopts. The paper does not say how new rows are initialized, so that is our choice.
+This module owns which tokens are added to a Hugging Face tokenizer and causal model, which rows they get and how these
+rows are initialized. The trainers train them. The tokens are those of OneRec-Think, which the GR2 paper (arXiv
+2602.07774) adopts. The paper does not say how new rows are initialized, so that is our choice.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ class Vocabulary:
     """The token ids of semantic IDs in a tokenizer, which are also their rows in a model.
 
     begin_id, end_id: the tokens around an ID. code_ids_L_C: int64, the token of each of the C codes of each of the L
-    levels. new_rows: ascending, all tokens that no pretraining has seen: those above, and the thinking markers unless
-    the tokenizer had its own.
+    levels. new_rows: ascending, all tokens that no pretraining has seen: the tokens above, and the thinking markers
+    unless the tokenizer had them already.
     """
 
     begin_id: int
@@ -103,15 +103,15 @@ def add_vocabulary(
     """Add the tokens of semantic IDs to a causal model and its tokenizer. Rows of existing tokens do not change.
 
     codebooks: the quantizer's codebooks, one array (C, d) per fitted level. The row of a code is then its vector in a
-    random orthogonal projection, at the same mean distance from the mean of the old rows as those have. All other new
-    rows are the mean of the old rows plus a little noise. Embedding and head are treated alike, tied or not.
+    random orthogonal projection, with the same mean distance from the mean of the old rows as the old rows have. All
+    other new rows are the mean of the old rows plus a little noise. Embedding and head are treated alike, tied or not.
 
     Raises InputError if the tokenizer cannot encode and decode the tokens, like `find_vocabulary`.
     """
     old_ids = set(tokenizer.get_vocab().values())
     vocabulary = add_tokens(tokenizer, levels, codebook_size)
     rows = model.get_input_embeddings().num_embeddings
-    # Models are often padded beyond their tokenizer, so that new tokens may fit into rows that exist already.
+    # Models are often padded beyond their tokenizer, so new tokens may fit into existing rows.
     if vocabulary.new_rows[-1] >= rows:
         model.resize_token_embeddings(
             vocabulary.new_rows[-1] + 1, pad_to_multiple_of=ROWS_MULTIPLE, mean_resizing=False
@@ -142,7 +142,7 @@ def _init_rows(
     deviation_D = old_O_D.std(dim=0).float().cpu()
     noise_R_D = NOISE * deviation_D * torch.randn(len(fresh_R), len(mean_D), generator=random)
     weight_V_D[fresh_R] = (mean_D + noise_R_D).to(weight_V_D)
-    # Not strict: a level with random codes has no codebook and keeps the noise.
+    # strict=False, because a level with random codes has no codebook and keeps the noise.
     for code_ids_C, codebook_C_d in zip(code_ids_L_C, codebooks, strict=False):
         # The norm of the deviation is the root mean square distance of old rows from their mean.
         rows_C_D = mean_D + deviation_D.norm() * _project(torch.from_numpy(codebook_C_d), len(mean_D), random)
@@ -153,7 +153,7 @@ def _init_rows(
 
 
 def _project(codebook_C_d: Tensor, dimensions: int, random: torch.Generator) -> Tensor:
-    """Codebook vectors in a random orthogonal projection to (C, D), with mean zero and mean squared length one."""
+    """Return codebook vectors in a random orthogonal projection to (C, D), with mean 0 and mean squared length 1."""
     # An orthogonal basis preserves angles and distances between codes, as long as D is at least d.
     basis_d_D = torch.empty(codebook_C_d.shape[1], dimensions)
     torch.nn.init.orthogonal_(basis_d_D, generator=random)

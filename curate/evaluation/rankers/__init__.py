@@ -1,1 +1,1 @@
-"""Rankers: whatever puts the candidates of a task into a better order."""
+"""Rankers: objects that put the candidates of a task into a better order."""

@@ -14,18 +14,18 @@ from store import InputError, Store
 
 @dataclass(frozen=True, slots=True)
 class LambdaMartRanker:
-    """Trained models, of which each has the same say."""
+    """A ranker that averages the predictions of trained models."""
 
     models: LambdaMart
     name: str = "lambdamart"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its orders depend on."""
+        """The settings and facts that determine its rankings."""
         return {**asdict(self.models.settings), "digest": self.models.digest, "lists": self.models.lists}
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The candidates of each task by descending prediction. Ties keep the input order."""
+        """Rank the candidates of each task by descending prediction. Ties keep the input order."""
         if not tasks:
             return
         # One call for all tasks; the flat predictions are split by list below.
@@ -47,7 +47,10 @@ def train_lambdamart_ranker(
     settings: LambdaMartSettings | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> LambdaMartRanker:
-    """A ranker for lists of `split`. Raises InputError on lists that it has learned from, and as `fit_lambdamart`."""
+    """Train a ranker that can be evaluated on the lists of `split`.
+
+    Raises InputError if it learns from these lists, and the errors of `fit_lambdamart`.
+    """
     if split != "test":
         raise InputError("lambdamart learns from train and valid lists, so only `split` test can judge it")
     return LambdaMartRanker(fit_lambdamart(store, dataset, sid_version, pre_ranker, settings, on_progress=on_progress))

@@ -15,32 +15,32 @@ from store import InputError, Store
 
 @dataclass(frozen=True, slots=True)
 class PreRanker:
-    """Leaves the candidates as they are. name: the pre-ranker that made the lists."""
+    """Leaves the candidates in their order. name: the pre-ranker that made the lists."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The input order of each."""
+        """Return the input order of each task."""
         return (Ranked(given_order(task)) for task in tasks)
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRanker:
-    """The evidence teacher's order at temperature 0."""
+    """Ranks like the evidence teacher at temperature 0."""
 
     name: str = "evidence.v1"
     settings: dict[str, Any] = field(default_factory=dict)
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The best evidence first."""
+        """Rank the candidates of each task by their evidence, best first."""
         for task in tasks:
             yield Ranked([candidate.item.item_id for candidate in rank_candidates(task, temperature=0, seed=0)])
 
 
 @dataclass(frozen=True, slots=True)
 class ScorecardRanker:
-    """The teacher's order at temperature 0."""
+    """Ranks like the scorecard teacher at temperature 0."""
 
     card: Scorecard
     settings: dict[str, Any] = field(init=False)
@@ -50,18 +50,21 @@ class ScorecardRanker:
 
     @property
     def name(self) -> str:
-        """As the teacher's model."""
+        """The name of the teacher's model."""
         return ScorecardTeacher(self.card).model
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The most points first; ties stay in the input order."""
+        """Rank the candidates of each task by their points, most first. Ties keep the input order."""
         for task in tasks:
             order = np.argsort(-self.card.scores(task), kind="stable")
             yield Ranked([task.candidates[k].item.item_id for k in order])
 
 
 def fit_scorecard_ranker(store: Store, dataset: str, sid_version: str, pre_ranker: str, split: str) -> ScorecardRanker:
-    """A ranker that judges lists of `split`. Raises InputError on train lists, which its scorecard has learned from."""
+    """Fit a ranker that can be evaluated on the lists of `split`.
+
+    Raises InputError on train lists, because the scorecard has learned from them.
+    """
     if split == "train":
         raise InputError("a scorecard is fitted to train lists, so only `split` valid or test can judge it")
     return ScorecardRanker(fit_scorecard(store, dataset, sid_version, pre_ranker))

@@ -25,8 +25,8 @@ KS = (1, 3, 5)
 class OracleRanker:
     """Returns the Bayes-optimal ranking of each list of a simulated dataset.
 
-    orders: the ranking by history and set of candidates. A task does not contain the id of its list, and these two
-    identify it, also when its candidates are shuffled.
+    orders: the ranking by history and set of candidates. A task does not contain the id of its list, but these two
+    identify it, even if its candidates are shuffled.
     """
 
     orders: Mapping[tuple[tuple[str, ...], frozenset[str]], Sequence[str]]
@@ -34,7 +34,10 @@ class OracleRanker:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The simulator's ranking of each task. It is empty, and thus invalid, for a list without a stored one."""
+        """Return the simulator's ranking of each task.
+
+        It is empty, and thus invalid, for a list without a stored ranking.
+        """
         for task in tasks:
             key = tuple(item.item_id for item in task.history), frozenset(given_order(task))
             yield Ranked(self.orders.get(key, ()))
@@ -66,7 +69,7 @@ def put_oracle(store: Store, dataset: str, pre_ranker: str) -> RankerMetrics:
         lists = session.frame("lists_with_target", dataset=dataset, pre_ranker=pre_ranker)
     if lists.height == 0:
         return {}
-    # The settings include the seed, so this is the simulator that drew the interactions.
+    # The settings include the seed, so this simulator is the one that drew the interactions.
     simulator = Simulator(SimulatorSettings(**orjson.loads(facts["settings"])["simulator"]))
     with store.reading() as session:
         _check_catalogue(session, dataset, simulator)

@@ -1,7 +1,7 @@
-"""What a ranker is: something that orders the candidates of tasks, without their targets.
+"""The protocol of a ranker, which orders the candidates of tasks without their targets.
 
-The evaluation knows rankers by this protocol alone. What is no permutation of the candidates is no order: the input
-order takes its place, and it is counted.
+The evaluation knows rankers by this protocol alone. If the result is not a permutation of the candidates, it is counted
+as invalid and replaced by the input order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from prompts.tasks import RerankTask
 class Ranked(NamedTuple):
     """Item ids of the candidates, best first.
 
-    valid: False where the ranker gave no order that can be used. error: why it gave none at all, such as a failed
-    request; None where it answered. prompt_tokens, completion_tokens: what a language model read and wrote for this
-    list; None where nobody counted.
+    valid: False if the ranker gave no usable order. error: why the ranker gave no answer at all, such as a failed
+    request; None if it answered. prompt_tokens, completion_tokens: the tokens that a language model read and wrote for
+    this list; None if they were not counted.
     """
 
     item_ids: Sequence[str]
@@ -31,18 +31,18 @@ class Ranker(Protocol):
 
     @property
     def name(self) -> str:
-        """Under which its figures are stored; different settings want different names."""
+        """The name under which the metrics are stored. It should differ between different settings."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its orders depend on, kept with the run that evaluates it."""
+        """The settings that determine the rankings. They are kept with the run that evaluates the ranker."""
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterable[Ranked]:
-        """One order for each task, in the tasks' order. The tasks hold no target."""
+        """Return one order for each task, in the order of the tasks. The tasks do not contain their target."""
 
 
 def read_ranking(text: str, task: RerankTask) -> Ranked:
-    """What a completion says of a task's order; not valid where it cannot be read or names what is no candidate."""
+    """Read the ranking of a completion. It is invalid if it cannot be read or names an item that is not a candidate."""
     parsed = parse_completion(text, task)
     if isinstance(parsed, ParseFailure):
         return Ranked((), valid=False)
@@ -50,12 +50,15 @@ def read_ranking(text: str, task: RerankTask) -> Ranked:
 
 
 def given_order(task: RerankTask) -> list[str]:
-    """The candidates as the task has them: the pre-ranker's order, unless somebody shuffled it."""
+    """Return the candidates in the task's order, which is the pre-ranker's order unless they were shuffled."""
     return [candidate.item.item_id for candidate in task.candidates]
 
 
 def checked(task: RerankTask, ranked: Ranked) -> Ranked:
-    """The order given, or, where it is not valid or no permutation of the candidates, the input order, not valid."""
+    """Return the ranking as given, or the input order, marked as invalid, if it is not a permutation of the candidates.
+
+    A ranking that is already marked as invalid is replaced by the input order too.
+    """
     if ranked.valid and sorted(ranked.item_ids) == sorted(given_order(task)):
         return ranked._replace(item_ids=list(ranked.item_ids))
     return ranked._replace(item_ids=given_order(task), valid=False)

@@ -1,4 +1,4 @@
-"""Rankers by name, each made ready for an evaluation."""
+"""Makes rankers by name, ready for an evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,12 +24,15 @@ RANKERS: Factories[Ranker] = Factories(
     },
     Ranker,
 )
-# Takes part in every evaluation, and may be named.
+# The pre-ranker takes part in every evaluation, whether it is named or not.
 PRE_RANKER = "pre-ranker"
 
 
 class Selection(NamedTuple):
-    """Rankers beside the pre-ranker, which every evaluation has anyway, and why default ones are missing."""
+    """Rankers beside the pre-ranker, which takes part in every evaluation.
+
+    left_out: the reasons why default rankers are missing.
+    """
 
     rankers: list[Ranker]
     left_out: list[str]
@@ -46,15 +49,17 @@ def select_rankers(
     concurrency: int = REQUESTS.concurrency,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Selection:
-    """The rankers of these names, or at `module:object`, for an evaluation with these settings; some are trained first.
+    """Make the rankers of these names, or at `module:object`, for an evaluation with these settings.
 
-    names: None means what can be had of evidence, scorecard, lambdamart and, on simulated data, the oracle, and the
-    endpoint where options are set. options: model and base_url, for the rankers that take them; None is not set.
-    template and concurrency: for rankers that ask a model. A factory may ask for any of these arguments by name, and
-    for sid_version, pre_ranker, split and seed.
+    Some are trained first.
 
-    Raises InputError on a name that leads to no ranker, where what is named cannot be had, and where no ranker takes an
-    option that is set.
+    names: None means evidence, scorecard, lambdamart and, on simulated data, the oracle, as far as they are available,
+    and the endpoint if options are set. options: model and base_url, for the rankers that take them; None means not
+    set. template and concurrency: for rankers that call a model. A factory may ask for any of these arguments by name,
+    and for sid_version, pre_ranker, split and seed.
+
+    Raises InputError on a name without a ranker, if a named ranker is not available, and if no ranker takes an option
+    that is set.
     """
     with store.reading() as session:
         simulated = find_dataset(session, dataset)["source"] == SIMULATED
@@ -80,7 +85,7 @@ def select_rankers(
         names = [name for name in names if name != PRE_RANKER]
         _check_taken(names, given)
         return Selection([make(name) for name in names], [])
-    # First: what is wrong with its options should not be said after minutes of training the others.
+    # The endpoint comes first, so that an error in its options is reported before minutes of training the others.
     asked = [make("endpoint")] if given else []
     selection = Selection([], [])
     for name in ("evidence", "scorecard", "lambdamart", *(["oracle"] if simulated else [])):

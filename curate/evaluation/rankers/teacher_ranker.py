@@ -20,7 +20,7 @@ from prompts.tasks import RerankTask
 from prompts.templates import Template, load_template
 from store import InputError, TeacherError
 
-# A ranker of which the first so many requests all fail would hardly answer the others.
+# If this many first requests all fail, the ranker would probably not answer the others either.
 MAX_FIRST_FAILURES = 20
 
 
@@ -50,9 +50,12 @@ class TeacherRanker:
         self._concurrency = RequestSettings(concurrency).concurrency
 
     def rank(self, tasks: Sequence[RerankTask]) -> Iterator[Ranked]:
-        """The rankings in the order of the tasks. Requests for later tasks run while the caller handles earlier ones.
+        """Return the rankings in the order of the tasks.
 
-        Raises TeacherError if the teacher cannot answer any request, or if the first MAX_FIRST_FAILURES all failed.
+        Requests for later tasks run while the caller handles earlier ones.
+
+        Raises TeacherError if the teacher cannot answer any request, or if the first MAX_FIRST_FAILURES requests all
+        failed.
         """
         errors: Counter[str] = Counter()
         # A runner keeps one event loop, and with it the running requests, alive between two results.
@@ -128,9 +131,9 @@ def make_endpoint_ranker(
     structured_output: str | None = None,
     extra_body: Mapping[str, Any] | None = None,
 ) -> TeacherRanker:
-    """The model of an OpenAI-compatible endpoint; None leaves a setting as OpenAISettings has it.
+    """Make a ranker of the model behind an OpenAI-compatible endpoint. None leaves a setting at its default.
 
-    Raises what OpenAISettings, OpenAITeacher and TeacherRanker raise.
+    Raises the errors of OpenAISettings, OpenAITeacher and TeacherRanker.
     """
     options = {
         "base_url": base_url,

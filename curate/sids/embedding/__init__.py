@@ -1,1 +1,1 @@
-"""Item texts and co-purchases as vectors, which the quantizers turn into codes."""
+"""Embeds item texts and co-purchases as vectors, which the quantizers turn into codes."""

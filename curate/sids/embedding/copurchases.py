@@ -1,8 +1,9 @@
-"""What people buy together, as vectors beside those of the texts.
+"""Vectors of co-purchases, which are joined to the vectors of the texts.
 
-Texts say what an item is, not what it is bought with; a next-item model over IDs wants both in the prefix
-(docs/decisions/0007). The vectors are a truncated SVD of normalised co-purchase counts, training interactions only.
-What nobody bought yet gets the vector that a ridge regression tells from its text, so new items have a place at once.
+A text says what an item is, but not which items are bought with it. A next-item model over IDs needs both in the prefix
+(docs/decisions/0007). The vectors are a truncated SVD of normalised co-purchase counts over training interactions. An
+item without purchases gets the vector that a ridge regression predicts from its text, so new items have a place at
+once.
 """
 
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ DIMENSIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Copurchases:
-    """weight: length of the co-purchase part, beside a text part of length 1; 0 leaves it out.
+    """Fitted co-purchase vectors.
 
-    told_T_D: what a text vector tells of its item's co-purchase vector.
+    weight: length of the co-purchase part, beside a text part of length 1; 0 leaves it out. told_T_D: the ridge
+    regression that predicts an item's co-purchase vector from its text vector.
     """
 
     weight: float
@@ -33,10 +35,10 @@ class Copurchases:
     def fit(
         cls, texts_N_T: NDArray[np.float32], pairs_P_2: NDArray[np.int64], weight: float, *, seed: int
     ) -> tuple["Copurchases", NDArray[np.float32]]:
-        """What the text tells, and the joined vectors (N, T + D) of the items themselves.
+        """Fit the regression. Returns it with the joined vectors (N, T + D) of the items themselves.
 
-        pairs_P_2: rows of items that somebody bought one after the other; without any, or without weight, the text is
-        all.
+        pairs_P_2: row numbers of items that somebody bought one after the other. Without pairs, with weight 0, or with
+        fewer than 3 items, only the text is used.
         """
         if weight == 0 or len(pairs_P_2) == 0 or len(texts_N_T) < 3:
             nothing = cls(0.0, np.zeros((texts_N_T.shape[1], 0), np.float32))
@@ -50,18 +52,18 @@ class Copurchases:
         return fitted, joined_N_X
 
     def join(self, texts_N_T: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Joined vectors (N, T + D) of items of which nothing but the text is known."""
+        """Return joined vectors (N, T + D) of items of which only the text is known."""
         told_N_D = self.weight * _unit(texts_N_T @ self.told_T_D)
         return np.concatenate([texts_N_T, told_N_D], axis=1)
 
     def save(self, folder: Path) -> None:
-        """One safetensors file."""
+        """Write one safetensors file into the folder."""
         arrays = {"told_T_D": self.told_T_D, "weight": np.array([self.weight], np.float32)}
         safetensors.numpy.save_file(arrays, folder / COPURCHASES_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "Copurchases":
-        """What `save` wrote."""
+        """Read the file that `save` wrote."""
         arrays = safetensors.numpy.load_file(folder / COPURCHASES_FILE)
         return cls(float(arrays["weight"][0]), arrays["told_T_D"])
 
@@ -69,12 +71,13 @@ class Copurchases:
 def copurchase_vectors(
     pairs_P_2: NDArray[np.int64], items: int, *, seed: int, counts_P: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Unit vectors (items, D) whose products follow how often two items were bought together; zero for what never was.
+    """Return unit vectors (items, D) whose products follow how often two items were bought together.
 
-    The counts C are normalised as C_ij / sqrt((1 + c_i) (1 + c_j)), c_i the sum of row i: what sells with everything
-    says little, and one pair of a rare item does not make it certain.
+    An item without purchases gets the zero vector. The counts C are normalised as C_ij / sqrt((1 + c_i) (1 + c_j)),
+    where c_i is the sum of row i. An item that sells with everything says little, and a single pair does not make a
+    rare item certain.
 
-    counts_P: how often each pair was bought; None means once, and pairs that come again are added up.
+    counts_P: how often each pair was bought; None means once. Repeated pairs are added up.
     """
     both_ways = np.concatenate([pairs_P_2, pairs_P_2[:, ::-1]])
     times_P = np.ones(len(pairs_P_2), np.float32) if counts_P is None else counts_P.astype(np.float32)
@@ -87,7 +90,7 @@ def copurchase_vectors(
 
 
 def _unit(vectors_N_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1; rows of nothing stay zero."""
+    """Scale the rows to length 1. Zero rows stay zero."""
     lengths_N = np.linalg.norm(vectors_N_D, axis=1, keepdims=True)
     units_N_D = np.zeros_like(vectors_N_D)
     np.divide(vectors_N_D, lengths_N, out=units_N_D, where=lengths_N > 1e-12)

@@ -1,8 +1,8 @@
-"""Texts as vectors: what semantic IDs are quantized from.
+"""Embeds texts as vectors, from which semantic IDs are quantized.
 
-The embedded embedder needs no model: TF-IDF over words, reduced by a truncated SVD (latent semantic analysis,
-Deerwester et al. 1990). It knows neither items nor codes. Others stand behind the same protocol: `openai_embedder`, and
-`train.sids.hf_embedder` for what needs torch.
+The embedder of this module needs no model: TF-IDF over words, reduced by a truncated SVD (latent semantic analysis,
+Deerwester et al. 1990). It knows neither items nor codes. Other embedders have the same protocol: `openai_embedder`,
+and `train.sids.hf_embedder`, which needs torch.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ EMBEDDER_FILE = "embedder.safetensors"
 
 
 class TextEmbedder(Protocol):
-    """Turns texts into vectors of one length. Under one name, a text always has the same vector."""
+    """Turns texts into vectors of one length. An embedder with the same name always gives a text the same vector."""
 
     @property
     def name(self) -> str:
-        """Fit to name a folder."""
+        """The name of the embedder, which must be usable as the name of a folder."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of shape (N, D); no text is empty."""
+        """Return vectors of shape (N, D). No text may be empty."""
 
 
 class TfidfSvdEmbedder:
-    """TF-IDF and truncated SVD, by scikit-learn, fitted on a corpus.
+    """TF-IDF and truncated SVD by scikit-learn, fitted on a corpus.
 
-    A vector has length 1, or is zero where the text shares no term with the corpus. Fewer texts or terms than
-    dimensions leave the last dimensions zero.
+    A vector has length 1, or is zero if the text shares no term with the corpus. If there are fewer texts or terms than
+    dimensions, the last dimensions are zero.
 
-    terms: V terms. idf_V: their inverse document frequencies. axes_D_V: the singular vectors, fewer than `dimensions`
-    where the corpus has no more.
+    terms: V terms. idf_V: their inverse document frequencies. axes_D_V: the singular vectors, which are fewer than
+    `dimensions` if the corpus has no more.
     """
 
     def __init__(
@@ -57,7 +57,10 @@ class TfidfSvdEmbedder:
 
     @classmethod
     def fit(cls, folder: Path, corpus: Sequence[str], *, dimensions: int = 64, seed: int = 0) -> Self:
-        """The embedder of a corpus; kept in a folder of `folder` that is named by corpus, dimensions and seed."""
+        """Fit the embedder of a corpus, or load it if `folder` has it already.
+
+        It is stored in a folder of `folder` that is named by corpus, dimensions and seed.
+        """
         digest = hashlib.sha256(orjson.dumps([dimensions, seed, *sorted(set(corpus))])).hexdigest()
         name = f"tfidf-svd-{dimensions}-{digest[:12]}"
         if (folder / name / EMBEDDER_FILE).exists():
@@ -67,11 +70,11 @@ class TfidfSvdEmbedder:
         return embedder
 
     def save(self, folder: Path) -> None:
-        """Keep it in `folder`, under its name."""
+        """Store the embedder in `folder`, under its name."""
         (folder / self.name).mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder) as temporary:
             safetensors.numpy.save_file(
-                # safetensors writes memory as it lies, whatever its strides say.
+                # safetensors writes raw memory and ignores strides.
                 {"idf_V": self._idf_V, "axes_D_V": np.ascontiguousarray(self._axes_D_V)},
                 temporary / EMBEDDER_FILE,
                 metadata={"terms": orjson.dumps(self._terms).decode(), "dimensions": str(self._dimensions)},
@@ -80,14 +83,14 @@ class TfidfSvdEmbedder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` kept under this very folder."""
+        """Load an embedder from the folder that `save` made for it."""
         with safetensors.safe_open(folder / EMBEDDER_FILE, "np") as file:
             metadata = file.metadata()
             idf_V, axes_D_V = file.get_tensor("idf_V"), file.get_tensor("axes_D_V")
         return cls(folder.name, int(metadata["dimensions"]), orjson.loads(metadata["terms"]), idf_V, axes_D_V)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit or zero vectors of shape (N, dimensions)."""
+        """Return unit or zero vectors of shape (N, dimensions)."""
         vectors_N_D = np.zeros((len(texts), self._dimensions), np.float32)
         if not self._terms:
             return vectors_N_D
@@ -98,7 +101,7 @@ class TfidfSvdEmbedder:
 
 
 def open_tfidf_svd(folder: Path, corpus: Sequence[str], dimensions: int, fitted: str | None = None) -> TfidfSvdEmbedder:
-    """The embedder called `fitted` that `folder` keeps, or that of the corpus."""
+    """Load the embedder called `fitted` from `folder`, or fit the embedder of the corpus if `fitted` is None."""
     if fitted is not None:
         return TfidfSvdEmbedder.load(folder / fitted)
     return TfidfSvdEmbedder.fit(folder, corpus, dimensions=dimensions)
@@ -107,7 +110,7 @@ def open_tfidf_svd(folder: Path, corpus: Sequence[str], dimensions: int, fitted:
 def _fit(
     corpus: Sequence[str], dimensions: int, seed: int
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
-    """Terms, their inverse document frequencies, and singular vectors."""
+    """Return terms, their inverse document frequencies, and singular vectors."""
     few = len(corpus) <= 10
     vectorizer = TfidfVectorizer(
         sublinear_tf=True, min_df=1 if few else 2, max_df=1.0 if few else 0.5, dtype=np.float32
@@ -121,7 +124,8 @@ def _fit(
     if width < 2:
         axes_D_V = np.eye(1, len(terms), dtype=np.float32)
     else:
-        # Of texts all alike, scikit-learn divides no variance by no variance, for a ratio that we do not use.
+        # If all texts are alike, scikit-learn divides zero variance by zero variance, for a ratio that is not used
+        # here.
         with np.errstate(divide="ignore", invalid="ignore"):
             axes_D_V = TruncatedSVD(width, random_state=seed).fit(terms_N_V).components_.astype(np.float32)
     return terms, vectorizer.idf_.astype(np.float32), axes_D_V

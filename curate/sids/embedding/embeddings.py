@@ -1,6 +1,6 @@
-"""Embeddings that were made once: Parquet files by embedder, keyed by the hash of the text.
+"""Stores embeddings for reuse: Parquet files by embedder, keyed by the hash of the text.
 
-A second run embeds only texts that are new; what a killed run had embedded is kept, batch by batch. It knows no item.
+A second run embeds only new texts. A killed run keeps the batches that it has embedded. This module knows no items.
 """
 
 import hashlib
@@ -18,19 +18,20 @@ from store.progress import Counted
 from store.temporary import temporary_folder
 
 BATCH_TEXTS = 4096
-# Embedded with the first texts and again by every later run: a name whose vectors have changed is found out.
+# This text is embedded with the first texts and again by every later run, which reveals a name whose vectors have
+# changed.
 PROBE = "shampoo for dry hair, 500 ml"
-# Half precision and other batches change a vector by less than this share of its length.
+# Half precision and other batch sizes change a vector by less than this share of its length.
 PROBE_TOLERANCE = 0.02
 
 
 def embed_texts(
     folder: Path, embedder: TextEmbedder, texts: Sequence[str], on_progress: Callable[[str], None]
 ) -> NDArray[np.float32]:
-    """Vectors (N, D) of the texts, kept in `folder` under the embedder's name; empty texts get the zero vector.
+    """Return vectors (N, D) of the texts, and store new ones in `folder` under the embedder's name.
 
-    Raises InputError on a vector that is not finite or of another length, and where the embedder no longer gives the
-    vectors that are kept under its name.
+    Empty texts get the zero vector. Raises InputError on a vector that is not finite or of another length, and if the
+    embedder no longer gives the vectors that are stored under its name.
     """
     place = folder / embedder.name
     keys = [_key(text) for text in texts]
@@ -69,7 +70,7 @@ def _key(text: str) -> bytes:
 
 
 def _read(place: Path, keys: Sequence[bytes]) -> pl.DataFrame:
-    """The rows of these keys, each once."""
+    """Read the rows of these keys, each once."""
     files = sorted(place.glob("part-*.parquet"))
     if not files:
         return pl.DataFrame(schema={"sha256": pl.Binary, "vector": pl.List(pl.Float32)})
@@ -83,7 +84,7 @@ def _read(place: Path, keys: Sequence[bytes]) -> pl.DataFrame:
 
 
 def _write(place: Path, part: pl.DataFrame) -> None:
-    """Add one file, all of it or nothing."""
+    """Write one file, completely or not at all."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         with temporary_folder(place) as temporary:

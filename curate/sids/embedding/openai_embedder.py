@@ -1,6 +1,6 @@
-"""Embeddings from any OpenAI-compatible endpoint: a vendor's, or `vllm serve --task embed` reached by its URL.
+"""Embeddings from any OpenAI-compatible endpoint: a vendor's API, or the URL of a `vllm serve --task embed`.
 
-Unlike a teacher's requests, these are few and large, so they are sent one after the other.
+There are fewer and larger requests than a teacher sends, so they are sent one after the other.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from curate.endpoints.failures import read_failure
 from curate.endpoints.settings import EndpointSettings
 from store.errors import TeacherError
 
-# How servers refuse a request that is too large for them: as bad, as too large, or as not to be processed.
+# The statuses by which servers refuse a request that is too large: bad request, too large, or unprocessable.
 TOO_LARGE = (400, 413, 422)
 MAX_CHARACTERS = 16_000
-# A thousand vectors of 8,192 dimensions, with 20 digits each.
+# The size of a thousand vectors of 8,192 dimensions, with 20 digits per number.
 MAX_BYTES = 160 * 2**20
 
 
 class OpenAIEmbedder:
-    """Asks an embeddings endpoint for batches of `embed_batch` texts, of each the first MAX_CHARACTERS.
+    """Requests embeddings for batches of `embed_batch` texts, and for the first MAX_CHARACTERS of each text.
 
-    A batch that the server refuses as too large is asked for in halves.
+    If the server refuses a batch as too large, the batch is halved.
 
-    The key is read from the environment and nowhere else. Raises TeacherError where no key is set though one is needed.
+    The key is read from the environment and nowhere else. Raises TeacherError if a key is needed but not set.
     """
 
     def __init__(
@@ -53,11 +53,14 @@ class OpenAIEmbedder:
             timeout_s=timeout_s,
             max_retries=max_retries,
         )
-        # Also here, so that a missing key is told before anything else is done.
+        # A client is made here too, so that a missing key is reported before any other work.
         EndpointClient(self._settings)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors (N, D), in the order of the texts. Raises TeacherError where the endpoint refuses or is silent."""
+        """Return vectors (N, D) in the order of the texts.
+
+        Raises TeacherError if the endpoint refuses or does not answer.
+        """
         return asyncio.run(self._embed(texts))
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -69,7 +72,7 @@ class OpenAIEmbedder:
                 batch = [text[:MAX_CHARACTERS] for text in texts[start : start + self._batch]]
                 vectors = await self._ask(client, batch)
                 if vectors is None:
-                    # Later batches start with what the server was found to take.
+                    # Later batches start with the size that the server accepted.
                     self._batch = len(batch) // 2
                     continue
                 batches.append(vectors)
@@ -81,8 +84,11 @@ class OpenAIEmbedder:
         return np.concatenate(batches)
 
     async def _ask(self, client: EndpointClient, texts: list[str]) -> NDArray[np.float32] | None:
-        """The vectors of one batch, after as many tries as the settings allow; None if it may only be too large."""
-        # Floats rather than base64, which not every compatible server knows.
+        """Request the vectors of one batch, with as many tries as the settings allow.
+
+        Returns None if the batch may only be too large.
+        """
+        # Floats are requested rather than base64, which not every compatible server knows.
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         where = f"{client.endpoint.shown} gave no embeddings by {self.model!r}"
         tries = 0
@@ -121,7 +127,10 @@ def _advice(status: int, key_hint: str) -> str:
 
 
 def _read_vectors(body: bytes, texts: int) -> NDArray[np.float32]:
-    """The vectors (N, D) in the order of the texts. Raises ValueError on anything but a vector for each text."""
+    """Return the vectors (N, D) in the order of the texts.
+
+    Raises ValueError unless there is one vector for each text.
+    """
     try:
         answer = json.loads(body)
     except RecursionError:
@@ -129,7 +138,7 @@ def _read_vectors(body: bytes, texts: int) -> NDArray[np.float32]:
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("the answer holds no embeddings")
-    # Some servers tell no index, and keep the order.
+    # Some servers send no index, but keep the order.
     by_index = {row.get("index", place): row.get("embedding") for place, row in enumerate(rows)}
     if len(rows) != texts or by_index.keys() != set(range(texts)):
         raise ValueError(f"{len(rows)} embeddings came for {texts} texts, or not one for each")

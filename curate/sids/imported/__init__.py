@@ -1,1 +1,1 @@
-"""Semantic IDs and vectors that somebody made elsewhere, read from a file."""
+"""Imports semantic IDs and item vectors that were made elsewhere, from a file."""

@@ -1,7 +1,7 @@
-"""One's own semantic IDs or vectors of items, from CSV, TSV, Parquet, JSON or NumPy's .npy.
+"""Reads a user's own semantic IDs or item vectors from CSV, TSV, Parquet, JSON or NumPy's .npy.
 
-A table names the item of each row. An .npy does not: its row i belongs to the item called i, or to the i-th line of a
-text file of items. It knows neither the store nor how IDs are made.
+A table names the item of each row. An .npy does not: its row i belongs to the item called i, or to line i of a text
+file of items. This module knows neither the store nor how IDs are made.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from curate.datasets.values import to_identifier
 from prompts.semantic_ids import MAX_CODE
 from store import InputError
 
-# As many levels as gr2 itself makes; more whole numbers are a vector.
+# gr2 itself makes at most this many levels. More whole numbers in a row are a vector.
 MAX_LEVELS = 8
 _CODES = ("codes", "semanticid", "semanticids", "sid", "sids", "tokens", "indices")
-# Row numbers, which data frames write as a column.
+# Column names of row numbers, which data frames write as a column.
 _ROW_NUMBERS = {"", "index", "Unnamed: 0", "__index_level_0__"}
 _VECTOR = ("embedding", "embeddings", "vector", "vectors", "emb", "features")
 _NAMES = {"item_id": ITEM_NAMES["item_id"], "codes": _CODES, "vector": _VECTOR}
@@ -41,9 +41,12 @@ _NPY = b"\x93NUMPY"
 
 
 class OwnRows(NamedTuple):
-    """What a file tells of a dataset's items, in their order: codes (N, L) or vectors (N, D), the other None.
+    """The contents of a file for a dataset's items, in their order: codes (N, L) or vectors (N, D).
 
-    digest: of the values and their items, which names versions. left_out: rows of items that the dataset has not.
+    The other one is None.
+
+    digest: the hash of the values and their items, which names versions. left_out: the number of items in the file that
+    are not in the dataset.
     """
 
     codes_N_L: NDArray[np.int64] | None
@@ -60,10 +63,10 @@ class _Row(NamedTuple):
 
 
 def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = None) -> OwnRows:
-    """The codes or vectors of all items of a dataset.
+    """Read the codes or vectors of all items of a dataset.
 
-    Whole numbers in at most 8 columns are codes, other numbers a vector; the names of columns come before that.
-    rows_file: a text file with the item of each row of an .npy, one a line; None takes row i for the item called i.
+    At most 8 whole numbers are codes, and other numbers are a vector, unless the column names say otherwise. rows_file:
+    a text file with the item of each row of an .npy, one per line; None means that row i belongs to the item called i.
 
     Raises InputError with file and line on items without a row, an item with two different rows, rows of unequal
     lengths, codes out of range, numbers that are not finite, and files that cannot be read.
@@ -141,7 +144,7 @@ def _npy_rows(path: Path, rows_file: Path | None) -> Iterator[_Row]:
 
 
 def _table_rows(path: Path) -> Iterator[_Row]:
-    """Rows with an item, and either a column of codes or of a vector, or numbers in all other columns."""
+    """Yield rows with an item, and either a column of codes or of a vector, or numbers in all other columns."""
     for line, row in _rows_of_any_table(path):
         columns = Columns(_NAMES, ("item_id",)).choose(path, [*row])
         values = [*row.values()]
@@ -190,7 +193,7 @@ def _rows_of_any_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _numbers(path: Path, line: int, item_id: str, given: Any, kind: str | None) -> NDArray[np.float64]:
-    """Numbers of a list or a text. Codes may stand in tokens: <a_57><b_7> and 57-7 are 57 and 7."""
+    """Read the numbers of a list or a text. Codes may be written as tokens: <a_57><b_7> and 57-7 are 57 and 7."""
     if hasattr(given, "tolist"):
         given = given.tolist()
     if isinstance(given, str):

@@ -1,8 +1,8 @@
-"""A version of semantic IDs from one's own file: the IDs as they are, or IDs quantized from one's own vectors.
+"""Makes a version of semantic IDs from a user's own file: its IDs as they are, or IDs quantized from its vectors.
 
-IDs that come from elsewhere have no codebooks. They get those that explain them best here: the mean residual of the
-items that have a code, in the space of their texts and co-purchases. So measures, extension and the start of
-mid-training work as for other versions.
+Imported IDs have no codebooks. They get the codebooks that explain them best: the mean residual of the items that have
+a code, in the space of their texts and co-purchases. Measures, extension and the start of mid-training therefore work
+as for other versions.
 """
 
 import time
@@ -40,11 +40,11 @@ def import_semantic_ids(
     accept_shared: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> SidSummary:
-    """Store a version of the IDs in a file, or of IDs that a quantizer makes of the vectors in it.
+    """Store a version with the IDs of a file, or with IDs that a quantizer makes from its vectors.
 
-    path, item_ids: as `read_own_rows` takes them. quantizer: for vectors; None means residual k-means. embedder: for
-    IDs, whose measures need vectors. codebook_size: of IDs; None means the largest code and 1. The others are those of
-    `assign_semantic_ids`.
+    path, item_ids: as `read_own_rows` takes them. quantizer: used for vectors; None means residual k-means. embedder:
+    used for IDs, whose measures need vectors. codebook_size: used for IDs; None means the largest code plus 1. The
+    other arguments are those of `assign_semantic_ids`.
 
     Raises InputError on an unknown dataset and on a file that does not fit.
     """
@@ -140,7 +140,7 @@ def _put_codes(
 
 
 def fit_codebooks(codes_N_L: NDArray[np.int64], vectors_N_D: NDArray[np.float32]) -> ResidualCodebooks:
-    """For each level, the mean residual of the items that have a code; zero for a code that none has."""
+    """Return, for each level, the mean residual of the items that have a code. A code without items gets zero."""
     residuals_N_D = vectors_N_D.astype(np.float32, copy=True)
     codebooks: list[NDArray[np.float32]] = []
     for codes_N in codes_N_L.T:

@@ -1,1 +1,1 @@
-"""Teachers: whatever answers a re-ranking request with a completion."""
+"""Teachers: objects that answer a re-ranking request with a completion."""

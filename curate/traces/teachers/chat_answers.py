@@ -1,8 +1,8 @@
-"""Chat completions as servers write them, read into completions.
+"""Reads the chat completions of servers into completions.
 
-Servers put the same things in different places: the answer in a text, in a list of parts, in the arguments of a tool
-call or among the reasoning; the reasoning in fields of several names. Nothing in a response is trusted to be of the
-type that the protocol says.
+Servers put the same things in different places. The answer may be a text, a list of parts, the arguments of a tool
+call, or a part of the reasoning. The field of the reasoning has several names. No value in a response is trusted to
+have the type that the protocol says.
 """
 
 import json
@@ -19,7 +19,7 @@ _MAX_BRACES = 256
 
 
 class NoAnswerError(ValueError):
-    """The response is no chat completion, or one without an answer; asking again may help."""
+    """The response is not a chat completion, or has no answer. Another try may help."""
 
 
 def read_completion(
@@ -27,11 +27,12 @@ def read_completion(
 ) -> Completion:
     """Parse the first choice of a chat completion in JSON.
 
-    Reasoning from a field of its own is put in front of the text as `<think>...</think>`. A refusal has an empty text
-    and the finish_reason "refusal". settings: its prices give the cost. mask: takes out what must not be stored.
+    Reasoning from a separate field is put in front of the text as `<think>...</think>`. A refusal has an empty text and
+    the finish_reason "refusal". settings: its prices give the cost. mask: a function that removes what must not be
+    stored.
 
-    Raises NoAnswerError, with the reason, on anything but a chat completion, on a completion that the server itself
-    calls an error, and on an empty one that took no token.
+    Raises NoAnswerError, with the reason, if the body is not a chat completion, if the server itself calls the
+    completion an error, and if the completion is empty and took no token.
     """
     choice, usage = _first_choice(body)
     message = choice.get("message")
@@ -55,7 +56,7 @@ def read_completion(
 
 
 def _first_choice(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The first choice, and the usage, empty if there is none."""
+    """Return the first choice, and the usage, which is empty if the response has none."""
     try:
         answer = json.loads(body, parse_int=_read_int)
     except RecursionError:
@@ -70,9 +71,9 @@ def _first_choice(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _read_message(message: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Text, thinking and refusal of a message; empty where it has none.
+    """Return the text, thinking and refusal of a message. A missing one is empty.
 
-    Raises NoAnswerError if the content is of a form that nobody has seen.
+    Raises NoAnswerError if the content has an unknown form.
     """
     content = message.get("content")
     text, thinking, refusal = _read_parts(content)
@@ -81,7 +82,7 @@ def _read_message(message: Mapping[str, Any]) -> tuple[str, str, str]:
     if not text.strip():
         text = _tool_arguments(message) or text
     if not text.strip() and thinking:
-        # vLLM takes the answer for reasoning if a model that should think does not.
+        # If a model that should think does not, vLLM takes the answer for reasoning.
         before, answer = _split_answer(thinking)
         if answer:
             thinking, text = before, answer
@@ -91,7 +92,7 @@ def _read_message(message: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _read_parts(content: Any) -> tuple[str, str, str]:
-    """Text, thinking and refusal in a content, which is a text or a list of parts."""
+    """Return the text, thinking and refusal in a content, which is a text or a list of parts."""
     if isinstance(content, str):
         return content, "", ""
     parts = content if isinstance(content, list) else [content] if isinstance(content, Mapping) else []
@@ -108,7 +109,7 @@ def _read_parts(content: Any) -> tuple[str, str, str]:
 
 
 def _all_text(value: Any, depth: int = 0) -> str:
-    """The text of a part, wherever it lies in it."""
+    """Return the text of a part, at any depth."""
     if isinstance(value, str):
         return value
     if depth == _MAX_DEPTH:
@@ -122,7 +123,10 @@ def _all_text(value: Any, depth: int = 0) -> str:
 
 
 def _tool_arguments(message: Mapping[str, Any]) -> str:
-    """The arguments of the first tool call, some servers' form of structured output; empty if there is none."""
+    """The arguments of the first tool call, which is how some servers return structured output.
+
+    Empty if there is none.
+    """
     calls = message.get("tool_calls")
     calls = [*calls, message] if isinstance(calls, list) else [message]
     for call in calls:
@@ -136,7 +140,7 @@ def _tool_arguments(message: Mapping[str, Any]) -> str:
 
 
 def _split_answer(thinking: str) -> tuple[str, str]:
-    """What stands before the last JSON object of a text, and that object; empty where the text holds none."""
+    """Return the text before the last JSON object, and that object. Both are empty if the text has no object."""
     decoder = json.JSONDecoder(strict=False)
     found = (0, 0)
     start = thinking.find("{")
@@ -148,14 +152,14 @@ def _split_answer(thinking: str) -> tuple[str, str]:
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            # `{}` and the braces of formulas are no answers.
+            # `{}` and the braces of formulas are not answers.
             found = (start, end) if value else found
         start = thinking.find("{", end)
     return (thinking[: found[0]].strip(), thinking[found[0] : found[1]]) if found[1] else ("", "")
 
 
 def _read_int(digits: str) -> int | float:
-    # No number that we use has as many digits, and Python refuses to read very many.
+    # No number that gr2 uses has as many digits, and Python refuses to read very long numbers.
     return int(digits) if len(digits) <= _MAX_DIGITS else float("inf")
 
 

@@ -21,7 +21,7 @@ class Dialect:
     seeded: bool = True
 
     def parameters(self, request: TeacherRequest) -> dict[str, Any]:
-        """Those parameters of a request that differ between dialects."""
+        """The parameters of a request that differ between dialects."""
         parameters: dict[str, Any] = {self.limit: request.max_tokens}
         if self.seeded:
             parameters["seed"] = request.seed
@@ -34,9 +34,12 @@ class Dialect:
 
 
 def may_concern_dialect(failure: ServerFailure) -> bool:
-    """Whether simpler parameters could help: not if a rejection is plainly about length, content or a missing model."""
+    """Whether simpler parameters could help.
+
+    They cannot if the complaint is about length, content or a missing model.
+    """
     if failure.status >= 500:
-        # llama.cpp reports a schema that it cannot compile as an error of its own.
+        # llama.cpp reports a schema that it cannot compile as a server error.
         return failure.about_format
     if failure.status not in (400, 422):
         return False
@@ -46,11 +49,11 @@ def may_concern_dialect(failure: ServerFailure) -> bool:
 
 
 def simpler_dialect(dialect: Dialect, failure: ServerFailure, *, keep_format: bool = False) -> Dialect | None:
-    """The dialect to try after a server's complaint, or None if nothing simpler is left.
+    """Return the dialect to try after a server's complaint, or None if nothing simpler is left.
 
-    What the complaint names is given up first, else the response format, then the seed, then the name `max_tokens`.
-    Each step gives up one of them, so at most four steps can follow one another. keep_format: never give up the
-    response format.
+    A parameter that the complaint names is given up first. Otherwise the order is the response format, the seed, and
+    the name `max_tokens`. Each step gives up one of them, so there are at most four steps. keep_format: never give up
+    the response format.
     """
     named = _named(dialect, failure, keep_format=keep_format)
     if named is not None:
@@ -63,7 +66,7 @@ def simpler_dialect(dialect: Dialect, failure: ServerFailure, *, keep_format: bo
 
 
 def _named(dialect: Dialect, failure: ServerFailure, *, keep_format: bool = False) -> Dialect | None:
-    """The dialect without the parameter that the complaint names, or None if it names none of them."""
+    """Return the dialect without the parameter that the complaint names, or None if it names none of them."""
     if (
         dialect.limit == "max_tokens"
         and "max_completion_tokens" in failure.about
@@ -71,7 +74,7 @@ def _named(dialect: Dialect, failure: ServerFailure, *, keep_format: bool = Fals
         and re.search(r"unsupported|not supported|instead", failure.about, re.IGNORECASE)
     ):
         return replace(dialect, limit="max_completion_tokens")
-    # As a name and not as a word: "chia seed" may stand in a prompt that the complaint repeats.
+    # It must be a name and not a word: "chia seed" may be part of a prompt that the complaint repeats.
     if dialect.seeded and (failure.param == "seed" or re.search(r"[\"'`.]seed\b", failure.words)):
         return replace(dialect, seeded=False)
     if dialect.response_format != "off" and failure.about_format and not keep_format:

@@ -1,8 +1,8 @@
 """A teacher without a language model: it ranks by the evidence in the prompt and explains the ranking with citations.
 
-It is a statistical teacher for offline work, for tests and as a baseline. It knows nothing but the task, and states
-nothing that the task does not support. If the template shows no evidence, the teacher has none either: it then keeps
-the pre-ranker's order and refers to the categories and brands that are shown.
+It is a statistical teacher for offline work, for tests and as a baseline. It knows nothing but the task, and every
+statement that it makes is supported by the task. If the template shows no evidence, it keeps the pre-ranker's order and
+refers to the categories and brands that are shown.
 
 Source: ours. The weights are rounded from a softmax fit on the valid lists of Beauty. Gumbel noise draws rankings from
 the Plackett-Luce model of the scores, so at temperature 1 the first place is drawn in proportion to exp(score).
@@ -21,12 +21,12 @@ from store.records import Evidence
 
 # Without evidence, the score falls by this much per place in the pre-ranker's order.
 PLACE = 0.3
-# Keeps the logarithm of a zero score finite, and below that of any candidate with a co-purchase.
+# This keeps the logarithm of a zero score finite, and below that of any candidate with a co-purchase.
 LEAST_SCORE = 1e-9
 
 
 FULL = "evidence.v1"
-# One sentence, because a small student spends most of its time on generating the reasoning.
+# The explanation is one sentence, because a small student spends most of its time on generating the reasoning.
 BRIEF = "evidence_brief.v1"
 
 
@@ -80,7 +80,7 @@ def evidence_score(evidence: Evidence, last_item_id: str | None) -> float:
 
 
 def rank_candidates(task: RerankTask, temperature: float, seed: int) -> list[Candidate]:
-    """The candidates, best first. If the task names a target, it comes before all others.
+    """Return the candidates, best first. If the task names a target, it comes before all others.
 
     At temperature 0 the ranking is deterministic, and ties keep the pre-ranker's order. Above 0, Gumbel noise is added.
     """
@@ -103,7 +103,7 @@ def explain_ranking(task: RerankTask, ranked: Sequence[Candidate], wording: int)
     sometimes a claim about the second candidate. wording: any integer; it selects one of several equivalent wordings.
     """
     first = ranked[0]
-    # Two independent choices out of one number.
+    # This makes two independent choices from one number.
     style, tells_second = wording % 3, wording // 3 % 2
     claim = strongest_link(first, task.history)
     match = match_history(first, task.history)
@@ -166,7 +166,7 @@ def _pattern(history: Sequence[ShownItem], style: int) -> str:
 
 
 def strongest_link(candidate: Candidate, history: Sequence[ShownItem]) -> str | None:
-    """The candidate's strongest co-purchase in the words that the rule `grounded` parses, or None without any."""
+    """The candidate's strongest co-purchase in the words that the rule `grounded` parses, or None if there is none."""
     if candidate.evidence is None:
         return None
     # A citation must name an item that the prompt shows.
@@ -187,7 +187,7 @@ def match_history(candidate: Candidate, history: Sequence[ShownItem]) -> str | N
 
 
 def describe_match(candidate: Candidate, history: Sequence[ShownItem]) -> tuple[str, str]:
-    """The category that the candidate shares with the history, and the brand, each as a predicate or empty."""
+    """The shared category and the shared brand of the candidate and the history, each as a predicate or empty."""
     item, evidence = candidate.item, candidate.evidence
     if evidence is not None and evidence.shared_category:
         path, in_path = evidence.shared_category, evidence.shared_category_items

@@ -1,4 +1,4 @@
-"""A teacher for tests: a function answers, in the manner of httpx's MockTransport. It knows no network and no model."""
+"""A teacher for tests, in the manner of httpx's MockTransport: a function answers, without a network or a model."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ from curate.traces.teachers.protocol import Completion, TeacherRequest
 
 
 class FakeTeacher:
-    """Answers each request with what `handler` returns, and keeps the requests in the order they came.
+    """Answers each request with the result of `handler`, and keeps the requests in the order in which they came.
 
-    A string stands for a completion that stopped by itself; an exception is raised:
-    `FakeTeacher(lambda request: RequestFailedError("gave up"))`.
+    If the handler returns a string, the answer is a completion that stopped by itself. If it returns an exception, the
+    exception is raised: `FakeTeacher(lambda request: RequestFailedError("gave up"))`.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class FakeTeacher:
         self.closed = False
 
     async def complete(self, request: TeacherRequest) -> Completion:
-        """The handler's answer. Raises what the handler returns, or raises itself."""
+        """Return the handler's answer. Raises any exception that the handler returns or raises."""
         self.requests.append(request)
         answer = self.handler(request)
         if isinstance(answer, Exception):
@@ -33,5 +33,5 @@ class FakeTeacher:
         return Completion(answer, "stop") if isinstance(answer, str) else answer
 
     async def close(self) -> None:
-        """Remember that it was closed."""
+        """Remember that the teacher was closed."""
         self.closed = True

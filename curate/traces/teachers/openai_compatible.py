@@ -1,8 +1,8 @@
 """A teacher behind any OpenAI-compatible endpoint: a vendor's API, or the URL of a `vllm serve`.
 
-Owns the retries, the pause that all workers share, and the search for the dialect that the server understands. Knows
-nothing of the contents of prompts or of what happens to completions. A rate limit concerns all workers: if each backed
-off alone, the rest would go on sending requests.
+This module owns the retries, the pause that all workers share, and the search for the dialect that the server
+understands. It knows nothing of the contents of prompts or of the use of completions. A rate limit concerns all
+workers: if each backed off alone, the rest would go on sending requests.
 
 Source: the chat completions API of OpenAI (status codes, `response_format`, `max_completion_tokens`) and vLLM's
 departures from it (`reasoning_content`, `reasoning`).
@@ -23,7 +23,7 @@ from curate.traces.teachers.protocol import Completion, FailureKind, RequestFail
 from curate.traces.teachers.settings import OpenAISettings
 from store.errors import TeacherError
 
-# How often a request may be paid for without an answer.
+# The maximum number of tries that may be billed without giving an answer.
 MAX_COSTLY_TRIES = 2
 
 
@@ -44,7 +44,7 @@ class _TransientError(Exception):
 
 
 class _RejectionError(Exception):
-    """The server rejected a request, perhaps only for its dialect."""
+    """The server rejected a request, perhaps only because of its dialect."""
 
     def __init__(self, failure: ServerFailure) -> None:
         super().__init__(str(failure))
@@ -71,9 +71,9 @@ class OpenAITeacher:
         structured = settings.structured_output
         response_format = cast("Any", "json_schema" if structured == "auto" else structured)
         self._dialect = Dialect(response_format, seeded=settings.seed)
-        # The dialect of the last answer.
+        # The dialect of the last answer, or None before the first.
         self._understood: Dialect | None = None
-        # One request at a time looks for a dialect. Rejections that no dialect could help are not explored again.
+        # Only one request at a time looks for a dialect. Rejections that no dialect could avoid are not explored again.
         self._exploring = asyncio.Lock()
         self._explored: set[str] = set()
         self._reached = False
@@ -83,7 +83,7 @@ class OpenAITeacher:
 
     @property
     def run_settings(self) -> Mapping[str, Any]:
-        """What a run records of this teacher: the host, never credentials, and what shapes the answers."""
+        """The facts that a run records: the host, never credentials, and the settings that shape the answers."""
         return {
             "endpoint": self._client.endpoint.host,
             "structured_output": self._settings.structured_output,
@@ -94,8 +94,8 @@ class OpenAITeacher:
     async def complete(self, request: TeacherRequest) -> Completion:
         """Draw one completion, with retries.
 
-        A refusal has an empty text and the finish_reason "refusal". Reasoning that the server returns in a field of its
-        own is put in front of the text as `<think>...</think>`.
+        A refusal has an empty text and the finish_reason "refusal". If the server returns the reasoning in a separate
+        field, it is put in front of the text as `<think>...</think>`.
 
         Raises RequestFailedError after the last retry or if the server rejects this request, and TeacherError if it
         would reject all requests.
@@ -103,7 +103,8 @@ class OpenAITeacher:
         failures = costly = 0
         while True:
             await self._wait_for_all()
-            # As it was when the request went out: other workers may change it before its answer comes.
+            # The count of answers is taken when the request goes out, because other workers may change it in the
+            # meantime.
             answers = self._answers
             try:
                 return await self._ask(request)
@@ -112,13 +113,14 @@ class OpenAITeacher:
             except _RejectionError as rejection:
                 raise self._request_failed(rejection.failure) from None
             except _TransientError as error:
-                # Under a rate limit some request is always rejected. It counts as a failure only if nobody got answers.
+                # Under a rate limit some request is always rejected. A rejection counts as a failure only if no worker
+                # got answers.
                 failures += not (error.throttled and self._answers > answers)
                 costly += error.costly
                 if failures > self._settings.max_retries or costly >= MAX_COSTLY_TRIES:
                     tries = f"{failures} tries" if failures > 1 else "one try"
                     raise RequestFailedError(f"gave up after {tries}: {error}") from None
-                # A server that asks for no wait at all is not taken at its word.
+                # If a server asks for a wait of 0, the usual backoff is used.
                 wait_s = error.wait_s or self._backoff_s(failures)
                 if error.throttled:
                     # A rate limit stops all workers, any other failure only this one.
@@ -132,17 +134,20 @@ class OpenAITeacher:
 
     async def _wait_for_all(self) -> None:
         """Wait until the shared pause is over. The jitter keeps the workers from all returning at the same moment."""
-        # A loop, because another worker may have been told to wait longer in the meantime.
+        # This is a loop, because another worker may have been told to wait longer in the meantime.
         while (left_s := self._resume_at - time.monotonic()) > 0:
             await asyncio.sleep(left_s + random.uniform(0, self._settings.backoff_s))
 
     def _backoff_s(self, failures: int) -> float:
-        # max(), because a throttled try may come here with no failure counted.
+        # A throttled try may come here before any failure is counted, hence max().
         doubled_s = self._settings.backoff_s * 2.0 ** max(failures - 1, 0)
         return min(doubled_s, self._settings.max_wait_s) * random.uniform(0.5, 1)
 
     async def _ask(self, request: TeacherRequest) -> Completion:
-        """Send a request in the current dialect, and look for another one if the server understands none so far."""
+        """Send a request in the current dialect.
+
+        If the server has understood no dialect so far, look for another one.
+        """
         dialect = self._dialect
         try:
             return await self._send(request, dialect)
@@ -152,7 +157,7 @@ class OpenAITeacher:
                 raise
             failure = rejection.failure
         async with self._exploring:
-            # While this request waited, another may have found a dialect, or found that none helps.
+            # While this request waited, another one may have found a dialect, or found that no dialect helps.
             if dialect not in (self._dialect, self._understood):
                 raise _DialectError
             if dialect != self._understood and failure.signature not in self._explored:
@@ -160,11 +165,11 @@ class OpenAITeacher:
         raise _RejectionError(failure)
 
     async def _explore(self, request: TeacherRequest, dialect: Dialect, failure: ServerFailure) -> Completion:
-        """Try simpler and simpler dialects. The first that is understood is that of all later requests.
+        """Try simpler and simpler dialects. All later requests use the first one that the server understands.
 
-        If none is, all keep the dialect that they have: the server complains about something else.
+        If it understands none, the dialect stays as it is, because the server complains about something else.
         """
-        # An explicit setting is a requirement: falling back would mix traces of two kinds without a word.
+        # An explicit setting is a requirement. A silent fallback would mix traces of two kinds.
         keep_format = self._settings.structured_output != "auto"
         complaint, simpler = failure, dialect
         while may_concern_dialect(complaint):
@@ -228,7 +233,7 @@ class OpenAITeacher:
         return {**body, **(self._settings.extra_body or {})}
 
     def _failed(self, failure: ServerFailure) -> Exception:
-        """The exception for an error of the server: it ends the run, this try, or perhaps only this request."""
+        """Return the exception for an error of the server: it ends the run, this try, or perhaps only this request."""
         status = failure.status
         if (reason := self._ends_run(failure)) is not None:
             return TeacherError(reason)
@@ -242,15 +247,15 @@ class OpenAITeacher:
         return _RejectionError(failure)
 
     def _ends_run(self, failure: ServerFailure) -> str | None:
-        """Why no request can succeed, and what to do; None if others may."""
+        """Explain why no request can succeed, and what to do. None if other requests may succeed."""
         status, no_answer_yet = failure.status, self._answers == 0
-        # First, because OpenAI reports an empty account as status 429, and retries cannot help.
+        # This check comes first, because OpenAI reports an empty account as status 429, and retries cannot help.
         if failure.about_credit:
             return f"the account at {self._url} has no credit left ({failure}); raise its limit"
         if 300 <= status < 400 and no_answer_yet:
             return f"{self._url} redirects to another address ({failure}); use that one as the base URL"
         # Once the server has answered, a 403 or 404 concerns one request, such as one that a moderation refuses. A 404
-        # that does not speak of the model may come from a proxy, even as a first answer: the next requests will tell.
+        # that does not mention the model may come from a proxy, even as a first answer. The next requests will tell.
         if status == 401 or (status == 403 and no_answer_yet and failure.about_key and not failure.about_content):
             return (
                 f"{self._url} refuses the key ({failure}); {self._key_hint}, and check that the key may use "
@@ -280,5 +285,5 @@ class OpenAITeacher:
 # The options of the teacher are the fields of its settings.
 @wraps(OpenAISettings, assigned=(), updated=())
 def make_openai_teacher(**options: Any) -> OpenAITeacher:
-    """A teacher with those settings that a user chooses. Raises what OpenAITeacher and its settings raise."""
+    """Make a teacher from the settings that a user chooses. Raises the errors of OpenAITeacher and its settings."""
     return OpenAITeacher(OpenAISettings(**options))

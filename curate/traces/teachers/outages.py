@@ -1,7 +1,7 @@
-"""Whether a teacher answers at all, and what follows from it for a run: go on, pause, or stop.
+"""Tracks whether a teacher answers at all, and decides whether a run goes on, pauses or stops.
 
-A run pauses while nothing answers, and goes on when something does. It stops if the teacher rejects everything from the
-beginning, or has been silent for too long. It knows no prompt and no answer.
+A run pauses while no request is answered, and goes on with the first answer. It stops if the teacher rejects everything
+from the beginning, or has been silent for too long. This module knows neither prompts nor answers.
 """
 
 import asyncio
@@ -13,21 +13,21 @@ from contextlib import asynccontextmanager
 from curate.traces.teachers.protocol import FailureKind
 from store.errors import TeacherError
 
-# A run of which the first so many requests are all rejected would have all rejected.
+# If this many first requests are all rejected, the others would probably be rejected too.
 MAX_FIRST_REJECTIONS = 20
-# After so many failed requests in a row, one request at a time finds out whether the teacher is back.
+# After this many failed requests in a row, one request at a time finds out whether the teacher is back.
 OUTAGE_FAILURES = 10
-# How often that is tried if the teacher has never answered, and for how long if it has.
+# The number of such probes if the teacher has never answered, and the length of an outage if it has.
 MAX_FIRST_PROBES = 2
 MAX_OUTAGE_S = 1800.0
 MAX_PAUSE_S = 30.0
-# How often one request is sent within a run, not counting outages while other prompts have not been asked.
+# How often one request is sent within a run. Tries during an outage do not count while other prompts are still unasked.
 MAX_ASKED = 3
 _NAP_S = 0.1
 
 
 class Outages:
-    """Keeps count of failures.
+    """Counts failures and detects outages.
 
     stopping: whether the run is to end; pauses end with it. fresh: whether any prompt has not been asked yet.
     """
@@ -45,10 +45,11 @@ class Outages:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Within the context one request may be sent. During an outage it waits for its turn, and pauses before it.
+        """Allow one request within the context.
 
-        Once all prompts have been asked, none waits for another: each is asked again after a pause, and given up if it
-        keeps failing. It is the prompts that fail then, or a run of few prompts that another run can complete.
+        During an outage, requests wait for their turn, and pause before they are sent. Once all prompts have been
+        asked, no request waits for another. Each is sent again after a pause, and given up if it keeps failing. In that
+        case the prompts themselves fail, or the run has so few prompts that another run can complete it.
         """
         if self.lasts and self._fresh():
             async with self._probing:
@@ -62,42 +63,43 @@ class Outages:
 
     @property
     def answered(self) -> bool:
-        """Whether there was any answer."""
+        """Whether the teacher has answered any request."""
         return self.answers > 0
 
     @property
     def lasts(self) -> bool:
-        """Whether nothing answers at present."""
+        """Whether an outage lasts: the last OUTAGE_FAILURES requests all failed."""
         return self._in_a_row >= OUTAGE_FAILURES
 
     def is_time(self, answers: int) -> bool:
-        """Whether to send a request again, rather than a fresh one, that failed when there were so many answers.
+        """Whether to send a failed request again, rather than a fresh one.
 
-        Only once others were answered, or else an outage would use up its tries before it is known to be one. During
-        an outage by turns, because either may be what fails: the old request, or the teacher for now.
+        answers: the number of answers when it failed. A failed request is sent again only once other requests were
+        answered. Otherwise an outage would use up its tries before the outage is detected. During an outage, old and
+        fresh requests take turns, because either the old request or the teacher may be at fault.
         """
         return self.answers > answers or (self.lasts and self._probes % 2 == 0)
 
     def answer(self) -> None:
-        """Count an answer: it ends an outage."""
+        """Count an answer, which ends an outage."""
         self.answers += 1
         self._in_a_row = self._probes = 0
         self._last_answer = time.monotonic()
 
     def may_ask_again(self, trace_id: str, kind: FailureKind) -> bool:
-        """Count a failure, and tell whether the same request may be sent again within this run."""
+        """Count a failure. Returns whether the same request may be sent again within this run."""
         if kind is not FailureKind.FAILED:
-            # The teacher is there; it does not want this request.
+            # The teacher works, but rejects this request.
             self._rejections += 1
             self._in_a_row = self._probes = 0
             return False
         self._in_a_row += 1
-        # While others wait for the end of an outage, it is nobody's fault in particular.
+        # While other prompts wait for the end of an outage, the failure does not count against this request.
         self._asked[trace_id] += not (self.lasts and self._fresh())
         return self._asked[trace_id] < MAX_ASKED and not self._stopping()
 
     def check(self, error: str) -> None:
-        """Raises TeacherError if it makes no sense to go on. error: the last one, for the message."""
+        """Raise TeacherError if the run cannot succeed. error: the last error, for the message."""
         if not self.answered and self._rejections >= MAX_FIRST_REJECTIONS:
             raise TeacherError(f"the teacher rejected the first {MAX_FIRST_REJECTIONS} requests; it says: {error}")
         if not self.answered and self._probes >= MAX_FIRST_PROBES:
@@ -112,6 +114,6 @@ class Outages:
     async def _pause(self) -> None:
         until = time.monotonic() + min(2.0**self._probes, MAX_PAUSE_S)
         self._probes += 1
-        # In naps, because a signal must not wait for the end of a pause.
+        # The pause consists of short naps, because a signal must not wait for its end.
         while (left := until - time.monotonic()) > 0 and not self._stopping():
             await asyncio.sleep(min(left, _NAP_S))

@@ -1,7 +1,7 @@
-"""What a teacher is: something that answers a re-ranking request with a completion.
+"""The protocol of a teacher, which answers a re-ranking request with a completion.
 
 The sampler knows teachers by this protocol alone. A teacher never sees the target unless the strategy is targeted.
-Completions and failures are the boundary to the store: whatever a teacher puts into one, it can be stored.
+Completions and failures are the boundary to the store: whatever a teacher puts into them can be stored.
 """
 
 import math
@@ -17,7 +17,7 @@ from store.values import storable_text
 
 # The columns of the store are signed 32-bit integers.
 MAX_COUNT = 2**31 - 1
-# In characters. No answer of use is as long.
+# The maximum lengths in characters. No useful answer is as long.
 MAX_TEXT = 1_000_000
 MAX_FINISH_REASON = 100
 MAX_ERROR = 1_000
@@ -27,10 +27,10 @@ MAX_ERROR = 1_000
 class TeacherRequest:
     """One sample to draw.
 
-    messages: chat messages as sent (`role`, `content`). task: what they show, for teachers that need no words.
-    response_schema: JSON schema of the completion. sample_index: 0, 1, ... for repeated samples of one prompt.
-    seed: differs for each sample, the same when the same sample is asked again. list_id: the candidate list, for
-    teachers that have learned from others; empty if it is none of the store.
+    messages: chat messages as sent (`role`, `content`). task: the task that the messages show, for teachers that need
+    no words. response_schema: JSON schema of the completion. sample_index: 0, 1, ... for repeated samples of one
+    prompt. seed: differs between samples, and stays the same when a sample is requested again. list_id: the candidate
+    list, for teachers that have learned from other lists; empty if the list is not in the store.
     """
 
     trace_id: str
@@ -46,10 +46,13 @@ class TeacherRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back. Counts and cost are None where the server does not tell, or tells what cannot be true.
+    """The answer of a teacher.
 
-    finish_reason: "stop", "length" (cut off at `max_tokens`), or what the server said. Texts are made storable and cut
-    at MAX_TEXT and MAX_FINISH_REASON characters; a count is a whole number from 0 to MAX_COUNT; a cost is finite.
+    Counts and cost are None if the server does not report them, or reports impossible values.
+
+    finish_reason: "stop", "length" (cut off at `max_tokens`), or another reason of the server. Texts are made storable
+    and cut at MAX_TEXT and MAX_FINISH_REASON characters. A count is a whole number from 0 to MAX_COUNT. A cost is
+    finite and from 0 to MAX_COUNT.
     """
 
     text: str
@@ -71,23 +74,23 @@ class Completion:
 
 
 class FailureKind(StrEnum):
-    """What a failed request means for its prompt; stored in traces.error_kind."""
+    """The meaning of a failed request for its prompt, as stored in traces.error_kind."""
 
-    # The network, the server or the teacher's patience failed: the same request may succeed at any time.
+    # The network, the server or the teacher's patience failed. The same request may succeed at any time.
     FAILED = "failed"
-    # The server rejects this request; another run may ask again.
+    # The server rejects this request. Another run may send it again.
     REJECTED = "rejected"
-    # A moderation refuses the prompt, or it is too long for the model: no later run asks again.
+    # A moderation refuses the prompt, or the prompt is too long for the model. No later run sends it again.
     MODERATED = "moderated"
     TOO_LONG = "too_long"
 
 
-# Kinds after which a prompt is not asked again.
+# After failures of these kinds, a prompt is not sent again.
 FOR_GOOD = (FailureKind.MODERATED, FailureKind.TOO_LONG)
 
 
 class RequestFailedError(Exception):
-    """One request failed, after the teacher's own retries; the run goes on, and the attempt keeps this reason."""
+    """One request failed after the teacher's own retries. The run goes on, and the attempt keeps this reason."""
 
     def __init__(self, reason: str, kind: FailureKind = FailureKind.FAILED) -> None:
         super().__init__(_text(reason, MAX_ERROR) or "the request failed")
@@ -95,7 +98,7 @@ class RequestFailedError(Exception):
 
 
 def commonest_errors(errors: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The three most frequent errors with their counts; those that differ only in numbers count as one.
+    """Return the three most frequent errors with their counts. Errors that differ only in numbers count as one.
 
     >>> commonest_errors({"HTTP 500: request 1": 1, "HTTP 500: request 2": 3, "timeout": 2})
     [('HTTP 500: request 1', 4), ('timeout', 2)]
@@ -110,35 +113,35 @@ def commonest_errors(errors: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 class Teacher(Protocol):
-    """Answers requests; many may be under way at once.
+    """Answers requests, any number of them at the same time.
 
-    `complete` raises RequestFailedError when this one request failed, TeacherError when none can succeed.
+    `complete` raises RequestFailedError if this one request failed, and TeacherError if no request can succeed.
     """
 
     @property
     def name(self) -> str:
-        """Kind of teacher, as stored in traces.teacher."""
+        """The kind of teacher, as stored in traces.teacher."""
 
     @property
     def model(self) -> str:
-        """Which model answers, as stored in traces.model."""
+        """The model that answers, as stored in traces.model."""
 
     async def complete(self, request: TeacherRequest) -> Completion:
         """Draw one completion."""
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close all connections."""
 
 
 def read_count(value: Any) -> int | None:
-    """A number of tokens: a whole number from 0 to MAX_COUNT, or None for anything else.
+    """Return a number of tokens: a whole number from 0 to MAX_COUNT, or None for any other value.
 
     >>> [read_count(value) for value in (12, 12.0, -1, 2**31, True, "12", float("nan"))]
     [12, 12, None, None, None, None, None]
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # Compared before it is converted, which fails for infinity.
+    # The range is checked before the conversion, which fails for infinity.
     return int(value) if 0 <= value <= MAX_COUNT and value == int(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Teachers by name, each made ready for a run."""
+"""Makes teachers by name, ready for a run."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,10 +30,10 @@ def make_teacher(
     pre_ranker: str | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Teacher:
-    """The teacher of that name, or at `module:object`; its factory may ask for any of these arguments by name.
+    """Make the teacher of a name, or at `module:object`. Its factory may ask for any of these arguments by name.
 
-    options: what only some teachers take, such as `model`; None is not set. Raises InputError where there is no such
-    teacher, where it does not take an option, and where it needs one that is not set.
+    options: arguments that only some teachers take, such as `model`; None means not set. Raises InputError if there is
+    no such teacher, if it does not take an option that is set, or if it needs an option that is not set.
     """
     context = {
         "store": store,

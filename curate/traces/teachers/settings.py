@@ -1,4 +1,4 @@
-"""Settings of teachers, apart from the libraries that they need."""
+"""Settings of teachers, without the libraries that teachers need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ STRUCTURED_OUTPUT = ("auto", "json_schema", "json_object", "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAISettings(EndpointSettings):
-    """Which model of an endpoint answers, and how it is asked.
+    """The model of an endpoint, and how its requests are made.
 
-    price_per_million_*: US dollars; where both are None, no cost is told.
-    structured_output: "auto" begins with json_schema and takes json_object, then nothing, where the server refuses.
-    top_p: None leaves it to the server. seed: whether requests carry one.
-    extra_body: fields added to each request, such as {"top_k": 20} for vLLM.
+    price_per_million_*: US dollars; if both are None, no cost is reported.
+    structured_output: "auto" begins with json_schema, and falls back to json_object and then to no format if the server
+    refuses. top_p: None leaves it to the server. seed: whether requests carry a seed. extra_body: fields added to each
+    request, such as {"top_k": 20} for vLLM.
     """
 
     model: str = option(help="Name of the model that the endpoint serves.", group="Endpoint")
@@ -49,6 +49,6 @@ class OpenAISettings(EndpointSettings):
     )
 
     def __post_init__(self) -> None:
-        # By name, because a dataclass with slots is another class than the one that super() looks for.
+        # The class is named, because a dataclass with slots is another class than the one that super() looks for.
         EndpointSettings.__post_init__(self)
         check_object("extra_body", self.extra_body)

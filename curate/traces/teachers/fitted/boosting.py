@@ -1,8 +1,8 @@
 """LambdaMART over the evidence: gradient-boosted trees on features that link each candidate to the history.
 
-It is cross-fitted: each model learns from all folds of users but one, and rates the training lists of that one. Lists
-of other splits get the mean of all models, which is steadier than any of them. The trees stop early on valid lists.
-LightGBM is imported only when it is used.
+The models are cross-fitted. Each model learns from all folds of users except one, and rates the training lists of that
+fold. Lists of other splits get the mean of all models, which is steadier than any single model. The trees stop early on
+valid lists. LightGBM is imported only when it is used.
 
 Source: Burges 2010, "From RankNet to LambdaRank to LambdaMART". The features are ours.
 """
@@ -31,11 +31,11 @@ MAX_LISTS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class LambdaMartSettings:
-    """Chosen on the valid lists of Beauty.
+    """Settings of the models. The defaults are chosen on the valid lists of Beauty.
 
     popularity: whether the candidate's popularity is a feature; on 5-core data item counts leak the held-out purchase.
-    patience: rounds without a better NDCG@5 on valid lists until it stops. seeds: how many models learn from the same
-    lists, each from other shares of features and lists.
+    patience: training stops after this many rounds without a better NDCG@5 on valid lists. seeds: the number of models
+    that learn from the same lists, each from other shares of features and lists.
     """
 
     leaves: int = 15
@@ -53,7 +53,10 @@ class LambdaMartSettings:
 
 @dataclass(frozen=True, slots=True)
 class LambdaMart:
-    """Trained models. boosters: LightGBM's, by the fold that they have not seen. scale: log-odds per unit of score."""
+    """Trained models.
+
+    boosters: LightGBM's models, by the fold that they have not seen. scale: log-odds per unit of score.
+    """
 
     boosters: Mapping[int, Sequence[Any]]
     scale: float
@@ -67,9 +70,9 @@ class LambdaMart:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def scores(self, tasks: Sequence[RerankTask], fold: int | None) -> NDArray[np.float64]:
-        """The log-odds of the candidates of all tasks, one after the other.
+        """Return the log-odds of the candidates of all tasks, one task after the other.
 
-        fold: that of training lists, whose model has not seen them; None for lists of other splits.
+        fold: the fold of training lists, whose model has not seen them; None for lists of other splits.
         """
         features = features_of(tasks, popularity=self.settings.popularity)
         return self.scale * _predict(self._models(fold), features)
@@ -77,9 +80,9 @@ class LambdaMart:
     def contributions(
         self, task: RerankTask, fold: int | None, *, places: NDArray[np.int64] | None = None
     ) -> NDArray[np.float64]:
-        """What each feature adds to the log-odds of each candidate (K, F), by SHAP values of the trees.
+        """Return what each feature adds to the log-odds of each candidate (K, F), by SHAP values of the trees.
 
-        places: of which candidates, because each takes a while; None for all.
+        places: the candidates to compute, because each takes a while; None for all.
         """
         features = features_of([task], popularity=self.settings.popularity)
         if places is not None:
@@ -124,7 +127,7 @@ def fit_lambdamart(
 
     def fit(fold: int) -> list[Any]:
         held_out_N = train.folds_N == fold
-        # If there is one fold only, nothing else could be learned from.
+        # With a single fold, no other list is left to learn from.
         seen = train.where(~held_out_N if len(folds) > 1 else held_out_N)
         data = lightgbm.Dataset(
             seen.features,
@@ -132,7 +135,7 @@ def fit_lambdamart(
             group=seen.sizes_N,
             feature_name=feature_names(popularity=settings.popularity),
         )
-        # Binned like the lists that are learned from.
+        # The valid lists get the same bins as the training lists.
         judged = lightgbm.Dataset(valid.features, valid.labels, group=valid.sizes_N, reference=data)
         return [train_booster(lightgbm, data, judged, settings, seed) for seed in range(settings.seeds)]
 
@@ -149,7 +152,7 @@ def fit_lambdamart(
 
 
 class _Lists(NamedTuple):
-    """Lists to learn from. features, labels: a row per candidate. sizes_N, folds_N: of each list."""
+    """Lists to learn from. features, labels: one row per candidate. sizes_N, folds_N: one value per list."""
 
     features: NDArray[np.float32]
     labels: NDArray[np.int8]
@@ -158,7 +161,7 @@ class _Lists(NamedTuple):
 
     @classmethod
     def of(cls, lists: TargetLists, *, popularity: bool) -> "_Lists":
-        """The lists of the store; a label is 1 for the target and 0 for the other candidates."""
+        """Take the lists of the store. A label is 1 for the target and 0 for the other candidates."""
         labels = [
             candidate.item.item_id == listed.target_item_id
             for listed in lists.listed
@@ -172,7 +175,7 @@ class _Lists(NamedTuple):
         )
 
     def where(self, keep_N: NDArray[np.bool_]) -> "_Lists":
-        """Some of the lists."""
+        """The lists for which `keep_N` is true."""
         keep = np.repeat(keep_N, self.sizes_N)
         return _Lists(self.features[keep], self.labels[keep], self.sizes_N[keep_N], self.folds_N[keep_N])
 
@@ -191,7 +194,11 @@ def import_lightgbm() -> Any:
 
 
 def train_booster(lightgbm: Any, data: Any, judged: Any, settings: LambdaMartSettings, seed: int = 0) -> Any:
-    """One model of LightGBM. data: what it learns from; judged: by which it stops. seed: is added to the settings'."""
+    """Train one LightGBM model.
+
+    data: the lists to learn from. judged: the lists on which it stops early. seed: is added to the seed of the
+    settings.
+    """
     parameters = {
         "objective": "lambdarank",
         "metric": "ndcg",
@@ -226,11 +233,11 @@ def _predict(models: Sequence[Any], features: NDArray[np.float32]) -> NDArray[np
 
 
 def _fit_scale(scores: NDArray[np.float64], lists: _Lists) -> float:
-    """By how much scores are multiplied to be log-odds: the factor of the greatest likelihood of the targets.
+    """The factor that turns scores into log-odds: it maximises the likelihood of the targets.
 
-    LambdaRank cares for the order alone, so that its scores have no unit.
+    LambdaRank only optimises the order, so its scores have no unit.
     """
-    # _N: lists. The best score of each is subtracted against overflow; it cancels out.
+    # _N: lists. The best score of each list is subtracted against overflow; it cancels out.
     list_of_row = np.repeat(np.arange(len(lists.sizes_N)), lists.sizes_N)
     best_N = np.full(len(lists.sizes_N), -np.inf)
     np.maximum.at(best_N, list_of_row, scores)

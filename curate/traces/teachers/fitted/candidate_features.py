@@ -1,7 +1,7 @@
-"""The evidence of candidates as numbers: what LambdaMART learns from.
+"""The evidence of candidates as numeric features, from which LambdaMART learns.
 
-All of it is evidence that a prompt can show. Features "to_best" and "rank" compare a candidate with the others of its
-list, which a tree cannot do by itself.
+A prompt can show all of this evidence. Features "to_best" and "rank" compare a candidate with the others of its list,
+which a tree cannot do by itself.
 """
 
 import math
@@ -16,15 +16,15 @@ from store.records import Evidence, Link, Similarity
 
 RECENT = ("last", "second_last", "third_last")
 SIMILARITIES = tuple(f"{kind}_{which}" for kind in ("text", "copurchase") for which in ("last", "mean", "highest"))
-# Features by whose value the candidates of a list are ranked; the position has the rank of the score.
+# The candidates of a list are ranked by these features. The position is already the rank by score.
 RANKED = ("last_weight", "after_last", "after_all", *SIMILARITIES)
 NO_LINK = Link("", 0, 0)
-# Trees take it for a missing value.
+# The trees treat NaN as a missing value.
 UNKNOWN = Similarity(math.nan, math.nan, math.nan)
 
 
 def feature_names(*, popularity: bool = False) -> list[str]:
-    """The names of the columns of `candidate_features`. RECENT items have two columns each."""
+    """The names of the columns of `candidate_features`. Each of the RECENT items has two columns."""
     return [
         "position",
         "log_score",
@@ -46,11 +46,11 @@ def feature_names(*, popularity: bool = False) -> list[str]:
 
 
 def candidate_features(task: RerankTask, *, popularity: bool = False) -> NDArray[np.float32]:
-    """One row of features per candidate, in the task's order and in the columns of `feature_names`.
+    """Return one row of features per candidate, in the task's order and in the columns of `feature_names`.
 
     position: 0 is the first candidate of the input. log_score_to_best: the difference to the best of the list.
-    last_weight_to_best: the share of the best of the list. Counts are those of Evidence; a candidate without evidence
-    has counts of 0. Similarities that were not computed are NaN. rank: how many candidates have a higher value.
+    last_weight_to_best: the ratio to the best of the list. Counts are those of Evidence; a candidate without evidence
+    has counts of 0. Similarities that were not computed are NaN. rank: the number of candidates with a higher value.
     """
     facts_K = [candidate.evidence or Evidence(0.0) for candidate in task.candidates]
     log_scores_K = [math.log(max(facts.score, 0.0) + LEAST_SCORE) for facts in facts_K]
@@ -93,5 +93,5 @@ def candidate_features(task: RerankTask, *, popularity: bool = False) -> NDArray
 
 
 def features_of(tasks: Sequence[RerankTask], *, popularity: bool = False) -> NDArray[np.float32]:
-    """The rows of all tasks, one below the other."""
+    """Return the feature rows of all tasks, one task below the other."""
     return np.concatenate([candidate_features(task, popularity=popularity) for task in tasks])

@@ -1,11 +1,11 @@
-"""A teacher that ranks by LambdaMART and says why, in words or in points.
+"""A teacher that ranks by LambdaMART and explains the ranking in words or in points.
 
-In words it tells what its trees found in favour of the first candidate, the strongest first; each sentence states a
-fact of the evidence. In points it rates every candidate, for students from scratch. Training lists are rated by the
-model that has not seen their users, so that the points mean on them what they mean on new lists.
+In words, it names the evidence that its trees found in favour of the first candidate, the strongest first. Each
+sentence states a fact of the evidence. In points, it rates every candidate, for students from scratch. Training lists
+are rated by the model that has not seen their users, so that points mean the same on training lists and on new lists.
 
-Source: contributions are SHAP values of the trees (Lundberg et al. 2018, "Consistent individualized feature
-attribution for tree ensembles"). Sentences and points are ours.
+Source: contributions are SHAP values of the trees (Lundberg et al. 2018, "Consistent individualized feature attribution
+for tree ensembles"). Sentences and points are ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from store import InputError, Store
 
 WORDS = "words.v1"
 POINTS = "points.v1"
-# Finer than a scorecard's, because 3 points per log-odd lose most of what the trees know beyond one.
+# The scale is finer than a scorecard's, because 3 points per log-odd lose most of what the trees add to a scorecard.
 POINT_SCALE = PointScale(per_unit=10, average=40, most=79)
 MAX_SENTENCES = 3
 
@@ -45,13 +45,13 @@ class LambdaMartTeacher:
 
     @property
     def model(self) -> str:
-        """The model name, with the digest of the trees: other trees are another model."""
+        """The model name with the digest of the trees, because other trees are another model."""
         return f"{self.explains}-{self.models.digest}"
 
     async def complete(self, request: TeacherRequest) -> Completion:
         """Rank the candidates and explain the ranking. The seed matters only at temperatures above 0.
 
-        A target that the task names comes first. Raises RequestFailedError if the prompt shows no evidence.
+        If the task names a target, it comes first. Raises RequestFailedError if the prompt shows no evidence.
         """
         task = request.task
         if not task.candidates or any(candidate.evidence is None for candidate in task.candidates):
@@ -64,7 +64,7 @@ class LambdaMartTeacher:
             draws_K = np.where(is_target_K, np.inf, draws_K)
         order = np.argsort(-draws_K, kind="stable")
         if self.explains == POINTS:
-            # The trees tell the candidates of one list apart, so only differences within a list mean anything.
+            # The trees only compare the candidates of one list, so only differences within a list have a meaning.
             reasoning = explain_points(scores_K - scores_K.mean(), POINT_SCALE)
         else:
             (contributions_F,) = self.models.contributions(task, fold, places=order[:1])
@@ -86,9 +86,9 @@ def make_lambdamart_teacher(
     settings: LambdaMartSettings | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> LambdaMartTeacher:
-    """A teacher whose trees are fitted to the dataset. model: WORDS or POINTS, the form of its explanations.
+    """Fit a teacher to the dataset. model: WORDS or POINTS, the form of its explanations.
 
-    Raises InputError on another model, and what `fit_lambdamart` raises.
+    Raises InputError on another model, and the errors of `fit_lambdamart`.
     """
     if model not in (WORDS, POINTS):
         raise InputError(f"`model` is {model!r}; of teacher lambdamart it must be {WORDS} or {POINTS}")
@@ -101,9 +101,10 @@ def make_lambdamart_teacher(
 
 
 def explain_contributions(task: RerankTask, first: Candidate, contributions_F: NDArray[np.float64]) -> str:
-    """What speaks for a candidate, in up to MAX_SENTENCES sentences, each a fact that the evidence holds.
+    """Explain what speaks for a candidate, in up to MAX_SENTENCES sentences. Each states a fact of the evidence.
 
-    contributions_F: what each feature adds to its log-odds; it decides what is said and what comes first.
+    contributions_F: what each feature adds to the candidate's log-odds. It decides which facts are stated, and in which
+    order.
     """
     sentences = _facts(task, first)
     weights = {kind: float(contributions_F[columns].sum()) for kind, columns in _COLUMNS.items()}
@@ -132,7 +133,7 @@ def _facts(task: RerankTask, first: Candidate) -> dict[str, str]:
     for kind, words in (("text", "has a description like that of"), ("copurchase", "is bought in the same company as")):
         mine = getattr(first.evidence, kind)
         theirs = [getattr(facts_of_other, kind) for facts_of_other in others]
-        # Only the nearest of all is worth a sentence, and true whatever the cosine is.
+        # Only the nearest of all candidates gets a sentence, which is then true for any cosine.
         if newest and mine and mine.last > 0 and all(other and mine.last >= other.last for other in theirs):
             facts[kind] = f"of all candidates, {sid} most {words} {newest}."
     return facts

@@ -30,14 +30,14 @@ KINDS = EvidenceLevels._fields
 
 @dataclass(frozen=True, slots=True)
 class PointScale:
-    """How log-odds become points: `per_unit` for each, on top of `average`, within 0 and `most`."""
+    """How log-odds become points: `per_unit` points per log-odd, plus `average`, clipped to 0 and `most`."""
 
     per_unit: int
     average: int
     most: int
 
 
-# Chosen so that points rarely fall outside.
+# These values are chosen so that points are rarely clipped.
 SCORECARD_POINTS = PointScale(per_unit=3, average=15, most=39)
 # Weight decay of the fit. On the valid lists of Beauty and of the simulated shop, 3 and 10 differ by less than 0.003
 # NDCG@5.
@@ -59,11 +59,11 @@ class Scorecard:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that identify the weights."""
-        # Rounded, because the last bits of a fit differ between machines.
+        # The weights are rounded, because the last bits of a fit differ between machines.
         return hashlib.sha256(np.round(self.weights_E_V, 6).tobytes()).hexdigest()[:8]
 
     def scores(self, task: RerankTask) -> NDArray[np.float64]:
-        """The log-odds (K,) of the candidates, in the task's order. Raises ValueError if one has no evidence."""
+        """Return the log-odds (K,) of the candidates, in the task's order. Raises ValueError if one has no evidence."""
         return _add_up(self.weights_E_V, np.array(evidence_levels(task)))
 
 
@@ -76,7 +76,7 @@ class ScorecardTeacher:
 
     @property
     def model(self) -> str:
-        """The model name, with the digest of the weights: other weights are another model."""
+        """The model name with the digest of the weights, because other weights are another model."""
         return f"scorecard.v1-{self.card.digest}"
 
     async def complete(self, request: TeacherRequest) -> Completion:
@@ -106,7 +106,7 @@ def make_scorecard_teacher(
     pre_ranker: str | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> ScorecardTeacher:
-    """A teacher whose scorecard is fitted to the dataset. Raises what `fit_scorecard` raises."""
+    """Fit a teacher's scorecard to the dataset. Raises the errors of `fit_scorecard`."""
     card = fit_scorecard(store, dataset, sid_version, pre_ranker)
     on_progress(f"scorecard fitted on {card.lists:,} train lists")
     return ScorecardTeacher(card)
@@ -159,7 +159,7 @@ def fit_weights(levels_by_list: Sequence[Sequence[EvidenceLevels]], targets: Seq
         # The maximum is subtracted against overflow; it cancels out in the softmax.
         odds_N_K = np.exp(scores_N_K - scores_N_K.max(axis=1, keepdims=True))
         chances_N_K = odds_N_K / odds_N_K.sum(axis=1, keepdims=True)
-        # Of the log-likelihood, which is maximised: the step below has a plus sign.
+        # This is the gradient of the log-likelihood, which is maximised, so the step below has a plus sign.
         gradient = one_hot.T @ (is_target_N_K - chances_N_K).ravel() - RIDGE * weights_E_V.ravel()
         chances = chances_N_K.ravel()[:, None].astype(np.float32)
         expected_N_EV = (one_hot * chances).reshape(lists, candidates, -1).sum(axis=1)
@@ -175,7 +175,10 @@ def fit_weights(levels_by_list: Sequence[Sequence[EvidenceLevels]], targets: Seq
 
 
 def draw_scores(scores_K: NDArray[np.float64], request: TeacherRequest) -> NDArray[np.float64]:
-    """Scores whose order is a sample of the Plackett-Luce model of the log-odds; at temperature 0 the log-odds."""
+    """Return scores whose order is a sample of the Plackett-Luce model of the log-odds.
+
+    At temperature 0 they are the log-odds themselves.
+    """
     if request.temperature == 0:
         return scores_K
     # Sorting by score plus Gumbel noise samples a ranking from the model.
@@ -183,7 +186,7 @@ def draw_scores(scores_K: NDArray[np.float64], request: TeacherRequest) -> NDArr
 
 
 def explain_points(scores_K: NDArray[np.float64], scale: PointScale = SCORECARD_POINTS) -> str:
-    """The points of each candidate after its number in the prompt, such as `1 p14 2 p9`.
+    """Return the points of each candidate after its number in the prompt, such as `1 p14 2 p9`.
 
     >>> explain_points(np.array([1.0, -0.4, 90.0]))
     '1 p18 2 p14 3 p39'
@@ -193,7 +196,7 @@ def explain_points(scores_K: NDArray[np.float64], scale: PointScale = SCORECARD_
 
 
 def _add_up(weights_E_V: NDArray[np.float64], levels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The sum of the weights of all kinds. levels: shape (..., E). Returns shape (...)."""
+    """Add up the weights of all kinds. levels: shape (..., E). Returns shape (...)."""
     # Pairs kind e with its level levels[..., e], by broadcasting.
     scores: NDArray[np.float64] = weights_E_V[np.arange(len(weights_E_V)), levels].sum(axis=-1)
     return scores
