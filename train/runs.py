@@ -316,7 +316,7 @@ class TrainingRun:
             if state is not None and state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
                 # The training was killed after its last step. Another step would make another model.
                 trainer.state = state
-                kept = state.best_global_step or state.global_step
+                kept = state.global_step if state.best_global_step is None else state.best_global_step
                 trainer._load_from_checkpoint(str(self.checkpoints / f"checkpoint-{kept}"))
             else:
                 trainer.train(resume_from_checkpoint=checkpoint)

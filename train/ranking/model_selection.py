@@ -1,8 +1,8 @@
 """Model selection: a student ranks valid lists every few steps of its training, and its best checkpoint is kept.
 
 The metric is NDCG@5 over a fixed sample of valid lists. transformers does the rest: it writes a checkpoint after each
-evaluation, keeps the best one, loads it at the end, and ends a training that no longer improves. Test lists are never
-read here.
+evaluation, keeps the best one, loads it at the end, and ends a training that no longer improves. The student before
+training is one of the candidates, so that training cannot make it worse on these lists. Test lists are never read here.
 
 Unlike in `gr2 eval`, an invalid answer counts as a miss. There, the input order takes its place. A student without any
 valid answer would then be as good as the pre-ranker, and would be kept.
@@ -17,6 +17,7 @@ import numpy as np
 from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.models import unwrap_model_for_generation
 
 from curate.datasets.catalogue import find_dataset
@@ -156,5 +157,14 @@ class SelectingTrainer:
             metrics = {f"eval_{name}": value for name, value in self._rank_valid_lists(model).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.state.global_step == 0:
+            self._keep_untrained(metrics)
         self.model.train(is_training)
         return metrics
+
+    def _keep_untrained(self: Any, metrics: dict[str, float]) -> None:
+        """Make the student before training the best one so far. transformers considers what has taken a step only."""
+        self._determine_best_metric(metrics, None)
+        # It would take the step 0 for no step when it looks for the best checkpoint.
+        self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-0")
+        self._save_checkpoint(self.model, None)

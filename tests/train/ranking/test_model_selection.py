@@ -111,11 +111,11 @@ def test_the_sample_is_fixed_and_the_cheapest_mode_is_chosen(inputs: Store) -> N
 def test_the_best_student_is_kept_and_the_run_says_which(
     lora_rank: int, inputs: Store, scripted: Callable[..., list[dict[str, torch.Tensor]]]
 ) -> None:
-    seen = scripted(0.9, 0.1, 0.4, 0.4, 0.2)
+    seen = scripted(0.2, 0.1, 0.4, 0.4, 0.2)
     settings = replace(SFT, lora_rank=lora_rank, optimizer="adamw")
     done = train_sft(inputs, "traces", "new", "best", settings, selection=SELECTION)
-    # The first evaluation is of the student before training, which is no checkpoint. Of equals the earlier one is kept.
-    assert curve(inputs, done) == [(0, 0.9), (1, 0.1), (2, 0.4), (3, 0.4), (4, 0.2)]
+    # Of equals the earlier one is kept.
+    assert curve(inputs, done) == [(0, 0.2), (1, 0.1), (2, 0.4), (3, 0.4), (4, 0.2)]
     assert (done.steps, done.figures["best_step"], done.figures[NDCG]) == (4, 2, 0.4)
     trainings = load_trainings(inputs)
     assert dict(trainings.select("name", "best_step").rows()) == {"best": 2}
@@ -126,7 +126,7 @@ def test_the_best_student_is_kept_and_the_run_says_which(
         assert not all(torch.equal(kept[name], seen[3][name]) for name in kept)
     else:
         # LoRA's weights are merged: at step 2 another model comes out than after all four steps.
-        scripted(0.9, 0.1, 0.2, 0.4, 0.5)
+        scripted(0.1, 0.1, 0.2, 0.4, 0.5)
         train_sft(inputs, "traces", "new", "last", settings, selection=SELECTION)
         train_sft(inputs, "traces", "new", "whole", settings)
         assert same(weights(inputs, "last"), weights(inputs, "whole"))
@@ -160,7 +160,7 @@ def test_a_kept_student_of_dapo_ranks_as_its_best_step_did(copying: Store) -> No
     rl = DapoSettings(steps=3, prompts_per_batch=2, num_generations=4, max_tokens=40, learning_rate=1e-2)
     done = train_dapo(copying, "prompts", "copier", "rl", rl, selection=SELECTION)
     figures = dict(curve(copying, done))
-    best = max((step for step in figures if step), key=lambda step: (figures[step], -step))
+    best = max(figures, key=lambda step: (figures[step], -step))
     assert done.figures["best_step"] == best
     student = open_student(copying, "rl")
     assert valid_lists(copying, "rl")(student.model)["ndcg_at_5"] == figures[best]
@@ -179,7 +179,7 @@ def test_two_processes_share_the_lists_and_agree(inputs: Store) -> None:
     figures = dict(fetch(inputs, f"select step, value from run_metrics where metric = '{NDCG}'"))
     assert figures.keys() == {0, 1, 2, 3}
     ((best,),) = fetch(inputs, "select value from run_metrics where metric = 'best_step'")
-    assert best == max((1, 2, 3), key=lambda step: (figures[step], -step))
+    assert best == max(figures, key=lambda step: (figures[step], -step))
     # One process that ranks all nine lists finds what two found with five and four.
     lists = valid_lists(inputs, "both", eval_lists=9)
     assert lists(open_student(inputs, "both").model)["ndcg_at_5"] == pytest.approx(figures[best])
@@ -193,6 +193,27 @@ def test_a_training_that_does_not_improve_ends(
         inputs, "traces", "new", "short", replace(SFT, max_steps=9), selection=replace(SELECTION, patience=2)
     )
     assert (done.steps, done.figures["best_step"]) == (3, 1)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_student_that_training_makes_worse_stays_as_it_was(
+    killed: bool,
+    inputs: Store,
+    scripted: Callable[..., list[dict[str, torch.Tensor]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: Any) -> TrainingSummary:
+        raise KeyboardInterrupt
+
+    scripted(0.3, 0.1, 0.2, 0.3, 0.1)
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr(TrainingRun, "finish", stop)
+            with pytest.raises(KeyboardInterrupt):
+                train_sft(inputs, "traces", "new", "same", SFT, selection=SELECTION)
+    done = train_sft(inputs, "traces", "new", "same", SFT, selection=SELECTION, resume=killed)
+    assert (done.steps, done.figures["best_step"], done.figures[NDCG]) == (4, 0, 0.3)
+    assert same(weights(inputs, "same"), weights(inputs, "new"))
 
 
 # The steps before which the training is killed: with a best checkpoint before, at and after the last one, and after the
@@ -229,9 +250,6 @@ def test_a_resumed_training_keeps_the_same_student(
     else:
         # What the last checkpoint does not know is evaluated again.
         scripted(*(figures[step] for step in figures if step >= int(stopped_at)))
-        if stopped_at == 1:
-            # There is no checkpoint yet, so it begins again.
-            scripted(*figures.values())
     resumed = train_sft(inputs, "", "", "killed", settings, resume=True)
     scripted(*figures.values())
     whole = train_sft(inputs, "traces", "new", "whole", settings, selection=selection)
