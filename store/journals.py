@@ -161,19 +161,18 @@ def _open_locked(path: Path) -> int:
 
     A new journal becomes visible only after it is locked, so that nobody takes its run for dead.
     """
-    if path.exists():
-        file = os.open(path, os.O_RDWR | os.O_APPEND)
-        if not try_lock(file, path):
-            os.close(file)
-            raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
-        return file
-    hidden = _hidden(path)
-    file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    is_new = not path.exists()
+    place = _hidden(path) if is_new else path
+    file = os.open(place, os.O_RDWR | os.O_APPEND | (os.O_CREAT if is_new else 0), 0o644)
     try:
-        try_lock(file, path)
-        hidden.rename(path)
-    except OSError:
+        if not try_lock(file, path):
+            raise InputError(f"{path} is being written by another process; wait for it or end it, then try again")
+        if is_new:
+            place.rename(path)
+    except BaseException:
         os.close(file)
+        if is_new:
+            place.unlink(missing_ok=True)
         raise
     return file
 

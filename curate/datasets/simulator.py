@@ -49,6 +49,8 @@ LINES = (
     "Soft",
 )
 LEAVES = sum(len(steps) for steps in ROUTINES.values())
+# The number of purchases of the user with the fewest.
+SHORTEST = 5
 START = datetime(2024, 1, 1)  # noqa: DTZ001
 
 
@@ -73,6 +75,10 @@ class SimulatorSettings:
         check(self)
         if min(self.next_step, self.same_routine) < 0 or self.next_step + self.same_routine >= 1:
             raise InputError("next_step and same_routine must be 0 or more, and their sum under 1")
+        if not 0 <= self.loyalty <= 1:
+            raise InputError(f"loyalty is {self.loyalty}; it must be a probability, from 0 to 1")
+        if not self.mean_length >= SHORTEST:
+            raise InputError(f"mean_length is {self.mean_length}; it must be at least {SHORTEST}")
 
 
 class Simulator:
@@ -223,7 +229,7 @@ class Simulator:
     def _draw_sequence(self, rng: np.random.Generator) -> list[int]:
         """The numbers of one user's items, in order of purchase."""
         state = int(rng.choice(len(self._priors_S), p=self._priors_S))
-        length = 5 + int(rng.poisson(self.settings.mean_length - 5))
+        length = SHORTEST + int(rng.poisson(self.settings.mean_length - SHORTEST))
         numbers: list[int] = []
         for _ in range(length):
             chances_N = self._mixture_S_N(tuple(numbers[-1:]))[state].copy()

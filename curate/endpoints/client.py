@@ -81,7 +81,14 @@ class EndpointClient:
                 # aiohttp's own time-outs are of this class too.
                 if isinstance(error, aiohttp.ConnectionTimeoutError):
                     raise TransportError(f"no connection within {self.connect_timeout_s:g} s") from None
-                raise TransportError(f"no complete answer within {self.timeout_s:g} s", costly=True) from None
+                # aiohttp's is of a silent server, and the other one is of a server that is too slow altogether.
+                is_silent = isinstance(error, aiohttp.ServerTimeoutError)
+                message = (
+                    f"nothing came for {self.timeout_s:g} s"
+                    if is_silent
+                    else f"no complete answer within {2 * self.timeout_s:g} s"
+                )
+                raise TransportError(message, costly=True) from None
             # The event loop itself raises OSError. ValueError: headers or names that cannot be read.
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 # Not `from error`, because the error may contain headers with a key.

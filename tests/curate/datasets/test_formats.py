@@ -136,7 +136,7 @@ def test_the_schemas_are_kept_over_chunks(tmp_path: Path, monkeypatch: pytest.Mo
         ('{"user_id":"U1","item_id":"B1"}', "f:1: neither timestamp nor position"),
         ('{"user_id":"U1","item_id":"B1","timestamp":"soon"}', "timestamp is 'soon': it must be unix time or ISO 8601"),
         ('{"user_id":"U1","item_id":"B1","timestamp":-5}', "timestamp is -5"),
-        ('{"user_id":"U1","item_id":"B1","timestamp":"2500-01-01"}', "after the year 2200"),
+        ('{"user_id":"U1","item_id":"B1","timestamp":"2500-01-01"}', "in the year 2200 or later"),
         ('{"user_id":"U1","item_id":"B1","position":"first"}', "position is 'first'"),
         ('{"user_id":"U1","item_id":"B1","position":1.5}', "position is 1.5"),
         ('{"user_id":"U1","item_id":"B1","position":1,"rating":"good"}', "rating is 'good': it must be a number"),

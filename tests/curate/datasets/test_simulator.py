@@ -107,7 +107,14 @@ def test_the_oracle_order_is_by_probability() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"users": 0}, "`users`"), ({"items": 10}, "`items`"), ({"next_step": 0.9}, "sum")]
+    ("options", "message"),
+    [
+        ({"users": 0}, "`users`"),
+        ({"items": 10}, "`items`"),
+        ({"next_step": 0.9}, "sum"),
+        ({"loyalty": 1.5}, "loyalty is 1.5"),
+        ({"mean_length": 4.0}, "mean_length is 4.0; it must be at least 5"),
+    ],
 )
 def test_settings_out_of_range_are_clear_errors(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):

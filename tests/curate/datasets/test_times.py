@@ -70,7 +70,7 @@ def test_nothing_is_no_time(value: Any) -> None:
         (float("nan"), "from 1970 on"),
         ("inf", "from 1970 on"),
         ("20141399", "its eight digits must be a date"),
-        ("2500-01-01", "after the year 2200"),
+        ("2500-01-01", "in the year 2200 or later"),
     ],
 )
 def test_what_is_no_time_says_what_is(value: Any, message: str) -> None:
