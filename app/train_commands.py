@@ -10,6 +10,7 @@ from app.completion import complete_snapshots, complete_students
 from app.options import DEFAULT_STORE, StoreOption, open_store, prepare_training, print_table, say
 from app.progress import status_line
 from train.dapo.settings import DapoSettings
+from train.distillation.settings import DistillationSettings
 from train.midtrain.settings import MidtrainSettings
 from train.ranking.settings import SelectionSettings
 from train.sft.settings import SftSettings
@@ -54,7 +55,7 @@ ResumeOption = Annotated[
 def register(cli: typer.Typer) -> None:
     """Add the group of commands."""
     train = typer.Typer(help="Make students and train them on snapshots.", no_args_is_help=True)
-    for command in (init, midtrain, sft, dapo, rollouts):
+    for command in (init, midtrain, sft, dapo, distill, rollouts):
         add_command(train, command)
     cli.add_typer(train, name="train")
 
@@ -175,6 +176,51 @@ def dapo(
     )
 
 
+def distill(
+    given: Annotated[Given, OptionsOf(DistillationSettings)],
+    selecting: Annotated[Given, OptionsOf(SelectionSettings)],
+    snapshot: SnapshotOption = None,
+    name: NameOption = "distilled",
+    student: StudentOption = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to learn from, with the same vocabulary: a student of the store, a folder, or a name on the "
+            "hub.",
+            autocompletion=complete_students,
+        ),
+    ] = None,
+    resume: ResumeOption = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Train a student on its own answers, by the token probabilities of a better model (on-policy distillation).
+
+    The snapshot is of kind dapo. Example: gr2 train distill beauty-prompts --student beauty-sft --teacher beauty-big
+    --name beauty-distilled
+    """
+    from store import InputError
+
+    settings, selection = DistillationSettings(**given), SelectionSettings(**selecting)
+    if not (resume or teacher):
+        raise InputError("a distillation needs a --teacher, the model to learn from")
+    prepare_training("gr2 train")
+    from train.distillation.training import SHOWN, train_by_distillation
+
+    _train(
+        train_by_distillation,
+        snapshot,
+        student,
+        name,
+        SHOWN,
+        store=store,
+        resume=resume,
+        settings=settings,
+        given=given | selecting,
+        selection=selection,
+        teacher=teacher or "",
+    )
+
+
 def rollouts(
     name: Annotated[
         str, typer.Argument(help="Student that was trained.", metavar="STUDENT", autocompletion=complete_students)
@@ -248,7 +294,8 @@ def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -
     end = f"at the end {figures}; " if figures else ""
     if "best_step" in done.figures:
         step, ndcg = (done.figures[metric] for metric in ("best_step", "eval_ndcg_at_5"))
-        end += f"step {step:,} is kept, with NDCG@5 {ndcg:.4f} on valid lists; "
+        kept = f"step {step:,}" if step else "the student before training"
+        end += f"{kept} is kept, with NDCG@5 {ndcg:.4f} on valid lists; "
     say(
         f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s with {optimizer}, learning rate {rate:g}; "
         f"{end}run {done.run_id}"

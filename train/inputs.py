@@ -1,6 +1,6 @@
 """Opens and checks the inputs of a training before its first step: a snapshot's rows, the student, the settings."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +12,7 @@ from store import InputError, Store
 from store.snapshots import Snapshot
 from train.runs import find_student, open_snapshot, sid_sizes
 from train.snapshots import load_snapshot
+from train.students.chat import ChatFormat, Message
 from train.students.settings import TrainerSettings
 from train.students.student import is_from_scratch
 from train.students.trainers import load_trainable
@@ -76,6 +77,20 @@ def _find_vocabulary(tokenizer: Any, snapshot: Snapshot, student: str) -> Vocabu
             "template without semantic IDs, such as rerank_levels.v1"
         )
     return find_vocabulary(tokenizer, *sizes)
+
+
+def check_lengths(prompts: Iterable[Sequence[Message]], chat: ChatFormat, max_tokens: int, positions: int) -> None:
+    """Check that each prompt leaves room for an answer.
+
+    max_tokens: maximum length of an answer. positions: the most tokens that the model reads. Raises InputError if the
+    longest prompt and the longest answer together exceed them.
+    """
+    longest = max(len(ids) for ids in chat.encode_prompts(prompts))
+    if longest + max_tokens > positions:
+        raise InputError(
+            f"the longest prompt has {longest:,} tokens; with answers of up to {max_tokens:,} that is more than the "
+            f"model's {positions:,}: lower `max_tokens`, or publish a snapshot with a shorter template"
+        )
 
 
 def resume_settings(

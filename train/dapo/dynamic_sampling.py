@@ -42,7 +42,7 @@ from store.errors import InputError
 from train.dapo.shared_prompts import SharedPromptsTrainer
 from train.ranking.model_selection import SelectingTrainer
 from train.saving import plain_weights
-from train.students.chat import ChatFormat
+from train.students.trainers import ChatPrompts
 
 # Values that differ by less than this, relatively or absolutely, differ only by the rounding of float32.
 ROUNDING = 1e-6
@@ -156,7 +156,7 @@ class Group:
         return {**self.rows, "completion_mask": torch.zeros_like(self.rows["completion_mask"])}
 
 
-class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
+class DynamicSamplingTrainer(SelectingTrainer, ChatPrompts, SharedPromptsTrainer):
     """TRL's GRPOTrainer with steps that learn only from groups whose outcomes differ.
 
     refill_rounds: the maximum number of times that a batch is refilled. With 0 this is TRL's trainer, except for
@@ -325,16 +325,6 @@ class DynamicSamplingTrainer(SelectingTrainer, SharedPromptsTrainer):
             )
         self.model.train(training)
         return list(completions)
-
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
-        """Return the token ids of each prompt, its images and their fields.
-
-        Only the texts of chats differ from TRL's.
-        """
-        if isinstance(prompts[0], str) or any(not isinstance(message["content"], str) for message in prompts[0]):
-            tokenized: tuple[list[list[int]], Any, dict[str, Any]] = super()._tokenize_prompts(prompts)
-            return tokenized
-        return ChatFormat.of(self._tokenizer).encode_prompts(prompts), None, {}
 
     def _sample(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Call TRL's own method.

@@ -29,7 +29,7 @@ from train.dapo.rewards import OutcomeFunction, RewardFunction, RewardSettings
 from train.dapo.rollout_metrics import LoggedReward, describe_waste
 from train.dapo.rollouts import keep_rollouts
 from train.dapo.settings import LOSSES, DapoSettings
-from train.inputs import open_inputs, resume_settings
+from train.inputs import check_lengths, open_inputs, resume_settings
 from train.ranking.model_selection import open_valid_lists, selection_arguments, selection_callbacks
 from train.ranking.settings import NO_SELECTION, SelectionSettings
 from train.runs import (
@@ -129,7 +129,7 @@ def train_dapo(
     settings = settings.resolve(from_scratch=from_scratch)
     chat = ChatFormat.of(tokenizer)
     prompts = choose_prompts(rows, settings, on_progress)
-    _check_lengths(prompts, chat, settings, most_tokens(model))
+    check_lengths(prompts["prompt"], chat, settings.max_tokens, most_tokens(model))
     # A snapshot of prompts has one template.
     template = load_template(rows["template"][0])
     lists = open_valid_lists(store, snapshot, [template.name], tokenizer, selection)
@@ -202,16 +202,6 @@ class ResolutionCallback(TrainerCallback):
         if state.is_world_process_zero:
             for line in found.describe(prompts_seen(settings, len(prompts), process_count())):
                 self._on_progress(Notice(line))
-
-
-def _check_lengths(prompts: datasets.Dataset, chat: ChatFormat, settings: DapoSettings, positions: int) -> None:
-    """Raise InputError if the longest prompt and the longest answer together exceed the model's positions."""
-    longest = max(len(ids) for ids in chat.encode_prompts(prompts["prompt"]))
-    if longest + settings.max_tokens > positions:
-        raise InputError(
-            f"the longest prompt has {longest:,} tokens; with answers of up to {settings.max_tokens:,} that is more "
-            f"than the model's {positions:,}: lower `max_tokens`, or publish a snapshot with a shorter template"
-        )
 
 
 def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: SelectionSettings) -> GRPOConfig:

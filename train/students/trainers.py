@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from store.errors import InputError
 from train.runs import device_arguments
+from train.students.chat import ChatFormat
 from train.students.lora import make_lora
 from train.students.settings import ChatTrainerSettings, TrainerSettings
 from train.students.student import load_student
@@ -40,6 +41,17 @@ def add_adapters(model: Any, vocabulary: Vocabulary | None, settings: TrainerSet
     if not settings.lora_rank:
         return model
     return make_lora(model, vocabulary, rank=settings.lora_rank, alpha=2 * settings.lora_rank)
+
+
+class ChatPrompts:
+    """A mixin for a trainer of TRL that generates: it renders chat prompts as everywhere in gr2 (`ChatFormat`)."""
+
+    def _tokenize_prompts(self: Any, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        """Token ids of each prompt, its images and their fields. Only the texts of chats differ from TRL's."""
+        if isinstance(prompts[0], str) or any(not isinstance(message["content"], str) for message in prompts[0]):
+            tokenized: tuple[list[list[int]], Any, dict[str, Any]] = super()._tokenize_prompts(prompts)  # type: ignore[misc]
+            return tokenized
+        return ChatFormat.of(self._tokenizer).encode_prompts(prompts), None, {}
 
 
 def shared_arguments(settings: TrainerSettings, folder: Path) -> dict[str, Any]:
