@@ -184,7 +184,7 @@ MUTATIONS = (
     ),
     Mutation(
         "LambdaMART's noise has the wrong sign",
-        "curate/traces/teachers/fitted/lambdamart.py",
+        "curate/traces/teachers/fitted/scorecard.py",
         "scores_K + request.temperature",
         "scores_K - request.temperature",
         f"{FITTED}/test_lambdamart.py::test_first_places_follow_the_softmax_of_the_scores",
@@ -318,7 +318,7 @@ MUTATIONS = (
         '"epsilon_high": settings.epsilon',
         DAPO,
     ),
-    Mutation("the loss is GRPO's", "train/dapo/training.py", '"loss_type": "dapo"', '"loss_type": "grpo"', DAPO),
+    Mutation("the loss is GRPO's", "train/dapo/settings.py", '"dapo": Loss("dapo"', '"dapo": Loss("grpo"', DAPO),
     Mutation("there is a KL term", "train/dapo/training.py", '"beta": 0.0', '"beta": 0.04', DAPO),
     Mutation(
         "truncated answers are learned",
@@ -330,8 +330,8 @@ MUTATIONS = (
     Mutation(
         "long answers are punished in full whatever their weight",
         "train/dapo/training.py",
-        "settings.overlong_weight][: len(functions)]",
-        "1.0][: len(functions)]",
+        "[1.0, 0.0, settings.overlong_weight]",
+        "[1.0, 0.0, 1.0]",
         DAPO,
     ),
 )

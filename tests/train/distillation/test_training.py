@@ -53,7 +53,7 @@ def blur(store: Store, name: str, blurred: str) -> None:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
-            weight += weight.std() * torch.randn(weight.shape, generator=random) / 4
+            weight.add_(weight.std() * torch.randn(weight.shape, generator=random) / 4)
     model.save_pretrained(student_folder(store, blurred))
     tokenizer.save_pretrained(student_folder(store, blurred))
 
