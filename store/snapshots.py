@@ -3,18 +3,17 @@
     snapshots/<name>/<version>/
         manifest.json         the selection, its sources, and the sha256 of each file
         README.md             a dataset card, from which datasets.load_dataset(folder) learns the splits
-        data/<split>-00000-of-00001.parquet
+        data/<split>-00000-of-00003.parquet
 
 The version is the sha256 of the manifest. A snapshot contains no time and no machine name, so the same store gives the
-same bytes. Rows pass through on disk, a part at a time, so that a snapshot may be larger than the memory. This module
-does not know how rows are selected; `curate.snapshots.publishing` does.
+same bytes. Rows pass through on disk, and each file of a split has FILE_ROWS of them at most, so that a snapshot may be
+larger than the memory. This module does not know how rows are selected; `curate.snapshots.publishing` does.
 """
 
 import hashlib
 import os
 import re
 import stat
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,19 +22,18 @@ from typing import Any, NamedTuple
 import orjson
 import polars as pl
 import pyarrow.parquet as pq
-from polars.io.plugins import register_io_source
 
 from store.errors import InputError, SnapshotError
 from store.temporary import temporary_folder
 
 FORMAT_VERSION = 1
 VERSION_DIGITS = 16
-ROW_GROUP_ROWS = 20_000
+# The rows of a file, which are one row group. Only this many are in memory when a file is written.
+FILE_ROWS = 20_000
 _VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 _KEYS = {"format_version", "files", "splits"}
 # The number of rows that are Python objects at the same time, of some 40 KB each.
 PART_ROWS = 1_000
-PACE_S = 60.0
 
 
 class Snapshot(NamedTuple):
@@ -60,6 +58,13 @@ class SplitRows(NamedTuple):
     schema: Mapping[str, Any]
     rows: int
     sha256: str
+
+    def files(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield the rows of each file, with the end of its name."""
+        step = FILE_ROWS // PART_ROWS
+        starts = range(0, len(self.parts), step)
+        for number, start in enumerate(starts):
+            yield _file_ending(number, len(starts)), pl.scan_ipc(self.parts[start : start + step], glob=False).collect()
 
     def whole(self) -> pl.DataFrame:
         """All rows in memory."""
@@ -127,10 +132,10 @@ def write_snapshot(
 ) -> Snapshot:
     """Write a snapshot below `folder`. If one with the same content exists, it is left as it is.
 
-    splits: rows by split name, in their final order, as a frame or from `spool_rows`. body: facts about the selection
-    and its lineage, in types that JSON supports. card: text of README.md. latest: the newest snapshot of the same name,
-    which becomes the parent if the content differs. The snapshot is written to a temporary folder, synced and renamed,
-    so that a reader sees all of it or nothing.
+    splits: rows by split name, in their final order, from `spool_rows`, or as a frame, which becomes one file. body:
+    facts about the selection and its lineage, in types that JSON supports. card: text of README.md. latest: the newest
+    snapshot of the same name, which becomes the parent if the content differs. The snapshot is written to a temporary
+    folder, synced and renamed, so that a reader sees all of it or nothing.
 
     Raises SnapshotError if it cannot be written. In that case nothing is kept.
     """
@@ -161,15 +166,15 @@ def _write(
         data = staged / "data"
         data.mkdir(parents=True)
         for split, rows in splits.items():
-            file = data / f"{split}-00000-of-00001.parquet"
-            # With fixed row groups and compression, the bytes depend only on the rows.
-            (_paced(rows, file) if isinstance(rows, SplitRows) else rows.lazy()).sink_parquet(
-                file,
-                compression="zstd",
-                compression_level=3,
-                row_group_size=ROW_GROUP_ROWS,
-                statistics=True,
-            )
+            for ending, frame in rows.files() if isinstance(rows, SplitRows) else [(_file_ending(0, 1), rows)]:
+                # With fixed row groups and compression, the bytes depend only on the rows.
+                frame.lazy().sink_parquet(
+                    data / f"{split}-{ending}",
+                    compression="zstd",
+                    compression_level=3,
+                    row_group_size=FILE_ROWS,
+                    statistics=True,
+                )
         (staged / "README.md").write_text(card, "utf-8")
         files = {str(file.relative_to(staged)): _describe(file) for file in _files(staged)}
         manifest = {
@@ -200,34 +205,9 @@ def _write(
     return Snapshot(target, orjson.loads(text))
 
 
-def _paced(rows: SplitRows, file: Path) -> pl.LazyFrame:
-    """Rows on disk as a frame that returns a row group only after the previous one was written to `file`.
-
-    Without this, Polars reads ahead, and holds five row groups in memory where one is enough.
-    """
-    parts = ROW_GROUP_ROWS // PART_ROWS
-
-    def read(*_: object) -> Iterator[pl.DataFrame]:
-        written = 0
-        for first in range(0, len(rows.parts), parts):
-            if first:
-                written = _wait_for_more(file, written)
-            yield pl.scan_ipc(rows.parts[first : first + parts], glob=False).collect()
-
-    return register_io_source(read, schema=dict(rows.schema), is_pure=False)
-
-
-def _wait_for_more(file: Path, size: int) -> int:
-    """Wait until a file is larger than `size` and has stopped growing. Returns its size.
-
-    The wait is limited to PACE_S, because only the use of memory depends on it.
-    """
-    before = now = size
-    ends = time.monotonic() + PACE_S
-    while time.monotonic() < ends and (now <= size or now != before):
-        time.sleep(0.1)
-        before, now = now, file.stat().st_size
-    return now
+def _file_ending(number: int, count: int) -> str:
+    """The end of the name of one of a split's files, as the libraries of the Hugging Face hub write it."""
+    return f"{number:05}-of-{count:05}.parquet"
 
 
 def _seal(manifest: dict[str, Any]) -> tuple[str, bytes]:

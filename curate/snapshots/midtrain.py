@@ -10,15 +10,14 @@ them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 
 from curate.datasets.sources import choose_sids
-from curate.snapshots.kind import Contents, Counts, Kind, Schema, Selection, SnapshotSettings
+from curate.snapshots.kind import Contents, Counts, Kind, Schema, Selection, SnapshotSettings, SplitRow
 from prompts.tasks import ShownItem
 from prompts.templates import clean_text
 from store import InputError, Session
@@ -45,54 +44,60 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
         held_out_folds=list(settings.held_out_folds),
     )
     texts = _read_folder(Path(settings.text_dir)) if settings.text_dir else []
-    planned = [text for text in _plan(sequences, items, texts) if text.split in settings.splits]
     nothing = InputError(f"{settings.dataset!r} has no interactions in splits {', '.join(settings.splits)}")
 
     def load(limit: int | None) -> Contents:
         return Contents(
-            render=lambda: (
-                (text.split, {"row_id": f"{text.task}/{text.name}", "task": text.task, "text": text.render()})
-                for text in planned[:limit]
-            ),
+            render=lambda: islice(_rows(sequences, items, texts, settings.splits), limit),
             sid_versions=(sid_version,),
             lineage={"general_texts": len(texts)},
         )
 
     return Selection(
         Counts(
-            groups=pl.DataFrame([(text.split, text.task) for text in planned], schema=["split", "task"], orient="row")
-            .group_by("split", "task")
-            .agg(pl.len().alias("rows"))
-            .sort("split", "task"),
-            users=sequences["user_id"].n_unique(),
+            groups=_count(sequences, len(items), len(texts), settings.splits), users=sequences["user_id"].n_unique()
         ),
-        targets={
-            (user_id, last) for user_id, last in sequences.select("user_id", "last_position").rows() if last is not None
-        },
+        targets=sequences.select("user_id", position="last_position").drop_nulls(),
         refusal=None if sequences.height else nothing,
         load=load,
     )
 
 
-class _Text(NamedTuple):
-    """A row to be rendered: its split, task and name, and a function that returns its text."""
+def _count(sequences: pl.DataFrame, items: int, texts: int, splits: Collection[str]) -> pl.DataFrame:
+    """The number of rows by split and task, without making them. items, texts: the numbers of captions and texts."""
+    users = dict(sequences.group_by("split").len().rows())
+    numbers = {(split, "next_item"): count for split, count in users.items()}
+    if "train" in splits:
+        numbers |= {
+            ("train", "persona"): users.get("train", 0),
+            ("train", "caption"): items,
+            ("train", "general"): texts,
+        }
+    rows = sorted((*names, number) for names, number in numbers.items() if number)
+    return pl.DataFrame(rows, schema={"split": pl.String, "task": pl.String, "rows": pl.Int64}, orient="row")
 
-    split: str
-    task: str
-    name: str
-    render: Callable[[], str]
 
+def _rows(
+    sequences: pl.DataFrame,
+    items: Mapping[str, ShownItem],
+    texts: Iterable[tuple[str, str]],
+    splits: Collection[str],
+) -> Iterator[SplitRow]:
+    """The rows, rendered one at a time."""
 
-def _plan(sequences: pl.DataFrame, items: dict[str, ShownItem], texts: Sequence[tuple[str, str]]) -> Iterator[_Text]:
+    def row(split: str, task: str, name: str, text: str) -> SplitRow:
+        return split, {"row_id": f"{task}/{name}", "task": task, "text": text}
+
     for user_id, split, item_ids in sequences.select("user_id", "split", "item_ids").iter_rows():
         shown = [items[item] for item in item_ids]
-        yield _Text(split, "next_item", user_id, partial(sequence_text, shown))
+        yield row(split, "next_item", user_id, sequence_text(shown))
         if split == "train":
-            yield _Text(split, "persona", user_id, partial(persona_text, shown))
-    for item in items.values():
-        yield _Text("train", "caption", item.item_id, partial(caption_text, item))
-    for name, text in texts:
-        yield _Text("train", "general", name, partial(str, text))
+            yield row(split, "persona", user_id, persona_text(shown))
+    if "train" in splits:
+        for item in items.values():
+            yield row("train", "caption", item.item_id, caption_text(item))
+        for name, text in texts:
+            yield row("train", "general", name, text)
 
 
 def sequence_text(items: Sequence[ShownItem]) -> str:

@@ -282,8 +282,7 @@ def _write(
         card = _read_card(remade) if remade else _card(name, kind, settings, splits)
         snapshot = write_snapshot(folder, splits, body, card, latest=latest)
         if remade and snapshot.version != remade.version and snapshot.manifest["splits"] == remade.manifest["splits"]:
-            # The rows are the same, but the files differ. gr2 0.1 wrote a split in one piece. If a split is longer than
-            # a row group, the pages of nested columns then depend on the whole split.
+            # The rows are the same, but the files differ: gr2 0.1 wrote each split into one file.
             whole = {split: rows.whole() for split, rows in splits.items()}
             snapshot = write_snapshot(folder, whole, body, card, latest=latest)
         return snapshot

@@ -11,11 +11,13 @@ import pytest
 
 from store import Gr2Error, InputError, SnapshotError
 from store.snapshots import (
+    FILE_ROWS,
     PART_ROWS,
-    ROW_GROUP_ROWS,
     iterate_rows,
     read_manifest,
     read_split,
+    rows_sha256,
+    split_files,
     spool_rows,
     verify_snapshot,
     write_snapshot,
@@ -180,16 +182,20 @@ def test_rows_on_the_way_to_disk_are_not_all_in_memory(tmp_path: Path) -> None:
     assert write_snapshot(tmp_path / "y", of_split, {}, "").version == snapshot.version
 
 
-def test_several_row_groups_are_written_as_from_one_frame(tmp_path: Path) -> None:
+def test_many_rows_become_several_files_which_are_read_as_one(tmp_path: Path) -> None:
     schema = {"trace_id": pl.String, "pass_rate": pl.Float64}
     frame = pl.DataFrame(
-        {"trace_id": [f"{n:06}" for n in range(2 * ROW_GROUP_ROWS + 10)]}, schema_overrides=schema
+        {"trace_id": [f"{n:06}" for n in range(2 * FILE_ROWS + 10)]}, schema_overrides=schema
     ).with_columns(pass_rate=pl.int_range(pl.len()) / 7)
     rows = (("train", row) for row in frame.iter_rows(named=True))
     with spool_rows(tmp_path, schema, rows) as splits:
         snapshot = write_snapshot(tmp_path / "x", splits, {}, "")
-    assert write_snapshot(tmp_path / "y", {"train": frame}, {}, "").version == snapshot.version
+    files = split_files(snapshot, "train")
+    assert [file.name for file in files] == [f"train-0000{n}-of-00003.parquet" for n in range(3)]
+    assert [pl.scan_parquet(file).select(pl.len()).collect().item() for file in files] == [FILE_ROWS, FILE_ROWS, 10]
     assert read_split(snapshot.path, "train").equals(frame)
+    assert snapshot.manifest["splits"]["train"] == {"rows": frame.height, "rows_sha256": rows_sha256(frame)}
+    assert [row["trace_id"] for row in iterate_rows(verify_snapshot(snapshot.path))] == frame["trace_id"].to_list()
 
 
 def test_a_full_disk_is_one_line_and_keeps_nothing(tmp_path: Path) -> None:
