@@ -110,6 +110,9 @@ def make(
         raise InputError("--from and --extend both say where IDs come from; give one of them")
     if item_ids is not None and own is None:
         raise InputError("--item-ids names the rows of an .npy; give it by --from")
+    if extend is not None and (ignored := codes | vectors | purchases):
+        flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(ignored))
+        raise InputError(f"--extend takes all settings from the version that it extends; leave out {flags}")
     opened = open_store(store)
     by_url = partial(open_embedder, endpoint=endpoint)
     with status_line() as on_progress:

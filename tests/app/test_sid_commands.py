@@ -97,6 +97,10 @@ def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> No
         (["shop", "--from", "none.csv"], "none.csv: there is no such file"),
         (["shop", "--from", "none.csv", "--extend", "other"], "--from and --extend both say where IDs come from"),
         (["shop", "--item-ids", "none.txt"], "--item-ids names the rows of an .npy; give it by --from"),
+        (
+            ["later", "--extend", "shop", "--held-out-folds", "0", "--levels", "2"],
+            "--extend takes all settings from the version that it extends; leave out --held-out-folds, --levels",
+        ),
         (["shop", "--extend", "other"], "'other' names no version of semantic IDs; there are: shop@"),
         (["compare", "shop", "shop"], "both name shop@"),
         (["explain", "nope"], "no item 'nope' has a semantic ID"),
