@@ -4,7 +4,8 @@
 
 For each number of traces, this makes a store as bench/two_million.py does, publishes all of its traces in a separate
 process, and verifies the snapshot. Then `gr2 verify` judges them again, and the CPU seconds per trace of both sizes are
-compared: if the cost is linear in the number of traces, the ratio is 1.
+compared: if the cost is linear in the number of traces, the ratio is 1. At last `gr2 sql "from traces"` prints all of
+them, and its memory is that of both of its processes.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import two_million
-from measure import Bars
+from measure import GR2, Bars
 
 from curate.snapshots import SnapshotSettings
 from curate.snapshots.publishing import publish
@@ -97,6 +98,38 @@ def measure(step: str, folder: Path, bars: Bars) -> dict[str, float]:
     return figures
 
 
+def measure_sql(folder: Path, bars: Bars) -> None:
+    """Print all traces by `gr2 sql` and compare the peak memory with its bar."""
+    peak, started = 0, time.perf_counter()
+    command = [*GR2, "sql", "from traces", "--store", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, sum(map(resident_bytes, [process.pid, *children_of(process.pid)])))
+        time.sleep(0.05)
+    print(f"       gr2 sql of all traces: {time.perf_counter() - started:.0f} s, exit code {process.returncode}")
+    bars.at_most("gr2 sql, exit code", process.returncode, 0)
+    bars.at_most("gr2 sql of all traces, peak memory of both processes, MB", peak / 1e6, 500)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started."""
+    return [int(child) for child in read_proc(f"{pid}/task/{pid}/children").split()]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process, or 0 if it has ended."""
+    fields = read_proc(f"{pid}/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def read_proc(name: str) -> str:
+    """Read a file of /proc, or nothing if the process has ended."""
+    try:
+        return Path("/proc", name).read_text("utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def settle(store: Store) -> None:
     """Leave a store as runs of gr2 would have, and not as bulk copies do.
 
@@ -131,6 +164,7 @@ def main() -> None:
             for step, found in costs.items():
                 figures = measure(step, folder, bars)
                 found.append(figures["cpu_seconds"] / figures["rows"])
+            measure_sql(folder, bars)
     for step, found in costs.items():
         bars.at_most(f"{step}, processor seconds per trace, largest to smallest store", found[-1] / found[0], 1.5)
     sys.exit(not bars.met)
