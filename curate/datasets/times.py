@@ -96,7 +96,7 @@ def parse_time(value: Any) -> datetime | None:
         raise ValueError(_WANTED)
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     if moment >= _LATEST:
-        raise ValueError("it lies after the year 2200")
+        raise ValueError("it is after the year 2200")
     return moment
 
 
