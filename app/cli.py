@@ -30,7 +30,7 @@ COMMANDS = {
     "candidates": Entry("app.data_commands", "Make candidate lists and measure their ranker."),
     "trace": Entry("app.trace_commands", "Ask a teacher for reasoning traces."),
     "verify": Entry("app.trace_commands", "Judge stored traces by the rules again."),
-    "status": Entry("app.trace_commands", "Show what the store holds."),
+    "status": Entry("app.trace_commands", "Show what the store contains."),
     "rulesets": Entry("app.ruleset_commands", "List, show and add rulesets."),
     "snapshot": Entry("app.snapshot_commands", "Publish and check datasets for training."),
     "train": Entry("app.train_commands", "Make students and train them on snapshots."),
@@ -77,7 +77,7 @@ class Commands(TyperGroup):
 cli = typer.Typer(
     name="gr2",
     cls=Commands,
-    help="Make, inspect and curate the reasoning traces on which generative re-rankers are trained.",
+    help="Generate, verify and curate LLM reasoning traces, and train generative re-rankers on them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

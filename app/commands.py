@@ -93,7 +93,7 @@ def _read_object(name: str, typed: str | None) -> Any:
         return json.loads(typed)
     except ValueError as error:
         # The typed text is not repeated, because it may contain a key.
-        raise InputError(f"`{name}` is no JSON ({error}); it must be a JSON object") from None
+        raise InputError(f"`{name}` is not JSON ({error}); it must be a JSON object") from None
 
 
 def _without_none(kind: Any) -> Any:

@@ -36,7 +36,7 @@ def simulate(
     given: Annotated[Given, OptionsOf(SimulatorSettings)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Simulate a dataset of users who follow purchase routines. The best possible ranking is known.
+    """Make a dataset of simulated users with purchase routines. The best possible ranking is known.
 
     Example: gr2 simulate demo --users 2000 --items 600 --seed 0
     """
@@ -52,13 +52,13 @@ def ingest(
     interactions: Annotated[
         Path,
         typer.Option(
-            help="File of interactions: JSON, CSV, TSV or Parquet; plain, or in gzip, bzip2, xz, zstd or zip."
+            help="File of interactions: JSON, CSV, TSV or Parquet, plain or compressed (gzip, bzip2, xz, zstd, zip)."
         ),
     ],
     given: Annotated[Given, OptionsOf(IngestSettings)],
     items: Annotated[
         Path | None,
-        typer.Option(help="File of items, in the same kinds of files. Default: what the interactions tell of them."),
+        typer.Option(help="File of items, in the same formats. Default: items are taken from the interactions."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -78,14 +78,15 @@ def candidates(
     scores: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet file of scores to import: user_id, item_id, score and, unless one split is meant, position."
+            help="Parquet file of scores to import, with the columns user_id, item_id and score. Add position if a "
+            "user has scores for several lists."
         ),
     ] = None,
     student: Annotated[
         str | None,
         typer.Option(
             help="Mid-trained student that ranks all items, by beam search within the valid semantic IDs. It makes "
-            "valid and test lists only, since it has read the train ones.",
+            "only valid and test lists, because it was trained on the train interactions.",
             autocompletion=complete_students,
         ),
     ] = None,
@@ -108,7 +109,7 @@ def candidates(
     settings = FullRankingSettings(**given)
     opened = open_store(store)
     if student is not None and scores is not None:
-        raise InputError("--scores and --student both say who ranks; give one of them")
+        raise InputError("--scores and --student both choose the pre-ranker; give only one of them")
     with status_line() as on_progress:
         if student is not None:
             with temporary_folder(opened.folder) as temporary:
@@ -148,7 +149,7 @@ def print_ingest(summary: "IngestSummary") -> None:
     say(
         f"{summary.dataset}: {summary.users:,} users, {summary.items:,} items, {summary.interactions:,} interactions "
         f"({summary.train:,} train, {summary.valid:,} valid, {summary.test:,} test) in {summary.seconds:.1f} s"
-        + ("; all of it was there already" if summary.already_there else "")
+        + ("; the store already had all of it" if summary.already_there else "")
     )
     if summary.first_time and summary.last_time:
         ties = summary.shuffled_ties
@@ -168,21 +169,23 @@ def print_ingest(summary: "IngestSummary") -> None:
     doubtful = {"before 1990": summary.before_1990, "after today": summary.after_today}
     if any(doubtful.values()):
         many = " and ".join(f"{count:,} interactions are from {when}" for when, count in doubtful.items() if count)
-        typer.echo(f"gr2: {many}; check the column and the unit of time, and name another by --columns", err=True)
+        typer.echo(
+            f"gr2: {many}; check the column and the unit of time, or name another column with --columns", err=True
+        )
 
 
 def print_candidates(summary: "CandidateSummary", oracle: "RankerMetrics") -> None:
     """Print the number of lists, and the quality of the pre-ranker and, on simulated data, of the oracle."""
     if summary.repeated_scores:
-        say(f"{summary.repeated_scores:,} scores of pairs that stand in the file again were left out; the best counts")
+        say(f"{summary.repeated_scores:,} repeated scores of the same user and item were left out; the best one counts")
     print_table(
-        ("split", "lists", "hold the target", "new"),
+        ("split", "lists", "contain the target", "new"),
         [(split.split, split.lists, split.with_target, split.new) for split in summary.splits],
         title=f"candidate lists of {summary.dataset} by {summary.pre_ranker}, in {summary.seconds:.1f} s",
     )
     for title, rankings in (
-        ("full ranking: every list counts, a target outside the ten is a miss", summary.full),
-        ("re-ranking: only lists that hold their target", {**summary.conditional, **oracle}),
+        ("full ranking: every list counts, and a target outside the list is a miss", summary.full),
+        ("re-ranking: only lists that contain their target", {**summary.conditional, **oracle}),
     ):
         if rankings:
             rows = []

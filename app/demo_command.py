@@ -130,7 +130,7 @@ def demo(
 ) -> None:
     """Simulate shoppers, write traces, publish snapshots, train a student and evaluate it.
 
-    After an interruption, run it again: finished work is not repeated. --full uses a separate dataset, demo-full.
+    Run it again to continue after an interruption; finished stages are skipped. --full uses its own dataset, demo-full.
 
     Example: gr2 demo
     """
@@ -210,14 +210,14 @@ def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) 
     with _stage(plan, "shoppers") as stage:
         shop = simulate(store, plan.name, users=users, items=items, seed=seed)
         stage.done(
-            f"{shop.users:,} with purchase routines bought {shop.interactions:,} times from {shop.items:,} items"
+            f"{shop.users:,} users with routines made {shop.interactions:,} purchases of {shop.items:,} items"
             + _unless_new(shop.already_there),
             partial(print_ingest, shop),
         )
     with _stage(plan, "semantic IDs") as stage:
         sids = assign_semantic_ids(store, plan.name, on_progress=stage.on_progress)
         stage.done(
-            f"{sids.distinct_ids:,} distinct ones of {sids.items:,} items, from texts and purchases"
+            f"{sids.distinct_ids:,} distinct IDs for {sids.items:,} items, from texts and purchases"
             + _unless_new(sids.already_there),
             partial(print_sids, sids),
         )
@@ -226,7 +226,7 @@ def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) 
         oracle = put_oracle(store, plan.name, made.pre_ranker)
         lists, held = (sum(getattr(split, count) for split in made.splits) for count in ("lists", "with_target"))
         stage.done(
-            f"{lists:,} lists of {plan.list_size} by {made.pre_ranker}; {held:,} hold what was bought next"
+            f"{lists:,} lists of {plan.list_size} by {made.pre_ranker}; {held:,} contain the item bought next"
             + _unless_new(not any(split.new for split in made.splits)),
             partial(print_candidates, made, oracle),
         )
@@ -296,9 +296,9 @@ def _sample(stage: _Stage, store: "Store", teacher: "Teacher", *runs: "SamplingS
     lists, attempts, accepted = (
         sum(getattr(progress, count) for progress in done) for count in ("prompts", "attempts", "accepted")
     )
-    result = f"{attempts:,} answers of teacher {teacher.name} on {lists:,} lists; {accepted:,} are accepted"
+    result = f"{attempts:,} answers of teacher {teacher.name} on {lists:,} lists; {accepted:,} accepted"
     stage.done(
-        result if lists else "nothing to ask: every list has its traces",
+        result if lists else "nothing to sample: every list has its traces",
         *(partial(print_trace, progress) for progress in done),
     )
 
@@ -341,7 +341,7 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
     )
     with _stage(plan, "student") as stage:
         if student_folder(store, new).exists():
-            stage.done(f"{new} is there already", partial(say, f"student {new}: there already"))
+            stage.done(f"{new} already exists", partial(say, f"student {new} already exists"))
         else:
             made = init_from_snapshot(store, str(traces.path), new, "tiny", rope_theta=plan.rope_theta, seed=seed)
             stage.done(f"{new}: {made.parameters:,} parameters, from scratch", partial(print_student, new, made))
@@ -362,7 +362,7 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
         folder = student_folder(store, name)
         with _stage(plan, title) as stage:
             if (folder / "config.json").is_file():
-                stage.done(f"{name} is trained already", partial(say, f"student {name}: trained already"))
+                stage.done(f"{name} is already trained", partial(say, f"student {name} is already trained"))
                 continue
             done: TrainingSummary = train(resume=folder.exists(), on_progress=stage.on_progress)
             figures = [f"{shown[metric]} {done.figures[metric]:.3f}" for metric in shown if metric in done.figures]
@@ -400,11 +400,11 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
         done = evaluate(store, plan.name, [*selection.rankers, *students], settings, on_progress=stage.on_progress)
         left_out = selection.left_out
     stage.done(
-        f"run {done.runs['run_id'][0]}, on lists that nothing was trained on" + _unless_new(bool(known)),
+        f"run {done.runs['run_id'][0]}, on lists that were not used for training" + _unless_new(bool(known)),
         partial(print_evaluation, done, left_out, slices=False),
     )
     return done
 
 
 def _unless_new(there_already: bool) -> str:
-    return " (there already)" if there_already else ""
+    return " (already there)" if there_already else ""

@@ -69,9 +69,9 @@ BRIEFLY = (
 NDCG, GAIN = "conditional_ndcg_at_5", "conditional_ndcg_at_5_gain"
 SLICES = {
     "history_length": ("N@5 by length of the history", NDCG),
-    "target_popularity": ("N@5 by popularity of the target, 5: the fifth of the items that sells most", NDCG),
-    "pre_rank": ("N@5 by the target's place in the input", NDCG),
-    "input_position": ("share of first picks by their place in a shuffled input", "first_pick_share"),
+    "target_popularity": ("N@5 by popularity of the target (5: the best-selling fifth of the items)", NDCG),
+    "pre_rank": ("N@5 by the target's position in the input", NDCG),
+    "input_position": ("share of first picks by their position in a shuffled input", "first_pick_share"),
 }
 
 
@@ -88,14 +88,14 @@ def eval_(
         str | None,
         typer.Option(
             help="Rankers, comma-separated: evidence, scorecard, lambdamart, endpoint, oracle (simulated data only), "
-            "or your own as module:object. Default: all that are available. The pre-ranker always takes part."
+            "or your own as module:object. Default: all that are available. The pre-ranker is always included."
         ),
     ] = None,
     student: Annotated[
         list[str] | None,
         typer.Option(
-            help="Student that takes part too: a student of the store, a folder, or a name on the hub. Repeat it for "
-            "several.",
+            help="Student to evaluate: a student of the store, a folder, or a name on the hub. Repeat the option for "
+            "several students.",
             metavar="<str>",
             autocompletion=complete_students,
             rich_help_panel="Students",
@@ -115,7 +115,7 @@ def eval_(
 ) -> None:
     """Compare rankers on the lists that contain their target: metrics, paired intervals, position bias.
 
-    All results are stored.
+    The results are stored.
 
     Example: gr2 eval beauty --rankers evidence,lambdamart,endpoint --model Qwen/Qwen3-8B --base-url http://127.0.0.1:8000/v1
     """
@@ -178,11 +178,11 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
     print_table(
         ("ranker", "lists", *SHOWN.values(), "N@5 gain", "95% interval"),
         rows,
-        title=f"{shown['dataset']}, {shown['split']} lists that hold their target; gain over {rankers[0]}; same first: "
-        f"lists that keep their first item when shuffled; run {shown['run_id']}",
+        title=f"{shown['dataset']}, {shown['split']} lists that contain their target; gain over {rankers[0]}; top-1 "
+        f"consistency: share of shuffled lists whose first item stays the same; run {shown['run_id']}",
     )
     _say_failures(done)
-    say(f"end to end, over all {of_all:,} lists, R, N and MRR are {shown['n'] / of_all:.4f} times these\n")
+    say(f"over all {of_all:,} lists (end to end), R, N and MRR are {shown['n'] / of_all:.4f} times these values\n")
     pairs = [row for row in done.differences.iter_rows(named=True) if row["other"] != rankers[0]]
     if pairs:
         print_table(
@@ -198,8 +198,8 @@ def _say_failures(done: "Evaluations") -> None:
     """Print how many requests of each ranker failed. The table counts them as invalid answers."""
     for ranker, failures in json.loads(done.runs["settings"][0]).get("failures", {}).items():
         say(
-            f"{ranker}: {failures['failed']:,} of {failures['requests']:,} requests failed, and the input order takes "
-            f"their place: {describe_counts(failures['commonest_errors'])}"
+            f"{ranker}: {failures['failed']:,} of {failures['requests']:,} requests failed, and the input order was "
+            f"used instead: {describe_counts(failures['commonest_errors'])}"
         )
 
 
@@ -219,7 +219,7 @@ def print_gains(done: "Evaluations") -> None:
     print_table(
         ("ranker", *(SHOWN[metric] for metric in BRIEFLY), "N@5 gain", "95% interval"),
         rows,
-        title=f"\n{lists:,} test lists that hold their target; N@5 is NDCG@5, and gains are over {rankers[0]}",
+        title=f"\n{lists:,} test lists that contain their target; N@5 is NDCG@5, and gains are over {rankers[0]}",
     )
 
 

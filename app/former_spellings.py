@@ -49,4 +49,4 @@ def replace_values(params: MutableMapping[str, Any], flags: Mapping[str, str]) -
 
 
 def _warn(old: str, new: str) -> None:
-    typer.echo(f"gr2: {old} is now {new}; the old name goes in 0.3", err=True)
+    typer.echo(f"gr2: {old} is now {new}; the old name will be removed in 0.3", err=True)

@@ -36,11 +36,11 @@ def describe(progress: "SamplingProgress") -> str:
     if progress.cost_usd:
         parts.append(f"${progress.cost_usd:,.2f}")
     if progress.paused:
-        parts.append("paused: the teacher does not answer, and is tried again")
+        parts.append("paused: the teacher does not answer; trying again")
     if progress.busy:
-        parts.append(f"store busy, {progress.waiting:,} waiting")
+        parts.append(f"store busy, {progress.waiting:,} answers waiting")
     if progress.stopping and progress.in_flight:
-        parts.append(f"stopping: {progress.in_flight:,} answers under way, Ctrl-C again leaves them")
+        parts.append(f"stopping: waiting for {progress.in_flight:,} answers; press Ctrl-C again to drop them")
     return ", ".join(parts)
 
 

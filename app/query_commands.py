@@ -40,9 +40,9 @@ def sql(
     if format not in ("table", "csv", "json", "parquet"):
         raise InputError(f"--format is {format!r}; it must be table, csv, json or parquet")
     if format == "table" and output is not None:
-        raise InputError("--output wants --format csv, json or parquet")
+        raise InputError("--output needs --format csv, json or parquet")
     if format == "parquet" and output is None and sys.stdout.isatty():
-        raise InputError("Parquet is not for a terminal; add --output FILE")
+        raise InputError("Parquet cannot be shown on a terminal; add --output FILE")
     from store.child_processes import pool_of
 
     # The process for the query starts while this one still loads.
@@ -54,7 +54,7 @@ def sql(
         result = query_rows(opened, query, QueryLimits(rows=TABLE_ROWS))
         print_table(result.rows.columns, result.rows.rows())
         if not result.complete:
-            say(f"the first {TABLE_ROWS:,} rows; --format csv gives all")
+            say(f"only the first {TABLE_ROWS:,} rows are shown; --format csv prints all")
         return
     from app.formats import write_rows
 
@@ -72,14 +72,14 @@ def sql(
 
 def browse(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
-    address: Annotated[str, typer.Option(help="Address to listen on. Change it to let other machines in.")] = (
+    address: Annotated[str, typer.Option(help="Address to listen on. Change it to allow other machines.")] = (
         "127.0.0.1"
     ),
     allowed_hosts: Annotated[
         str,
         typer.Option(
-            help="Host names under which people open the browser, besides localhost and the address, with commas "
-            "between them. Requests for other hosts are refused.",
+            help="Host names under which people open the browser, comma-separated. localhost and --address are always "
+            "allowed. Requests for other hosts are refused.",
             metavar="NAMES",
         ),
     ] = "",

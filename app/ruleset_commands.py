@@ -21,7 +21,7 @@ def register(cli: typer.Typer) -> None:
 
 @rulesets.command("list")
 def list_(
-    all_versions: Annotated[bool, typer.Option("--all-versions", help="Older versions too.")] = False,
+    all_versions: Annotated[bool, typer.Option("--all-versions", help="Show older versions too.")] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """List the rulesets of the store.
@@ -45,7 +45,7 @@ def show(
     name: Annotated[str, typer.Argument(help="NAME for its newest version, or NAME@VERSION.", metavar="NAME")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Print a ruleset as TOML. `gr2 rulesets add` reads it. Missing verdicts of its rules are reported.
+    """Print a ruleset as a file that `gr2 rulesets add` reads, and the datasets that lack verdicts of its rules.
 
     Example: gr2 rulesets show strict
     """
@@ -63,7 +63,7 @@ def add(
     file: Annotated[Path, typer.Argument(help="A TOML file with name, rules and description.", metavar="FILE")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Add a ruleset or a new version of one. Older versions stay, and traces that they accepted stay accepted by them.
+    """Add a ruleset, or a new version of an existing one. Older versions do not change.
 
     Example: gr2 rulesets add careful.toml
     """
@@ -71,7 +71,7 @@ def add(
 
     opened = open_store(store)
     added, is_new = add_ruleset(opened, *read_ruleset(file))
-    what = "added" if is_new else "is there already, unchanged"
+    what = "added" if is_new else "already exists, nothing was added"
     say(f"ruleset {added.reference} {what}: {', '.join(added.rules) or 'no rules'}")
     say_unjudged(opened, ruleset=added)
 

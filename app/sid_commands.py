@@ -26,8 +26,8 @@ LEVEL_MEASURES = {
     "perplexity": "perplexity",
     "category_purity": "purity",
     "category_purity_chance": "by chance",
-    "neighbour_recall": "neighbours",
-    "reconstruction_error": "reconstruction_error",
+    "neighbour_recall": "neighbour recall",
+    "reconstruction_error": "reconstruction error",
 }
 COUNTS = {"distinct_prefixes", "largest_prefix", "codes_used"}
 
@@ -49,8 +49,8 @@ def register(cli: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
         help=(
-            "Give items semantic IDs, and list, compare and explain them. A dataset's name alone makes IDs: options "
-            "are those of make.\n\nExample: gr2 sids beauty --method rq-vae"
+            "Make, list, compare and explain semantic IDs. `gr2 sids NAME` is short for `gr2 sids make NAME`.\n\n"
+            "Example: gr2 sids beauty --method rq-vae"
         ),
     )
     add_command(sids, make, MAKE)
@@ -73,7 +73,7 @@ def make(
     extend: Annotated[
         str | None,
         typer.Option(
-            help="Train nothing: take over the IDs of this version of another dataset, and give new items theirs.",
+            help="Reuse the IDs of this version of another dataset, and place only new items. Nothing is trained.",
             metavar="DATASET[@VERSION]",
         ),
     ] = None,
@@ -82,12 +82,12 @@ def make(
         typer.Option(
             "--from",
             help="File of your own semantic IDs or vectors: CSV, Parquet or JSON with item_id and codes or embedding, "
-            "or an .npy. IDs are stored as they are; of vectors, IDs are made.",
+            "or an .npy. IDs are stored unchanged; vectors are quantized.",
         ),
     ] = None,
     item_ids: Annotated[
         Path | None,
-        typer.Option(help="Text file with the item of each row of an .npy, one a line. Default: row i is item i."),
+        typer.Option(help="Text file with the item of each row of an .npy, one per line. Default: row i is item i."),
     ] = None,
     accept_shared: Annotated[
         bool,
@@ -107,9 +107,9 @@ def make(
     from train.sids.methods import load_quantizer, make_quantizer
 
     if own is not None and extend is not None:
-        raise InputError("--from and --extend both say where IDs come from; give one of them")
+        raise InputError("--from and --extend both give the source of the IDs; give only one of them")
     if item_ids is not None and own is None:
-        raise InputError("--item-ids names the rows of an .npy; give it by --from")
+        raise InputError("--item-ids names the rows of an .npy; give the .npy with --from")
     if extend is not None and (ignored := codes | vectors | purchases):
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in sorted(ignored))
         raise InputError(f"--extend takes all settings from the version that it extends; leave out {flags}")
@@ -173,7 +173,7 @@ def compare(
     right: Annotated[str, typer.Argument(help="Version to compare it with.", metavar="B")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Compare two versions of semantic IDs: each measure, and how similarly the versions group items.
+    """Compare two versions measure by measure, and measure how similarly they group items.
 
     Example: gr2 sids compare beauty@rq-kmeans beauty@rq-vae
     """
@@ -191,7 +191,7 @@ def explain(
     version: Annotated[str | None, typer.Option(help="Version: DATASET@VERSION, or a dataset for its newest.")] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Show the path to an item's ID: the items that share each prefix, and what they have in common.
+    """Show which items share each prefix of an item's ID, and what they have in common.
 
     Example: gr2 sids explain 7806397051 --version beauty
     """
@@ -218,7 +218,7 @@ def print_sids(summary: "SidSummary") -> None:
     say(
         f"{summary.version.dataset}: {summary.items:,} items, {summary.distinct_ids:,} distinct semantic IDs "
         f"({summary.uniqueness:.2%} unique), version {summary.version.sid_version}, in {summary.seconds:.1f} s"
-        + ("; it was there already" if summary.already_there else "")
+        + ("; the store already had it" if summary.already_there else "")
     )
     levels = sorted({measure.level for measure in summary.measures if measure.level is not None})
     if levels:
@@ -227,27 +227,27 @@ def print_sids(summary: "SidSummary") -> None:
             [(level, *(_figure(name, summary.figure(name, level)) for name in LEVEL_MEASURES)) for level in levels],
         )
     if moved := summary.figure("moved"):
-        say(f"{moved:,.0f} items found their nearest prefix full and took the next")
+        say(f"{moved:,.0f} items were moved to another prefix, because their nearest one was full")
     if (new := summary.figure("new_items")) is not None:
         _print_drift(summary, int(new))
     if not summary.fit_for_training:
         say(
-            "not marked fit for training: under 99% of the IDs are distinct, and items that share one cannot be told "
-            "apart. Draw the last level (--random-levels 1), use more --levels or a larger --codebook-size, or insist "
-            "with --accept-shared"
+            "not marked fit for training: under 99% of the IDs are unique, and items that share an ID cannot be told "
+            "apart. Draw the last level (--random-levels 1), use more --levels or a larger --codebook-size, or "
+            "override with --accept-shared"
         )
 
 
 def _print_drift(summary: "SidSummary", new: int) -> None:
     """Print how well new items fit a quantizer that was not fitted on them."""
     gone, changed = (int(summary.figure(name) or 0) for name in ("gone_items", "changed_texts"))
-    say(f"extends {summary.settings['extends']}: {new:,} new items, {gone:,} gone, {changed:,} with another text")
+    say(f"extends {summary.settings['extends']}: {new:,} new items, {gone:,} removed, {changed:,} with a changed text")
     base, fresh = summary.figure("base_error"), summary.figure("new_error")
     if base and fresh:
         say(
             f"drift: the error of new items is {fresh / base:.2f} times that of the others; "
             f"{summary.figure('new_share_unknown') or 0.0:.1%} of them have no word that the embedder knows"
-            + ("; train new IDs when traces and models can follow" if fresh > 1.5 * base else "")
+            + ("; make new IDs as soon as you can remake traces and models too" if fresh > 1.5 * base else "")
         )
 
 

@@ -44,7 +44,7 @@ def publish(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write training data as Parquet. The version is named by the hash of its contents.
+    """Write training data as Parquet. The version is the hash of the content.
 
     Example: gr2 snapshot publish beauty --kind sft --ruleset strict
     """
@@ -57,7 +57,7 @@ def publish(
 
 
 def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Hash every file of a snapshot again. A single changed byte is detected.
+    """Hash every file again and compare it with the manifest.
 
     Example: gr2 snapshot verify beauty
     """
@@ -69,7 +69,7 @@ def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Build a snapshot again from the store. Every byte is compared.
+    """Rebuild a snapshot from the store and compare every byte.
 
     Example: gr2 snapshot rebuild beauty
     """
@@ -79,9 +79,9 @@ def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     opened = open_store(store)
     found = find_snapshot(opened, name)
     if not rebuild_snapshot(opened, found):
-        say(f"{found.path}: the store, the code or a library has changed since: it came out different")
+        say(f"{found.path}: the rebuilt files differ, because the store, the code or a library has changed")
         raise typer.Exit(1)
-    say(f"{found.path}: came out the same, byte by byte")
+    say(f"{found.path}: the rebuilt files are identical")
 
 
 def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
@@ -92,7 +92,7 @@ def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
     with open_store(store).reading() as session:
         found = session.frame("snapshot_list")
     if found.height == 0:
-        say("no snapshot yet; gr2 snapshot publish makes one")
+        say("no snapshots yet; gr2 snapshot publish makes one")
     else:
         print_table(found.columns, found.rows())
 
@@ -112,7 +112,7 @@ def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
 
 def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE) -> None:
-    """Compare the rows of two snapshots: count added, removed and changed rows, and list some of them.
+    """Count the rows that were added, removed and changed, with examples.
 
     Example: gr2 snapshot diff beauty@1f3a beauty
     """

@@ -39,7 +39,7 @@ def trace(
     teacher_option: Annotated[
         list[str] | None,
         typer.Option(
-            help="What else the teacher takes; the value is JSON or text. Repeat it for several.",
+            help="Further option of the teacher; the value is JSON or text. Repeat it for several options.",
             metavar="KEY=VALUE",
             rich_help_panel="Endpoint",
         ),
@@ -69,7 +69,7 @@ def trace(
     print_trace(done)
     say_unjudged(opened, dataset=name)
     if done.prompts and done.attempts == done.failed:
-        raise TeacherError("the teacher answered no request; the run left nothing to train on")
+        raise TeacherError("the teacher answered no request, so the run made no traces to train on")
 
 
 def verify(
@@ -77,8 +77,8 @@ def verify(
     rules: Annotated[
         str | None,
         typer.Option(
-            help="Rules to judge by, comma-separated, by name or as module:object. Default: gr2's own, and those that "
-            "rulesets name."
+            help="Rules to judge by, comma-separated: names, or your own as module:object. Default: gr2's own rules "
+            "and all rules of the store's rulesets."
         ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
@@ -95,7 +95,7 @@ def verify(
 
 
 def status(store: StoreOption = DEFAULT_STORE) -> None:
-    """Show the contents of the store, and the funnel from prompts to accepted traces.
+    """Show what the store contains, and the funnel from prompts to accepted traces.
 
     Example: gr2 status
     """
@@ -112,8 +112,8 @@ def status(store: StoreOption = DEFAULT_STORE) -> None:
     rejected = rejected_lines(opened.journals)
     if rejected:
         say(
-            f"{sum(rejected.values()):,} lines of journals could not become traces; they are, with their reasons, in: "
-            f"{', '.join(map(str, rejected))}. Remove these files when you no longer need them."
+            f"{sum(rejected.values()):,} lines of journals could not be stored as traces. The lines and the reasons "
+            f"are in: {', '.join(map(str, rejected))}. Remove these files when you no longer need them."
         )
 
 
@@ -135,16 +135,16 @@ def print_trace(progress: "Progress") -> None:
     from curate.traces.teachers.protocol import commonest_errors
 
     for recovery in progress.recovered:
-        unknown = f"; {recovery.unknown:,} sent, outcome unknown: asked again" if recovery.unknown else ""
-        say(f"took {recovery.traces:,} traces over from run {recovery.run_id}, which was killed{unknown}")
+        unknown = f"; {recovery.unknown:,} requests have no known answer and are sent again" if recovery.unknown else ""
+        say(f"recovered {recovery.traces:,} traces of run {recovery.run_id}, which was killed{unknown}")
         if recovery.rejected:
             say(
-                f"{recovery.rejected:,} lines of its journal cannot become traces: {recovery.rejected_file} has them "
-                "with their reasons"
+                f"{recovery.rejected:,} lines of its journal cannot be stored as traces; the lines and the reasons are "
+                f"in {recovery.rejected_file}"
             )
     if progress.prompts == 0:
         say(
-            "nothing to ask: every list has its accepted traces or no attempt left "
+            "nothing to sample: every list has its accepted traces, or no attempts left "
             "(--max-attempts, --num-accepted, --limit)"
         )
         return
@@ -158,33 +158,33 @@ def print_trace(progress: "Progress") -> None:
     if progress.prompt_tokens or progress.cost_usd:
         say(
             f"{progress.prompt_tokens:,} prompt and {progress.completion_tokens:,} completion tokens, "
-            + (f"${progress.cost_usd:,.2f}" if progress.cost_usd is not None else "cost not known")
+            + (f"${progress.cost_usd:,.2f}" if progress.cost_usd is not None else "cost unknown")
         )
     if progress.errors:
         say(f"errors: {describe_counts(commonest_errors(progress.errors))}")
     if progress.refused:
-        say(f"{progress.refused:,} prompts were refused for good and are not asked again, unless with --retry-refused")
+        say(f"{progress.refused:,} prompts were refused for good; --retry-refused asks them again")
     if progress.unparsed and not progress.parsed:
-        say(f"no answer could be read: {describe_counts(progress.unparsed.most_common(3))}")
+        say(f"no answer could be parsed: {describe_counts(progress.unparsed.most_common(3))}")
     if progress.rejected:
         say(
-            f"{progress.rejected:,} traces were refused by the store and are failed attempts now; their answers are in "
-            f"journals/{progress.run_id}.rejected.jsonl"
+            f"{progress.rejected:,} traces were refused by the store and now count as failed attempts; their answers "
+            f"are in journals/{progress.run_id}.rejected.jsonl"
         )
     if progress.waiting:
         say(
             f"stopped while the store was busy; {progress.waiting:,} answers wait in the journal. Run the same command "
-            "again to store them and to go on from here."
+            "again to store them and continue."
         )
     elif progress.stopping:
-        say("stopped; everything that arrived is stored. Run the same command again to go on from here.")
+        say("stopped; all answers that arrived are stored. Run the same command again to continue.")
 
 
 def print_verify(summary: "VerifySummary") -> None:
     """Print how many traces passed and failed, by rule, with reasons."""
     say(f"{summary.traces:,} completions judged, {summary.new_verdicts:,} new verdicts")
     if summary.new_readings:
-        say(f"{summary.new_readings:,} completions are read differently than when they were stored")
+        say(f"{summary.new_readings:,} completions are parsed differently than when they were stored")
     rows = [
         (
             rule,

@@ -42,13 +42,13 @@ SnapshotOption = Annotated[
 StudentOption = Annotated[
     str | None,
     typer.Option(
-        help="Model to begin with: a student of the store, a folder, or a name on the hub.",
+        help="Model to start from: a student of the store, a folder, or a name on the hub.",
         autocompletion=complete_students,
     ),
 ]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the new student.")]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Resume the training of this name after it was interrupted or killed.")
+    bool, typer.Option("--resume", help="Resume the training with this name after it was interrupted or killed.")
 ]
 
 
@@ -66,7 +66,7 @@ def init(
     given: Annotated[Given, OptionsOf(InitSettings)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Make a student from scratch, with a vocabulary from a snapshot's own texts, for machines without model weights.
+    """Make a student from scratch, with a vocabulary from the texts of a snapshot. It needs no pretrained weights.
 
     Example: gr2 train init beauty --name newborn --size tiny
     """
@@ -87,12 +87,12 @@ def midtrain(
     student: StudentOption = None,
     codebook_rows: Annotated[
         bool,
-        typer.Option("--codebook-rows", help="Start the embeddings of new tokens at the quantizer's vectors."),
+        typer.Option("--codebook-rows", help="Initialize the embeddings of new tokens with the quantizer's vectors."),
     ] = False,
     resume: ResumeOption = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Teach a model to read and write semantic IDs by the paper's mix of tasks, and add missing tokens to it.
+    """Train a model to read and write semantic IDs, with the paper's mix of tasks. Missing tokens are added.
 
     Example: gr2 train midtrain beauty-texts --student Qwen/Qwen3-8B --name beauty-mid
     """
@@ -123,7 +123,7 @@ def sft(
     resume: ResumeOption = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Fine-tune a student on accepted traces. Answer tokens weigh more than reasoning tokens.
+    """Fine-tune a student on accepted traces, with separate loss weights for reasoning and answer tokens.
 
     Example: gr2 train sft beauty --student newborn --name beauty-sft --epochs 2
     """
@@ -226,17 +226,18 @@ def rollouts(
         str, typer.Argument(help="Student that was trained.", metavar="STUDENT", autocompletion=complete_students)
     ],
     reward: Annotated[
-        str | None, typer.Option(help="Another reward, as in gr2 train dapo. Default: that of the training.")
+        str | None, typer.Option(help="Reward, as in gr2 train dapo. Default: that of the training.")
     ] = None,
     format_weight: Annotated[
-        float | None, typer.Option(help="Another weight of a valid answer format. Default: that of the training.")
+        float | None,
+        typer.Option(help="Weight of the reward for a valid answer format. Default: that of the training."),
     ] = None,
     overlong_weight: Annotated[
-        float | None, typer.Option(help="Another weight of the penalty for length. Default: that of the training.")
+        float | None, typer.Option(help="Weight of the penalty for long completions. Default: that of the training.")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Judge the stored rollouts of a training again, under another reward or other weights. Nothing is stored.
+    """Score the stored rollouts of a training again, with another reward or other weights. Nothing is stored.
 
     Example: gr2 train rollouts beauty-dapo --reward ndcg
     """
@@ -267,7 +268,7 @@ def _train(
     from store import InputError
 
     if resume and (snapshot or student):
-        raise InputError("--resume goes on with what the training began with; leave SNAPSHOT and --student out")
+        raise InputError("--resume uses the snapshot and student of the training; leave SNAPSHOT and --student out")
     if not resume and not (snapshot and student):
         raise InputError("a training needs a SNAPSHOT and a --student (gr2 train init makes one)")
     with status_line() as on_progress:
@@ -281,7 +282,7 @@ def print_student(name: str, done: "StudentSummary") -> None:
     """Print the size of a new student, and its folder."""
     say(
         f"student {name}: {done.parameters:,} parameters, {done.text_tokens:,} tokens of text and "
-        f"{done.sid_tokens:,} of semantic IDs, knows nothing yet; in {done.seconds:.1f} s"
+        f"{done.sid_tokens:,} of semantic IDs, untrained; in {done.seconds:.1f} s"
     )
     say(f"  {done.folder}")
 
@@ -313,5 +314,6 @@ def print_rollouts(name: str, done: "JudgedAgain", compared: "pl.DataFrame") -> 
         ("steps", "rollouts", "reward", "again", "groups", "differ", "differ again", "same side"),
         [(f"{row[0]}-{row[1]}", *row[2:]) for row in compared.iter_rows()],
         title=f"student {name}, run {done.run_id}; reward: {trained}; again: {judged}; differ: share of groups whose "
-        "rewards differ; same side: share of rollouts that are above, at or below the mean of their group under both",
+        "rewards are not all equal; same side: share of rollouts that are on the same side of their group's mean under "
+        "both rewards",
     )

@@ -190,8 +190,8 @@ def parse_template(name: str, text: str) -> Template:
         raise InputError(f"template {name}: answer is {answer!r}; it must be {' or '.join(ANSWERS)}")
     if student not in (list_templates() if strategy == "targeted" else [name, *list_templates()]):
         raise InputError(
-            f"template {name}: student is {student!r}; it must be one of {', '.join(list_templates())}, the prompt "
-            "without the target that these traces are to teach"
+            f"template {name}: student is {student!r}; it must be one of {', '.join(list_templates())}, the template "
+            "without the target whose prompts a student of these traces will see"
         )
     body = text[head.end() :]
     environment = _environment(trusted=_is_ours(name, text))
@@ -202,7 +202,7 @@ def parse_template(name: str, text: str) -> Template:
         raise InputError(f"template {name}: {error}") from error
     if unknown := variables - VARIABLES:
         raise InputError(
-            f"template {name} uses {', '.join(sorted(unknown))}; a template knows {', '.join(sorted(VARIABLES))}"
+            f"template {name} uses {', '.join(sorted(unknown))}; a template can use {', '.join(sorted(VARIABLES))}"
         )
     if missing := [block for block in BLOCKS if block not in compiled.blocks]:
         raise InputError(f"template {name} has no block {missing[0]!r}; it needs {' and '.join(BLOCKS)}")

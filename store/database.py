@@ -169,7 +169,7 @@ def connect(
             yield session
             connection.commit()
     except (duckdb.FatalException, duckdb.IOException, duckdb.TransactionException) as error:
-        failure = "could not be written, nothing was stored" if mode is AccessMode.WRITE else "could not be read"
+        failure = "could not be written, and nothing was stored" if mode is AccessMode.WRITE else "could not be read"
         raise StoreError(f"{path} {failure}: {_first_line(error)}") from error
 
 
@@ -213,6 +213,8 @@ def scratch(folder: Path, *, memory_limit: str = "1GB") -> Iterator[Session]:
         try:
             yield Session(connection)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise StoreError(f"{folder}: work on disk failed, nothing was stored: {_first_line(error)}") from error
+            raise StoreError(
+                f"{folder}: the temporary database failed, and nothing was stored: {_first_line(error)}"
+            ) from error
         finally:
             connection.close()

@@ -27,7 +27,7 @@ class Store:
         """
         store = cls(Path(folder).absolute())
         if store.folder.exists() and not store.folder.is_dir():
-            raise InputError(f"{store.folder} is not a folder; a store is a folder: give another `store`")
+            raise InputError(f"{store.folder} is not a folder; choose a folder as `store`")
         if not store.main_file.exists() and not create:
             raise InputError(
                 f"there is no store in {store.folder}; make one with gr2 ingest or gr2 simulate, or choose another "

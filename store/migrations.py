@@ -68,7 +68,9 @@ def migrate(session: Session, database: str) -> None:
     applied = int(session.rows("last_migration")[0][0])
     steps = load_migrations(database)
     if applied > len(steps):
-        raise StoreError(f"this store has schema {applied}, this gr2 knows up to {len(steps)}; install a newer gr2")
+        raise StoreError(
+            f"this store has schema {applied}, but this gr2 supports schemas up to {len(steps)}; install a newer gr2"
+        )
     for step in steps[applied:]:
         session.connection.execute(step.text)
         session.execute("record_migration", number=step.number, name=step.name)

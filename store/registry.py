@@ -74,7 +74,7 @@ class Registry(Generic[T]):
             if targets:
                 return targets.pop()
         raise InputError(
-            f"no {self.kind} is called {name!r}; there are: {', '.join(self.names())}. One of your own is named "
+            f"no {self.kind} is called {name!r}; there are: {', '.join(self.names())}. To use your own, write "
             "module:object, such as my_package.my_module:my_object"
         )
 
@@ -145,7 +145,7 @@ class Factories(Registry[Callable[..., T]]):
             if argument not in arguments and parameter.default is parameter.empty and not variadic:
                 raise InputError(f"{self.kind} {name!r} needs `{argument}`, which is not given")
         made = factory(**arguments)
-        require_attributes(f"what {name!r} makes", made, self.kind, self._made)
+        require_attributes(f"the result of {name!r}", made, self.kind, self._made)
         return made
 
 

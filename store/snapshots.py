@@ -240,16 +240,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise SnapshotError(f"{file} was changed: it is no JSON ({error})") from error
+        raise SnapshotError(f"{file} was changed: it is not JSON ({error})") from error
     if not isinstance(manifest, dict) or _KEYS - manifest.keys():
         raise InputError(f"{path} is not a snapshot: its manifest.json lacks some of {', '.join(sorted(_KEYS))}")
     if manifest["format_version"] > FORMAT_VERSION:
         raise SnapshotError(
-            f"{file} has format {manifest['format_version']}, this gr2 reads up to {FORMAT_VERSION}; "
+            f"{file} has format {manifest['format_version']}, but this gr2 reads formats up to {FORMAT_VERSION}; "
             "install a newer gr2"
         )
     if _seal(manifest)[1] != text:
-        raise SnapshotError(f"{file} was changed: it is not as gr2 writes it; publish the snapshot again")
+        raise SnapshotError(f"{file} was changed: gr2 would write it differently; publish the snapshot again")
     return manifest
 
 
@@ -265,7 +265,7 @@ def verify_snapshot(path: Path) -> Snapshot:
         present, links = _contents(path)
         problems = [f"{name} is a link" for name in links]
         problems += [f"{name} is missing" for name in sorted(expected.keys() - present - set(links))]
-        problems += [f"{name} does not belong to it" for name in sorted(present - expected.keys() - {"manifest.json"})]
+        problems += [f"{name} is not in its manifest" for name in sorted(present - expected.keys() - {"manifest.json"})]
         problems += [
             f"{name} was changed"
             for name in sorted(expected.keys() & present)

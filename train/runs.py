@@ -132,8 +132,8 @@ def sid_sizes(snapshot: Snapshot) -> tuple[int, int]:
     sizes = {(sids["levels"], sids["codebook_size"]) for sids in snapshot.manifest["lineage"]["semantic_ids"]}
     if len(sizes) != 1:
         raise InputError(
-            f"{snapshot.path} holds semantic IDs of {len(sizes)} sizes; publish a snapshot with `template` and traces "
-            "of a single version of semantic IDs"
+            f"{snapshot.path} contains semantic IDs of {len(sizes)} sizes; publish a snapshot with `template` and "
+            "traces of a single version of semantic IDs"
         )
     return sizes.pop()
 

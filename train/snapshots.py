@@ -36,7 +36,7 @@ def load_snapshot(
     """
     snapshot = verify_snapshot(Path(path).absolute())
     if snapshot.manifest["kind"] != kind:
-        raise SnapshotError(f"{path} is a snapshot of kind {snapshot.manifest['kind']!r}; {kind!r} is wanted")
+        raise SnapshotError(f"{path} is a snapshot of kind {snapshot.manifest['kind']!r}; expected kind {kind!r}")
     # `datasets` treats each name as a pattern.
     files = {
         split: [glob.escape(str(file)) for file in split_files(snapshot, split)]

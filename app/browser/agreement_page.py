@@ -61,7 +61,7 @@ def draw_agreement(store: Store) -> None:
         if chosen == TraceFilter() and queue_id is None:
             st.info("There are no labels yet. Make a queue and label traces on the page Label.")
         else:
-            st.info("The filter and the queue leave no labelled trace. Widen them, or label more on the page Label.")
+            st.info("No labelled trace matches the filter and the queue. Widen them, or label more on the page Label.")
         return
     annotators = labels["annotator"].unique().sort().to_list()
     if len(annotators) == 1:
@@ -221,7 +221,7 @@ def draw_rules(rules: pl.DataFrame) -> None:
     st.markdown("##### Rules and rulesets against people")
     counts = {
         f"{said}_{verdict}": st.column_config.NumberColumn(
-            f"{said} {mark}", width=60, help=f"Labels {said} on traces that {verdict}."
+            f"{said} {mark}", width=60, help=f'Number of labels "{said}" on traces that {verdict}.'
         )
         for said in ("good", "bad")
         for verdict, mark in (("passed", "✓"), ("failed", "✗"))
@@ -246,9 +246,9 @@ def draw_rules(rules: pl.DataFrame) -> None:
         },
     )
     st.caption(
-        "Only labels good and bad count. ✓ counts labels on traces that pass the rule, ✗ on traces that fail it. Kappa "
-        "is Cohen's kappa, with low and high as the ends of its 95% interval. Precision: of the labels on traces that "
-        "fail the rule, the share that is bad. Recall: of the bad labels, the share on traces that fail the rule."
+        "Only the labels good and bad count. ✓ counts labels on traces that pass the rule, ✗ on traces that fail it. "
+        "Kappa is Cohen's kappa, with low and high as the ends of its 95% interval. Precision: of the labels on traces "
+        "that fail the rule, the share that is bad. Recall: of the bad labels, the share on traces that fail the rule."
     )
 
 

@@ -156,7 +156,7 @@ def draw_orders(tried: ListAttempts) -> None:
     read = [attempt for attempt in tried.attempts if attempt.ranking]
     st.markdown("##### Orders")
     if not read:
-        st.info("No attempt holds an order that could be parsed.")
+        st.info("No attempt contains an order that could be parsed.")
         return
     candidates = [candidate.item for candidate in tried.listed.task.candidates]
     ids = [item.item_id for item in candidates]

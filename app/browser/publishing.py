@@ -45,7 +45,7 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
         options.rulesets,
         index=options.rulesets.index(passes),
         disabled=not made_of_traces,
-        help="Only traces that the ruleset accepts are published, out of those that the filter selects.",
+        help="Of the traces that match the filter, only those that the ruleset accepts are published.",
         key=f"snapshot-ruleset-{passes}",
     )
     splits = fields[4].multiselect("Splits", ["train", "valid"], default=["train", "valid"], key="snapshot-splits")

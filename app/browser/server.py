@@ -49,7 +49,7 @@ class AllowedHosts:
         else:
             text = (
                 f"The host {named[0][:100] if named else ''!r} is not allowed here. Open the address that gr2 app "
-                "printed, or start it with --allowed-hosts NAME.\n"
+                "printed, or start gr2 app with --allowed-hosts NAME.\n"
             )
             await PlainTextResponse(text, 403)(scope, receive, send)
 

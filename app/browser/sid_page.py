@@ -23,8 +23,8 @@ def draw_sids(store: Store) -> None:
     """Draw the page."""
     draw_title(
         "Semantic IDs",
-        "An item's semantic ID is a short sequence of codes; similar items share its first codes. This page shows how "
-        "good a version of them is.",
+        "An item's semantic ID is a short sequence of codes. Similar items share its first codes. This page shows how "
+        "good a version of semantic IDs is.",
     )
     versions = list_versions(store)
     if versions.height == 0:

@@ -272,7 +272,7 @@ def draw_diff(store: Store, reference: str, references: list[str]) -> None:
         figure.metric(f"Rows {change}", f"{len(keys):,}")
     table = change_table(changes, KINDS.find(find_snapshot(store, reference).manifest["kind"]).key)
     if table.height == 0:
-        st.info("Both hold the same rows with the same values.")
+        st.info("Both contain the same rows with the same values.")
         return
     st.dataframe(table, hide_index=True, column_config={"link": LINK})
     if any(len(keys) > SHOWN_KEYS for keys in changes_of(changes).values()):

@@ -41,7 +41,7 @@ FONT = "<style>.st-key-sql-text textarea {font-family: 'Source Code Pro', monosp
 def draw_sql(store: Store) -> None:
     """Draw the page."""
     pool_of(CHILD).warm_up()
-    draw_title("SQL", "Query the store read-only. The link in the address bar holds the query, so you can share it.")
+    draw_title("SQL", "Query the store read-only. The link in the address bar contains the query, so you can share it.")
     _follow_link()
     left, right = st.columns(2, gap="medium")
     with left:
@@ -227,7 +227,7 @@ def describe_size(result: QueryResult) -> str:
     shown = number if result.complete else f"The first {number}"
     return (
         f"{shown} in {result.seconds:.2f} s. Texts are cut at {SCREEN.characters:,} characters. A download runs the "
-        f"query again and holds full texts, up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB. "
+        f"query again and has full texts, up to {DOWNLOAD.rows:,} rows or {(DOWNLOAD.bytes or 0) // 1_000_000} MB. "
         "In CSV, a text that a spreadsheet would run as a formula gets a ' in front."
     )
 

@@ -81,7 +81,7 @@ def draw_order(view: TraceView) -> None:
     moves = find_moves(view.listed, view.trace["ranking"])
     if not view.trace["ranking"]:
         st.info(
-            "The completion holds no order that could be parsed. These are the candidates in the order of the prompt."
+            "The completion contains no order that could be parsed. Below are the candidates as the prompt lists them."
         )
     st.html(order_html(moves))
 

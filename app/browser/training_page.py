@@ -131,7 +131,7 @@ def draw_evaluations(store: Store) -> None:
     facts = orjson.loads(done.runs["settings"][0])
     lists: int = done.metrics.filter(metric="conditional_mrr")["n"][0]
     st.text(
-        f"{lists:,} lists (split: {facts['split']}) of pre-ranker {facts['pre_ranker']} that hold their target. "
+        f"{lists:,} lists (split: {facts['split']}) of pre-ranker {facts['pre_ranker']} that contain their target. "
         f"Semantic IDs: {facts['sid_version']}."
     )
     st.dataframe(

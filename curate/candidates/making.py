@@ -150,7 +150,9 @@ def _make(
         )
         for number, source in enumerate(SOURCES, 1):
             _make_source(making, source)
-            on_progress(Counted(f"part {number} of {len(SOURCES)} made, {source.split} lists", number, len(SOURCES)))
+            on_progress(
+                Counted(f"part {number} of {len(SOURCES)} finished: {source.split} lists", number, len(SOURCES))
+            )
         return replace(_store_made(store, scratch, dataset, pre_ranker, started), repeated_scores=repeated)
 
 

@@ -101,8 +101,8 @@ class GivenColumns:
             ours, equals, theirs = (part.strip() for part in pair.partition("="))
             if not equals or not theirs or ours not in known:
                 raise InputError(
-                    f"`columns` has {pair!r}; each must be OURS=THEIRS, and OURS one of {', '.join(known)}, as in "
-                    "user_id=visitorid,item_id=itemid"
+                    f"`columns` has {pair!r}; each pair must be OURS=THEIRS, such as user_id=visitorid, where OURS is "
+                    f"one of {', '.join(known)}"
                 )
             found.append((ours, theirs))
         return cls(tuple(found))
@@ -168,7 +168,7 @@ class Columns:
                     path,
                     1,
                     f"there are two columns for {match.column}, {other!r} and {name!r}; "
-                    + ("rename one of them" if other == name else f"say which by `columns`: {match.column}={name}"),
+                    + ("rename one of them" if other == name else f"choose one with `columns`: {match.column}={name}"),
                 )
             if known is None or match.place < known[0]:
                 best[match.column] = (match.place, index, match.separators)
@@ -182,26 +182,25 @@ class Columns:
         for column in self.required:
             if column not in found:
                 names = [theirs for theirs, ours in self._given.items() if ours == column]
-                named = f" called {names[0]!r}, as `columns` has it" if names else ""
+                named = f" called {names[0]!r}, which `columns` gives" if names else ""
                 fail(
                     path,
                     line,
-                    f"{no}{column}{named}; its columns are {_list(header)}; say which it is by `columns`: "
-                    f"{column}=THEIRS",
+                    f"{no}{column}{named}; the columns are {_list(header)}; name it with `columns`: {column}=THEIRS",
                 )
         if self._needs_order and not any(column in found for column in _ORDER):
             fail(
                 path,
                 line,
-                "neither timestamp nor position; one of them must tell the order of a user's interactions; its columns "
-                f"are {_list(header)}; say which it is by `columns`: timestamp=THEIRS",
+                "neither timestamp nor position; one of them must give the order of a user's interactions; the columns "
+                f"are {_list(header)}; name it with `columns`: timestamp=THEIRS",
             )
 
     def _check_given(self, path: Path, header: Sequence[object]) -> None:
         """Raise InputError if the user gave a name that the file does not have."""
         for theirs, ours in self._given.items():
             if ours != "item_id" and theirs not in self._used:
-                fail(path, 1, f"no column {theirs!r}, which `columns` names; its columns are {_list(header)}")
+                fail(path, 1, f"no column {theirs!r}, which `columns` gives; the columns are {_list(header)}")
 
     def rows_of_objects(self, path: Path, rows: Rows) -> Rows:
         """Rows from objects, whose keys may differ from row to row.
@@ -275,7 +274,7 @@ class Columns:
                 row["categories"] = split_categories(row["categories"], separated)
             yield number, row
         if empty:
-            fail(path, 1, "nothing follows the header")
+            fail(path, 1, "there are no rows after the header")
 
 
 def _normal(name: str) -> str:

@@ -105,7 +105,9 @@ def _open_member(path: Path, file: BinaryIO) -> Iterator[io.BufferedReader]:
             raise InputError(f"{path}: this is an Excel workbook or another Office file; save its sheet as CSV")
         if len(members) != 1:
             names = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
-            raise InputError(f"{path}: the zip archive holds {len(members)} files ({names}); unpack it and name one")
+            raise InputError(
+                f"{path}: the zip archive contains {len(members)} files ({names}); unpack it and name one file"
+            )
         try:
             member = archive.open(members[0])
         except (RuntimeError, NotImplementedError) as error:

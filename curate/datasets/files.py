@@ -71,7 +71,9 @@ def read_lines(path: Path, *, fallback: str | None = None, blank: bool = False) 
                     _check_first(path, raw)
                 if len(raw) >= MAX_LINE_BYTES:
                     fail(
-                        path, number, "the line has more than 64 MB; is this a JSON array? One object a line is wanted"
+                        path,
+                        number,
+                        "the line is longer than 64 MB; is this a JSON array? Put one object on each line",
                     )
                 try:
                     line = raw.decode().rstrip("\r\n")
@@ -89,7 +91,7 @@ def read_lines(path: Path, *, fallback: str | None = None, blank: bool = False) 
     except DAMAGES as error:
         fail(path, number + 1, f"the compressed file is damaged: {error}")
     except UnicodeError as error:
-        fail(path, number + 1, f"the text is not UTF-16, though it begins as such: {error}")
+        fail(path, number + 1, f"the text is not UTF-16, although it begins like UTF-16: {error}")
 
 
 @contextmanager
@@ -110,16 +112,16 @@ def _open_lines(path: Path) -> Iterator[Iterator[bytes]]:
 def _check_first(path: Path, raw: bytes) -> None:
     """Refuse a file without lines of text here, because later errors would show only the symptoms."""
     if b"\x00" in raw[:1000]:
-        fail(path, 1, "the line holds NUL bytes; save the file as UTF-8 text or as Parquet")
+        fail(path, 1, "the line contains NUL bytes; save the file as UTF-8 text or as Parquet")
     if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
-        fail(path, 1, "lines end in carriage returns alone; convert them, for example with tr '\\r' '\\n'")
+        fail(path, 1, "lines end in carriage returns only; convert them, for example with tr '\\r' '\\n'")
 
 
 def first_line(path: Path) -> str:
     """The first line that is not blank, read as Latin-1 if it is not UTF-8. Raises InputError if there is none."""
     for _, line in read_lines(path, fallback="latin-1"):
         return line
-    fail(path, None, "the file has no line that is not blank")
+    fail(path, None, "the file has only blank lines")
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -136,7 +138,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if row is None:
                 fail(path, number, f"this is not JSON ({error}): {shorten(line)}")
         if not isinstance(row, dict):
-            fail(path, number, f"a JSON object is wanted on each line, this is {shorten(row)}")
+            fail(path, number, f"expected a JSON object on each line, got {shorten(row)}")
         yield number, row
 
 
@@ -195,15 +197,15 @@ def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 except RecursionError:
                     fail(path, line, f"entry {number} of the JSON array is nested too deep")
                 if len(rest) > MAX_LINE_BYTES:
-                    fail(path, line, f"entry {number} of the JSON array has more than 64 MB")
+                    fail(path, line, f"entry {number} of the JSON array is longer than 64 MB")
             if not isinstance(row, dict):
-                fail(path, line, f"a JSON object is wanted for each entry of the array, this is {shorten(row)}")
+                fail(path, line, f"expected a JSON object for each entry of the array, got {shorten(row)}")
             yield number, row
             line += rest.count("\n", 0, end)
             rest = rest[end:]
         rest = rest[1:]
         if skip(_BLANKS):
-            fail(path, line, f"there is more after the end of the JSON array: {shorten(rest)}")
+            fail(path, line, f"there is text after the end of the JSON array: {shorten(rest)}")
 
 
 @contextmanager
@@ -257,7 +259,7 @@ def read_delimited_rows(path: Path, delimiter: str, *, fallback: str | None = No
             fail(
                 path,
                 number,
-                f"{len(fields)} fields where the first line has {width}: {shorten(delimiter.join(fields))}",
+                f"the line has {len(fields)} fields, but the first line has {width}: {shorten(delimiter.join(fields))}",
             )
         yield number, fields
 
@@ -373,7 +375,7 @@ def read_parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[
                     number += 1
                     yield number, row
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
-        fail(path, number + 1, f"the Parquet file is damaged, or holds a value out of range: {error}")
+        fail(path, number + 1, f"the Parquet file is damaged, or contains a value out of range: {error}")
 
 
 def _without_ns(column: pa.Array) -> pa.Array:

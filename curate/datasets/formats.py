@@ -207,8 +207,8 @@ class _Times:
             first, second = max(first, numbers[0]), max(second, numbers[1])
         if (first > 12) == (second > 12):
             raise ValueError(
-                f"the dates of this file have up to {first} in the first place and up to {second} in the second, so "
-                "that they do not tell which is the day; set `date_order` to day-first or month-first"
+                f"the first numbers of the dates go up to {first} and the second numbers up to {second}, so day and "
+                "month cannot be told apart; set `date_order` to day-first or month-first"
             )
         return first > 12
 
@@ -220,7 +220,7 @@ def _open(path: Path, format: str, kind: _Kind, given: GivenColumns | None) -> R
     if format in _BUILT_IN:
         return _rows(path, format, kind, given)
     if given and given.pairs:
-        raise InputError(f"`columns` is for gr2's own formats; {format} says itself which column is what")
+        raise InputError(f"`columns` works only with gr2's own formats, not with {format}; leave `columns` out")
     return own.items(path) if kind is _ITEMS else own.interactions(path)
 
 
@@ -248,9 +248,9 @@ def _rows(path: Path, format: str, kind: _Kind, given: GivenColumns | None = Non
     return fail(
         path,
         1,
-        f"the first line names no column that is known, such as {', '.join(kind.required)}, and fits no format without "
-        f"a header: {shorten(start, 400)}; say which column is which by `columns`, such as {kind.required[0]}=THEIRS, "
-        f"give the `format`, one of {', '.join(FORMATS.names()[1:])}, or add a header",
+        f"the first line has no known column name, such as {', '.join(kind.required)}, and matches no format without a "
+        f"header: {shorten(start, 400)}; name the columns with `columns`, such as {kind.required[0]}=THEIRS, set "
+        f"`format` to one of {', '.join(FORMATS.names()[1:])}, or add a header",
     )
 
 
@@ -299,7 +299,7 @@ def _document_rows(path: Path, kind: _Kind) -> Rows:
         lines.append(line)
         size += len(line)
         if size > MAX_DOCUMENT_CHARACTERS:
-            fail(path, None, "this JSON document has more than 512 MB; write one object a line")
+            fail(path, None, "this JSON document is longer than 512 MB; put one object on each line")
     text = "\n".join(lines)
     try:
         document = orjson.loads(text)
@@ -307,14 +307,14 @@ def _document_rows(path: Path, kind: _Kind) -> Rows:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):
-            fail(path, None, f"this is not JSON ({error}); is it one object a line, each on a line of its own?")
+            fail(path, None, f"this is not JSON ({error}); put one object on each line")
     for number, (key, value) in enumerate(document.items(), 1):
         if kind is _ITEMS:
             if not isinstance(value, dict | str):
-                fail(path, number, f"an item's properties are wanted for {key!r}, this is {shorten(value)}")
+                fail(path, number, f"expected the properties of item {key!r}, got {shorten(value)}")
             yield number, {"item_id": key, **(value if isinstance(value, dict) else {"title": value})}
         elif not isinstance(value, list):
-            fail(path, number, f"a list of items is wanted for user {key!r}, this is {shorten(value)}")
+            fail(path, number, f"expected a list of items for user {key!r}, got {shorten(value)}")
         else:
             for place, item in enumerate(value):
                 properties = item if isinstance(item, dict) else {"item_id": item}
@@ -346,7 +346,7 @@ def _with_time(path: Path, rows: Rows) -> Rows:
     for number, row in rows:
         if row.get("timestamp") is None and row.get("position") is None:
             fail(
-                path, number, "neither timestamp nor position; one of them must tell the order of a user's interactions"
+                path, number, "neither timestamp nor position; one of them must give the order of a user's interactions"
             )
         yield number, row
 
@@ -373,7 +373,7 @@ def _chunks(
     for number, row in rows:
         if not row.keys() <= known:
             unknown = sorted(row.keys() - known)
-            fail(path, number, f"the format gives columns {unknown}; known are {', '.join(converters)}")
+            fail(path, number, f"the format gives unknown columns {unknown}; known are {', '.join(converters)}")
         column = ""
         try:
             for column, convert in converters.items():
@@ -386,6 +386,6 @@ def _chunks(
             yield gathered()
             columns = {name: [] for name in schema.names}
     if number is None:
-        fail(path, None, "there are no rows in it")
+        fail(path, None, "the file has no rows")
     if columns["line"]:
         yield gathered()

@@ -37,12 +37,12 @@ class IngestSettings:
 
     format: str = option(
         "auto",
-        help="Format of the files: auto (told by their columns), generic, amazon-2014, amazon-2018, amazon-2023, "
+        help="Format of the files: auto (recognised by the columns), generic, amazon-2014, amazon-2018, amazon-2023, "
         "movielens, or your own as module:object.",
     )
     columns: tuple[str, ...] | None = option(
         None,
-        help="Names of columns that gr2 does not recognise, as OURS=THEIRS with commas between, such as "
+        help="Names of columns that gr2 does not recognise, as comma-separated pairs OURS=THEIRS, such as "
         "user_id=visitorid,item_id=itemid.",
     )
     min_rating: float | None = option(
@@ -50,16 +50,16 @@ class IngestSettings:
     )
     date_order: str = option(
         "auto",
-        help="Order of day and month in dates such as 03/04/2019. auto: told by the dates of the file, where one of "
-        "the two goes over 12.",
+        help="Order of day and month in dates such as 03/04/2019. auto: the number that goes over 12 in the file is "
+        "the day.",
         choices=DATE_ORDERS,
     )
     k_core: int = option(
-        5, help="Minimum number of interactions of each user and item that is kept; 0 keeps all.", low=0
+        5, help="Minimum number of interactions per user and item; the others are left out. 0 keeps all.", low=0
     )
     split: str = option(
         "last",
-        help="last: each user's last interaction is for test, the one before for valid. time: interactions are cut "
+        help="last: each user's last interaction is for test, the one before for valid. time: interactions are split "
         "by date.",
         choices=("last", "time"),
     )
@@ -68,7 +68,7 @@ class IngestSettings:
     drop_unknown_items: bool = option(
         False, help="Leave out interactions whose item is not in the file of items, instead of failing."
     )
-    seed: int = option(0, help="Seed of the order of interactions of one user at the same time.", low=0)
+    seed: int = option(0, help="Seed for ordering interactions of one user at the same time.", low=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -130,8 +130,8 @@ def ingest(
         repeated_items = scratch.execute("drop_repeated_items")
         for item_id, line, first in scratch.rows("first_duplicate_item"):
             raise InputError(
-                f"{items}:{line}: item {item_id!r} stands here again, first at line {first}, with other values; keep "
-                "one of them"
+                f"{items}:{line}: item {item_id!r} is repeated with other values, first at line {first}; keep one of "
+                "them"
             )
         low = _drop_low_ratings(scratch, interactions, settings.min_rating)
         unknown = scratch.execute("drop_unknown_items") if settings.drop_unknown_items else 0
@@ -139,12 +139,14 @@ def ingest(
             alike = scratch.rows("item_alike", item_id=item_id)
             raise InputError(
                 f"{interactions}:{line}: item {item_id!r} is not in {items} ({count:,} such items in all); "
-                + (f"there is {alike[0][0]!r}, did identifiers lose leading zeros? " if alike else "")
-                + "add it there, or leave such interactions out with `drop_unknown_items`"
+                + (f"it has {alike[0][0]!r}: did identifiers lose leading zeros? " if alike else "")
+                + "add the items, or leave out such interactions with `drop_unknown_items`"
             )
         if settings.split == "time":
             for (line,) in scratch.rows("first_interaction_without_time"):
-                raise InputError(f"{interactions}:{line}: no timestamp, so no split by time; use last as `split`")
+                raise InputError(
+                    f"{interactions}:{line}: no timestamp, which a split by time needs; set `split` to last"
+                )
         return _finish(
             store,
             scratch,
@@ -194,7 +196,7 @@ def _drop_low_ratings(scratch: Session, interactions: Path, min_rating: float | 
     if scratch.rows("count_ratings") == [(0,)]:
         raise InputError(
             f"{interactions}: no interaction has a rating, so none is {min_rating:g} or more; leave out `min_rating`, "
-            "or name the column by `columns`: rating=THEIRS"
+            "or name the column with `columns`: rating=THEIRS"
         )
     return scratch.execute("drop_low_ratings", min_rating=min_rating)
 
@@ -267,16 +269,16 @@ def _finish(
     split = scratch.frame("split_counts").row(0, named=True)
     if split["interactions"] == 0:
         raise InputError(
-            f"no interaction is left of {counts['read_interactions']:,} once users and items with fewer than "
-            f"{settings.k_core} are gone; use a smaller `k_core`, 0 to keep all"
+            f"none of {counts['read_interactions']:,} interactions is left after removing users and items with fewer "
+            f"than {settings.k_core}; use a smaller `k_core`, or 0 to keep all"
         )
     fingerprint = str(scratch.rows("fingerprint")[0][0])
     with store.writing() as session:
         known = session.frame("dataset", dataset=dataset)
         if known.height and known["fingerprint"][0] != fingerprint:
             raise InputError(
-                f"a dataset {dataset!r} with other contents is in {store.folder}; choose another name: "
-                "traces and snapshots refer to what is there"
+                f"{store.folder} already has a dataset {dataset!r} with other contents, to which traces and snapshots "
+                "may refer; choose another name"
             )
         if not known.height:
             session.put(

@@ -71,7 +71,7 @@ def to_identifier(value: Any) -> str:
     if not text:
         raise ValueError("it must not be empty")
     if text in _MISSING:
-        raise ValueError("it stands for a missing value; leave the line out, or give it an identifier")
+        raise ValueError("it marks a missing value; leave the line out, or give it an identifier")
     return text
 
 

@@ -57,7 +57,7 @@ def find_endpoint(settings: EndpointSettings) -> Endpoint:
     key = os.environ.get(name, "").strip()
     # HTTP headers carry ASCII, and keys have no blanks.
     if not (key.isascii() and key.isprintable()):
-        raise TeacherError(f"{name} holds characters that no key has; copy the key again")
+        raise TeacherError(f"{name} contains characters that no key has; copy the key again")
     # The key must not be shown, even if it is not sent.
     secrets = [
         key,
@@ -137,7 +137,7 @@ def _header_value(header: str, value: object) -> str:
             raise InputError(f"`headers` reads {header!r} from an environment variable that is not set")
     # The value is not shown, because it may be a key.
     if not (isinstance(value, str) and value.isascii() and value.isprintable()):
-        raise InputError(f"`headers` has a value of {header!r} that is no printable ASCII text")
+        raise InputError(f"`headers` has a value of {header!r} that is not printable ASCII text")
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header):
-        raise InputError(f"`headers` names {header!r}, which is no name of an HTTP header")
+        raise InputError(f"`headers` has {header!r}, which is not a valid name of an HTTP header")
     return value.strip()

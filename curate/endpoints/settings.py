@@ -28,8 +28,8 @@ class EndpointSettings:
     )
     api_key_env: str | None = option(
         None,
-        help="Environment variable that holds the key. Default: OPENAI_API_KEY, whose key is sent only to OpenAI and "
-        "to the host that OPENAI_BASE_URL names.",
+        help="Environment variable that contains the key. Default: OPENAI_API_KEY, whose key is sent only to OpenAI "
+        "and to the host in OPENAI_BASE_URL.",
         group="Endpoint",
     )
     headers: Mapping[str, str] | None = option(
@@ -39,13 +39,17 @@ class EndpointSettings:
     )
     timeout_s: float = option(
         600.0,
-        help="Longest silence of the server, in seconds. A response that keeps coming may take twice as long.",
+        help="Maximum time without data from the server, in seconds. A response that keeps coming may take twice as "
+        "long.",
         low=0.001,
         group="Endpoint",
         flag="timeout",
     )
     max_retries: int = option(
-        6, help="Further tries of a request that failed by network, server or rate limit.", low=0, group="Endpoint"
+        6,
+        help="Maximum number of retries of a request that failed because of the network, the server or a rate limit.",
+        low=0,
+        group="Endpoint",
     )
     backoff_s: float = 1.0
     max_wait_s: float = 60.0

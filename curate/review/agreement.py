@@ -34,8 +34,8 @@ RULESET = "paper"
 RESAMPLES = 1_000
 ALPHA, FLEISS, COHEN = "Krippendorff's alpha", "Fleiss' kappa", "Cohen's kappa"
 NOBODY = "undefined: no trace was labelled by two people"
-ONE_CATEGORY = "undefined: all labels are the same, so agreement cannot be told from chance"
-ONE_SIDED = "one side always says the same, so kappa is 0"
+ONE_CATEGORY = "undefined: all labels are the same, so agreement cannot be distinguished from chance"
+ONE_SIDED = "one side always gives the same label or verdict, so kappa is 0"
 NOT_JUDGED = "undefined: no trace with a verdict is labelled good or bad"
 # The columns that say whether a trace passes or fails.
 JUDGES = {"rule": ("passed_rules", "failed_rules"), "ruleset": ("accepted_by", "refused_by")}

@@ -141,7 +141,7 @@ def find_queue(store: Store, queue_id: str) -> Queue:
     with store.reading() as session:
         rows = session.rows("label_queue", queue_id=queue_id)
     if not rows:
-        raise InputError(f"there is no label queue {queue_id!r} in this store; the page Label lists those there are")
+        raise InputError(f"there is no label queue {queue_id!r} in this store; the page Label lists all queues")
     ((settings, traces),) = rows
     return Queue(queue_id, _read(orjson.loads(settings)), traces)
 

@@ -26,7 +26,7 @@ def load_status(store: Store) -> list[StatusTable]:
             "gr2 candidates makes lists and evaluates the pre-ranker",
         ),
         ("status_funnel", "funnel, accepted under ruleset paper", "gr2 trace asks a teacher"),
-        ("status_reasons", "why traces fail", "gr2 trace judges what a teacher answers"),
+        ("status_reasons", "why traces fail", "gr2 trace judges a teacher's answers"),
         ("status_rollouts", "rollouts of students", "gr2 train dapo keeps all of its rollouts"),
         ("status_errors", "why requests fail", "gr2 trace keeps the error of every failed request"),
         ("snapshot_list", "snapshots", "gr2 snapshot publish makes one"),

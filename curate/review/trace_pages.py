@@ -163,7 +163,7 @@ def load_trace_view(
         listed = load_tasks(session, trace["dataset"], trace["sid_version"], [trace["list_id"]])[trace["list_id"]]
     except KeyError as lost:
         raise InputError(
-            f"trace {trace_id} shows {lost}, which has no semantic ID of version {trace['sid_version']!r} any more"
+            f"trace {trace_id} shows {lost}, which no longer has a semantic ID of version {trace['sid_version']!r}"
         ) from lost
     judgement = None
     if judged:

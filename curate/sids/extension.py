@@ -75,8 +75,8 @@ def extend_semantic_ids(
         return known
     if stored["embedder"]["kind"] == FROM_FILE:
         raise InputError(
-            f"{source} was made from vectors in a file, and new items have none there; give a file with the vectors of "
-            f"all items to gr2 sids {dataset} --from"
+            f"{source} was made from vectors in a file, which has none for new items; run gr2 sids {dataset} --from "
+            "with a file that has the vectors of all items"
         )
     folder = model_folder(store, source)
     if not folder.is_dir():

@@ -65,8 +65,8 @@ def open_embedder(
         raise InputError(f"embedder {settings.kind} is called {opened.name!r}, which cannot name a folder")
     if fitted is not None and opened.name != fitted:
         raise InputError(
-            f"embedder {settings.kind} gives vectors called {opened.name!r} now; those of the version to extend are "
-            f"called {fitted!r}, and both would be compared"
+            f"embedder {settings.kind} now gives vectors called {opened.name!r}, but the version to extend has vectors "
+            f"called {fitted!r}, and the two cannot be compared; make new IDs instead"
         )
     return opened
 

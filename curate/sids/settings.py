@@ -16,7 +16,8 @@ class QuantizerSettings:
     codebook_size: int = option(256, help="Number of codes per level.", low=2, high=65_536, group="Codes")
     random_levels: int = option(
         1,
-        help="Number of last levels whose codes are drawn from those that a prefix has not used; 0 fits all levels.",
+        help="Number of last levels whose codes are drawn at random from those that a prefix has not used; 0 fits all "
+        "levels.",
         low=0,
         high=3,
         group="Codes",
@@ -38,7 +39,7 @@ class ResidualKMeansSettings(QuantizerSettings):
     balanced: no code gets more than ceil(N / C) training vectors, at the least total distance that allows it.
     """
 
-    balanced: bool = option(False, help="Give no code more than its share of items.", group="Codes (rq-kmeans)")
+    balanced: bool = option(False, help="Limit each code to an equal share of the items.", group="Codes (rq-kmeans)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class PurchaseSettings:
 
     copurchase_weight: float = option(
         1.5,
-        help="Weight of what an item is bought with, beside its text; 0 uses the text alone.",
+        help="Weight of an item's co-purchases relative to its text; 0 uses only the text.",
         low=0,
         group="Vectors",
     )
@@ -94,9 +95,9 @@ class EmbedderSettings:
         flag="embedder",
     )
     model: str | None = option(
-        None, help="Model of the embedder: of hf a folder or a name on the hub, of openai a name.", group="Vectors"
+        None, help="Model of the embedder. hf: a folder or a name on the hub. openai: a name.", group="Vectors"
     )
-    dimensions: int = option(64, help="Dimensions of tfidf-svd's vectors.", low=1, high=4096, group="Vectors")
+    dimensions: int = option(64, help="Number of dimensions of tfidf-svd's vectors.", low=1, high=4096, group="Vectors")
     pooling: str = option(
         "mean", help="Pooling of hf's token vectors.", choices=("mean", "last", "cls"), group="Vectors"
     )

@@ -48,7 +48,7 @@ def select(session: Session, settings: SnapshotSettings) -> Selection:
         teacher=settings.teacher,
         held_out_folds=list(settings.held_out_folds),
     )
-    nothing = InputError(f"no list of {settings.dataset!r} in splits {', '.join(settings.splits)} holds its target")
+    nothing = InputError(f"no list of {settings.dataset!r} in splits {', '.join(settings.splits)} contains its target")
 
     def load(limit: int | None) -> Contents:
         def stream(store: Store) -> Iterator[SplitRow]:

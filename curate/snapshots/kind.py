@@ -83,8 +83,8 @@ class SnapshotSettings:
         kind = KINDS.find(self.kind)
         if kind.filters is not None and (foreign := sorted(asked.keys() - kind.filters)):
             raise InputError(
-                f"a snapshot of kind {self.kind} is not made of traces, so the filter cannot ask for "
-                f"{', '.join(foreign)}; leave that out, or publish kind sft"
+                f"a snapshot of kind {self.kind} is not made of traces, so the filter cannot contain "
+                f"{', '.join(foreign)}; clear it in the filter, or publish kind sft"
             )
         own: dict[str, Any] = {name: asked[name] for name in ("dataset", "template", "teacher") if name in asked}
         for name, value in own.items():
@@ -138,7 +138,7 @@ class SnapshotSettings:
 
 def _contradiction(name: str, own: str, asked: str) -> InputError:
     return InputError(
-        f"the selection is of {name} {own!r}, its filter asks for {asked!r}; leave one of them out, or make them agree"
+        f"the selection has {name} {own!r}, but its filter has {asked!r}; leave one of them out, or make them equal"
     )
 
 

@@ -138,7 +138,7 @@ def _read_folder(folder: Path) -> list[tuple[str, str]]:
             if text := clean_text(paragraph, MOST_CHARACTERS):
                 found.append((f"{file.relative_to(folder)}/{number}", text))
     if not found:
-        raise InputError(f"`text_dir` is {folder}, which holds no text in .txt or .md files")
+        raise InputError(f"`text_dir` is {folder}, which contains no text in .txt or .md files")
     return found
 
 

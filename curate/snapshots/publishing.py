@@ -110,9 +110,9 @@ def find_snapshot(store: Store, reference: str) -> Snapshot:
         versions = session.rows("snapshot_versions", name=name)
     matching = [(known, path) for known, path in versions if known.startswith(version)]
     if not matching:
-        raise InputError(f"there is no snapshot {reference!r}; gr2 snapshot list shows those that there are")
+        raise InputError(f"there is no snapshot {reference!r}; gr2 snapshot list shows all snapshots")
     if version and len(matching) > 1:
-        raise InputError(f"{reference!r} fits {len(matching)} versions; give more of its digits")
+        raise InputError(f"{reference!r} matches {len(matching)} versions; give more digits of the version")
     known, place = matching[0]
     path = store.folder / place
     snapshot = Snapshot(path, read_manifest(path))
@@ -297,8 +297,8 @@ def _refusal(session: Session, settings: SnapshotSettings, selected: Selection) 
     forbidden = session.rows("test_targets", dataset=settings.dataset)
     if forbidden:
         return SnapshotError(
-            f"the selection holds test targets, of user {forbidden[0][0]!r} at position {forbidden[0][1]} for one; "
-            "a snapshot for training must not: leave split test out"
+            f"the selection contains test targets, for example of user {forbidden[0][0]!r} at position "
+            f"{forbidden[0][1]}, which a snapshot for training must not contain; leave split test out"
         )
     return selected.refusal
 
@@ -329,7 +329,10 @@ tags:
 ---
 # {name}
 
-{kind.about} Of dataset `{settings.dataset}`; items stand as semantic IDs. `manifest.json` says how it was made.
+{kind.about}
+
+The source is the dataset `{settings.dataset}`. Items are written as semantic IDs. `manifest.json` contains the
+selection, its lineage and the hash of each file.
 
 | split | rows |
 |---|---|

@@ -188,8 +188,8 @@ class Leaks:
         if self._first is None:
             return None
         return SnapshotError(
-            f"{self._count} of {self._rows} traces leak the target, {self._first[0]} for one, by the words "
-            f"{self._first[1]!r}; nothing was published: use ruleset strict, or label them bad"
+            f"{self._count} of {self._rows} traces leak the target, for example {self._first[0]} by the words "
+            f"{self._first[1]!r}; nothing was published: use ruleset strict, or label these traces bad"
         )
 
 

@@ -137,7 +137,7 @@ def _from_text(name: str, text: str) -> Any:
         if name in _TIMES:
             return read_time(text)
     except (KeyError, ValueError):
-        raise InputError(f"the filter says {name}={text!r}, which means nothing; correct it or leave it out") from None
+        raise InputError(f"the filter says {name}={text!r}, which is not valid; correct it or leave it out") from None
     if name == "label" and text not in LABELS:
         raise InputError(f"the filter says {name}={text!r}; it must be one of {', '.join(LABELS)}")
     return text
@@ -173,4 +173,4 @@ def check_filter(session: Session, chosen: TraceFilter) -> None:
             session.rows("check_pattern", pattern=chosen.pattern)
         except duckdb.InvalidInputException as error:
             problem = str(error).splitlines()[0]
-            raise InputError(f"{chosen.pattern!r} is no regular expression: {problem}") from error
+            raise InputError(f"{chosen.pattern!r} is not a regular expression: {problem}") from error

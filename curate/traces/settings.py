@@ -20,8 +20,8 @@ class SamplingSettings:
     split: str = option("train", help="Split whose lists are used.", choices=("train", "valid", "test"), group="Lists")
     lists: str = option(
         "with-target",
-        help="Lists that are asked about: those that contain their target, those that do not (no answer on them can be "
-        "checked, but the points of a teacher are worth learning), or all.",
+        help="Lists to sample traces of: those that contain their target, those that do not, or all. Without its "
+        "target no answer can be checked, but a teacher's points are worth learning.",
         choices=("with-target", "without-target", "all"),
         group="Lists",
     )
@@ -55,7 +55,7 @@ class SamplingSettings:
     limit: int | None = option(None, help="Maximum number of candidate lists.", low=1, group="Lists")
     retry_refused: bool = option(
         False,
-        help="Ask again for prompts that were refused for good: by a moderation, or as too long.",
+        help="Ask again for prompts that were refused for good, by a moderation filter or as too long.",
         group="Sampling",
     )
     sid_version: str | None = option(

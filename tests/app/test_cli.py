@@ -57,7 +57,7 @@ def test_ingest_from_files_to_a_store_that_it_makes(tmp_path: Path, ok: Ok) -> N
     words = ["ingest", "mine", "--items", tmp_path / "items.csv", "--interactions", tmp_path / "log.jsonl"]
     out = ok(*words, "--store", tmp_path / "store")
     assert "mine: 6 users, 6 items, 30 interactions (18 train, 6 valid, 6 test)" in out
-    assert "all of it was there already" in ok(*words, "--store", tmp_path / "store")
+    assert "the store already had all of it" in ok(*words, "--store", tmp_path / "store")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_status_shows_the_funnel(folder: Path, ok: Ok) -> None:
 
 
 def test_tracing_again_has_nothing_to_ask(folder: Path, ok: Ok) -> None:
-    assert "nothing to ask" in ok("trace", "shop", "--store", folder, "--limit", 40)
+    assert "nothing to sample" in ok("trace", "shop", "--store", folder, "--limit", 40)
 
 
 def test_verify_prints_rules_with_reasons(folder: Path, ok: Ok) -> None:
@@ -151,7 +151,7 @@ def test_snapshots_are_listed_shown_verified_and_rebuilt(folder: Path, ok: Ok) -
     assert "sft" in ok("snapshot", "list", "--store", folder)
     assert '"ruleset": "strict"' in ok("snapshot", "show", "shop", "--store", folder)
     assert "all as published" in ok("snapshot", "verify", "shop", "--store", folder)
-    assert "byte by byte" in ok("snapshot", "rebuild", "shop", "--store", folder)
+    assert "the rebuilt files are identical" in ok("snapshot", "rebuild", "shop", "--store", folder)
     assert "added" in ok("snapshot", "diff", "shop", "shop", "--store", folder)
 
 
@@ -175,12 +175,12 @@ def test_the_demo_runs_twice_and_ends_with_what_to_do_next(tmp_path: Path, ok: O
     # So few shoppers that SFT ends before its log is due.
     words = ["demo", "--users", 60, "--items", 80, "--store", tmp_path / "store"]
     out = ok(*words, "--no-train")
-    for text in ("60 with purchase routines", "demo@", "gr2 app", "load_dataset"):
+    for text in ("60 users with routines", "demo@", "gr2 app", "load_dataset"):
         assert text in out
     assert "demo-dapo" not in out
     again = ok(*words)
-    assert "(there already)" in again
-    assert "nothing to ask" in again
+    assert "(already there)" in again
+    assert "nothing to sample" in again
     for ranker in ("cooccurrence.v1", "lambdamart", "oracle", "demo-dapo"):
         assert f"\n {ranker} " in again
     assert re.search(r"demo-sft: [1-9] steps; at the end loss [\d.]+, token accuracy [\d.]+", again)
@@ -188,8 +188,8 @@ def test_the_demo_runs_twice_and_ends_with_what_to_do_next(tmp_path: Path, ok: O
     # It fits two screens.
     assert len(again.splitlines()) <= 48
     third = ok(*words)
-    assert third.count("trained already") == 2
-    assert third.count("(there already)") >= 3
+    assert third.count("is already trained") == 2
+    assert third.count("(already there)") >= 3
     assert out.split(" demo@")[1].split(":")[0] == again.split(" demo@")[1].split(":")[0]
 
 
@@ -201,19 +201,19 @@ def test_the_full_demo_prints_every_table_of_a_dataset_of_its_own(tmp_path: Path
 
 def test_lines_that_cannot_become_traces_are_told_by_one_run_and_by_status(shop: Store, ok: Ok) -> None:
     words = ("trace", "shop", "--limit", 3, "--max-attempts", 1, "--store", shop.folder)
-    assert "cannot become" not in ok(*words)
+    assert "cannot be stored" not in ok(*words)
     (journal,) = shop.journals.glob("trace-*.jsonl")
     # As after a kill: what was committed is less than what the journal holds.
     with journal.open("ab") as file:
         file.write(b"<html>502 Bad Gateway</html>\n" + b'{"event": "received"}\n')
     told = ok(*words)
     rejected = journal.with_suffix(".rejected.jsonl")
-    assert f"2 lines of its journal cannot become traces: {rejected} has them" in told
-    assert "cannot become" not in ok(*words)
+    assert f"2 lines of its journal cannot be stored as traces; the lines and the reasons are in {rejected}" in told
+    assert "cannot be stored" not in ok(*words)
     status = ok("status", "--store", shop.folder)
-    assert f"2 lines of journals could not become traces; they are, with their reasons, in: {rejected}" in status
+    assert f"2 lines of journals could not be stored as traces. The lines and the reasons are in: {rejected}" in status
     rejected.unlink()
-    assert "could not become" not in ok("status", "--store", shop.folder)
+    assert "could not be stored" not in ok("status", "--store", shop.folder)
 
 
 @pytest.mark.parametrize(

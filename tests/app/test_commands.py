@@ -159,7 +159,7 @@ def test_help_lists_the_names_that_are_built_in() -> None:
         ("train init shop --name x --size huge", "--size is 'huge'; it must be tiny, small or base"),
         (
             "train sft shop --optimizer muon --lora-rank 4",
-            "--lora-rank is 4; LoRA's thin matrices need adamw as --optimizer",
+            "--lora-rank is 4, but --optimizer is muon; LoRA needs adamw",
         ),
         (
             "train dapo shop --save-steps 5 --num-iterations 2",
@@ -195,7 +195,7 @@ def test_former_flags_still_work_with_a_warning(
 
     assert params(old) == params(new)
     assert str(params(new)[option.name]).startswith("7")
-    assert capsys.readouterr().err == f"gr2: {old} is now {new}; the old name goes in 0.3\n"
+    assert capsys.readouterr().err == f"gr2: {old} is now {new}; the old name will be removed in 0.3\n"
     assert old not in help_of(next(path for path in LEAVES if path.split()[-1] == command)).split()
 
 
@@ -245,7 +245,7 @@ def test_former_flags_reach_the_core(shop: Any, gr2: Any, tmp_path: Path) -> Non
     code, _, err = gr2("candidates", "shop", "--from", tmp_path / "none.parquet", "--store", shop.folder)
     assert code == 2
     warning, error = err.splitlines()
-    assert warning == "gr2: --from is now --scores; the old name goes in 0.3"
+    assert warning == "gr2: --from is now --scores; the old name will be removed in 0.3"
     assert (
         error
         == f"gr2: {tmp_path / 'none.parquet'} is not a file; --scores must be Parquet with user_id, item_id, score"

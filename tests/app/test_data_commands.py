@@ -35,15 +35,15 @@ def test_ingest_warns_of_doubtful_years(tmp_path: Path, gr2: Gr2) -> None:
     ("rows", "words", "message"),
     [
         ("u,7,soon,5\n", [], "log.csv:2: timestamp is 'soon': it must be unix time or ISO 8601"),
-        ("u,7,1\n", [], "log.csv:2: 3 fields where the first line has 4"),
-        ("", [], "log.csv:1: nothing follows the header"),
+        ("u,7,1\n", [], "log.csv:2: the line has 3 fields, but the first line has 4"),
+        ("", [], "log.csv:1: there are no rows after the header"),
         (
             "u,7,1,5\n",
             ["--columns", "user_id=who"],
-            "no column user_id called 'who', as --columns has it; its columns are",
+            "no column user_id called 'who', which --columns gives; the columns are",
         ),
-        ("u,7,1,5\n", ["--columns", "who"], "--columns has 'who'; each must be OURS=THEIRS"),
-        ("u,7,1,5\n", ["--min-rating", "3"], "leave out --min-rating, or name the column by --columns"),
+        ("u,7,1,5\n", ["--columns", "who"], "--columns has 'who'; each pair must be OURS=THEIRS"),
+        ("u,7,1,5\n", ["--min-rating", "3"], "leave out --min-rating, or name the column with --columns"),
         ("u,7,1,5\n", ["--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
         ("u,7,1,5\n", ["--items", "/"], "this is a folder; name the file in it"),
     ],
@@ -67,4 +67,4 @@ def test_candidates_tell_of_pairs_that_are_scored_twice(shop: Store, tmp_path: P
     scores = tmp_path / "mine.parquet"
     pl.DataFrame({"user_id": [user, user], "item_id": [item, item], "score": [0.1, 0.2]}).write_parquet(scores)
     out = ok("candidates", "shop", "--scores", scores, "--store", shop.folder)
-    assert "1 scores of pairs that stand in the file again were left out; the best counts" in out
+    assert "1 repeated scores of the same user and item were left out; the best one counts" in out

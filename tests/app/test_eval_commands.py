@@ -68,13 +68,13 @@ def test_all_that_can_be_had_is_compared(shop: Store, gr2_process: Gr2) -> None:
     assert done.returncode == 0, done.stderr
     out = done.stdout
     table, differences, *_ = out.split("gain over each other")
-    for text in ("valid", "copied", "R@1", "N@5", "MRR", "top-1 consistency", "end to end, over all 120 lists"):
+    for text in ("valid", "copied", "R@1", "N@5", "MRR", "top-1 consistency", "over all 120 lists (end to end)"):
         assert text in table
     rankers = ("cooccurrence.v1", "evidence.v1", "scorecard.v1", "lambdamart", "oracle")
     shown = [line.split()[0].split("-")[0] for line in table.splitlines() if line.strip().startswith(rankers)]
     assert shown == list(rankers)
     assert differences.split("N@5 by")[0].count("+") >= 3
-    for title in ("length of the history", "popularity of the target", "place in the input", "first picks by their"):
+    for title in ("length of the history", "popularity of the target", "position in the input", "first picks by their"):
         assert title in differences
     done = load_evaluations(shop, "shop")
     assert done.runs.height == 1

@@ -48,7 +48,7 @@ def test_what_is_not_known_is_not_told() -> None:
 
 
 def test_stopping_tells_what_is_under_way() -> None:
-    assert "stopping: 3 answers under way" in describe(a_progress(stopping=True, in_flight=3))
+    assert "stopping: waiting for 3 answers" in describe(a_progress(stopping=True, in_flight=3))
 
 
 def test_a_terminal_shows_a_bar_with_time_left() -> None:
@@ -123,5 +123,5 @@ def test_a_terminal_shows_the_newest_message_and_leaves_nothing_behind(
 
 
 def test_a_busy_store_is_told_with_the_answers_that_wait() -> None:
-    assert "store busy, 1,200 waiting" in describe(a_progress(busy=True, waiting=1200))
+    assert "store busy, 1,200 answers waiting" in describe(a_progress(busy=True, waiting=1200))
     assert "busy" not in describe(a_progress(waiting=1200))

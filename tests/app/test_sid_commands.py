@@ -15,9 +15,9 @@ Ok = Callable[..., str]
 def test_a_name_alone_makes_ids_and_options_may_stand_first(shop: Store, ok: Ok) -> None:
     out = ok("sids", "shop", "--balanced", "--store", shop.folder)
     assert "80 distinct semantic IDs (100.00% unique), version rq-kmeans-4x256-" in out
-    assert "neighbours" in out
-    assert "it was there already" in ok("sids", "--balanced", "shop", "--store", shop.folder)
-    assert "it was there already" in ok("sids", "make", "shop", "--balanced", "--store", shop.folder)
+    assert "neighbour recall" in out
+    assert "the store already had it" in ok("sids", "--balanced", "shop", "--store", shop.folder)
+    assert "the store already had it" in ok("sids", "make", "shop", "--balanced", "--store", shop.folder)
     assert list_versions(shop).height == 2
 
 
@@ -35,7 +35,7 @@ def test_the_rq_vae_makes_ids_and_tells_how_it_goes(shop: Store, ok: Ok) -> None
     words = ["sids", "shop", "--method", "rq-vae", "--epochs", 3, "--contrastive-weight", 0.5, "--store", shop.folder]
     out = ok(*words)
     assert "80 distinct semantic IDs (100.00% unique), version rq-vae-4x256-" in out
-    assert "it was there already" in ok(*words)
+    assert "the store already had it" in ok(*words)
 
 
 def test_versions_can_be_listed_compared_and_explained(shop: Store, ok: Ok) -> None:
@@ -68,7 +68,7 @@ def test_ids_and_vectors_come_from_a_file(shop: Store, ok: Ok, gr2: Gr2, tmp_pat
     )
     words = ["sids", "shop", "--from", ids, "--store", shop.folder]
     assert "80 distinct semantic IDs (100.00% unique), version imported-2x9-" in ok(*words)
-    assert "it was there already" in ok(*words)
+    assert "the store already had it" in ok(*words)
     vectors, names = tmp_path / "v.npy", tmp_path / "items.txt"
     np.save(vectors, np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32))
     names.write_text("".join(f"{item}\n" for (item,) in items.rows()))
@@ -77,7 +77,7 @@ def test_ids_and_vectors_come_from_a_file(shop: Store, ok: Ok, gr2: Gr2, tmp_pat
     refused = gr2(*words)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert "80 of 80 items of the dataset have no row" in refused.stderr
-    assert "by --item-ids" in refused.stderr
+    assert "with --item-ids" in refused.stderr
 
 
 def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> None:
@@ -95,8 +95,8 @@ def test_what_is_not_fit_for_training_says_what_to_do(shop: Store, ok: Ok) -> No
         (["shop", "--method", "rq-vae", "--balanced"], "method rq-vae has no --balanced"),
         (["shop", "--embedder", "hf"], "embedder 'hf' needs"),
         (["shop", "--from", "none.csv"], "none.csv: there is no such file"),
-        (["shop", "--from", "none.csv", "--extend", "other"], "--from and --extend both say where IDs come from"),
-        (["shop", "--item-ids", "none.txt"], "--item-ids names the rows of an .npy; give it by --from"),
+        (["shop", "--from", "none.csv", "--extend", "other"], "--from and --extend both give the source of the IDs"),
+        (["shop", "--item-ids", "none.txt"], "--item-ids names the rows of an .npy; give the .npy with --from"),
         (
             ["later", "--extend", "shop", "--held-out-folds", "0", "--levels", "2"],
             "--extend takes all settings from the version that it extends; leave out --held-out-folds, --levels",

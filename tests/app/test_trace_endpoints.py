@@ -183,7 +183,7 @@ def test_a_refused_prompt_is_not_asked_again(
     assert "errors: HTTP 40" in first.stdout
     assert "refused for good" in first.stdout
     calls = len(field.calls(mode))
-    assert "nothing to ask" in trace(field.url(mode), "--limit", 30).stdout
+    assert "nothing to sample" in trace(field.url(mode), "--limit", 30).stdout
     assert len(field.calls(mode)) == calls
     # It can be asked again on purpose; nothing is answered, and that is no success.
     assert trace(field.url(mode), "--limit", 30, "--retry-refused").returncode == 2

@@ -131,7 +131,7 @@ write(3, -1)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stderr == ""
-    assert done.stdout.count("store.duckdb could not be written, nothing was stored: ") == 1
+    assert done.stdout.count("store.duckdb could not be written, and nothing was stored: ") == 1
     assert runs_of(store) == ["2"] * 2 + ["3"] * 3
 
 

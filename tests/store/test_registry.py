@@ -128,7 +128,7 @@ def test_two_packages_with_one_name_are_an_error(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rude", r"no greeter is called 'rude'; there are: plain, lazy. One of your own is named module:object"),
+        ("rude", r"no greeter is called 'rude'; there are: plain, lazy. To use your own, write module:object"),
         ("", "no greeter is called ''"),
         ("<b>", "no greeter is called '<b>'"),
         ("a:b:c", "no greeter is called 'a:b:c'"),
@@ -170,7 +170,7 @@ def test_a_factory_is_called_with_what_it_asks_for(makers: Factories[Greeter], w
         ("needs_much", {}, "greeter 'gr2_parts:needs_much' needs `much`, which is not given"),
         ("needs_much", {"loud": True}, "'gr2_parts:needs_much' takes no `loud`; it takes `much`"),
         ("Mute", {"loud": True}, "'gr2_parts:Mute' takes no `loud`; it takes no options"),
-        ("Mute", {}, "what 'gr2_parts:Mute' makes is not a greeter: an object of Mute lacks greet"),
+        ("Mute", {}, "the result of 'gr2_parts:Mute' is not a greeter: an object of Mute lacks greet"),
         ("mute", {}, "'gr2_parts:mute' is not a greeter: it is an object of Mute, which cannot be called"),
     ],
 )

@@ -69,7 +69,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path, {"train": ROWS}, {"kind": "sft"}, "card")
     (snapshot.path / "README.md").unlink()
     (snapshot.path / "data" / "more.parquet").write_bytes(b"")
-    with pytest.raises(SnapshotError, match=r"README\.md is missing.*more\.parquet does not belong"):
+    with pytest.raises(SnapshotError, match=r"README\.md is missing.*more\.parquet is not in its manifest"):
         verify_snapshot(snapshot.path)
 
 
@@ -138,8 +138,11 @@ def test_links_and_foreign_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError) as refused:
         verify_snapshot(snapshot.path)
     for problem in (
-        f"data/{file.name} is a link", "more is a link", "empty does not belong", "data/.hidden does not belong",
-    ):  # fmt: skip
+        f"data/{file.name} is a link",
+        "more is a link",
+        "empty is not in its manifest",
+        "data/.hidden is not in its manifest",
+    ):
         assert problem in str(refused.value)
 
 

@@ -168,7 +168,7 @@ def test_the_remark_on_batches_tells_what_went_wrong() -> None:
     alike = {"completions/clipped_ratio": 0.5, "refill/empty": 1.0}
     assert describe_waste(alike) == "nothing learned: no group has completions of different outcomes"
     assert describe_waste({"frac_reward_zero_std": 1.0}) == describe_waste(alike)
-    assert describe_waste({"refill/empty": 0.25, "frac_reward_zero_std": 1.0}) == "25% of batches taught nothing"
+    assert describe_waste({"refill/empty": 0.25, "frac_reward_zero_std": 1.0}) == "25% of batches gave no gradient"
     assert describe_waste({"refill/empty": 0.0, "completions/clipped_ratio": 0.0}) == ""
 
 
@@ -310,4 +310,4 @@ def test_a_student_of_somebody_else_takes_part_in_an_evaluation(levels: Store, t
     words[3] = save_stranger(tmp_path / "refused", "gpt2", refused)
     done = CliRunner().invoke(cli, [*words, "--rankers", "evidence", "--limit", "4", "--store", str(levels.folder)])
     assert isinstance(done.exception, InputError)
-    assert "a user's text and an answer in this order: it says 'only tools'" in str(done.exception)
+    assert "a user's text and an answer in this order: its error is 'only tools'" in str(done.exception)

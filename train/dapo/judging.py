@@ -47,7 +47,7 @@ def judge_again(store: Store, student: str, **changed: Any) -> JudgedAgain:
         runs = session.rows("training_of_student", name=student)
         if not runs:
             raise InputError(
-                f"the store has no rollouts of a student called {student!r}; gr2 status lists those that have some"
+                f"the store has no rollouts of a student called {student!r}; gr2 status lists those with rollouts"
             )
         ((run_id, recorded),) = runs
         known = renamed(orjson.loads(recorded))

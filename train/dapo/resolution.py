@@ -42,18 +42,17 @@ class Resolution:
     def describe(self, prompts: int) -> tuple[str, str]:
         """Describe in two lines, for people, what a run can resolve that draws this many different prompts."""
         error = (
-            "on as many lists, a paired difference in NDCG@5 has a standard error of "
+            "on this number of lists, a paired difference in NDCG@5 has a standard error of "
             f"{self.standard_error(prompts):.4f}"
             if self.deviation
             # An error of 0 would say that everything can be resolved.
-            else "no difference in NDCG@5 was found from which to estimate what they resolve"
+            else "no difference in NDCG@5 was found, so the standard error cannot be estimated"
         )
         return (
-            f"the run draws {prompts:,} prompts, and more by refilling; {error}",
-            f"estimated on {self.lists} of its training prompts, {self.answers} answers each, {self.valid:.0%} of them "
-            f"valid: NDCG@5 {self.ndcg:.4f}, "
-            f"{self.ndcg - self.ndcg_before:+.4f} to the input order; headroom {self.headroom:.4f} (best answer of a "
-            "group minus its mean)",
+            f"the run draws {prompts:,} prompts, without those of refilling; {error}",
+            f"estimated on {self.lists} of its training prompts, with {self.answers} answers each, {self.valid:.0%} of "
+            f"them valid: NDCG@5 {self.ndcg:.4f}, {self.ndcg - self.ndcg_before:+.4f} compared with the input order; "
+            f"headroom {self.headroom:.4f} (best answer of a group minus the group's mean)",
         )
 
 

@@ -27,7 +27,7 @@ def describe_waste(metrics: Mapping[str, float]) -> str:
     empty = metrics.get("refill/empty", float(metrics.get("frac_reward_zero_std", 0.0) == 1.0))
     if empty == 1.0:
         return "nothing learned: no group has completions of different outcomes"
-    return f"{empty:.0%} of batches taught nothing" if empty else ""
+    return f"{empty:.0%} of batches gave no gradient" if empty else ""
 
 
 class LoggedReward(RewardFunction):

@@ -68,8 +68,8 @@ class DapoSettings(ChatTrainerSettings):
     )
     steps_per_generation: int | None = option(
         None,
-        help="Number of such parts in a generated batch. Twice as many as in a step make two mini-batches, with an "
-        "optimizer step on each. Default: as many as in a step.",
+        help="Number of these parts in a generated batch. With twice as many as in a step, a batch has two "
+        "mini-batches, each with an optimizer step. Default: as many as in a step.",
         low=1,
         group="Steps",
     )
@@ -88,8 +88,8 @@ class DapoSettings(ChatTrainerSettings):
     )
     resolution_lists: int = option(
         16,
-        help="Number of prompts that the student answers before the first step, to say what the run can resolve; 0 for "
-        "none.",
+        help="Number of prompts that the student answers before the first step, to estimate which differences in "
+        "NDCG@5 the run can resolve; 0 skips this.",
         low=0,
         group="Prompts",
     )
@@ -109,8 +109,8 @@ class DapoSettings(ChatTrainerSettings):
     )
     scale_rewards: str = option(
         "group",
-        help="What advantages are divided by: the standard deviation of the group's rewards, that of the batch's, or "
-        "nothing. Refilling excludes batch.",
+        help="Scaling of advantages: by the standard deviation of the rewards in the group, in the batch, or none. "
+        "batch cannot be combined with refilling.",
         choices=("group", "batch", "none"),
         group="Reward",
     )
@@ -156,7 +156,7 @@ class DapoSettings(ChatTrainerSettings):
     )
     vllm_url: str | None = option(
         None,
-        help="URL of a trl vllm-serve server that generates, such as http://127.0.0.1:8000.",
+        help="URL of a trl vllm-serve server that generates completions, such as http://127.0.0.1:8000.",
         group="Sampling",
     )
     vllm_gpu_memory_utilization: float = option(
@@ -185,7 +185,7 @@ class DapoSettings(ChatTrainerSettings):
             times = f", times {mini_batches} mini-batches" if mini_batches > 1 else ""
             raise InputError(
                 f"`save_steps` is {self.save_steps}; it must be a multiple of `num_iterations`, {self.num_iterations}"
-                f"{times}, since a generated batch is in no checkpoint"
+                f"{times}, since checkpoints do not contain generated batches"
             )
         if self.scale_rewards == "batch" and self.refill_rounds:
             raise InputError(

@@ -79,7 +79,7 @@ def choose_prompts(
     if not chosen:
         raise InputError(
             f"none of {len(rows):,} prompts has a pass rate from {settings.min_pass_rate:g} to "
-            f'{settings.max_pass_rate:g}; gr2 sql "from pass_rates" shows what there is'
+            f'{settings.max_pass_rate:g}; gr2 sql "from pass_rates" shows all pass rates'
         )
     candidates = rows["candidates"][:]
     # If two candidates share a semantic ID, an answer does not say which one it means, and no reward can either.
@@ -87,7 +87,7 @@ def choose_prompts(
     if not distinct:
         raise InputError(
             f"each of {len(chosen):,} prompts has candidates that share a semantic ID; publish a snapshot with "
-            "semantic IDs that tell items apart"
+            "unique semantic IDs"
         )
     if len(distinct) < len(chosen):
         on_progress(
@@ -188,7 +188,7 @@ class ResolutionCallback(TrainerCallback):
         lists, answers = min(settings.resolution_lists, len(prompts)), settings.num_generations
         if state.global_step or lists < 2:
             return
-        self._on_progress(f"{lists} prompts are answered, to say what the run can resolve")
+        self._on_progress(f"answering {lists} prompts, to estimate which differences the run can resolve")
         sample = prompts.select(np.random.default_rng(settings.seed).permutation(len(prompts))[:lists])
         completions = [
             completion
@@ -212,7 +212,7 @@ def _arguments(settings: DapoSettings, folder: Path, end_id: int, selection: Sel
     if selection.eval_steps and selection.eval_steps % settings.steps_per_batch:
         raise InputError(
             f"`eval_steps` is {selection.eval_steps}; it must be a multiple of the {settings.steps_per_batch} steps on "
-            "a generated batch, since a checkpoint follows and a generated batch is in none"
+            "a generated batch, since a checkpoint follows and does not contain the generated batch"
         )
     loss = LOSSES[settings.loss]
     arguments: dict[str, Any] = {

@@ -21,7 +21,10 @@ class MidtrainSettings(TrainerSettings):
     caption: float = option(0.0494, low=0.0)
     general: float = option(0.0503, low=0.0)
     warmup_steps: int = option(
-        100, help="Number of first steps, in which only the embeddings of new tokens are trained.", low=0, group="Steps"
+        100,
+        help="Number of warm-up steps, in which only the embeddings of new tokens are trained.",
+        low=0,
+        group="Steps",
     )
     warmup_learning_rate: float = 5e-4
     steps: int = option(
@@ -29,8 +32,8 @@ class MidtrainSettings(TrainerSettings):
     )
     learning_rate: float | None = option(
         None,
-        help="Peak learning rate after the warm-up, which uses 5e-4. Default: 1e-3 for students from scratch, 1e-4 for "
-        "pretrained models.",
+        help="Peak learning rate after the warm-up; the warm-up uses 5e-4. Default: 1e-3 for students from scratch, "
+        "1e-4 for pretrained models.",
         low=0.0,
         group="Steps",
     )
@@ -38,7 +41,7 @@ class MidtrainSettings(TrainerSettings):
     batch_size: int = option(64, help="Number of sequences per step and process.", low=1, group="Steps")
     max_length: int = option(1024, help="Maximum length of a text, in tokens.", low=2, group="Texts")
     packing: bool = option(
-        False, help="Pack several texts into one sequence. Needs a GPU with flash attention to pay.", group="Texts"
+        False, help="Pack several texts into one sequence. Faster only on a GPU with flash attention.", group="Texts"
     )
     seed: int = option(0, help="Seed of the texts drawn.", low=0, group="Texts")
     save_steps: int = option(200, help="Number of steps between checkpoints.", low=1, group="Steps")

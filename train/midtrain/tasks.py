@@ -60,7 +60,7 @@ def midtrain(
     settings = settings.resolve(from_scratch=True)
     phases = [(WARM_UP, settings.warmup_steps)] * (settings.warmup_steps > 0) + [(FULL, settings.steps)]
     if not resume and any(last_checkpoint(output_dir / phase) for phase, _ in phases):
-        raise InputError(f"{output_dir} holds checkpoints of a training; go on with it by `resume`")
+        raise InputError(f"{output_dir} contains checkpoints of a training; continue it with `resume`")
     encoded = encode_texts(rows, tokenizer, settings, longest=most_tokens(model))
     told: dict[str, float] = {}
 
@@ -104,7 +104,7 @@ def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *
     names_N = np.asarray(tasks_N)
     present = {task: share for task, share in shares.items() if share > 0 and (names_N == task).any()}
     if not present:
-        raise InputError(f"no text is of a task that has a share; there are texts of {', '.join(set(tasks_N))}")
+        raise InputError(f"no task of the texts has a share above 0; the tasks are {', '.join(set(tasks_N))}")
     random = np.random.default_rng(seed)
     # The cumulative ends are rounded, and not the single counts, so that the counts add up to `count`.
     ends = np.rint(np.cumsum(list(present.values())) / sum(present.values()) * count).astype(int)
@@ -125,9 +125,9 @@ def encode_texts(
     longest: the model's number of positions. Raises InputError if the split has no rows or if a text is too long.
     """
     if "train" not in rows or len(rows["train"]) == 0:
-        raise InputError("the snapshot has no training rows; publish one of kind midtrain that has some")
+        raise InputError("the snapshot has no training rows; publish a snapshot of kind midtrain that has some")
     if settings.max_length > longest:
-        raise InputError(f"`max_length` is {settings.max_length:,}; the model takes {longest:,} tokens")
+        raise InputError(f"`max_length` is {settings.max_length:,}, but the model takes at most {longest:,} tokens")
     end = [tokenizer.eos_token_id]
 
     def encode(batch: Mapping[str, Sequence[str]]) -> dict[str, list[list[int]]]:
@@ -145,8 +145,8 @@ def encode_texts(
     if (most := max(lengths)) > settings.max_length:
         over = sum(length > settings.max_length for length in lengths)
         raise InputError(
-            f"{over:,} of {len(lengths):,} texts are longer than {settings.max_length:,} tokens, the longest has "
-            f"{most:,}; raise `max_length`, up to the {longest:,} that the model takes, or leave them out"
+            f"{over:,} of {len(lengths):,} texts are longer than {settings.max_length:,} tokens, and the longest has "
+            f"{most:,}; raise `max_length` (the model takes up to {longest:,}), or leave these texts out"
         )
     return encoded
 

@@ -101,7 +101,7 @@ def open_valid_lists(
     if not listed:
         raise InputError(
             f"no valid list of {dataset!r} by {pre_ranker} contains its target, and `eval_steps` needs some to select "
-            f"a student by; run gr2 candidates {dataset}, or leave it out"
+            f"a student by; run gr2 candidates {dataset}, or leave `eval_steps` out"
         )
     template = load_template(templates[0])
     mode = settings.eval_mode or ("first-token" if template.answer == NUMBERS else "direct")

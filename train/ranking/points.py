@@ -65,8 +65,8 @@ def answer_form(student: Student, candidates: int) -> AnswerForm:
     places = [place for place, tokens in enumerate(zip(*by_value.values(), strict=True)) if len(set(tokens)) > 1]
     if len(places) != candidates or max(by_value) < 10:
         raise InputError(
-            f"{student.name} does not write points in one token each; modes with points are for students that learned "
-            "from a teacher that gives points, by its own tokenizer"
+            f"the tokenizer of {student.name} does not write points as one token each; modes with points are for "
+            "students that learned from a teacher that gives points"
         )
     ids = next(iter(by_value.values()))
     firsts = [encode(next(iter(by_value)), first) for first in range(1, candidates + 1)]
@@ -155,7 +155,9 @@ class PointsRanker:
             chosen = [number for number, task in enumerate(tasks) if len(task.candidates) == candidates]
             reads_first, numbers_K = self.reads != "points", form.numbers_K or []
             if reads_first and not numbers_K:
-                raise InputError(f"{student.name} does not write each number in one token; read its points alone")
+                raise InputError(
+                    f"the tokenizer of {student.name} does not write each number as one token; use mode points"
+                )
             # The tokens before the first points are read with the prompt.
             begin, end = form.places_K[0], len(form.ids_T) if reads_first else form.places_K[-1]
             rows = [[*prompts[number], *form.ids_T[:begin]] for number in chosen]

@@ -63,7 +63,10 @@ class SelectionSettings:
         group="Selection",
     )
     eval_lists: int = option(
-        500, help="Number of valid lists that contain their target, a fixed sample.", low=1, group="Selection"
+        500,
+        help="Number of valid lists to evaluate on, a fixed sample of those that contain their target.",
+        low=1,
+        group="Selection",
     )
     eval_mode: str | None = option(
         None,

@@ -46,7 +46,7 @@ class SftSettings(ChatTrainerSettings):
         4096, help="Maximum length of a row, prompt and completion, in tokens.", low=1, group="Rows"
     )
     packing: bool = option(
-        False, help="Pack several rows into one sequence. Needs a GPU with flash attention to pay.", group="Rows"
+        False, help="Pack several rows into one sequence. Faster only on a GPU with flash attention.", group="Rows"
     )
     seed: int = option(0, help="Seed of the order of rows.", low=0, group="Rows")
     save_steps: int = option(200, help="Number of steps between checkpoints.", low=1, group="Steps")
@@ -55,7 +55,7 @@ class SftSettings(ChatTrainerSettings):
     def __post_init__(self) -> None:
         check(self)
         if self.optimizer == "muon" and self.lora_rank:
-            raise InputError(f"`lora_rank` is {self.lora_rank}; LoRA's thin matrices need adamw as `optimizer`")
+            raise InputError(f"`lora_rank` is {self.lora_rank}, but `optimizer` is muon; LoRA needs adamw")
 
     def resolve(self, *, from_scratch: bool) -> "SftSettings":
         """Return the same settings with the default of the kind of model for a missing optimizer or learning rate."""

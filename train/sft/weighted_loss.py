@@ -60,8 +60,8 @@ def encode_traces(
         raise InputError("the split has no rows; publish a snapshot whose split has rows")
     if not tokenizer.is_fast:
         raise InputError(
-            f"the model's tokenizer ({type(tokenizer).__name__}) does not tell where its tokens stand in a text, which "
-            "loss weights need; save it as a fast tokenizer, with a tokenizer.json"
+            f"the model's tokenizer ({type(tokenizer).__name__}) does not give the positions of tokens in a text, "
+            "which loss weights need; save it as a fast tokenizer, with a tokenizer.json"
         )
     chat = ChatFormat.of(tokenizer)
     encoded = rows.map(

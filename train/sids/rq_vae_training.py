@@ -90,7 +90,7 @@ class RqVaeQuantizer(RqVaeSettings):
         used = " ".join(f"{perplexity(codes_N, self.codebook_size):.0f}" for codes_N in codes_N_F.T)
         message = (
             f"epoch {epoch} of {self.epochs}: loss {loss:.4f}, perplexity {used} of "
-            f"{self.codebook_size}, {unique:.1%} distinct by the fitted levels"
+            f"{self.codebook_size}, {unique:.1%} distinct IDs in the fitted levels"
         )
         return Counted(message, epoch, self.epochs)
 

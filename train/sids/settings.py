@@ -33,7 +33,7 @@ class RqVaeSettings(QuantizerSettings):
     )
     ema_decay: float = option(
         0.99,
-        help="Decay of codebooks that are moving averages, such as 0.95; 0 trains them by gradient.",
+        help="Decay of the moving averages that update the codebooks, such as 0.95; 0 trains them by gradient.",
         low=0.0,
         high=0.9999,
         group=_GROUP,
@@ -41,14 +41,14 @@ class RqVaeSettings(QuantizerSettings):
     diversity_weight: float = option(0.0, help="Weight of the diversity loss.", low=0.0, high=1e3, group=_GROUP)
     reset_after: int = option(
         0,
-        help="Number of batches without use after which a code is moved; 0 never moves one.",
+        help="Number of batches after which an unused code is moved; 0 never moves one.",
         low=0,
         high=1 << 31,
         group=_GROUP,
     )
     contrastive_weight: float = option(
         0.0,
-        help="Weight of InfoNCE over items that users took one after the other.",
+        help="Weight of the InfoNCE loss over items that users interacted with consecutively.",
         low=0.0,
         high=1e3,
         group=_GROUP,

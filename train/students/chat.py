@@ -84,7 +84,7 @@ class ChatFormat:
         end_id = next((token for token in _encode(tokenizer, ending) if _is_marker(tokenizer, token)), None)
         if end_id is None:
             # The template ends an answer with plain text or nothing, so generation would not know when to stop.
-            _need_end_token(tokenizer, "the model's chat template ends an answer with no token of its own")
+            _need_end_token(tokenizer, "the model's chat template has no token that ends an answer")
             ending, end_id = tokenizer.eos_token, tokenizer.eos_token_id
         return cls(tokenizer, has_system, ending, int(end_id))
 
@@ -182,7 +182,7 @@ def _try_template(tokenizer: Any) -> tuple[bool, str, str]:
             text = _render(tokenizer, messages)
         except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
             # A foreign template may raise anything. Gemma 2 and Mistral refuse a system role this way.
-            reason = f"it says {str(error).strip()!r}"
+            reason = f"its error is {str(error).strip()!r}"
             continue
         places = [text.find(_SYSTEM), text.find(_USER), text.rfind(_ANSWER)]
         if -1 not in places and places == sorted(places):
@@ -190,7 +190,7 @@ def _try_template(tokenizer: Any) -> tuple[bool, str, str]:
         reason = f"it writes {text[:200]!r}"
     raise InputError(
         "the chat template of the model's tokenizer cannot write a system text, a user's text and an answer in this "
-        f"order: {reason}; set another `chat_template` in the tokenizer's folder, or delete it, and gr2 gives it one"
+        f"order: {reason}; set another `chat_template` in the tokenizer's folder, or delete it to get gr2's own"
     )
 
 

@@ -46,8 +46,8 @@ class TrainerSettings:
     )
     gradient_checkpointing: bool | None = option(
         None,
-        help="Compute activations again in the backward pass, which saves memory and costs a fifth of the speed. "
-        "Default: on a GPU.",
+        help="Recompute activations in the backward pass, which saves memory and makes training about a fifth slower. "
+        "Default: only on a GPU.",
         group="Model",
     )
     lora_rank: int = option(0, help="Rank of the LoRA adapters; 0 trains all weights.", low=0, group="Model")
@@ -59,7 +59,7 @@ class TrainerSettings:
     )
     report_to: str = option(
         "none",
-        help="Experiment tracker that receives the curves too. It must be installed.",
+        help="Experiment tracker that also receives the curves. It must be installed.",
         choices=("wandb", "trackio", "tensorboard", "none"),
         group="Steps",
     )

@@ -79,7 +79,7 @@ def _read(place: Path, keys: Sequence[bytes]) -> pl.DataFrame:
         return pl.scan_parquet(files).join(wanted, on="sha256", how="semi").unique("sha256", keep="first").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StoreError(
-            f"the embeddings kept in {place} cannot be read: {error}; remove that folder to embed anew"
+            f"the embeddings kept in {place} cannot be read: {error}; remove that folder to embed all texts again"
         ) from error
 
 
@@ -117,5 +117,5 @@ def _check_probe(place: Path, kept_D: NDArray[np.float32], now_D: NDArray[np.flo
     if len(kept_D) != len(now_D) or np.linalg.norm(kept_D - now_D) > PROBE_TOLERANCE * np.linalg.norm(kept_D):
         raise InputError(
             f"the embedder {place.name} no longer gives the vectors that it gave before: its model has changed; "
-            f"remove {place} to embed all texts anew"
+            f"remove {place} to embed all texts again"
         )

@@ -80,7 +80,7 @@ class OpenAIEmbedder:
         finally:
             await client.close()
         if len({batch.shape[1] for batch in batches}) > 1:
-            raise TeacherError(f"{client.endpoint.shown} gave embeddings of several lengths by {self.model!r}")
+            raise TeacherError(f"{client.endpoint.shown} gave embeddings of different lengths by {self.model!r}")
         return np.concatenate(batches)
 
     async def _ask(self, client: EndpointClient, texts: list[str]) -> NDArray[np.float32] | None:
@@ -137,15 +137,15 @@ def _read_vectors(body: bytes, texts: int) -> NDArray[np.float32]:
         raise ValueError("the JSON is nested too deeply") from None
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("the answer holds no embeddings")
+        raise ValueError("the answer contains no embeddings")
     # Some servers send no index, but keep the order.
     by_index = {row.get("index", place): row.get("embedding") for place, row in enumerate(rows)}
     if len(rows) != texts or by_index.keys() != set(range(texts)):
-        raise ValueError(f"{len(rows)} embeddings came for {texts} texts, or not one for each")
+        raise ValueError(f"got {len(rows)} embeddings for {texts} texts, or not one for each text")
     try:
         vectors_N_D = np.array([by_index[index] for index in range(texts)], np.float32)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("the embeddings are no lists of numbers of one length") from None
+        raise ValueError("the embeddings are not lists of numbers of equal length") from None
     if vectors_N_D.ndim != 2 or not np.isfinite(vectors_N_D).all():
-        raise ValueError("the embeddings are no lists of finite numbers of one length")
+        raise ValueError("the embeddings are not lists of finite numbers of equal length")
     return vectors_N_D

@@ -73,7 +73,7 @@ def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = 
     """
     is_npy = first_bytes(path).startswith(_NPY)
     if rows_file is not None and not is_npy:
-        raise InputError(f"`item_ids` names the rows of an .npy, and {path} is none; leave it out")
+        raise InputError(f"`item_ids` names the rows of an .npy, but {path} is not an .npy; leave `item_ids` out")
     wanted = set(item_ids)
     by_item: dict[str, _Row] = {}
     first: _Row | None = None
@@ -84,8 +84,8 @@ def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = 
             fail(
                 path,
                 row.line,
-                f"item {row.item_id!r} has {len(row.values_V)} values, and the first row {len(first.values_V)}; all "
-                "must have as many",
+                f"item {row.item_id!r} has {len(row.values_V)} values, but the first row has {len(first.values_V)}; "
+                "all rows must have the same number",
             )
         if not np.isfinite(row.values_V).all():
             fail(path, row.line, f"item {row.item_id!r} has a value that is not a finite number")
@@ -94,7 +94,7 @@ def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = 
             fail(
                 path,
                 row.line,
-                f"item {row.item_id!r} stands here again, first at line {known.line}, with other values; keep one",
+                f"item {row.item_id!r} is repeated with other values, first at line {known.line}; keep one of them",
             )
         left_out += known is row and row.item_id not in wanted
     missing = [item_id for item_id in item_ids if item_id not in by_item]
@@ -104,7 +104,7 @@ def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = 
             None,
             f"{len(missing):,} of {len(item_ids):,} items of the dataset have no row, the first "
             f"{', '.join(map(repr, missing[:1]))}; add them"
-            + (", or name the item of each row by `item_ids`" if is_npy and rows_file is None else ""),
+            + (", or name the item of each row with `item_ids`" if is_npy and rows_file is None else ""),
         )
     rows = [by_item[item_id] for item_id in item_ids]
     values_N_V = np.stack([row.values_V for row in rows])
@@ -133,12 +133,12 @@ def _npy_rows(path: Path, rows_file: Path | None) -> Iterator[_Row]:
     except (ValueError, OSError, EOFError) as error:
         fail(path, None, f"the .npy cannot be read: {error}")
     if matrix.ndim != 2 or matrix.dtype.kind not in "iuf":
-        fail(path, None, f"an array (items, values) of numbers is wanted, this is {matrix.shape} of {matrix.dtype}")
+        fail(path, None, f"expected an array (items, values) of numbers, got {matrix.shape} of {matrix.dtype}")
     names = (
         [line.strip() for _, line in read_lines(rows_file)] if rows_file else [str(row) for row in range(len(matrix))]
     )
     if len(names) != len(matrix):
-        fail(path, None, f"it has {len(matrix):,} rows, and {rows_file} names {len(names):,} items")
+        fail(path, None, f"the array has {len(matrix):,} rows, but {rows_file} names {len(names):,} items")
     for number, (name, values) in enumerate(zip(names, matrix, strict=True)):
         yield _Row(number, name, None, values)
 
@@ -183,13 +183,13 @@ def _rows_of_any_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     _, header = next(rows)
     Columns(_NAMES, ("item_id",)).choose(path, header)
     if len(header) < 2:
-        fail(path, 1, f"a column beside the item is wanted; its columns are {', '.join(header)}")
+        fail(path, 1, f"there must be a column besides the item; the columns are {', '.join(header)}")
     empty = True
     for line, fields in rows:
         empty = False
         yield line, dict(zip(header, fields, strict=True))
     if empty:
-        fail(path, 1, "nothing follows the header")
+        fail(path, 1, "there are no rows after the header")
 
 
 def _numbers(path: Path, line: int, item_id: str, given: Any, kind: str | None) -> NDArray[np.float64]:
@@ -204,4 +204,4 @@ def _numbers(path: Path, line: int, item_id: str, given: Any, kind: str | None) 
     try:
         return np.array([float(each) for each in given if each != ""], np.float64)
     except (ValueError, TypeError):
-        fail(path, line, f"item {item_id!r} has {shorten(given)}; numbers are wanted")
+        fail(path, line, f"item {item_id!r} has {shorten(given)}; expected numbers")

@@ -54,7 +54,7 @@ def import_semantic_ids(
         names = [item.item_id for item in load_items(session, dataset)]
     own = read_own_rows(path, names, item_ids)
     if own.left_out:
-        on_progress(f"{own.left_out:,} rows of items that {dataset!r} has not are left out")
+        on_progress(f"{own.left_out:,} rows left out, because {dataset!r} does not have their items")
     if own.vectors_N_D is not None:
         return assign_semantic_ids(
             store,

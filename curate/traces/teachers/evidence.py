@@ -40,7 +40,7 @@ class EvidenceTeacher:
 
     def __init__(self, model: str = FULL) -> None:
         if model not in (FULL, BRIEF):
-            raise InputError(f"`model` is {model!r}; of teacher evidence it must be {FULL} or {BRIEF}")
+            raise InputError(f"`model` is {model!r}; for teacher evidence it must be {FULL} or {BRIEF}")
         self.model = model
 
     async def complete(self, request: TeacherRequest) -> Completion:

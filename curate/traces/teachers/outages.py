@@ -108,7 +108,7 @@ class Outages:
         if self.lasts and silent_s > MAX_OUTAGE_S:
             raise TeacherError(
                 f"the teacher has answered nothing for {silent_s / 60:.0f} minutes; the last error: {error}. Run the "
-                "same command again to go on from here"
+                "same command again to continue"
             )
 
     async def _pause(self) -> None:

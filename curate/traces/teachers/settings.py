@@ -34,7 +34,7 @@ class OpenAISettings(EndpointSettings):
     )
     structured_output: str = option(
         "auto",
-        help="How the server is asked for JSON; auto takes the strictest way that it understands.",
+        help="How to ask the server for JSON; auto uses the strictest way that the server supports.",
         choices=STRUCTURED_OUTPUT,
         group="Endpoint",
     )

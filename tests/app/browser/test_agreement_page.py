@@ -93,7 +93,7 @@ def test_the_filter_and_undo_take_labels_away(traced: Store, open_page: Callable
     assert "Only one person has labelled" in page.info[0].value
     put_label(traced, trace_id, "ann", Label.UNDO)
     page.run()
-    assert "The filter and the queue leave no labelled trace" in page.info[0].value
+    assert "No labelled trace matches the filter and the queue" in page.info[0].value
 
 
 def test_labels_of_one_queue_are_looked_at_alone(traced: Store, open_page: Callable[..., AppTest]) -> None:

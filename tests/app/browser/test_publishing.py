@@ -69,7 +69,7 @@ def test_refusals_are_lines_and_publish_nothing(open_page: Open, traced: Store) 
     assert "no trace of 'shop' is accepted" in texts(page)[-1]
     page = open_publishing(open_page, split="train")
     page.multiselect(key="snapshot-splits").set_value(["valid"])
-    assert "of splits 'valid', its filter asks for 'train'" in texts(run(page))[-1]
+    assert "has splits 'valid', but its filter has 'train'" in texts(run(page))[-1]
     page = open_publishing(open_page, copied="no")
     page.selectbox(key="snapshot-kind").select("dapo")
     assert "kind dapo is not made of traces" in texts(run(page))[-1]

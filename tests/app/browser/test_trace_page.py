@@ -80,7 +80,7 @@ def test_what_goes_wrong_is_a_line(open_page: Open) -> None:
         ({"since": "yesterday"}, "the filter says since='yesterday'"),
         ({"first_failed_rule": "sea"}, "the filter says first_failed_rule='sea'; it must be one of answered"),
         ({"passes": "nice"}, "no ruleset is called 'nice'"),
-        ({"pattern": "("}, "'(' is no regular expression"),
+        ({"pattern": "("}, "'(' is not a regular expression"),
     ):
         page = open_traces(open_page, **query)
         assert page.error

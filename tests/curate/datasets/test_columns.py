@@ -118,35 +118,35 @@ def test_identifiers_are_those_of_the_first_row_even_if_better_ones_follow(tmp_p
         (
             "who,what,timestamp\nu,7,1\n",
             (),
-            "its columns are who, what, timestamp; say which it is by `columns`: user_id=THEIRS",
+            "the columns are who, what, timestamp; name it with `columns`: user_id=THEIRS",
         ),
-        ("who,what,when\nu,7,1\n", (), r"names no column that is known.*who,what,when"),
+        ("who,what,when\nu,7,1\n", (), r"has no known column name.*who,what,when"),
         (
             "user_id,item_id,moment\nu,7,1\n",
             (),
-            "neither timestamp nor position; .*its columns are user_id, item_id, moment",
+            "neither timestamp nor position; .*the columns are user_id, item_id, moment",
         ),
         (
             "user_id,item_id,time\nu,7,1\n",
             ("user_id=whom",),
-            "no column user_id called 'whom', as `columns` has it; its columns are",
+            "no column user_id called 'whom', which `columns` gives; the columns are",
         ),
         (
             "user_id,item_id,time\nu,7,1\n",
             ("rating=grade",),
-            "no column 'grade', which `columns` names; its columns are user_id",
+            "no column 'grade', which `columns` gives; the columns are user_id",
         ),
-        ('{"user_id":1,"item_id":7,"time":1}', ("rating=grade",), "no column 'grade', which `columns` names"),
+        ('{"user_id":1,"item_id":7,"time":1}', ("rating=grade",), "no column 'grade', which `columns` gives"),
         ("user_id,item_id,user_id,time\nu,7,v,1\n", (), "two columns for user_id, 'user_id' and 'user_id'; rename one"),
         (
             "user_id,item_id,userId,time\nu,7,v,1\n",
             (),
-            "two columns for user_id, .* say which by `columns`: user_id=userId",
+            "two columns for user_id, .* choose one with `columns`: user_id=userId",
         ),
-        ("user_id,item_id,time\nu,7\n", (), "f:2: 2 fields where the first line has 3"),
-        ("user_id,item_id,time\n", (), "nothing follows the header"),
-        ('{"u": 7}', (), "no user_id; its columns are u"),
-        ('{"u": {"7": 1}}', (), "a list of items is wanted for user 'u'"),
+        ("user_id,item_id,time\nu,7\n", (), "f:2: the line has 2 fields, but the first line has 3"),
+        ("user_id,item_id,time\n", (), "there are no rows after the header"),
+        ('{"u": 7}', (), "no user_id; the columns are u"),
+        ('{"u": {"7": 1}}', (), "expected a list of items for user 'u'"),
         ("{\n oops\n}", (), "this is not JSON"),
     ],
 )
@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_one_line_that_tells_the_columns(
 
 @pytest.mark.parametrize("pair", ["user_id", "user_id=", "=x", "colour=red"])
 def test_a_pair_that_is_none_is_refused(pair: str) -> None:
-    with pytest.raises(InputError, match=r"`columns` has .*; each must be OURS=THEIRS"):
+    with pytest.raises(InputError, match=r"`columns` has .*; each pair must be OURS=THEIRS"):
         GivenColumns.parse([pair])
 
 
@@ -174,7 +174,7 @@ def test_parquet_reads_only_what_it_needs_and_refuses_a_name_twice(tmp_path: Pat
     with pytest.raises(InputError, match="there are 2 columns 'item_id'"):
         list(read_items(tmp_path / "g"))
     pq.write_table(table.slice(0, 0), tmp_path / "h")
-    with pytest.raises(InputError, match="there are no rows in it"):
+    with pytest.raises(InputError, match="the file has no rows"):
         list(read_interactions(tmp_path / "h"))
 
 

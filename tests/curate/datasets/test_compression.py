@@ -65,7 +65,7 @@ def test_contents_come_out_whatever_they_are_in(tmp_path: Path, data: bytes) -> 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (zipped("a.csv", "b.csv"), r"holds 2 files \(a.csv, b.csv\); unpack it and name one"),
+        (zipped("a.csv", "b.csv"), r"contains 2 files \(a.csv, b.csv\); unpack it and name one file"),
         (zipped(), "an empty zip archive"),
         (zipped("[Content_Types].xml", "xl/workbook.xml"), "Excel workbook"),
         (tarred(), "a tar archive"),
@@ -79,7 +79,7 @@ def test_contents_come_out_whatever_they_are_in(tmp_path: Path, data: bytes) -> 
         (TEXT.decode().encode("utf-32"), "UTF-32"),
         (b"\xff\xfe\x00", "not UTF-16"),
         (TEXT.decode().encode("utf-16-le"), "NUL bytes"),
-        (b"a,b\r1,2\r", "carriage returns alone"),
+        (b"a,b\r1,2\r", "carriage returns only"),
         (b"<!DOCTYPE html><p>Please sign in", "a web page"),
         (bz2.compress(TEXT * 999)[:-20], "damaged"),
         (lzma.compress(TEXT * 999)[:-20], "damaged"),
@@ -106,6 +106,6 @@ def test_a_line_of_a_gigabyte_is_refused_before_it_is_read(tmp_path: Path) -> No
         # A sparse file, of which nothing is on the disk.
         file.truncate(1 << 30)
     (tmp_path / "g").write_bytes(gzip.compress(b"x" * (1 << 26) + b"y"))
-    for name, message in (("f", "NUL bytes"), ("g", "more than 64 MB")):
+    for name, message in (("f", "NUL bytes"), ("g", "longer than 64 MB")):
         with pytest.raises(InputError, match=message):
             list(read_lines(tmp_path / name))

@@ -62,8 +62,8 @@ def test_a_cut_compressed_file_is_a_clear_error(tmp_path: Path, packer: str) -> 
     ("text", "message"),
     [
         ('{"a": 1}\n{"a": \n', "f:2: this is not JSON"),
-        ('{"a": 1}\n[1, 2]\n', "f:2: a JSON object is wanted on each line, this is "),
-        ('{"a": 1}\nnull\n', "f:2: a JSON object is wanted"),
+        ('{"a": 1}\n[1, 2]\n', "f:2: expected a JSON object on each line, got "),
+        ('{"a": 1}\nnull\n', "f:2: expected a JSON object"),
     ],
 )
 def test_bad_json_names_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -83,7 +83,7 @@ def test_quoted_fields_may_hold_delimiters_and_line_ends(tmp_path: Path) -> None
 
 def test_a_row_with_another_number_of_fields_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("a,b\n1,2\n1,2,3\n")
-    with pytest.raises(InputError, match="f:3: 3 fields where the first line has 2"):
+    with pytest.raises(InputError, match="f:3: the line has 3 fields, but the first line has 2"):
         list(read_delimited_rows(tmp_path / "f", ","))
 
 

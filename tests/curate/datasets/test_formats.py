@@ -131,8 +131,8 @@ def test_the_schemas_are_kept_over_chunks(tmp_path: Path, monkeypatch: pytest.Mo
     ("text", "message"),
     [
         ('{"user_id":"U1","timestamp":1}', "f:1: no item_id"),
-        ("user_id,timestamp\nU1,1\n", "f:1: no column item_id; its columns are user_id, timestamp"),
-        ("user_id,item_id,timestamp\n", "nothing follows the header"),
+        ("user_id,timestamp\nU1,1\n", "f:1: no column item_id; the columns are user_id, timestamp"),
+        ("user_id,item_id,timestamp\n", "there are no rows after the header"),
         ('{"user_id":"U1","item_id":"B1"}', "f:1: neither timestamp nor position"),
         ('{"user_id":"U1","item_id":"B1","timestamp":"soon"}', "timestamp is 'soon': it must be unix time or ISO 8601"),
         ('{"user_id":"U1","item_id":"B1","timestamp":-5}', "timestamp is -5"),
@@ -142,8 +142,8 @@ def test_the_schemas_are_kept_over_chunks(tmp_path: Path, monkeypatch: pytest.Mo
         ('{"user_id":"U1","item_id":"B1","position":1,"rating":"good"}', "rating is 'good': it must be a number"),
         ('{"user_id":" ","item_id":"B1","position":1}', "user_id is ' ': it must not be empty"),
         ('{"user_id":["U1"],"item_id":"B1","position":1}', "user_id is"),
-        ('[{"user_id":"U1"}]', "f:1: no item_id; its columns are user_id"),
-        ("hello\n", "names no column that is known"),
+        ('[{"user_id":"U1"}]', "f:1: no item_id; the columns are user_id"),
+        ("hello\n", "has no known column name"),
         ('{"user_id":"U1","item_id":"B1","position":1}\nnot json\n', "f:2: this is not JSON"),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_format_of_ones_own_says_what_stands_where(tmp_path: Path, write_modul
         ("user_id=U1 item_id=B1 timestamp=soon", "f:2: timestamp is 'soon'"),
         (
             "user_id=U1 item_id=B1 timestamp=1 colour=red",
-            r"f:2: the format gives columns \['colour'\]; known are user_id",
+            r"f:2: the format gives unknown columns \['colour'\]; known are user_id",
         ),
     ],
 )

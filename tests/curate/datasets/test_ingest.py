@@ -130,7 +130,7 @@ def test_an_item_told_twice_counts_once(store: Store, tmp_path: Path) -> None:
 def test_a_duplicate_item_with_other_values_names_both_lines(store: Store, tmp_path: Path) -> None:
     items = [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "a", "title": "A"}]
     files = write(tmp_path, items, [buy("u", "a", 1)])
-    with pytest.raises(InputError, match=r"items\.jsonl:3: item 'a' stands here again, first at line 1"):
+    with pytest.raises(InputError, match=r"items\.jsonl:3: item 'a' is repeated with other values, first at line 1"):
         ingest(store, "shop", *files)
 
 
@@ -194,7 +194,7 @@ def test_the_title_of_a_review_is_no_title_of_an_item(store: Store, tmp_path: Pa
 
 def test_lost_leading_zeros_are_named(store: Store, tmp_path: Path) -> None:
     files = write(tmp_path, [{"item_id": "0108"}], [buy("u", "108", 1)])
-    with pytest.raises(InputError, match="there is '0108', did identifiers lose leading zeros"):
+    with pytest.raises(InputError, match="it has '0108': did identifiers lose leading zeros"):
         ingest(store, "shop", *files, IngestSettings(k_core=0))
 
 

@@ -81,10 +81,10 @@ def test_any_array_comes_out_as_it_is_whatever_the_size_of_the_pieces(
         (FIRST + '{"user_id": "u", "it', ":2: .*entry 2; is the file cut off"),
         (FIRST, ":2: .*entry 2; is the file cut off"),
         (FIRST + '{"user_id": u, "long": "' + "x" * 99, ":2: this is not JSON, at entry 2"),
-        ('[\n["u", "a"]]', ":2: a JSON object is wanted for each entry"),
-        ('[{"user_id": "u", "item_id": "a", "timestamp": 1}]\n[]', ":2: there is more after the end"),
+        ('[\n["u", "a"]]', ":2: expected a JSON object for each entry"),
+        ('[{"user_id": "u", "item_id": "a", "timestamp": 1}]\n[]', ":2: there is text after the end"),
         ("[" * 100_000, "nested too deep"),
-        ("[]", "there are no rows in it"),
+        ("[]", "the file has no rows"),
         (b'[{"user_id": "\xff"}]', "not UTF-8"),
     ],
 )
@@ -103,5 +103,5 @@ def test_an_array_longer_than_a_line_may_be_is_read_and_an_object_is_not(
     assert path.stat().st_size > 20_000
     assert sum(chunk.num_rows for chunk in read_interactions(path)) == 500
     write(path, json.dumps([*ROWS, {"user_id": "x" * 20_000}]))
-    with pytest.raises(InputError, match="entry 501 of the JSON array has more than"):
+    with pytest.raises(InputError, match="entry 501 of the JSON array is longer than"):
         list(read_interactions(path))

@@ -70,7 +70,7 @@ def test_a_named_key_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
             sent(api_key_env=typed)
         assert typed not in str(caught.value)
     monkeypatch.setenv("OTHER_KEY", "two\nlines")
-    with pytest.raises(TeacherError, match="OTHER_KEY holds characters that no key has"):
+    with pytest.raises(TeacherError, match="OTHER_KEY contains characters that no key has"):
         sent(api_key_env="OTHER_KEY")
 
 

@@ -442,5 +442,5 @@ def test_a_filter_without_meaning_is_a_clear_error(traced: Store) -> None:
     put_label(traced, traces_of(traced, TraceFilter())[0], "ann", Label.GOOD)
     with pytest.raises(InputError, match="no ruleset is called 'nice'"):
         load_judgements(traced, TraceFilter(passes="nice"))
-    with pytest.raises(InputError, match=r"'\(' is no regular expression"):
+    with pytest.raises(InputError, match=r"'\(' is not a regular expression"):
         load_judgements(traced, TraceFilter(pattern="("))

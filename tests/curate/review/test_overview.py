@@ -404,5 +404,5 @@ def test_a_filter_that_nothing_fits_is_an_empty_overview(traced: Store) -> None:
 def test_what_cannot_be_asked_for_is_a_clear_error(traced: Store) -> None:
     with pytest.raises(InputError, match="no ruleset is called 'nice'"):
         load_overview(traced, TraceFilter(passes="nice"))
-    with pytest.raises(InputError, match=r"'\(' is no regular expression"):
+    with pytest.raises(InputError, match=r"'\(' is not a regular expression"):
         load_overview(traced, TraceFilter(pattern="("))

@@ -121,7 +121,7 @@ def test_signs_of_like_and_quotes_are_plain_text(traced: Store) -> None:
 
 
 def test_what_cannot_be_searched_for_is_a_clear_error(traced: Store) -> None:
-    with pytest.raises(InputError, match=r"'\(' is no regular expression"):
+    with pytest.raises(InputError, match=r"'\(' is not a regular expression"):
         find_traces(traced, TraceFilter(pattern="("))
     with pytest.raises(InputError, match="no ruleset is called 'nice'; there are: answered, paper, strict"):
         find_traces(traced, TraceFilter(passes="nice"))

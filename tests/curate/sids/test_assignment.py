@@ -183,5 +183,7 @@ def test_an_embedder_of_ones_own_makes_ids_and_extends_them(
     astray = EmbedderSettings("own_embedders:Astray")
     with pytest.raises(InputError, match=r"is called '\.\./astray', which cannot name a folder"):
         assign_semantic_ids(store, "may", embedder=astray)
-    with pytest.raises(InputError, match="gives vectors called 'other' now; those of the version to extend are called"):
+    with pytest.raises(
+        InputError, match="now gives vectors called 'other', but the version to extend has vectors called"
+    ):
         open_embedder(astray, store.embeddings, [], "letters-a")

@@ -60,7 +60,7 @@ def test_general_text_comes_from_a_folder_by_paragraphs(shop: Store, tmp_path: P
     with pytest.raises(InputError, match="is not a folder"):
         publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", text_dir=str(tmp_path / "none")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no text"):
+    with pytest.raises(InputError, match="contains no text"):
         publish(shop, "texts", SnapshotSettings("shop", kind="midtrain", text_dir=str(tmp_path / "empty")))
 
 

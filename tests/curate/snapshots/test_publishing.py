@@ -111,7 +111,7 @@ def test_datasets_polars_and_our_loader_read_the_same(traced: Store, tmp_path: P
 
 def test_the_loader_refuses_what_was_changed_or_is_of_another_kind(traced: Store) -> None:
     snapshot = publish(traced, "shop", SnapshotSettings("shop"))
-    with pytest.raises(SnapshotError, match="'dapo' is wanted"):
+    with pytest.raises(SnapshotError, match="expected kind 'dapo'"):
         load_snapshot(snapshot.path, kind="dapo")
     file = next((snapshot.path / "data").iterdir())
     file.write_bytes(file.read_bytes()[:-1] + b"!")
@@ -163,13 +163,13 @@ def test_rulesets_and_filters_select(traced: Store) -> None:
 
 
 def test_test_targets_cannot_be_published(traced: Store) -> None:
-    with pytest.raises(SnapshotError, match="holds test targets"):
+    with pytest.raises(SnapshotError, match="contains test targets"):
         publish(traced, "shop", SnapshotSettings("shop", splits=("train", "test")))
     with traced.writing() as session:
         # However a list came to call itself train: its target is a test interaction.
         for table in ("candidate_lists", "traces"):
             session.connection.execute(f"update {table} set split = 'train' where split = 'test'")
-    with pytest.raises(SnapshotError, match="holds test targets"):
+    with pytest.raises(SnapshotError, match="contains test targets"):
         publish(traced, "shop", SnapshotSettings("shop"))
     assert fetch(traced, "from snapshots") == []
 
@@ -335,10 +335,10 @@ def test_a_kind_of_ones_own_is_published_rebuilt_and_loaded(
     assert diff(snapshot, snapshot).changed == []
     assert datasets.load_dataset(str(snapshot.path), "LENGTHS")["train"].column_names == ["user_id", "items"]
     with pytest.raises(
-        InputError, match="kind own_kind:LENGTHS is not made of traces, so the filter cannot ask for text"
+        InputError, match="kind own_kind:LENGTHS is not made of traces, so the filter cannot contain text"
     ):
         SnapshotSettings("shop", kind="own_kind:LENGTHS", traces=TraceFilter(text="x"))
-    with pytest.raises(SnapshotError, match="the selection holds test targets"):
+    with pytest.raises(SnapshotError, match="the selection contains test targets"):
         publish(shop, "lengths", replace(settings, splits=("test",)))
 
 
@@ -494,14 +494,14 @@ def test_what_settings_can_say_themselves_moves_out_of_the_filter(traced: Store)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"traces": TraceFilter("other")}, "of dataset 'shop', its filter asks for 'other'"),
+        ({"traces": TraceFilter("other")}, "has dataset 'shop', but its filter has 'other'"),
         (
             {"template": "a.v1", "traces": TraceFilter(template="b.v1")},
-            "of template 'a.v1', its filter asks for 'b.v1'",
+            "has template 'a.v1', but its filter has 'b.v1'",
         ),
-        ({"traces": TraceFilter(split="test")}, "of splits 'train, valid', its filter asks for 'test'"),
+        ({"traces": TraceFilter(split="test")}, "has splits 'train, valid', but its filter has 'test'"),
         ({"kind": "dapo", "traces": TraceFilter(copied=True)}, "kind dapo is not made of traces.* copied"),
-        ({"kind": "midtrain", "traces": TraceFilter(teacher="x", label="good")}, "cannot ask for label, teacher"),
+        ({"kind": "midtrain", "traces": TraceFilter(teacher="x", label="good")}, "cannot contain label, teacher"),
         ({"traces": TraceFilter(label="nice")}, "label='nice'"),
     ],
 )
@@ -515,8 +515,8 @@ def test_a_filter_that_contradicts_the_selection_is_a_clear_error(changed: dict[
     [
         (SnapshotSettings("shop", traces=TraceFilter(user_id="nobody")), "gr2 status shows the funnel"),
         (SnapshotSettings("shop", splits=()), "gr2 status shows the funnel"),
-        (SnapshotSettings("shop", splits=("train", "test")), "holds test targets"),
-        (SnapshotSettings("shop", kind="dapo", splits=("test",)), "holds test targets"),
+        (SnapshotSettings("shop", splits=("train", "test")), "contains test targets"),
+        (SnapshotSettings("shop", kind="dapo", splits=("test",)), "contains test targets"),
     ],
 )
 def test_a_refusal_is_previewed_and_publishes_nothing(traced: Store, settings: SnapshotSettings, message: str) -> None:
@@ -534,7 +534,7 @@ def test_a_refusal_is_previewed_and_publishes_nothing(traced: Store, settings: S
         (SnapshotSettings("shop", ruleset="nice"), "no ruleset is called 'nice'; there are: answered, paper, strict"),
         (SnapshotSettings("shop", traces=TraceFilter(fails="nice")), "no ruleset is called 'nice'"),
         (SnapshotSettings("shop", traces=TraceFilter(passes="nice")), "no ruleset is called 'nice'"),
-        (SnapshotSettings("shop", traces=TraceFilter(pattern="(")), r"'\(' is no regular expression"),
+        (SnapshotSettings("shop", traces=TraceFilter(pattern="(")), r"'\(' is not a regular expression"),
     ],
 )
 def test_what_nobody_knows_is_a_clear_error_of_both(traced: Store, settings: SnapshotSettings, message: str) -> None:

@@ -38,11 +38,13 @@ def test_two_lists_by_hand() -> None:
     assert found.deviation == 0
     lines = found.describe(400)
     assert lines[0] == (
-        "the run draws 400 prompts, and more by refilling; no difference in NDCG@5 was found from which to estimate "
-        "what they resolve"
+        "the run draws 400 prompts, without those of refilling; no difference in NDCG@5 was found, so the standard "
+        "error cannot be estimated"
     )
-    assert lines[1].startswith("estimated on 2 of its training prompts, 2 answers each, 75% of them valid: NDCG@5 0.5")
-    assert "+0.2500 to the input order; headroom 0.2500" in lines[1]
+    assert lines[1].startswith(
+        "estimated on 2 of its training prompts, with 2 answers each, 75% of them valid: NDCG@5 0.5"
+    )
+    assert "+0.2500 compared with the input order; headroom 0.2500" in lines[1]
 
 
 @given(st.lists(st.tuples(RANKS, RANKS, RANKS), min_size=2, max_size=6))

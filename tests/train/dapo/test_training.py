@@ -186,9 +186,9 @@ def test_a_run_says_what_it_can_resolve_and_trains_as_if_it_had_not(copying: Sto
     train_dapo(copying, "prompts", "copier", "telling", settings, on_progress=told.append)
     assert same(silent, weights(copying, "telling"))
     drawn, estimated = (line for line in told if isinstance(line, Notice))
-    assert drawn.startswith("the run draws 4 prompts, and more by refilling; ")
+    assert drawn.startswith("the run draws 4 prompts, without those of refilling; ")
     assert re.match(
-        r"estimated on 5 of its training prompts, 4 answers each, \d+% of them valid: NDCG@5 0\.\d{4}, ", estimated
+        r"estimated on 5 of its training prompts, with 4 answers each, \d+% of them valid: NDCG@5 0\.\d{4}, ", estimated
     )
     assert told.index(estimated) < next(at for at, line in enumerate(told) if line.startswith("step 1 of 2"))
 
@@ -332,7 +332,7 @@ def test_constrained_to_permutations_every_rollout_of_a_newborn_is_valid_and_tea
 
 
 def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Store) -> None:
-    with pytest.raises(SnapshotError, match="is a snapshot of kind 'sft'; 'dapo' is wanted"):
+    with pytest.raises(SnapshotError, match="is a snapshot of kind 'sft'; expected kind 'dapo'"):
         train_dapo(inputs, "traces", "new", "x", DapoSettings(**FEW))
     with pytest.raises(InputError, match=r"the longest prompt has \d+ tokens; with answers of up to 4,000"):
         train_dapo(inputs, "prompts", "new", "x", DapoSettings(max_tokens=4000))

@@ -42,7 +42,7 @@ def test_tasks_are_drawn_in_their_shares_and_no_row_twice_before_all_have_come()
     assert set(np.bincount(drawn)[100:105]) == {6}
     assert (draw_rows(tasks, {"a": 1.0}, 20, seed=0) == draw_rows(tasks, {"a": 1.0}, 20, seed=0)).all()
     assert (draw_rows(tasks, {"a": 1.0}, 20, seed=0) != draw_rows(tasks, {"a": 1.0}, 20, seed=1)).any()
-    with pytest.raises(InputError, match="no text is of a task that has a share"):
+    with pytest.raises(InputError, match="no task of the texts has a share above 0"):
         draw_rows(tasks, {"d": 1.0}, 3, seed=0)
 
 
@@ -197,7 +197,7 @@ def test_a_training_that_is_over_takes_no_further_step(
     model, tokenizer = student
     vocabulary = find_vocabulary(tokenizer, 2, 8)
     over = shutil.copytree(whole.folder, tmp_path / "over")
-    with pytest.raises(InputError, match="holds checkpoints of a training; go on with it by `resume`"):
+    with pytest.raises(InputError, match="contains checkpoints of a training; continue it with `resume`"):
         midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=over)
     assert midtrain(model, tokenizer, texts, vocabulary, FEW, output_dir=over, resume=True) == whole.figures
     for left, right in zip(whole.model.parameters(), model.parameters(), strict=True):
@@ -213,7 +213,7 @@ def test_what_cannot_be_trained_on_is_a_clear_error(
         midtrain(model, tokenizer, datasets.DatasetDict(), vocabulary, FEW, output_dir=tmp_path)
     with pytest.raises(InputError, match=r"42 of 42 texts are longer than 2 tokens"):
         encode_texts(texts, tokenizer, MidtrainSettings(max_length=2), longest=4096)
-    with pytest.raises(InputError, match="the model takes 100 tokens"):
+    with pytest.raises(InputError, match="the model takes at most 100 tokens"):
         encode_texts(texts, tokenizer, MidtrainSettings(max_length=200), longest=100)
     with pytest.raises(InputError, match="`persona` is -1"):
         MidtrainSettings(persona=-1)

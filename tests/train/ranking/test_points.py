@@ -121,7 +121,7 @@ class Digits:
 
 def test_a_student_to_whom_points_are_several_tokens_is_refused(rater: Store) -> None:
     student = replace(open_student(rater, "rater"), chat=Digits())  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="rater does not write points in one token each"):
+    with pytest.raises(InputError, match="rater does not write points as one token each"):
         answer_form(student, 3)
     with pytest.raises(InputError, match="answers with semantic IDs"):
         PointsRanker(open_student(rater, "new", "rerank_compact.v1"))

@@ -156,7 +156,7 @@ def test_a_training_stopped_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(
 
 
 def test_what_cannot_be_trained_is_a_clear_error_and_leaves_nothing(inputs: Store) -> None:
-    with pytest.raises(SnapshotError, match="is a snapshot of kind 'dapo'; 'sft' is wanted"):
+    with pytest.raises(SnapshotError, match="is a snapshot of kind 'dapo'; expected kind 'sft'"):
         train_sft(inputs, "prompts", "new", "x", FEW)
     with pytest.raises(InputError, match="there is no snapshot 'nope'"):
         train_sft(inputs, "nope", "new", "x", FEW)

@@ -96,7 +96,7 @@ def test_progress_tells_loss_perplexity_and_uniqueness() -> None:
     RqVaeQuantizer(**SMALL, epochs=2).fit(clusters(), NO_PAIRS, told.append)  # type: ignore[arg-type]
     assert told[-1].startswith("epoch 2 of 2: loss ")
     assert "perplexity" in told[-1]
-    assert told[-1].endswith("distinct by the fitted levels")
+    assert told[-1].endswith("distinct IDs in the fitted levels")
 
 
 @pytest.mark.parametrize("points", [np.ones((1, 5)), np.zeros((7, 5)), np.eye(3, 5)], ids=["one", "equal", "few"])

@@ -158,12 +158,12 @@ def test_what_cannot_hold_a_conversation_is_a_clear_error(tmp_path: Path) -> Non
     ):
         ChatFormat.of(losing)
     raising = make_tokenizer(template="{{ raise_exception('only tools') }}")
-    with pytest.raises(InputError, match="in this order: it says 'only tools'; set another `chat_template`"):
+    with pytest.raises(InputError, match="in this order: its error is 'only tools'; set another `chat_template`"):
         ChatFormat.of(raising)
     with pytest.raises(InputError, match="has no chat template, and there is no end token; set `eos_token`"):
         give_template(make_tokenizer(eos=None))
     plain = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-    with pytest.raises(InputError, match="ends an answer with no token of its own, and there is no end token"):
+    with pytest.raises(InputError, match="has no token that ends an answer, and there is no end token"):
         ChatFormat.of(make_tokenizer(eos=None, template=plain))
     with pytest.raises(InputError, match="cannot write a system text"):
         load_student(save_stranger(tmp_path, "gpt2", losing))

@@ -91,7 +91,7 @@ def make_lambdamart_teacher(
     Raises InputError on another model, and the errors of `fit_lambdamart`.
     """
     if model not in (WORDS, POINTS):
-        raise InputError(f"`model` is {model!r}; of teacher lambdamart it must be {WORDS} or {POINTS}")
+        raise InputError(f"`model` is {model!r}; for teacher lambdamart it must be {WORDS} or {POINTS}")
     with store.reading() as session:
         sources = choose_sources(session, dataset, sid_version, pre_ranker)
         folds = dict(session.rows("folds_of_lists", dataset=dataset, pre_ranker=sources[1]))

@@ -127,7 +127,7 @@ def fit_scorecard(
         sources = choose_sources(session, dataset, sid_version, pre_ranker)
     lists = load_target_lists(store, dataset, *sources, "train", limit=MAX_LISTS).listed
     if not lists:
-        raise InputError(f"a scorecard is fitted to lists that hold their target; no train list of {dataset!r} does")
+        raise InputError(f"a scorecard is fitted to lists that contain their target; no train list of {dataset!r} does")
     targets = [
         [candidate.item.item_id for candidate in listed.task.candidates].index(listed.target_item_id)
         for listed in lists

@@ -257,5 +257,5 @@ def test_a_brief_answer_has_the_same_order_and_says_less() -> None:
         full, brief = (parse(task, complete(task, 1.0, seed, model)) for model in (FULL, BRIEF))
         assert full.ranking == brief.ranking
         assert len(brief.reasoning) < len(full.reasoning)
-    with pytest.raises(InputError, match="of teacher evidence it must be"):
+    with pytest.raises(InputError, match="for teacher evidence it must be"):
         EvidenceTeacher("gpt")

@@ -159,7 +159,7 @@ def test_a_prompt_without_evidence_is_a_failed_request(teachers: dict[str, Lambd
 
 
 def test_another_model_is_a_clear_error(shop: Store) -> None:
-    with pytest.raises(InputError, match=r"`model` is 'x'; of teacher lambdamart it must be words\.v1 or points\.v1"):
+    with pytest.raises(InputError, match=r"`model` is 'x'; for teacher lambdamart it must be words\.v1 or points\.v1"):
         make_lambdamart_teacher(shop, "shop", model="x")
 
 
