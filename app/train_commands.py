@@ -193,10 +193,9 @@ def distill(
     resume: ResumeOption = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Train a student on its own answers, by the token probabilities of a better model (on-policy distillation).
+    """Train a student on its answers to a dapo snapshot, by a better model's probabilities (on-policy distillation).
 
-    The snapshot is of kind dapo. Example: gr2 train distill beauty-prompts --student beauty-sft --teacher beauty-big
-    --name beauty-distilled
+    Example: gr2 train distill beauty-prompts --student rater --teacher rater-base --name distilled
     """
     from store import InputError
 

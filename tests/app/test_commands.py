@@ -27,6 +27,7 @@ from curate.traces.teachers.selection import TEACHERS
 from curate.traces.teachers.settings import OpenAISettings
 from store.settings import options_of
 from train.dapo.settings import DapoSettings
+from train.distillation.settings import DistillationSettings
 from train.midtrain.settings import MidtrainSettings
 from train.ranking.settings import FullRankingSettings, SelectionSettings, StudentSettings
 from train.sft.settings import SftSettings
@@ -44,6 +45,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "train midtrain": (MidtrainSettings,),
     "train sft": (SftSettings, SelectionSettings),
     "train dapo": (DapoSettings, SelectionSettings),
+    "train distill": (DistillationSettings, SelectionSettings),
     "eval": (EvalSettings, StudentSettings, RequestSettings),
 }
 
@@ -278,7 +280,7 @@ def test_every_command_of_the_list_is_there() -> None:
     [
         ("gr2 t", ["trace", "train"]),
         ("gr2 --ver", ["--version"]),
-        ("gr2 train d", ["dapo"]),
+        ("gr2 train d", ["dapo", "distill"]),
         ("gr2 train dapo --num-g", ["--num-generations"]),
         ("gr2 trace --split v", ["valid"]),
         ("gr2 trace ", ["beauty"]),
