@@ -31,7 +31,7 @@ class OptionsOf:
     """
 
     def __init__(self, settings: type, *names: str) -> None:
-        options = {name: known for name, known in options_of(settings).items() if known.help}
+        options = {name: field_option for name, field_option in options_of(settings).items() if field_option.help}
         self._settings = settings
         self._options = {name: options[name] for name in names or options}
 
@@ -39,7 +39,10 @@ class OptionsOf:
         """The typer parameter of each field."""
         types = get_type_hints(self._settings)
         defaults = {field.name: None if field.default is MISSING else field.default for field in fields(self._settings)}
-        return {name: _Parameter.of(name, known, types[name], defaults[name]) for name, known in self._options.items()}
+        return {
+            name: _Parameter.of(name, field_option, types[name], defaults[name])
+            for name, field_option in self._options.items()
+        }
 
 
 class _Parameter(NamedTuple):
@@ -50,7 +53,7 @@ class _Parameter(NamedTuple):
     read: Callable[[Any], Any]
 
     @classmethod
-    def of(cls, name: str, known: Option, kind: Any, default: Any) -> "_Parameter":
+    def of(cls, name: str, field_option: Option, kind: Any, default: Any) -> "_Parameter":
         bare = _without_none(kind)
         several, is_object, is_switch = get_origin(bare) is tuple, get_origin(bare) is Mapping, bare is bool
         read: Callable[[Any], Any] = _as_it_is
@@ -59,18 +62,18 @@ class _Parameter(NamedTuple):
             bare, default = str, ",".join(map(str, default)) if default else None
         if is_object:
             bare, read = str, partial(_read_object, name)
-        flag = "--" + (known.flag or name).replace("_", "-")
+        flag = "--" + (field_option.flag or name).replace("_", "-")
         facts = [] if default is None or is_switch else [f"default: {default}"]
-        if known.allowed and not known.choices:
-            facts.append(known.allowed)
+        if field_option.allowed and not field_option.choices:
+            facts.append(field_option.allowed)
         option = typer.Option(
             # If the default is on, or depends on other settings, a flag is needed to turn the option off.
             f"{flag}/--no-{flag[2:]}" if is_switch and default is not False else flag,
-            help=f"{known.help}  [{'; '.join(facts)}]" if facts else known.help,
+            help=f"{field_option.help}  [{'; '.join(facts)}]" if facts else field_option.help,
             show_default=is_switch,
-            metavar="JSON" if is_object else "|".join(known.choices) or None,
-            rich_help_panel=known.group,
-            autocompletion=(lambda: list(known.choices)) if known.choices else None,
+            metavar="JSON" if is_object else "|".join(field_option.choices) or None,
+            rich_help_panel=field_option.group,
+            autocompletion=(lambda: list(field_option.choices)) if field_option.choices else None,
         )
         return cls(Annotated[bare if default is not None else bare | None, option], default, read)
 
@@ -173,9 +176,11 @@ def _expanded(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def run(ctx: typer.Context, **values: Any) -> None:
-        for part, known in parts.items():
-            every = {name: values.pop(name) for name in known}
-            values[part] = {name: known[name].read(value) for name, value in every.items() if _is_typed(ctx, name)}
+        for part, part_parameters in parts.items():
+            every = {name: values.pop(name) for name in part_parameters}
+            values[part] = {
+                name: part_parameters[name].read(value) for name, value in every.items() if _is_typed(ctx, name)
+            }
         function(**values)
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

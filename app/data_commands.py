@@ -114,14 +114,14 @@ def candidates(
         if student is not None:
             with temporary_folder(opened.folder) as temporary:
                 scores = _rank_all_items(opened, name, student, settings, temporary / "scores.parquet", on_progress)
-                made = import_candidates(
+                summary = import_candidates(
                     opened, name, scores, pre_ranker or Path(student).name, list_size=list_size, on_progress=on_progress
                 )
         elif scores is not None:
-            made = import_candidates(opened, name, scores, pre_ranker, list_size=list_size, on_progress=on_progress)
+            summary = import_candidates(opened, name, scores, pre_ranker, list_size=list_size, on_progress=on_progress)
         else:
-            made = make_candidates(opened, name, list_size=list_size, on_progress=on_progress)
-    print_candidates(made, put_oracle(opened, name, made.pre_ranker))
+            summary = make_candidates(opened, name, list_size=list_size, on_progress=on_progress)
+    print_candidates(summary, put_oracle(opened, name, summary.pre_ranker))
 
 
 def _rank_all_items(

@@ -222,13 +222,13 @@ def _make_traces(store: "Store", plan: Demo, users: int, items: int, seed: int) 
             partial(print_sids, sids),
         )
     with _stage(plan, "candidates") as stage:
-        made = make_candidates(store, plan.name, list_size=plan.list_size, on_progress=stage.on_progress)
-        oracle = put_oracle(store, plan.name, made.pre_ranker)
-        lists, held = (sum(getattr(split, count) for split in made.splits) for count in ("lists", "with_target"))
+        candidates = make_candidates(store, plan.name, list_size=plan.list_size, on_progress=stage.on_progress)
+        oracle = put_oracle(store, plan.name, candidates.pre_ranker)
+        lists, held = (sum(getattr(split, count) for split in candidates.splits) for count in ("lists", "with_target"))
         stage.done(
-            f"{lists:,} lists of {plan.list_size} by {made.pre_ranker}; {held:,} contain the item bought next"
-            + _unless_new(not any(split.new for split in made.splits)),
-            partial(print_candidates, made, oracle),
+            f"{lists:,} lists of {plan.list_size} by {candidates.pre_ranker}; {held:,} contain the item bought next"
+            + _unless_new(not any(split.new for split in candidates.splits)),
+            partial(print_candidates, candidates, oracle),
         )
     with _stage(plan, "traces") as stage:
         quarter = None if plan.traced is None else plan.traced // 4
@@ -292,22 +292,22 @@ def _sample(stage: _Stage, store: "Store", teacher: "Teacher", *runs: "SamplingS
         message = f"{progress.done:,} of {progress.prompts:,} prompts, {describe(progress)}"
         stage.on_progress(Counted(message, progress.done, progress.prompts))
 
-    done = [sample(store, teacher, settings, on_progress=tell) for settings in runs]
+    outcomes = [sample(store, teacher, settings, on_progress=tell) for settings in runs]
     lists, attempts, accepted = (
-        sum(getattr(progress, count) for progress in done) for count in ("prompts", "attempts", "accepted")
+        sum(getattr(progress, count) for progress in outcomes) for count in ("prompts", "attempts", "accepted")
     )
     result = f"{attempts:,} answers of teacher {teacher.name} on {lists:,} lists; {accepted:,} accepted"
     stage.done(
         result if lists else "nothing to sample: every list has its traces",
-        *(partial(print_trace, progress) for progress in done),
+        *(partial(print_trace, progress) for progress in outcomes),
     )
 
 
-def _publish(stage: _Stage, store: "Store", *wanted: tuple[str, "SnapshotSettings"]) -> list["Snapshot"]:
+def _publish(stage: _Stage, store: "Store", *snapshots: tuple[str, "SnapshotSettings"]) -> list["Snapshot"]:
     """Publish snapshots by name and settings."""
     from curate.snapshots.publishing import publish
 
-    published = [publish(store, name, settings) for name, settings in wanted]
+    published = [publish(store, name, settings) for name, settings in snapshots]
     stage.done(
         "; ".join(
             f"{snapshot.manifest['name']}@{snapshot.version[:8]}: "
@@ -343,8 +343,8 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
         if student_folder(store, new).exists():
             stage.done(f"{new} already exists", partial(say, f"student {new} already exists"))
         else:
-            made = init_from_snapshot(store, str(traces.path), new, "tiny", rope_theta=plan.rope_theta, seed=seed)
-            stage.done(f"{new}: {made.parameters:,} parameters, from scratch", partial(print_student, new, made))
+            student = init_from_snapshot(store, str(traces.path), new, "tiny", rope_theta=plan.rope_theta, seed=seed)
+            stage.done(f"{new}: {student.parameters:,} parameters, from scratch", partial(print_student, new, student))
     for title, name, train, shown in (
         (
             "SFT",
@@ -364,12 +364,14 @@ def _train(store: "Store", plan: Demo, traces: "Snapshot", prompts: "Snapshot", 
             if (folder / "config.json").is_file():
                 stage.done(f"{name} is already trained", partial(say, f"student {name} is already trained"))
                 continue
-            done: TrainingSummary = train(resume=folder.exists(), on_progress=stage.on_progress)
-            figures = [f"{shown[metric]} {done.figures[metric]:.3f}" for metric in shown if metric in done.figures]
+            summary: TrainingSummary = train(resume=folder.exists(), on_progress=stage.on_progress)
+            figures = [
+                f"{shown[metric]} {summary.figures[metric]:.3f}" for metric in shown if metric in summary.figures
+            ]
             end = f"; at the end {', '.join(figures)}" if figures else ""
             stage.done(
-                f"{name}: {done.steps:,} steps{end}",
-                partial(print_training, name, done, tuple(shown)),
+                f"{name}: {summary.steps:,} steps{end}",
+                partial(print_training, name, summary, tuple(shown)),
             )
 
 
@@ -383,10 +385,10 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
 
     # For modes other than reasoning, the mode follows the student's name.
     runs_of = load_evaluations(store, plan.name).metrics.select("ranker", "run_id").unique().rows()
-    known = [run_id for ranker, run_id in runs_of if ranker.split(" ")[0] == plan.student("dapo")]
+    run_ids = [run_id for ranker, run_id in runs_of if ranker.split(" ")[0] == plan.student("dapo")]
     left_out: list[str] = []
-    if known:
-        done = load_evaluations(store, plan.name, known[0])
+    if run_ids:
+        evaluation = load_evaluations(store, plan.name, run_ids[0])
     else:
         settings = EvalSettings(shuffles=0, seed=seed)
         selection = select_rankers(store, plan.name, plan.rankers, settings, on_progress=stage.on_progress)
@@ -397,13 +399,15 @@ def _evaluate(stage: _Stage, store: "Store", plan: Demo, seed: int) -> "Evaluati
                 store, plan.student(name), [plan.mode], max_tokens=80, on_progress=stage.on_progress
             )
         ]
-        done = evaluate(store, plan.name, [*selection.rankers, *students], settings, on_progress=stage.on_progress)
+        evaluation = evaluate(
+            store, plan.name, [*selection.rankers, *students], settings, on_progress=stage.on_progress
+        )
         left_out = selection.left_out
     stage.done(
-        f"run {done.runs['run_id'][0]}, on lists that were not used for training" + _unless_new(bool(known)),
-        partial(print_evaluation, done, left_out, slices=False),
+        f"run {evaluation.runs['run_id'][0]}, on lists that were not used for training" + _unless_new(bool(run_ids)),
+        partial(print_evaluation, evaluation, left_out, slices=False),
     )
-    return done
+    return evaluation
 
 
 def _unless_new(there_already: bool) -> str:

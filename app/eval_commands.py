@@ -132,8 +132,8 @@ def eval_(
         selection = select_rankers(
             opened, name, names, settings, endpoint, template=endpoint_template, **requests, on_progress=on_progress
         )
-        done = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
-    print_evaluation(done, selection.left_out, slices=slices)
+        evaluation = evaluate(opened, name, [*selection.rankers, *students], settings, on_progress=on_progress)
+    print_evaluation(evaluation, selection.left_out, slices=slices)
 
 
 def _sids_of_students(store: "Store", dataset: str, students: Sequence[str]) -> str | None:
@@ -164,12 +164,12 @@ def _open_student(
     )
 
 
-def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bool) -> None:
+def print_evaluation(evaluation: "Evaluations", left_out: Sequence[str], *, slices: bool) -> None:
     """Print one run: the metrics of every ranker, the differences of all pairs and, with `slices`, metrics by slice."""
     for reason in left_out:
         say(reason)
-    figures = {(row["ranker"], row["metric"]): row for row in done.metrics.iter_rows(named=True)}
-    rankers = list(dict.fromkeys(done.metrics["ranker"]))
+    figures = {(row["ranker"], row["metric"]): row for row in evaluation.metrics.iter_rows(named=True)}
+    rankers = list(dict.fromkeys(evaluation.metrics["ranker"]))
     shown, of_all = figures[rankers[0], NDCG], figures[rankers[0], "ndcg_at_5"]["n"]
     rows = []
     for ranker in rankers:
@@ -181,9 +181,9 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
         title=f"{shown['dataset']}, {shown['split']} lists that contain their target; gain over {rankers[0]}; top-1 "
         f"consistency: share of shuffled lists whose first item stays the same; run {shown['run_id']}",
     )
-    _say_failures(done)
+    _say_failures(evaluation)
     say(f"over all {of_all:,} lists (end to end), R, N and MRR are {shown['n'] / of_all:.4f} times these values\n")
-    pairs = [row for row in done.differences.iter_rows(named=True) if row["other"] != rankers[0]]
+    pairs = [row for row in evaluation.differences.iter_rows(named=True) if row["other"] != rankers[0]]
     if pairs:
         print_table(
             ("ranker", "other", "N@5 gain", "95% interval"),
@@ -191,12 +191,12 @@ def print_evaluation(done: "Evaluations", left_out: Sequence[str], *, slices: bo
             title="gain over each other",
         )
     if slices:
-        _print_slices(done.slices, rankers)
+        _print_slices(evaluation.slices, rankers)
 
 
-def _say_failures(done: "Evaluations") -> None:
+def _say_failures(evaluation: "Evaluations") -> None:
     """Print how many requests of each ranker failed. The table counts them as invalid answers."""
-    for ranker, failures in json.loads(done.runs["settings"][0]).get("failures", {}).items():
+    for ranker, failures in json.loads(evaluation.runs["settings"][0]).get("failures", {}).items():
         say(
             f"{ranker}: {failures['failed']:,} of {failures['requests']:,} requests failed, and the input order was "
             f"used instead: {describe_counts(failures['commonest_errors'])}"
@@ -207,10 +207,10 @@ def _rounded(metric: str, value: float | None) -> float | str | None:
     return value if value is None or metric not in ROUNDED else ROUNDED[metric].format(value)
 
 
-def print_gains(done: "Evaluations") -> None:
+def print_gains(evaluation: "Evaluations") -> None:
     """Print one run in a few columns: the quality of each ranker, and its gain over the pre-ranker."""
-    figures = {(row["ranker"], row["metric"]): row for row in done.metrics.iter_rows(named=True)}
-    rankers = list(dict.fromkeys(done.metrics["ranker"]))
+    figures = {(row["ranker"], row["metric"]): row for row in evaluation.metrics.iter_rows(named=True)}
+    rankers = list(dict.fromkeys(evaluation.metrics["ranker"]))
     lists = figures[rankers[0], NDCG]["n"]
     rows = [
         (ranker, *(figures[ranker, metric]["value"] for metric in BRIEFLY), *_signed(figures.get((ranker, GAIN))))

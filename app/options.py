@@ -88,16 +88,16 @@ def read_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
 
     from store import InputError
 
-    found = {}
+    values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise InputError(f"{flag} is {pair!r}; it must be KEY=VALUE")
         try:
-            found[key] = orjson.loads(value)
+            values[key] = orjson.loads(value)
         except orjson.JSONDecodeError:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 def prepare_training(what: str) -> None:

@@ -83,8 +83,8 @@ class PlainProgress:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PLAIN_SECONDS
-        left = progress.prompts - progress.done
-        eta = f", ETA {left / (progress.done / progress.seconds):,.0f} s" if progress.done else ""
+        prompts_left = progress.prompts - progress.done
+        eta = f", ETA {prompts_left / (progress.done / progress.seconds):,.0f} s" if progress.done else ""
         Console(stderr=True, soft_wrap=True).print(
             f"{progress.done:,} of {progress.prompts:,} prompts, {describe(progress)}{eta}", highlight=False
         )
@@ -121,7 +121,7 @@ def status_line(about: str = "") -> Iterator[Callable[[str], None]]:
     at once and stays.
     """
     console = Console(stderr=True, soft_wrap=True)
-    left = TimeLeft()
+    time_left = TimeLeft()
     before = f"{about}: " if about else ""
 
     def keep(notice: Notice) -> None:
@@ -134,7 +134,7 @@ def status_line(about: str = "") -> Iterator[Callable[[str], None]]:
                 if isinstance(message, Notice):
                     keep(message)
                 else:
-                    status.update(escape(before + left.describe(message)))
+                    status.update(escape(before + time_left.describe(message)))
 
             yield show
         return
@@ -142,7 +142,7 @@ def status_line(about: str = "") -> Iterator[Callable[[str], None]]:
 
     def tell(message: str) -> None:
         nonlocal last
-        line = before + left.describe(message)
+        line = before + time_left.describe(message)
         if isinstance(message, Notice):
             keep(message)
         elif time.monotonic() - last >= PLAIN_SECONDS:

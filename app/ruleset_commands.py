@@ -53,9 +53,9 @@ def show(
 
     opened = open_store(store)
     with opened.reading() as session:
-        found = find_ruleset(session, name)
-    say(write_ruleset(found))
-    say_unjudged(opened, ruleset=found)
+        ruleset = find_ruleset(session, name)
+    say(write_ruleset(ruleset))
+    say_unjudged(opened, ruleset=ruleset)
 
 
 @rulesets.command()

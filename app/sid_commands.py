@@ -256,5 +256,5 @@ def _figure(measure: str, value: float | None) -> int | float | None:
     return int(value) if value is not None and whole else value
 
 
-def _share(found: tuple[str, float] | None) -> str:
-    return f"{found[0]} {found[1]:.0%}" if found else ""
+def _share(share: tuple[str, float] | None) -> str:
+    return f"{share[0]} {share[1]:.0%}" if share else ""

@@ -64,8 +64,8 @@ def verify(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     from curate.snapshots.publishing import find_snapshot
     from store.snapshots import verify_snapshot
 
-    found = verify_snapshot(find_snapshot(open_store(store), name).path)
-    say(f"{found.path}: {len(found.manifest['files']):,} files, all as published")
+    snapshot = verify_snapshot(find_snapshot(open_store(store), name).path)
+    say(f"{snapshot.path}: {len(snapshot.manifest['files']):,} files, all as published")
 
 
 def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
@@ -77,11 +77,11 @@ def rebuild(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
     from curate.snapshots.publishing import rebuild as rebuild_snapshot
 
     opened = open_store(store)
-    found = find_snapshot(opened, name)
-    if not rebuild_snapshot(opened, found):
-        say(f"{found.path}: the rebuilt files differ, because the store, the code or a library has changed")
+    snapshot = find_snapshot(opened, name)
+    if not rebuild_snapshot(opened, snapshot):
+        say(f"{snapshot.path}: the rebuilt files differ, because the store, the code or a library has changed")
         raise typer.Exit(1)
-    say(f"{found.path}: the rebuilt files are identical")
+    say(f"{snapshot.path}: the rebuilt files are identical")
 
 
 def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
@@ -90,11 +90,11 @@ def list_snapshots(store: StoreOption = DEFAULT_STORE) -> None:
     Example: gr2 snapshot list
     """
     with open_store(store).reading() as session:
-        found = session.frame("snapshot_list")
-    if found.height == 0:
+        snapshots = session.frame("snapshot_list")
+    if snapshots.height == 0:
         say("no snapshots yet; gr2 snapshot publish makes one")
     else:
-        print_table(found.columns, found.rows())
+        print_table(snapshots.columns, snapshots.rows())
 
 
 def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
@@ -106,9 +106,9 @@ def show(name: Reference, store: StoreOption = DEFAULT_STORE) -> None:
 
     from curate.snapshots.publishing import find_snapshot
 
-    found = find_snapshot(open_store(store), name)
-    print_snapshot(found)
-    say(orjson.dumps(found.manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
+    snapshot = find_snapshot(open_store(store), name)
+    print_snapshot(snapshot)
+    say(orjson.dumps(snapshot.manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
 
 
 def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE) -> None:
@@ -120,12 +120,16 @@ def diff(older: Reference, newer: Reference, store: StoreOption = DEFAULT_STORE)
     from curate.snapshots.publishing import find_snapshot
 
     opened = open_store(store)
-    found = diff_snapshots(find_snapshot(opened, older), find_snapshot(opened, newer))
+    difference = diff_snapshots(find_snapshot(opened, older), find_snapshot(opened, newer))
     print_table(
         ("rows", "count", "for example"),
         [
             (what, len(keys), " ".join(keys[:3]))
-            for what, keys in (("added", found.added), ("removed", found.removed), ("changed", found.changed))
+            for what, keys in (
+                ("added", difference.added),
+                ("removed", difference.removed),
+                ("changed", difference.changed),
+            )
         ],
     )
 

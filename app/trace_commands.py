@@ -55,7 +55,7 @@ def trace(
 
     settings = SamplingSettings(dataset=name, **sampling)
     opened = open_store(store)
-    asked = make_teacher(
+    teacher_instance = make_teacher(
         teacher,
         {**endpoint, **read_pairs("--teacher-option", teacher_option or ())},
         store=opened,
@@ -65,10 +65,10 @@ def trace(
         on_progress=say,
     )
     with _progress() as view:
-        done = sample(opened, asked, settings, **requests, on_progress=view.update)
-    print_trace(done)
+        progress = sample(opened, teacher_instance, settings, **requests, on_progress=view.update)
+    print_trace(progress)
     say_unjudged(opened, dataset=name)
-    if done.prompts and done.attempts == done.failed:
+    if progress.prompts and progress.attempts == progress.failed:
         raise TeacherError("the teacher answered no request, so the run made no traces to train on")
 
 

@@ -74,10 +74,10 @@ def init(
     prepare_training("gr2 train")
     from train.students.initialization import init_from_snapshot
 
-    done = init_from_snapshot(
+    summary = init_from_snapshot(
         open_store(store), snapshot, name, settings.size, rope_theta=settings.rope_theta, seed=settings.seed
     )
-    print_student(name, done)
+    print_student(name, summary)
 
 
 def midtrain(
@@ -243,10 +243,10 @@ def rollouts(
     from train.dapo.judging import compare_rewards, judge_again
 
     changed = {"reward": reward, "format_weight": format_weight, "overlong_weight": overlong_weight}
-    done = judge_again(
+    result = judge_again(
         open_store(store), name, **{field: value for field, value in changed.items() if value is not None}
     )
-    print_rollouts(name, done, compare_rewards(done.rollouts))
+    print_rollouts(name, result, compare_rewards(result.rollouts))
 
 
 def _train(
@@ -271,48 +271,48 @@ def _train(
     if not resume and not (snapshot and student):
         raise InputError("a training needs a SNAPSHOT and a --student (gr2 train init makes one)")
     with status_line() as on_progress:
-        done = train(
+        summary = train(
             open_store(store), snapshot or "", student or "", name, resume=resume, on_progress=on_progress, **options
         )
-    print_training(name, done, shown)
+    print_training(name, summary, shown)
 
 
-def print_student(name: str, done: "StudentSummary") -> None:
+def print_student(name: str, summary: "StudentSummary") -> None:
     """Print the size of a new student, and its folder."""
     say(
-        f"student {name}: {done.parameters:,} parameters, {done.text_tokens:,} tokens of text and "
-        f"{done.sid_tokens:,} of semantic IDs, untrained; in {done.seconds:.1f} s"
+        f"student {name}: {summary.parameters:,} parameters, {summary.text_tokens:,} tokens of text and "
+        f"{summary.sid_tokens:,} of semantic IDs, untrained; in {summary.seconds:.1f} s"
     )
-    say(f"  {done.folder}")
+    say(f"  {summary.folder}")
 
 
-def print_training(name: str, done: "TrainingSummary", shown: tuple[str, ...]) -> None:
+def print_training(name: str, summary: "TrainingSummary", shown: tuple[str, ...]) -> None:
     """Print the folder of the student, and the last figures of its training."""
-    figures = ", ".join(f"{metric} {done.figures[metric]:.4g}" for metric in shown if metric in done.figures)
-    optimizer, rate = done.settings.get("optimizer", "adamw"), done.settings["learning_rate"]
+    figures = ", ".join(f"{metric} {summary.figures[metric]:.4g}" for metric in shown if metric in summary.figures)
+    optimizer, rate = summary.settings.get("optimizer", "adamw"), summary.settings["learning_rate"]
     # The figures contain only numbers.
     end = f"at the end {figures}; " if figures else ""
-    if "best_step" in done.figures:
-        step, ndcg = (done.figures[metric] for metric in ("best_step", "eval_ndcg_at_5"))
+    if "best_step" in summary.figures:
+        step, ndcg = (summary.figures[metric] for metric in ("best_step", "eval_ndcg_at_5"))
         kept = f"step {step:,}" if step else "the student before training"
         end += f"{kept} is kept, with NDCG@5 {ndcg:.4f} on valid lists; "
     say(
-        f"student {name}: {done.steps:,} steps in {done.seconds:.1f} s with {optimizer}, learning rate {rate:g}; "
-        f"{end}run {done.run_id}"
+        f"student {name}: {summary.steps:,} steps in {summary.seconds:.1f} s with {optimizer}, learning rate {rate:g}; "
+        f"{end}run {summary.run_id}"
     )
-    say(f"  {done.folder}")
+    say(f"  {summary.folder}")
 
 
-def print_rollouts(name: str, done: "JudgedAgain", compared: "pl.DataFrame") -> None:
+def print_rollouts(name: str, result: "JudgedAgain", compared: "pl.DataFrame") -> None:
     """Print what the rollouts of a training earned, and what they would earn now, by ranges of steps."""
     trained, judged = (
         f"{settings.reward}, format weight {settings.format_weight:g}, overlong weight {settings.overlong_weight:g}"
-        for settings in (done.trained, done.judged)
+        for settings in (result.trained, result.judged)
     )
     print_table(
         ("steps", "rollouts", "reward", "again", "groups", "differ", "differ again", "same side"),
         [(f"{row[0]}-{row[1]}", *row[2:]) for row in compared.iter_rows()],
-        title=f"student {name}, run {done.run_id}; reward: {trained}; again: {judged}; differ: share of groups whose "
+        title=f"student {name}, run {result.run_id}; reward: {trained}; again: {judged}; differ: share of groups whose "
         "rewards are not all equal; same side: share of rollouts that are on the same side of their group's mean under "
         "both rewards",
     )

@@ -28,10 +28,10 @@ def run(checkout: Path, script: str, keep: Path | None) -> dict[tuple[str, str],
     if keep is not None and script in KEEPING:
         keep.mkdir(parents=True, exist_ok=True)
         command += ["--keep", str(keep)]
-    done = subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, text=True, check=False)
-    figures = {(name, better): float(value.replace(",", "")) for name, value, better in FIGURE.findall(done.stdout)}
+    process = subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, text=True, check=False)
+    figures = {(name, better): float(value.replace(",", "")) for name, value, better in FIGURE.findall(process.stdout)}
     if not figures:
-        sys.exit(f"{' '.join(command)} in {checkout} printed no figure:\n{done.stdout[-3000:]}")
+        sys.exit(f"{' '.join(command)} in {checkout} printed no figure:\n{process.stdout[-3000:]}")
     return figures
 
 
@@ -48,11 +48,11 @@ def main() -> None:
         ours: dict[tuple[str, str], list[float]] = {}
         theirs: dict[tuple[str, str], list[float]] = {}
         for _ in range(options.rounds):
-            for label, checkout, found in (("ours", ROOT, ours), ("base", options.base.absolute(), theirs)):
+            for label, checkout, samples in (("ours", ROOT, ours), ("base", options.base.absolute(), theirs)):
                 figures = run(checkout, script, options.keep and options.keep / label)
                 print(f"       {script}, {label}: {', '.join(f'{value:g}' for value in figures.values())}", flush=True)
                 for key, value in figures.items():
-                    found.setdefault(key, []).append(value)
+                    samples.setdefault(key, []).append(value)
         for key in (key for key in ours if key in theirs):
             name, better = key
             best = max if better == ">" else min

@@ -39,9 +39,9 @@ def main() -> None:
         for number in range(options.rounds):
             for name, gr2 in commands.items():
                 store = Path(temporary) / f"{name}-{number}"
-                done = measure("demo", "--seed", str(options.seed), "--store", str(store), gr2=gr2)
-                print(f"       {name}: {done.seconds:.1f} s, {done.cpu_seconds:.1f} s of CPU", flush=True)
-                runs[name].append(done)
+                measurement = measure("demo", "--seed", str(options.seed), "--store", str(store), gr2=gr2)
+                print(f"       {name}: {measurement.seconds:.1f} s, {measurement.cpu_seconds:.1f} s of CPU", flush=True)
+                runs[name].append(measurement)
         output = runs["this checkout"][0].output
         check_student(bars, Store.open(Path(temporary) / "this checkout-0"))
     print(output)

@@ -306,11 +306,11 @@ def places_of(contact: Contact) -> list[str]:
             "where data_type = 'VARCHAR' and not internal"
         ).fetchall()
         for database, schema, table, column in columns:
-            found = session.connection.execute(
+            row = session.connection.execute(
                 f'select count(*) from "{database}"."{schema}"."{table}" where regexp_matches(lower("{column}"), ?)',
                 ["|".join(parts)],
             ).fetchone()
-            places += [f"{table}.{column}"] if found and found[0] else []
+            places += [f"{table}.{column}"] if row and row[0] else []
     for place in places:
         print(f"       the key is in {place}")
     return places

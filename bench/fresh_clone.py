@@ -36,12 +36,12 @@ def main() -> None:
 def make(clone: Path, target: str) -> tuple[float, str]:
     """Run one of the README's two commands, and exit if it fails."""
     started = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.run(
         ["make", target], cwd=clone, env=environment(), stdout=subprocess.PIPE, text=True, check=False
     )
-    if done.returncode != 0:
-        sys.exit(f"make {target} failed:\n{done.stdout}")
-    return time.perf_counter() - started, done.stdout
+    if process.returncode != 0:
+        sys.exit(f"make {target} failed:\n{process.stdout}")
+    return time.perf_counter() - started, process.stdout
 
 
 def environment() -> dict[str, str]:

@@ -45,10 +45,10 @@ NAME = "beauty"
 STUDENTS = ("SFT", "SFT + DAPO")
 
 
-def prepare(asked: Any) -> Store:
+def prepare(options: Any) -> Store:
     """Make the store with lists, traces and snapshots, and compute the ranks of all rankers except the students."""
-    finished = asked.keep / "lambdamart.npz"
-    store = Store.open(asked.keep / "store", create=True)
+    finished = options.keep / "lambdamart.npz"
+    store = Store.open(options.keep / "store", create=True)
     if finished.exists():
         return store
     if not (DATA / NAME).is_dir():
@@ -57,7 +57,7 @@ def prepare(asked: Any) -> Store:
     assign_semantic_ids(store, NAME)
     make_candidates(store, NAME)
     teacher = ScorecardTeacher(fit_scorecard(store, NAME))
-    settings = SamplingSettings(NAME, template=TEMPLATE, temperature=0.4, max_attempts=8, limit=asked.train_lists)
+    settings = SamplingSettings(NAME, template=TEMPLATE, temperature=0.4, max_attempts=8, limit=options.train_lists)
     sample(store, teacher, settings)
     for kind in ("sft", "dapo"):
         template = Path(TEMPLATE).stem if kind == "sft" else TEMPLATE
@@ -65,8 +65,8 @@ def prepare(asked: Any) -> Store:
         publish(store, f"titles-{kind}", where)
     with store.reading() as session:
         sources = choose_sources(session, NAME, None, None)
-    np.savez(asked.keep / "pre-ranker.npz", **judge(store, PreRanker(""), asked.lists))
-    np.savez(finished, **judge(store, train_lambdamart_ranker(store, NAME, *sources, "test"), asked.lists))
+    np.savez(options.keep / "pre-ranker.npz", **judge(store, PreRanker(""), options.lists))
+    np.savez(finished, **judge(store, train_lambdamart_ranker(store, NAME, *sources, "test"), options.lists))
     return store
 
 
@@ -83,30 +83,30 @@ def judge(store: Store, ranker: Ranker, lists: int) -> dict[str, np.ndarray]:
     return {"rank": np.array(ranks), "valid": np.array([order.valid for order in orders])}
 
 
-def train(store: Store, asked: Any) -> None:
+def train(store: Store, options: Any) -> None:
     """Train the model by SFT, then the resulting student by DAPO. A finished training is not repeated."""
     shared = {"gradient_checkpointing": False, "log_steps": 5}
     sft = SftSettings(
-        max_steps=asked.sft_steps, epochs=100, batch_size=asked.batch_size, reasoning_weight=0.5, save_steps=100,
-        learning_rate=asked.sft_rate, **shared,
+        max_steps=options.sft_steps, epochs=100, batch_size=options.batch_size, reasoning_weight=0.5, save_steps=100,
+        learning_rate=options.sft_rate, **shared,
     )  # fmt: skip
     rl = DapoSettings(
-        steps=asked.rl_steps, prompts_per_batch=asked.prompts, max_tokens=128, refill_rounds=1, save_steps=10,
-        learning_rate=asked.rl_rate, **shared,
+        steps=options.rl_steps, prompts_per_batch=options.prompts, max_tokens=128, refill_rounds=1, save_steps=10,
+        learning_rate=options.rl_rate, **shared,
     )  # fmt: skip
     for label, begin, train_one, snapshot, settings in (
-        ("SFT", str(asked.model), train_sft, "titles-sft", sft),
+        ("SFT", str(options.model), train_sft, "titles-sft", sft),
         ("SFT + DAPO", name_of("SFT"), train_dapo, "titles-dapo", rl),
     ):
         place = student_folder(store, name_of(label))
         if not (place / "config.json").exists():
-            told = "" if place.exists() else snapshot, "" if place.exists() else begin
-            train_one(store, *told, name_of(label), settings, resume=place.exists(), on_progress=show)  # type: ignore[operator]
-        figures = asked.keep / f"{label}.npz"
+            inputs = "" if place.exists() else snapshot, "" if place.exists() else begin
+            train_one(store, *inputs, name_of(label), settings, resume=place.exists(), on_progress=show)  # type: ignore[operator]
+        figures = options.keep / f"{label}.npz"
         if not figures.exists():
             (ranker,) = student_rankers(store, name_of(label), ["reasoning"], template=TEMPLATE, max_tokens=128)
             seconds = np.array(seconds_of(store, name_of(label)))
-            np.savez(figures, seconds=seconds, **judge(store, ranker, asked.lists))
+            np.savez(figures, seconds=seconds, **judge(store, ranker, options.lists))
 
 
 def name_of(label: str) -> str:
@@ -130,13 +130,13 @@ def report(folder: Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for label in ("pre-ranker", "lambdamart", *STUDENTS):
-        found = np.load(folder / f"{label}.npz")
-        ranks = found["rank"]
+        arrays = np.load(folder / f"{label}.npz")
+        ranks = arrays["rank"]
         value, low, high = gain(ranks[None], pre)
-        figures = (found["valid"], recall_at_k(ranks, 1), recall_at_k(ranks, 5), ndcg_at_k(ranks, 5))
-        told = f"{value:+.4f} ({low:+.4f} to {high:+.4f})" if label != "pre-ranker" else ""
-        minutes = f"{found['seconds'] / 60:.1f}" if "seconds" in found else ""
-        lines.append(f"| {' | '.join([label, *(f'{each.mean():.4f}' for each in figures), told, minutes])} |")
+        figures = (arrays["valid"], recall_at_k(ranks, 1), recall_at_k(ranks, 5), ndcg_at_k(ranks, 5))
+        gain_text = f"{value:+.4f} ({low:+.4f} to {high:+.4f})" if label != "pre-ranker" else ""
+        minutes = f"{arrays['seconds'] / 60:.1f}" if "seconds" in arrays else ""
+        lines.append(f"| {' | '.join([label, *(f'{each.mean():.4f}' for each in figures), gain_text, minutes])} |")
     return "\n".join(lines)
 
 
@@ -155,17 +155,17 @@ def main() -> None:
     parser.add_argument("--rl-rate", type=float, default=2e-6)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--markdown", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet()
-    asked.keep.mkdir(parents=True, exist_ok=True)
-    store = prepare(asked)
-    if asked.prepare:
+    options.keep.mkdir(parents=True, exist_ok=True)
+    store = prepare(options)
+    if options.prepare:
         return
-    train(store, asked)
-    table = report(asked.keep)
+    train(store, options)
+    table = report(options.keep)
     print(table)
-    if asked.markdown:
-        asked.markdown.write_text(table + "\n")
+    if options.markdown:
+        options.markdown.write_text(table + "\n")
 
 
 if __name__ == "__main__":

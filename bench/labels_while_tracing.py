@@ -97,10 +97,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=int, default=200)
     parser.add_argument("--pace", type=float, default=8.0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         store = build(Path(temporary) / "store")
-        queue = make_queue(store, QueueSettings("while-tracing", size=2 * asked.labels), PEOPLE[0])
+        queue = make_queue(store, QueueSettings("while-tracing", size=2 * options.labels), PEOPLE[0])
         with running_app(store.folder) as app:
             command = [*GR2, "trace", "bench", "--teacher", "evidence", "--temperature", "0.5"]
             attempts = ["--max-attempts", "200", "--num-accepted", "200", "--store", str(store.folder)]
@@ -114,7 +114,7 @@ def main() -> None:
                         for context, name in zip((first, second), PEOPLE, strict=True)
                     ]
                     began_s = app.cpu_s
-                    rates, errors = take_turns(store, generation, labellers, asked.labels, asked.pace)
+                    rates, errors = take_turns(store, generation, labellers, options.labels, options.pace)
                     label_s = (app.cpu_s - began_s) / sum(labeller.done for labeller in labellers)
             finally:
                 generation.send_signal(signal.SIGINT)
@@ -150,8 +150,8 @@ def take_turns(
             else:
                 time.sleep(0.02)
         rates[busy].append((journal.stat().st_size - size) / (time.perf_counter() - began))
-        done = sum(labeller.done for labeller in labellers)
-        print(f"       {done} labels, {rates[busy][-1] / 1e6:.2f} MB/s {'with' if busy else 'without'}", flush=True)
+        count = sum(labeller.done for labeller in labellers)
+        print(f"       {count} labels, {rates[busy][-1] / 1e6:.2f} MB/s {'with' if busy else 'without'}", flush=True)
         if generation.poll() is not None:
             sys.exit("generation ended before the labels did: give it more to do")
         busy = not busy
@@ -162,10 +162,10 @@ def report(labellers: list[Labeller], rates: dict[bool, list[float]], errors: in
     """Print metrics and bars."""
     bars = Bars()
     waits = [wait for labeller in labellers for wait in labeller.waits]
-    done = sum(labeller.done for labeller in labellers)
+    labels = sum(labeller.done for labeller in labellers)
     print(f"       a key to the next trace: median {statistics.median(waits):.2f} s, worst {max(waits):.2f} s")
-    bars.at_least("labels", done, 200)
-    bars.at_most("labels lost", done - stored, 0)
+    bars.at_least("labels", labels, 200)
+    bars.at_most("labels lost", labels - stored, 0)
     bars.at_most("errors shown", errors, 0)
     slowdown = 1 - statistics.mean(rates[True]) / statistics.mean(rates[False])
     bars.at_most("generation slowed by labelling", slowdown, 0.10)

@@ -355,7 +355,7 @@ def copy_checkout(target: Path) -> None:
 def run_tests(copy: Path, tests: list[str]) -> tuple[bool, str]:
     """Run tests. Returns whether all of them pass, and pytest's output. Ends the run if they cannot be run at all."""
     places = [f"tests/{place}" for place in tests]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *places],
         cwd=copy,
         # The copy must come before the checkout, to which the environment's own path leads.
@@ -364,9 +364,9 @@ def run_tests(copy: Path, tests: list[str]) -> tuple[bool, str]:
         text=True,
         check=False,
     )
-    if done.returncode not in (0, 1):
-        sys.exit(f"{' '.join(places)} cannot be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0, done.stdout
+    if process.returncode not in (0, 1):
+        sys.exit(f"{' '.join(places)} cannot be run:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")
+    return process.returncode == 0, process.stdout
 
 
 def check_pieces(copy: Path, mutations: list[Mutation]) -> None:

@@ -144,8 +144,8 @@ def rank(
             if len(hit):
                 place = int(hit[0, 0])
                 # The target gets the middle place among the items that share its ID.
-                found = int(sharing[proposed[:place]].sum()) + (int(sharing[proposed[place]]) + 1) // 2
-                ranks[row] = found if found <= KEPT else 0
+                target_rank = int(sharing[proposed[:place]].sum()) + (int(sharing[proposed[place]]) + 1) // 2
+                ranks[row] = target_rank if target_rank <= KEPT else 0
     return ranks
 
 

@@ -71,13 +71,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--keep", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet()
     with tempfile.TemporaryDirectory() as temporary:
-        store = Store.open(asked.keep or Path(temporary) / "store", create=True)
+        store = Store.open(options.keep or Path(temporary) / "store", create=True)
         build(store)
         for reward in REWARDS:
-            settings = DapoSettings(reward=reward, steps=asked.steps, max_tokens=48, refill_rounds=0)
+            settings = DapoSettings(reward=reward, steps=options.steps, max_tokens=48, refill_rounds=0)
             go_on(store, reward, partial(train_dapo, store, "shop-dapo", "timid", reward, settings))
         trainings = (
             load_trainings(store)

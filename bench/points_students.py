@@ -140,9 +140,9 @@ def build(plan: Plan) -> None:
         ingest(store, plan.data, DATA / plan.data / "items.jsonl", DATA / plan.data / "interactions.csv.gz")
     assign_semantic_ids(store, plan.data)
     with store.reading() as session:
-        made = session.connection.execute("select count(*) from candidate_lists").fetchone()
+        row = session.connection.execute("select count(*) from candidate_lists").fetchone()
     # A second call would change nothing, but take as long as the first.
-    if made == (0,):
+    if row == (0,):
         make_candidates(store, plan.data, list_size=plan.list_size)
     with store.reading() as session:
         sources = choose_sources(session, plan.data, None, None)
@@ -267,15 +267,15 @@ def add_options(parser: argparse.ArgumentParser, data: str = "beauty", teacher: 
     parser.add_argument("--markdown", type=Path)
 
 
-def make_plan(asked: argparse.Namespace, temporary: Path) -> Plan:
+def make_plan(options: argparse.Namespace, temporary: Path) -> Plan:
     """Make the plan of the options. Exits if it needs real data that are missing."""
-    if asked.data != "shop" and not (DATA / asked.data).is_dir():
-        sys.exit(f"no real data in {DATA / asked.data}; set GR2_DATA to the folder that holds it")
-    folder = asked.keep or temporary
+    if options.data != "shop" and not (DATA / options.data).is_dir():
+        sys.exit(f"no real data in {DATA / options.data}; set GR2_DATA to the folder that holds it")
+    folder = options.keep or temporary
     folder.mkdir(parents=True, exist_ok=True)
     return Plan(
-        folder, asked.data, asked.teacher, asked.users, asked.list_size, asked.steps, asked.batch_size, asked.lists,
-        asked.limit,
+        folder, options.data, options.teacher, options.users, options.list_size, options.steps, options.batch_size,
+        options.lists, options.limit,
     )  # fmt: skip
 
 
@@ -283,14 +283,14 @@ def main() -> None:
     """Build, train, judge and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet()
     with tempfile.TemporaryDirectory() as temporary:
-        plan = make_plan(asked, Path(temporary))
+        plan = make_plan(options, Path(temporary))
         build(plan)
-        run_seeds(partial(run_seed, plan), asked.seeds, asked.processes)
-        table, bars = report(plan, asked.seeds)
-    finish(table, bars, asked.markdown)
+        run_seeds(partial(run_seed, plan), options.seeds, options.processes)
+        table, bars = report(plan, options.seeds)
+    finish(table, bars, options.markdown)
 
 
 if __name__ == "__main__":

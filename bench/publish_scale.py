@@ -83,10 +83,10 @@ def work(step: str, folder: Path) -> None:
 
 def measure(step: str, folder: Path, bars: Bars) -> dict[str, float]:
     """Measure one step in a separate process, and check its bars."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__, "--step", step, "--keep", str(folder)], stdout=subprocess.PIPE, check=True, text=True
     )
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     name = f"{step} of {figures['rows']:,} traces"
     print(
         f"       {name}: {figures['seconds']:.0f} s, {figures['cpu_seconds']:.0f} s of processors; in the longest hold "
@@ -150,23 +150,25 @@ def main() -> None:
     parser.add_argument("--traces", type=int, nargs="+", default=[200_000, 1_000_000])
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--step", choices=("publish", "verify"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.step:
-        work(asked.step, asked.keep)
+    options = parser.parse_args()
+    if options.step:
+        work(options.step, options.keep)
         return
     bars = Bars()
     costs: dict[str, list[float]] = {"publish": [], "verify": []}
     with tempfile.TemporaryDirectory() as temporary:
-        for traces in asked.traces:
+        for traces in options.traces:
             two_million.COPIES = traces // BASE_TRACES
-            folder = (asked.keep or Path(temporary)) / f"{traces}"
+            folder = (options.keep or Path(temporary)) / f"{traces}"
             settle(two_million.build(folder))
-            for step, found in costs.items():
+            for step, step_costs in costs.items():
                 figures = measure(step, folder, bars)
-                found.append(figures["cpu_seconds"] / figures["rows"])
+                step_costs.append(figures["cpu_seconds"] / figures["rows"])
             measure_sql(folder, bars)
-    for step, found in costs.items():
-        bars.at_most(f"{step}, processor seconds per trace, largest to smallest store", found[-1] / found[0], 1.5)
+    for step, step_costs in costs.items():
+        bars.at_most(
+            f"{step}, processor seconds per trace, largest to smallest store", step_costs[-1] / step_costs[0], 1.5
+        )
     sys.exit(not bars.met)
 
 

@@ -31,20 +31,23 @@ def main() -> None:
 def prepare(bars: Bars, folder: str, name: str) -> None:
     """Measure time and memory of ingest, semantic IDs and candidates."""
     files = DATA / name
-    done = measure(
+    measurement = measure(
         "ingest", name, "--items", str(files / "items.jsonl"),
         "--interactions", str(files / "interactions.csv.gz"), "--store", folder,
     )  # fmt: skip
-    bars.at_most(f"{name}: ingest, seconds", done.seconds, 10)
-    done = measure("sids", name, "--store", folder)
-    bars.at_most(f"{name}: sids, seconds", done.seconds, 60)
-    done = measure("candidates", name, "--store", folder)
+    bars.at_most(f"{name}: ingest, seconds", measurement.seconds, 10)
+    measurement = measure("sids", name, "--store", folder)
+    bars.at_most(f"{name}: sids, seconds", measurement.seconds, 60)
+    measurement = measure("candidates", name, "--store", folder)
     # The bars are for Beauty. Sports is half as large again.
     if name == "beauty":
-        bars.at_most(f"{name}: candidates, seconds", done.seconds, 60)
-        bars.at_most(f"{name}: candidates, peak MB", done.peak_mb, 2000)
+        bars.at_most(f"{name}: candidates, seconds", measurement.seconds, 60)
+        bars.at_most(f"{name}: candidates, peak MB", measurement.peak_mb, 2000)
     else:
-        print(f"       {name}: candidates, seconds: {done.seconds:.1f}, peak MB: {done.peak_mb:.0f} (no bar)")
+        print(
+            f"       {name}: candidates, seconds: {measurement.seconds:.1f}, "
+            f"peak MB: {measurement.peak_mb:.0f} (no bar)"
+        )
 
 
 def check_rankings(bars: Bars, folder: str) -> None:
@@ -53,7 +56,7 @@ def check_rankings(bars: Bars, folder: str) -> None:
         query = session.connection.execute
         for name, uniqueness in query("select dataset, uniqueness from sid_versions order by dataset").fetchall():
             bars.at_least(f"{name}: uniqueness of semantic IDs", uniqueness, 0.99)
-        found = {
+        metrics = {
             (dataset, metric): value
             for dataset, metric, value in query(
                 "select dataset, metric, value from evaluations where split = 'test'"
@@ -64,10 +67,10 @@ def check_rankings(bars: Bars, folder: str) -> None:
                 "select split, count(target_rank) from candidate_lists where dataset = 'beauty' group by all"
             ).fetchall()
         )
-    bars.at_least("beauty: test R@5", found["beauty", "recall_at_5"], 0.063)
-    bars.at_least("beauty: test N@5", found["beauty", "ndcg_at_5"], 0.046)
-    bars.at_least("beauty: test R@10", found["beauty", "recall_at_10"], 0.087)
-    bars.at_least("sports: test R@5", found["sports", "recall_at_5"], 0.032)
+    bars.at_least("beauty: test R@5", metrics["beauty", "recall_at_5"], 0.063)
+    bars.at_least("beauty: test N@5", metrics["beauty", "ndcg_at_5"], 0.046)
+    bars.at_least("beauty: test R@10", metrics["beauty", "recall_at_10"], 0.087)
+    bars.at_least("sports: test R@5", metrics["sports", "recall_at_5"], 0.032)
     bars.at_least("beauty: test lists that hold their target", lists["test"], 1_900)
     bars.at_least("beauty: train lists that hold their target", lists["train"], 15_000)
 

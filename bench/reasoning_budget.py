@@ -110,19 +110,19 @@ def judge(store: Store, name: str, seeds: int, limit: int | None) -> Evaluations
     """Evaluate all students in all their modes in one run."""
     rankers = [
         ranker
-        for mode, asked in TRAINED.items()
+        for student, modes in TRAINED.items()
         for seed in range(seeds)
-        for ranker in student_rankers(store, f"{mode}-{seed}", list(asked), max_tokens=128)
+        for ranker in student_rankers(store, f"{student}-{seed}", list(modes), max_tokens=128)
     ]
     return evaluate(store, name, rankers, EvalSettings(limit=limit, shuffles=0))
 
 
-def report(store: Store, done: Evaluations, seeds: int) -> str:
+def report(store: Store, evaluation: Evaluations, seeds: int) -> str:
     """Return the table: a row for each mode, with gains over the pre-ranker and over the student with reasoning."""
-    figures = {(row["ranker"], row["metric"]): row["value"] for row in done.metrics.iter_rows(named=True)}
+    figures = {(row["ranker"], row["metric"]): row["value"] for row in evaluation.metrics.iter_rows(named=True)}
     with store.reading() as session:
-        found = session.connection.execute(RANKS, [done.runs["run_id"][0]]).fetchall()
-    ranks = {ranker: np.array(row) for ranker, row in found}
+        rows = session.connection.execute(RANKS, [evaluation.runs["run_id"][0]]).fetchall()
+    ranks = {ranker: np.array(row) for ranker, row in rows}
     (pre_ranker,) = (ranker for ranker in ranks if (ranker, "conditional_ndcg_at_5_gain") not in figures)
     suffixes = {"reasoning": "", "direct": " without reasoning", "first-token": " first token"}
     lines = [
@@ -131,9 +131,9 @@ def report(store: Store, done: Evaluations, seeds: int) -> str:
         f"|{'---|' * 11}",
     ]
     base: np.ndarray | None = None
-    for student, asked in TRAINED.items():
+    for student, modes in TRAINED.items():
         tokens, steps = np.mean([trained(store, f"{student}-{seed}") for seed in range(seeds)], axis=0)
-        for mode, label in asked.items():
+        for mode, label in modes.items():
             rankers = [f"{student}-{seed}{suffixes[mode]}" for seed in range(seeds)]
             ranks_S_B = np.stack([ranks[ranker] for ranker in rankers])
             ndcg_S_B = ndcg_at_k(ranks_S_B, 5)
@@ -177,21 +177,21 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="test lists; default: all")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--markdown", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet()
-    if asked.data != "shop" and not (DATA / asked.data).is_dir():
-        sys.exit(f"no real data in {DATA / asked.data}; set GR2_DATA to the folder that holds it")
+    if options.data != "shop" and not (DATA / options.data).is_dir():
+        sys.exit(f"no real data in {DATA / options.data}; set GR2_DATA to the folder that holds it")
     with tempfile.TemporaryDirectory() as temporary:
-        store = Store.open((asked.keep or Path(temporary)) / "store", create=True)
-        build(store, asked.data, asked.users)
-        for seed in range(asked.seeds):
+        store = Store.open((options.keep or Path(temporary)) / "store", create=True)
+        build(store, options.data, options.users)
+        for seed in range(options.seeds):
             for mode in TRAINED:
-                if done := train(store, mode, seed, asked.tokens):
-                    print(f"seed {seed}, {mode}: {done.steps:,} steps in {done.seconds:,.0f} s", flush=True)
-        table = report(store, judge(store, asked.data, asked.seeds, asked.limit), asked.seeds)
+                if summary := train(store, mode, seed, options.tokens):
+                    print(f"seed {seed}, {mode}: {summary.steps:,} steps in {summary.seconds:,.0f} s", flush=True)
+        table = report(store, judge(store, options.data, options.seeds, options.limit), options.seeds)
     print(table)
-    if asked.markdown:
-        asked.markdown.write_text(table + "\n")
+    if options.markdown:
+        options.markdown.write_text(table + "\n")
 
 
 if __name__ == "__main__":

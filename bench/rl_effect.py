@@ -66,8 +66,8 @@ def run_designs(plan: Plan, designs: Mapping[str, DapoSettings], seed: int) -> N
         name = f"{label}-{seed}"
         place = student_folder(store, name)
         if not (place / "config.json").exists():
-            done = train_dapo(store, PROMPTS, begin, name, replace(settings, seed=seed), resume=place.exists())
-            print(f"{name}: {done.steps} steps", flush=True)
+            summary = train_dapo(store, PROMPTS, begin, name, replace(settings, seed=seed), resume=place.exists())
+            print(f"{name}: {summary.steps} steps", flush=True)
         judge_student(plan, store, name)
         judge_written(plan, store, name)
 
@@ -126,22 +126,22 @@ def main() -> None:
     add_options(parser, data="shop", teacher="scorecard")
     parser.add_argument("--designs", default=",".join(DESIGNS))
     parser.add_argument("--rl-steps", type=int, default=200)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet()
     designs = {
-        name: replace(DESIGNS[name], steps=asked.rl_steps * DESIGNS[name].num_iterations)
-        for name in asked.designs.split(",")
+        name: replace(DESIGNS[name], steps=options.rl_steps * DESIGNS[name].num_iterations)
+        for name in options.designs.split(",")
     }
     with tempfile.TemporaryDirectory() as temporary:
-        plan = make_plan(asked, Path(temporary))
+        plan = make_plan(options, Path(temporary))
         build(plan)
         settings = SnapshotSettings(
             plan.data, kind="dapo", template="rerank_levels.v2", splits=("train",), held_out_folds=(0,)
         )
         publish(Store.open(plan.folder / "store"), PROMPTS, settings)
-        run_seeds(partial(run_designs, plan, designs), asked.seeds, asked.processes)
-        table, bars = report(plan, designs, asked.seeds)
-    finish(table, bars, asked.markdown)
+        run_seeds(partial(run_designs, plan, designs), options.seeds, options.processes)
+        table, bars = report(plan, designs, options.seeds)
+    finish(table, bars, options.markdown)
 
 
 if __name__ == "__main__":

@@ -105,12 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
     parser.add_argument("--all", action="store_true")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        store = Store.open(shutil.copytree(asked.store, Path(temporary) / "store"))
+        store = Store.open(shutil.copytree(options.store, Path(temporary) / "store"))
         pictures = prepare(store)
-        looks = list(product((1280, 1920), SCHEMES)) if asked.all else [(1280, SCHEMES[0])]
-        folder = IMAGES / "all" if asked.all else IMAGES
+        looks = list(product((1280, 1920), SCHEMES)) if options.all else [(1280, SCHEMES[0])]
+        folder = IMAGES / "all" if options.all else IMAGES
         folder.mkdir(parents=True, exist_ok=True)
         with running_app(store.folder) as app, sync_playwright() as playwright:
             for width, scheme in looks:
@@ -121,7 +121,7 @@ def main() -> None:
                     page.keyboard.press("Enter")
                     expect(page.get_by_text("New queue", exact=True)).to_be_visible(timeout=60_000)
                     for picture in pictures:
-                        name = f"{picture.name}-{width}-{scheme}.png" if asked.all else f"{picture.name}.png"
+                        name = f"{picture.name}-{width}-{scheme}.png" if options.all else f"{picture.name}.png"
                         take(page, app.address, picture, folder / name)
                         print(f"{folder.name}/{name}", flush=True)
 

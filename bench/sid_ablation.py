@@ -176,7 +176,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = arguments.keep.read_text().splitlines() if arguments.keep and arguments.keep.exists() else []
     results = [json.loads(line) for line in kept]
-    done = {(result["data"], result["configuration"], result["seed"]) for result in results}
+    finished = {(result["data"], result["configuration"], result["seed"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: prepare(name, Path(folder)) for name in arguments.data}
         jobs = [
@@ -184,7 +184,7 @@ def main() -> None:
             for name, file in files.items()
             for seed in range(arguments.seeds)
             for configuration in CONFIGURATIONS
-            if (name, configuration, seed) not in done
+            if (name, configuration, seed) not in finished
         ]
         with ProcessPoolExecutor(arguments.workers) as pool:
             for result in pool.map(run, jobs):

@@ -65,7 +65,7 @@ def main() -> None:
             items = load_items(session, name)
             row_of = {item.item_id: row for row, item in enumerate(items)}
             fitted_on = {folds: load_pairs(session, name, items, folds) for folds in ((), (FOLD,))}
-            asked = {
+            pairs_by_split = {
                 split: np.array(
                     [
                         (row_of[before], row_of[after])
@@ -77,7 +77,7 @@ def main() -> None:
         texts = [item.text for item in items]
         texts_N_D = TfidfSvdEmbedder.fit(store.embeddings, texts).embed(texts)
     random, bought = np.random.default_rng(0), fitted_on[()][:, 1]
-    others = {split: random.choice(bought, (len(pairs_B_2), OTHERS)) for split, pairs_B_2 in asked.items()}
+    others = {split: random.choice(bought, (len(pairs_B_2), OTHERS)) for split, pairs_B_2 in pairs_by_split.items()}
     quantizer = ResidualKMeans()
     read: dict[str, list[NDArray[np.float32]]] = {"vectors": [], "IDs": []}
     for pairs_P_2 in fitted_on.values():
@@ -89,7 +89,7 @@ def main() -> None:
     print("| read by | purchases | n | AUC, IDs of all users | fold held out | difference, 95% |")
     print("|---|---|---|---|---|---|")
     for reading, both in read.items():
-        for split, pairs_B_2 in asked.items():
+        for split, pairs_B_2 in pairs_by_split.items():
             all_B, held_out_B = (auc(vectors_N_D, pairs_B_2, others[split]) for vectors_N_D in both)
             gain = mean_value("gain", all_B - held_out_B)
             print(

@@ -111,14 +111,14 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = arguments.keep.read_text().splitlines() if arguments.keep and arguments.keep.exists() else []
     results = [json.loads(line) for line in kept]
-    done = {(result["method"], result["seed"]) for result in results}
+    finished = {(result["method"], result["seed"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
         file = prepare(arguments.data, Path(folder))
         jobs = [
             (file, method, seed)
             for seed in range(arguments.seeds)
             for method in METHODS
-            if arguments.only in method and (method, seed) not in done
+            if arguments.only in method and (method, seed) not in finished
         ]
         with ProcessPoolExecutor(arguments.workers) as pool:
             for result in pool.map(run, jobs):

@@ -56,11 +56,11 @@ def check_real(bars: Bars) -> None:
                 "ingest", name, "--items", str(files / "items.jsonl"),
                 "--interactions", str(files / "interactions.csv.gz"), "--store", folder,
             )  # fmt: skip
-            done = measure("sids", name, "--method", "rq-vae", "--store", folder)
+            measurement = measure("sids", name, "--method", "rq-vae", "--store", folder)
             if name == "beauty":
-                bars.at_most("beauty: RQ-VAE, whole command, seconds", done.seconds, 180)
+                bars.at_most("beauty: RQ-VAE, whole command, seconds", measurement.seconds, 180)
             else:
-                print(f"       {name}: RQ-VAE, whole command, seconds: {done.seconds:.1f} (no bar)")
+                print(f"       {name}: RQ-VAE, whole command, seconds: {measurement.seconds:.1f} (no bar)")
         for name, value in list_versions(Store.open(folder)).select("dataset", "uniqueness").rows():
             bars.at_least(f"{name}: uniqueness", value, 0.999)
 

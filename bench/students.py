@@ -109,13 +109,13 @@ def judge(
         sources = choose_sources(session, name, None, None)
     lists = load_target_lists(store, name, *sources, split, limit=limit).listed
     tasks = [listed.task for listed in lists]
-    found: dict[str, list[float]] = {"rank": [], "valid": [], "copied": []}
+    columns: dict[str, list[float]] = {"rank": [], "valid": [], "copied": []}
     for listed, ranked in zip(lists, ranker.rank(tasks), strict=True):
         order = checked(listed.task, ranked)
-        found["rank"].append(list(order.item_ids).index(listed.target_item_id) + 1)
-        found["valid"].append(order.valid)
-        found["copied"].append(order.valid and list(order.item_ids) == given_order(listed.task))
-    return {key: np.array(values) for key, values in found.items()}
+        columns["rank"].append(list(order.item_ids).index(listed.target_item_id) + 1)
+        columns["valid"].append(order.valid)
+        columns["copied"].append(order.valid and list(order.item_ids) == given_order(listed.task))
+    return {key: np.array(values) for key, values in columns.items()}
 
 
 def run_seed(folder: Path, name: str, seed: int) -> None:
@@ -203,13 +203,13 @@ def report(folder: Path, seeds: int) -> tuple[str, Bars]:
         files = (
             [folder / f"{label}.npz"] if label in OTHERS else [folder / f"{label}-{seed}.npz" for seed in range(seeds)]
         )
-        found = [np.load(file) for file in files]
-        ranks = np.stack([each["rank"] for each in found])
+        results = [np.load(file) for file in files]
+        ranks = np.stack([each["rank"] for each in results])
         value, low, high = gain(ranks, pre)
-        minutes = np.mean([each["seconds"] for each in found]) / 60 if "seconds" in found[0] else None
+        minutes = np.mean([each["seconds"] for each in results]) / 60 if "seconds" in results[0] else None
         figures = [
-            np.mean([each["valid"].mean() for each in found]),
-            np.mean([each["copied"].mean() for each in found]),
+            np.mean([each["valid"].mean() for each in results]),
+            np.mean([each["copied"].mean() for each in results]),
             recall_at_k(ranks, 1).mean(),
             recall_at_k(ranks, 5).mean(),
             ndcg_at_k(ranks, 5).mean(),
@@ -221,7 +221,9 @@ def report(folder: Path, seeds: int) -> tuple[str, Bars]:
         if label == "SFT":
             bars.at_least("SFT: gain in N@5 over the pre-ranker", value, 0.05)
             bars.at_least("SFT: lower end of its interval", low, 0.0)
-            bars.at_most("SFT: minutes of training, the slowest seed", max(each["seconds"] for each in found) / 60, 60)
+            bars.at_most(
+                "SFT: minutes of training, the slowest seed", max(each["seconds"] for each in results) / 60, 60
+            )
     return "\n".join(lines), bars
 
 
@@ -233,19 +235,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--markdown", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet()
-    if not (DATA / asked.data).is_dir():
-        sys.exit(f"no real data in {DATA / asked.data}; set GR2_DATA to the folder that holds it")
+    if not (DATA / options.data).is_dir():
+        sys.exit(f"no real data in {DATA / options.data}; set GR2_DATA to the folder that holds it")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = asked.keep or Path(temporary)
+        folder = options.keep or Path(temporary)
         if not (folder / f"{OTHERS[-1]}.npz").exists():
             shutil.rmtree(folder / "store", ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
-            build(folder, asked.data)
-        run_seeds(partial(run_seed, folder, asked.data), asked.seeds, asked.processes)
-        table, bars = report(folder, asked.seeds)
-    finish(table, bars, asked.markdown)
+            build(folder, options.data)
+        run_seeds(partial(run_seed, folder, options.data), options.seeds, options.processes)
+        table, bars = report(folder, options.seeds)
+    finish(table, bars, options.markdown)
 
 
 if __name__ == "__main__":

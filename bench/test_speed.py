@@ -30,10 +30,13 @@ def main() -> None:
     runs: dict[str, list[Measured]] = {name: [] for name in checkouts}
     for _ in range(options.rounds):
         for name, checkout in checkouts.items():
-            done = make_test(checkout)
-            outcome = re.findall(r"\d+ passed[^=\n]*", done.output)[-1].strip()
-            print(f"       {name}: {done.seconds:.0f} s, {done.cpu_seconds:.0f} s of CPU; {outcome}", flush=True)
-            runs[name].append(done)
+            measurement = make_test(checkout)
+            outcome = re.findall(r"\d+ passed[^=\n]*", measurement.output)[-1].strip()
+            print(
+                f"       {name}: {measurement.seconds:.0f} s, {measurement.cpu_seconds:.0f} s of CPU; {outcome}",
+                flush=True,
+            )
+            runs[name].append(measurement)
     bars = Bars()
     if options.base:
         ours, theirs = (min(run.seconds for run in runs[name]) for name in checkouts)

@@ -26,13 +26,13 @@ def main() -> None:
         measure("simulate", "bench", "--users", "6000", "--items", "1000", "--store", folder)
         measure("sids", "bench", "--store", folder)
         measure("candidates", "bench", "--store", folder)
-        done = measure(
+        measurement = measure(
             "trace", "bench", "--teacher", "evidence", "--max-attempts", "4", "--num-accepted", "4", "--store", folder
         )
         with Store.open(folder).reading() as session:
             traces = session.connection.execute("select count(*) from traces").fetchall()[0][0]
-            print(f"       {traces:,} traces in {done.seconds:.1f} s, peak {done.peak_mb:,.0f} MB")
-            bars.at_least("whole path, traces per second", traces / done.seconds, 1_000)
+            print(f"       {traces:,} traces in {measurement.seconds:.1f} s, peak {measurement.peak_mb:,.0f} MB")
+            bars.at_least("whole path, traces per second", traces / measurement.seconds, 1_000)
             rows = session.connection.execute(
                 "select prompt_id, completion, finish_reason from traces limit 20000"
             ).fetchall()

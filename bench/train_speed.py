@@ -103,14 +103,14 @@ def prepare(store: Store) -> tuple[datasets.Dataset, datasets.Dataset]:
     make_candidates(store, "shop")
     teacher = ScorecardTeacher(fit_scorecard(store, "shop"))
     sample(store, teacher, SamplingSettings("shop", template=TEMPLATE, temperature=0.4))
-    found = []
+    rows = []
     for kind in ("sft", "dapo"):
         snapshot = publish(
             store, f"shop-{kind}", SnapshotSettings("shop", template=TEMPLATE, kind=kind, splits=("train",))
         )
-        found.append(load_snapshot(snapshot.path, kind=kind)["train"])
+        rows.append(load_snapshot(snapshot.path, kind=kind)["train"])
     init_from_snapshot(store, "shop-sft", "new", "tiny")
-    return found[0], found[1]
+    return rows[0], rows[1]
 
 
 def sft_pair(student: Path, rows: datasets.Dataset, folder: Path) -> dict[str, Callable[[TrainerCallback], Any]]:

@@ -133,17 +133,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--runs", type=int, default=50)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     bars = Bars()
     with tempfile.TemporaryDirectory() as temporary:
         started = time.perf_counter()
-        store = build(asked.keep or Path(temporary) / "store")
+        store = build(options.keep or Path(temporary) / "store")
         with store.reading() as session:
             traces, reasons = session.connection.execute("select count(*), avg(len(reasoning)) from traces").fetchall()[
                 0
             ]
         print(f"       {traces:,} traces, {reasons:.0f} characters of reasoning, {time.perf_counter() - started:.0f} s")
-        measure_pages(store, asked.runs, bars)
+        measure_pages(store, options.runs, bars)
         measure_memory(store, bars)
     sys.exit(not bars.met)
 

@@ -61,7 +61,7 @@ class Located(NamedTuple):
     lead: str = ""
 
 
-class _Found(NamedTuple):
+class _JsonObject(NamedTuple):
     fields: dict[str, Any]
     start: int
     end: int
@@ -90,12 +90,12 @@ def locate_answer(text: str) -> Located:
     thoughts, and some servers treat a whole answer as a thought. Raises UnreadableError if a thought has no end.
     """
     marks = _marks(text)
-    found = _find_json(text)
-    if found is None:
+    json_object = _find_json(text)
+    if json_object is None:
         return _locate_text(text, marks)
-    before = [mark for mark in marks if mark.end() <= found.start]
-    after = [mark for mark in marks if mark.start() >= found.end]
-    rest = text[found.end :]
+    before = [mark for mark in marks if mark.end() <= json_object.start]
+    after = [mark for mark in marks if mark.start() >= json_object.end]
+    rest = text[json_object.end :]
     closing = next((mark for mark in reversed(after) if mark["end"]), None)
     if closing is not None:
         if unwrap(_THINKING_MARK.sub("", rest)):
@@ -104,8 +104,8 @@ def locate_answer(text: str) -> Located:
     elif before and not before[-1]["end"] and unwrap(rest):
         raise UnreadableError(ParseReason.UNFINISHED_THINKING, "the thinking has no end")
     # Without marks of thinking, words before the JSON introduce it.
-    lead = text[before[-1].end() if before else 0 : found.start]
-    return Located(thinking_in(text[: found.start]) if before else "", found.fields, rest, lead)
+    lead = text[before[-1].end() if before else 0 : json_object.start]
+    return Located(thinking_in(text[: json_object.start]) if before else "", json_object.fields, rest, lead)
 
 
 def repair_answer(text: str) -> Located | None:
@@ -177,7 +177,7 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
-def _find_json(text: str) -> _Found | None:
+def _find_json(text: str) -> _JsonObject | None:
     """The last JSON object with recommendations, because models may draft an answer before they give it."""
     key = _last(_KEY, text)
     if key is None:
@@ -195,7 +195,7 @@ def _find_json(text: str) -> _Found | None:
         fields = answer_fields(value)
         # An object that ends before the last key is a draft, and the object of the last key is broken.
         if fields is not None and end > key.start():
-            return _Found(fields, start, end)
+            return _JsonObject(fields, start, end)
     return None
 
 

@@ -128,8 +128,8 @@ class Names:
         if not words or normal_title(words) in self._titles():
             return None
         alone = _NO_WORDS.sub("", words)
-        found = [_LEADING.match(text), _RANK_WORD.search(words), _DIGITS.fullmatch(alone)]
-        labels = {label for match in found if match and (label := self._plausible(match["number"])) is not None}
+        matches = [_LEADING.match(text), _RANK_WORD.search(words), _DIGITS.fullmatch(alone)]
+        labels = {label for match in matches if match and (label := self._plausible(match["number"])) is not None}
         if len(labels) > 1:
             raise UnreadableError(ParseReason.AMBIGUOUS, f"an entry has two numbers: {shown(text)}")
         return labels.pop() if labels else None

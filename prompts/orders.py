@@ -110,8 +110,8 @@ def read_entry(value: Any, names: Names) -> Entry:
     if isinstance(value, list) and len(value) == 2:
         number, name = value if isinstance(value[0], int) else reversed(value)
         if isinstance(number, int) and isinstance(name, str):
-            found = names.read(name)
-            return Entry(as_text(value), found.item, label=number, formed=found.kind is not None)
+            parsed_name = names.read(name)
+            return Entry(as_text(value), parsed_name.item, label=number, formed=parsed_name.kind is not None)
     text = as_text(value)
     name = names.read(text)
     return Entry(text, name.item, label=name.label, formed=name.kind is not None)
@@ -249,10 +249,10 @@ def _read_object(value: dict[str, Any], names: Names) -> Entry:
     if len(ranks) > 1 or len(labels) > 1:
         raise UnreadableError(ParseReason.AMBIGUOUS, shown(f"an entry has several ranks or numbers: {text}"))
     # An unknown title does not contradict a semantic ID, but another candidate's title does.
-    found = sids | (titles - {None}) if sids else titles or others | numbers
+    items = sids | (titles - {None}) if sids else titles or others | numbers
     label = labels.pop() if labels else None
-    if not found and label is not None:
-        found, label = {names.by_number(label)}, None
-    item = found.pop() if len(found) == 1 else None
+    if not items and label is not None:
+        items, label = {names.by_number(label)}, None
+    item = items.pop() if len(items) == 1 else None
     ranked = bool(ranks)
     return Entry(text, item, ranks.pop() if ranks else None, ranked, label, formed=bool(item or sids or numbers))

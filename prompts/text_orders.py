@@ -80,8 +80,8 @@ def read_order_after_prose(text: str, names: Names) -> tuple[str, list[Entry]] |
     *before, last = lines
     splits = [(before, [last])]
     for mark in _END_OF_PROSE:
-        head, found, tail = last.rpartition(mark)
-        splits += [([*before, head + found], [tail])] if found else []
+        head, separator, tail = last.rpartition(mark)
+        splits += [([*before, head + separator], [tail])] if separator else []
     splits.append((lines[: -names.count], lines[-names.count :]))
     for prose, part in splits:
         entries = (reader.chains(part) if len(part) == 1 else reader.listing(part)) if prose else None

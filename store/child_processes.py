@@ -72,8 +72,8 @@ class ChildProcess:
             if not part:
                 raise ChildDiedError(self._process.wait())
             answer += part
-        found: dict[str, Any] = json.loads(answer)
-        return found
+        reply: dict[str, Any] = json.loads(answer)
+        return reply
 
     @property
     def is_alive(self) -> bool:

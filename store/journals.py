@@ -223,8 +223,8 @@ def reject(journal: Path, rejections: Sequence[Rejection]) -> int:
         return 0
     path = rejected_file(journal)
     # A recovery that was killed before it could commit its offset rejects the same lines again.
-    known = {entry.record.get("offset") for entry in read_journal(path)}
-    new = [rejection for rejection in rejections if rejection.end not in known]
+    offsets = {entry.record.get("offset") for entry in read_journal(path)}
+    new = [rejection for rejection in rejections if rejection.end not in offsets]
     # Stored as text, because no parser reads a line that is not JSON. Bytes that are not UTF-8 appear as escapes such
     # as \\xff.
     rows = [

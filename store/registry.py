@@ -49,12 +49,12 @@ class Registry(Generic[T]):
         Raises InputError if there is no such object, if its module cannot be imported, or if the object lacks an
         attribute.
         """
-        found = self._loaded.get(name, self.builtin.get(name))
-        if found is None or isinstance(found, str):
-            loaded = self._load(name, found or self._locate(name))
+        entry = self._loaded.get(name, self.builtin.get(name))
+        if entry is None or isinstance(entry, str):
+            loaded = self._load(name, entry or self._locate(name))
             self._check(name, loaded)
-            found = self._loaded[name] = cast("T", loaded)
-        return found
+            entry = self._loaded[name] = cast("T", loaded)
+        return entry
 
     def _locate(self, name: str) -> str:
         """The `module:object` of an object that is not one of gr2's own."""
@@ -81,7 +81,7 @@ class Registry(Generic[T]):
     def _load(self, name: str, target: str) -> Any:
         module, _, path = target.partition(":")
         try:
-            found: Any = importlib.import_module(module)
+            value: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is not None and f"{module}.".startswith(f"{error.name}."):
                 raise InputError(
@@ -95,16 +95,16 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r}: module {module} cannot be imported: {_describe_error(error)}"
             ) from error
         for attribute in path.split(".") if path else ():
-            if not hasattr(found, attribute):
+            if not hasattr(value, attribute):
                 raise InputError(f"{self.kind} {name!r}: module {module} ({_file_of(module)}) has no {path}")
-            found = getattr(found, attribute)
-        return found
+            value = getattr(value, attribute)
+        return value
 
-    def _check(self, name: str, found: object) -> None:
+    def _check(self, name: str, value: object) -> None:
         if self._shape is not None:
-            require_attributes(f"{name!r}", found, self.kind, self._shape)
-        elif not callable(found):
-            raise InputError(f"{name!r} is not a {self.kind}: it is {_describe(found)}, which cannot be called")
+            require_attributes(f"{name!r}", value, self.kind, self._shape)
+        elif not callable(value):
+            raise InputError(f"{name!r} is not a {self.kind}: it is {_describe(value)}, which cannot be called")
 
 
 class Factories(Registry[Callable[..., T]]):
@@ -133,14 +133,14 @@ class Factories(Registry[Callable[..., T]]):
         """
         factory = self.find(name)
         given = {option: value for option, value in (options or {}).items() if value is not None}
-        wanted = inspect.signature(factory).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
+        parameters = inspect.signature(factory).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         for option in given:
-            if option not in wanted and not takes_all:
-                own = ", ".join(f"`{argument}`" for argument in wanted if argument not in context)
+            if option not in parameters and not takes_all:
+                own = ", ".join(f"`{argument}`" for argument in parameters if argument not in context)
                 raise InputError(f"{self.kind} {name!r} takes no `{option}`; it takes {own or 'no options'}")
-        arguments = {argument: value for argument, value in context.items() if argument in wanted} | given
-        for argument, parameter in wanted.items():
+        arguments = {argument: value for argument, value in context.items() if argument in parameters} | given
+        for argument, parameter in parameters.items():
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if argument not in arguments and parameter.default is parameter.empty and not variadic:
                 raise InputError(f"{self.kind} {name!r} needs `{argument}`, which is not given")
@@ -149,16 +149,16 @@ class Factories(Registry[Callable[..., T]]):
         return made
 
 
-def require_attributes(what: str, found: object, kind: str, shape: type) -> None:
+def require_attributes(what: str, value: object, kind: str, shape: type) -> None:
     """Raise InputError if an object lacks a public attribute of a class. what: the object in the message."""
     public = dict.fromkeys(name for name in (*vars(shape), *inspect.get_annotations(shape)) if not name.startswith("_"))
-    missing = [name for name in public if not hasattr(found, name)]
+    missing = [name for name in public if not hasattr(value, name)]
     if missing:
-        raise InputError(f"{what} is not a {kind}: {_describe(found)} lacks {', '.join(missing)}")
+        raise InputError(f"{what} is not a {kind}: {_describe(value)} lacks {', '.join(missing)}")
 
 
-def _describe(found: object) -> str:
-    return f"the class {found.__qualname__}" if isinstance(found, type) else f"an object of {type(found).__qualname__}"
+def _describe(value: object) -> str:
+    return f"the class {value.__qualname__}" if isinstance(value, type) else f"an object of {type(value).__qualname__}"
 
 
 def _describe_error(error: Exception) -> str:

@@ -77,11 +77,11 @@ def check(settings: Any) -> None:
 
     Raises InputError on the first value that is not allowed.
     """
-    for name, known in options_of(settings).items():
+    for name, field_option in options_of(settings).items():
         value = getattr(settings, name)
         for each in value if isinstance(value, tuple) else (value,):
-            if each is not None and not known.accepts(each):
-                raise InputError(f"`{name}` is {each!r}; it must be {known.allowed}")
+            if each is not None and not field_option.accepts(each):
+                raise InputError(f"`{name}` is {each!r}; it must be {field_option.allowed}")
 
 
 def _number(value: float) -> str:

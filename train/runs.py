@@ -147,18 +147,18 @@ def load_training(store: Store, kind: str, name: str) -> tuple[str, dict[str, An
     folder = student_folder(store, name)
     if not (folder / RUN_FILE).is_file():
         raise InputError(f"there is no training called {name!r} to resume; leave `resume` out")
-    known = orjson.loads((folder / RUN_FILE).read_bytes())
-    if known["kind"] != kind:
-        raise InputError(f"{name!r} is a training of kind {known['kind']}, not {kind}")
+    record = orjson.loads((folder / RUN_FILE).read_bytes())
+    if record["kind"] != kind:
+        raise InputError(f"{name!r} is a training of kind {record['kind']}, not {kind}")
     if (folder / "config.json").is_file():
         raise InputError(f"the training of {name!r} is finished; choose another `name` for a new one")
-    settings = renamed(known["settings"])
+    settings = renamed(record["settings"])
     if settings["processes"] != process_count():
         raise InputError(
             f"the training of {name!r} was started with {settings['processes']} processes, not {process_count()}; "
             f"resume it with accelerate launch --num_processes {settings['processes']}"
         )
-    return known["run_id"], settings
+    return record["run_id"], settings
 
 
 @contextmanager

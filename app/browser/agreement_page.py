@@ -173,8 +173,8 @@ def draw_confusions(labels: pl.DataFrame, annotators: list[str], rules: pl.DataF
         kind, name = chosen.split(" ", 1)
         counts = rules.filter(kind=kind, name=name).row(0, named=True)
         cells = [
-            {"first": said, "second": verdict, "labels": counts[f"{said}_{verdict}"]}
-            for said in ("good", "bad")
+            {"first": label, "second": verdict, "labels": counts[f"{label}_{verdict}"]}
+            for label in ("good", "bad")
             for verdict in ("passed", "failed")
         ]
         draw_cells(pl.DataFrame(cells), "people", chosen, "labels")
@@ -220,10 +220,10 @@ def draw_rules(rules: pl.DataFrame) -> None:
     """Draw how well each rule and ruleset matches people's labels."""
     st.markdown("##### Rules and rulesets against people")
     counts = {
-        f"{said}_{verdict}": st.column_config.NumberColumn(
-            f"{said} {mark}", width=60, help=f'Number of labels "{said}" on traces that {verdict}.'
+        f"{label}_{verdict}": st.column_config.NumberColumn(
+            f"{label} {mark}", width=60, help=f'Number of labels "{label}" on traces that {verdict}.'
         )
-        for said in ("good", "bad")
+        for label in ("good", "bad")
         for verdict, mark in (("passed", "✓"), ("failed", "✗"))
     }
     number = st.column_config.NumberColumn
@@ -252,15 +252,15 @@ def draw_rules(rules: pl.DataFrame) -> None:
     )
 
 
-def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
+def draw_linked(title: str, traces: pl.DataFrame, nothing: str) -> None:
     """Draw a table of traces with links, or the text `nothing` if there are none."""
     st.markdown(f"##### {title}")
-    if found.height == 0:
+    if traces.height == 0:
         st.info(nothing)
         return
-    links = [to_traces({"trace": trace_id}) for trace_id in found["trace_id"].head(MOST_ROWS)]
+    links = [to_traces({"trace": trace_id}) for trace_id in traces["trace_id"].head(MOST_ROWS)]
     st.dataframe(
-        found.head(MOST_ROWS).with_columns(trace_id=pl.Series(links, dtype=pl.String)),
+        traces.head(MOST_ROWS).with_columns(trace_id=pl.Series(links, dtype=pl.String)),
         hide_index=True,
         column_config={
             "trace_id": TRACE,
@@ -276,8 +276,8 @@ def draw_linked(title: str, found: pl.DataFrame, nothing: str) -> None:
             **dict.fromkeys(("good", "bad", "unsure"), st.column_config.ListColumn(width=140)),
         },
     )
-    if found.height > MOST_ROWS:
-        st.caption(f"Only the first {MOST_ROWS:,} of {found.height:,} are shown.")
+    if traces.height > MOST_ROWS:
+        st.caption(f"Only the first {MOST_ROWS:,} of {traces.height:,} are shown.")
 
 
 def draw_annotators(labels: pl.DataFrame) -> None:

@@ -24,14 +24,14 @@ def ask_annotator() -> str | None:
         return name
     draw_title("Label", "Read traces one by one and say which are good. Labels can select the traces of a snapshot.")
     with st.form("annotator"):
-        asked = st.text_input("Your name (stored with your labels)", key="annotator-name")
+        new_name = st.text_input("Your name (stored with your labels)", key="annotator-name")
         if st.form_submit_button("Start", type="primary"):
             try:
-                check_annotator(asked)
+                check_annotator(new_name)
             except InputError as error:
                 st.code(str(error), language=None, wrap_lines=True)
             else:
-                st.session_state["annotator-known"] = asked
+                st.session_state["annotator-known"] = new_name
                 st.rerun()
     return None
 

@@ -51,7 +51,7 @@ LABELS = 300
 
 def draw_comparison(store: Store) -> None:
     """Draw the page."""
-    asked = next((st.query_params[name] for name in ("list", "prompt", "trace") if st.query_params.get(name)), None)
+    linked_id = next((st.query_params[name] for name in ("list", "prompt", "trace") if st.query_params.get(name)), None)
     draw_title(
         "Compare",
         "All attempts on one candidate list side by side, or two ways to make traces on the lists that both tried.",
@@ -59,7 +59,7 @@ def draw_comparison(store: Store) -> None:
     view = st.segmented_control(
         "Compare",
         [ONE_LIST, TWO_CONFIGURATIONS],
-        default=ONE_LIST if asked else TWO_CONFIGURATIONS,
+        default=ONE_LIST if linked_id else TWO_CONFIGURATIONS,
         required=True,
         key="compare-view",
         label_visibility="collapsed",
@@ -67,14 +67,14 @@ def draw_comparison(store: Store) -> None:
     if view == TWO_CONFIGURATIONS:
         draw_configurations(store)
         return
-    typed = st.text_input("ID of a list, prompt or trace", value=asked, key=f"compare-id-{asked}")
+    typed = st.text_input("ID of a list, prompt or trace", value=linked_id, key=f"compare-id-{linked_id}")
     if not typed:
         st.info(
             "Enter an ID, or follow a link: from a trace on the page Traces, or from a list under "
             f'"{TWO_CONFIGURATIONS}".'
         )
         return
-    if typed != asked:
+    if typed != linked_id:
         st.query_params.from_dict({"list": typed})
     draw_list(store, typed)
 
@@ -181,8 +181,8 @@ def draw_orders(tried: ListAttempts) -> None:
 
 
 def _mean(values: NDArray[np.float64]) -> str:
-    known = values[~np.isnan(values)]
-    return f"{known.mean():.2f}" if len(known) else "–"
+    numbers = values[~np.isnan(values)]
+    return f"{numbers.mean():.2f}" if len(numbers) else "–"
 
 
 def _short(text: str) -> str:
@@ -234,10 +234,10 @@ def draw_heat_map(title: str, rows: list[str], columns: list[str], values_R_C: N
     draw_chart(cells, spec, fit=False)
 
 
-def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
+def draw_pair(store: Store, tried: ListAttempts, trace_id: str | None) -> None:
     """Draw two attempts word by word and rank by rank."""
     st.markdown("##### Two attempts")
-    pair = pick_pair(tried.attempts, wanted)
+    pair = pick_pair(tried.attempts, trace_id)
     if pair is None:
         st.info("This list has fewer than two attempts, so there is no pair to compare.")
         return
@@ -251,7 +251,7 @@ def draw_pair(store: Store, tried: ListAttempts, wanted: str | None) -> None:
                 format_func=lambda name: (
                     f"{name} · {names[name].configuration.name} · sample {names[name].sample_index}"
                 ),
-                key=f"compare-{label}-{tried.listed.list_id}-{wanted}",
+                key=f"compare-{label}-{tried.listed.list_id}-{trace_id}",
             )
         ]
         for column, label, attempt in zip(st.columns(2), ("First", "Second"), pair, strict=True)

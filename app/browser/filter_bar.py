@@ -80,9 +80,9 @@ def _select(name: str, label: str, values: Sequence[Any] | None) -> None:
     show all traces.
     """
     options = [str(value) for value in values or ()]
-    for asked in (st.query_params.get(name), st.session_state.get(name)):
-        if asked and asked not in options:
-            options.append(asked)
+    for choice in (st.query_params.get(name), st.session_state.get(name)):
+        if choice and choice not in options:
+            options.append(choice)
     st.selectbox(label, options, index=None, placeholder="any", key=name, bind="query-params", persist_state="session")
 
 

@@ -177,8 +177,8 @@ def draw_queues(store: Store, annotator: str) -> None:
                 st.query_params[QUEUE] = row["queue_id"]
                 st.rerun()
     st.markdown("##### New queue")
-    asked = ", ".join(f"{name} {value}" for name, value in chosen.to_query().items())
-    st.text(f"Traces: {asked or 'all. Narrow them with the filter on the left.'}")
+    filter_text = ", ".join(f"{name} {value}" for name, value in chosen.to_query().items())
+    st.text(f"Traces: {filter_text or 'all. Narrow them with the filter on the left.'}")
     with st.form("new-queue"):
         left, middle, right = st.columns(3)
         name = left.text_input("Name", key="queue-name")

@@ -66,9 +66,9 @@ def draw_publishing(store: Store, chosen: TraceFilter) -> None:
 
 def draw_chosen(chosen: TraceFilter) -> None:
     """Draw the filter as text, because the sidebar may be collapsed."""
-    asked = chosen.to_query()
-    if asked:
-        st.code("\n".join(f"{name}: {value}" for name, value in asked.items()), language=None, wrap_lines=True)
+    query = chosen.to_query()
+    if query:
+        st.code("\n".join(f"{name}: {value}" for name, value in query.items()), language=None, wrap_lines=True)
     else:
         st.caption("The filter in the sidebar selects all traces.")
 
@@ -124,10 +124,10 @@ def figures_of(counts: Counts) -> dict[str, str]:
 
 def publish_selection(store: Store, name: str, settings: SnapshotSettings) -> None:
     """Publish and draw the page again. `draw_done` then shows the result."""
-    known = load_snapshots(store).filter(name=name)["version"].to_list()
+    versions = load_snapshots(store).filter(name=name)["version"].to_list()
     with st.spinner("Writing every row"):
         snapshot = publish(store, name, settings)
-    st.session_state["publish-done"] = (reference_of(snapshot), snapshot.version in known)
+    st.session_state["publish-done"] = (reference_of(snapshot), snapshot.version in versions)
     st.query_params[CHOSEN] = reference_of(snapshot)
     st.rerun()
 

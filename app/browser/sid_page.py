@@ -31,8 +31,10 @@ def draw_sids(store: Store) -> None:
         st.info("This store has no semantic IDs yet. Run `gr2 sids NAME`.")
         return
     names = [f"{dataset}@{version}" for dataset, version in versions.select("dataset", "sid_version").rows()]
-    wanted = st.query_params.get("sids", names[0])
-    chosen = st.selectbox("Version", names, index=names.index(wanted) if wanted in names else 0, key="sids-version")
+    requested = st.query_params.get("sids", names[0])
+    chosen = st.selectbox(
+        "Version", names, index=names.index(requested) if requested in names else 0, key="sids-version"
+    )
     st.query_params["sids"] = chosen
     version = SidVersion(*chosen.split("@", 1))
     with store.reading() as session:
@@ -189,13 +191,13 @@ def draw_item(store: Store, version: SidVersion) -> None:
     text = st.text_input("Item ID, or words of its title", key="sids-item")
     if not text:
         return
-    found = find_items(store, version, text)
-    if not found:
+    items = find_items(store, version, text)
+    if not items:
         st.info("No item matches. Try another word of its title.")
         return
-    item_id = found[0][0]
-    if len(found) > 1:
-        titles = {item: title or item for item, title in found}
+    item_id = items[0][0]
+    if len(items) > 1:
+        titles = {item: title or item for item, title in items}
         item_id = st.selectbox("Item", list(titles), format_func=lambda item: f"{titles[item]} ({item})")
     explained = explain_item(store, item_id, str(version))
     st.dataframe(

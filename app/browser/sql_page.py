@@ -159,9 +159,9 @@ def draw_schema(store: Store) -> None:
     text = st.text_input(
         "Tables and columns", placeholder="Find tables and columns", key="sql-schema", label_visibility="collapsed"
     )
-    found = load_schema(store, text or "")
+    columns = load_schema(store, text or "")
     st.dataframe(
-        found,
+        columns,
         hide_index=True,
         height=250,
         column_config={
@@ -198,7 +198,7 @@ def draw_outcome(store: Store, query: str) -> None:
 def draw_result(store: Store, query: str, result: QueryResult) -> None:
     """Draw rows as a table, a chart or a file."""
     rows = result.rows
-    shown, csv, parquet, said = st.columns([2, 1, 1, 8], vertical_alignment="center")
+    shown, csv, parquet, size = st.columns([2, 1, 1, 8], vertical_alignment="center")
     view = shown.segmented_control(
         "Show as", ["Table", "Chart"], default="Table", required=True, key="sql-view", label_visibility="collapsed"
     )
@@ -212,7 +212,7 @@ def draw_result(store: Store, query: str, result: QueryResult) -> None:
             on_click="ignore",
             width="stretch",
         )
-    said.caption(describe_size(result))
+    size.caption(describe_size(result))
     if view == "Chart":
         draw_columns(rows)
     elif rows.columns == ["explain_key", "explain_value"]:

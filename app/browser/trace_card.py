@@ -129,8 +129,8 @@ def draw_judgement(judgement: Judgement) -> None:
     st.html(table_html(verdicts))
     if judgement.labels.height:
         st.markdown("##### Labels")
-        tags, made = pl.col("tags").list.join(", "), pl.col("created_at").dt.strftime("%Y-%m-%d %H:%M")
-        st.html(table_html(judgement.labels.with_columns(tags, made)))
+        tags, times = pl.col("tags").list.join(", "), pl.col("created_at").dt.strftime("%Y-%m-%d %H:%M")
+        st.html(table_html(judgement.labels.with_columns(tags, times)))
 
 
 def draw_texts(store: Store, view: TraceView) -> None:

@@ -171,8 +171,8 @@ def reasoning_html(stretches: Iterable[Stretch], *, checked: bool) -> str:
             kinds.append("true" if stretch.claim else "false")
         parts.append(f'<span class="{" ".join(kinds)}" title="{html.escape(title)}">{html.escape(text)}</span>')
         if checked and stretch.counted is not None:
-            said = "✓" if stretch.claim else f" ✗ the store counts {stretch.counted}"
-            parts.append(f'<span class="says">{said}</span>')
+            mark = "✓" if stretch.claim else f" ✗ the store counts {stretch.counted}"
+            parts.append(f'<span class="says">{mark}</span>')
     return "".join([*parts, "</div>"])
 
 

@@ -80,9 +80,9 @@ def draw_curves(store: Store, trainings: pl.DataFrame) -> None:
     curves = load_curves(store, chosen["run_id"].to_list()).join(
         chosen.select("run_id", label=pl.coalesce("name", "run_id")), on="run_id"
     )
-    known = curves["metric"].unique().sort().to_list()
-    first = [metric for metric in FIRST_METRICS if metric in known] or known
-    metrics = st.multiselect("Curves", known, default=first[:SHOWN_CURVES], key="metrics")
+    metric_names = curves["metric"].unique().sort().to_list()
+    first = [metric for metric in FIRST_METRICS if metric in metric_names] or metric_names
+    metrics = st.multiselect("Curves", metric_names, default=first[:SHOWN_CURVES], key="metrics")
     columns = st.columns(2)
     for place, metric in enumerate(metrics):
         with columns[place % 2]:
@@ -125,11 +125,11 @@ def draw_evaluations(store: Store) -> None:
     runs = load_evaluations(store, dataset).runs
     started = dict(runs.select("run_id", "started_at").rows())
     run_id = right.selectbox("Evaluation", started, format_func=lambda run: f"{started[run]:%Y-%m-%d %H:%M} UTC, {run}")
-    done = load_evaluations(store, dataset, run_id)
-    figures = done.metrics.pivot("metric", index="ranker", values="value")
+    evaluation = load_evaluations(store, dataset, run_id)
+    figures = evaluation.metrics.pivot("metric", index="ranker", values="value")
     shown = {metric: column for metric, column in SHOWN.items() if metric in figures.columns}
-    facts = orjson.loads(done.runs["settings"][0])
-    lists: int = done.metrics.filter(metric="conditional_mrr")["n"][0]
+    facts = orjson.loads(evaluation.runs["settings"][0])
+    lists: int = evaluation.metrics.filter(metric="conditional_mrr")["n"][0]
     st.text(
         f"{lists:,} lists (split: {facts['split']}) of pre-ranker {facts['pre_ranker']} that contain their target. "
         f"Semantic IDs: {facts['sid_version']}."
@@ -144,12 +144,12 @@ def draw_evaluations(store: Store) -> None:
             for metric, (title, form, explanation) in shown.items()
         },
     )
-    draw_gains(done.metrics.filter(metric=GAIN), "gain in NDCG@5 over the pre-ranker, with the 95% interval")
+    draw_gains(evaluation.metrics.filter(metric=GAIN), "gain in NDCG@5 over the pre-ranker, with the 95% interval")
     rankers = figures["ranker"].to_list()
     other = st.selectbox("Gain over", rankers[1:], key="other") if len(rankers) > 2 else None
     if other is not None:
-        draw_gains(gains_over(done.differences, other), f"gain in NDCG@5 over {other}, with the 95% interval")
-    draw_slices(done.slices)
+        draw_gains(gains_over(evaluation.differences, other), f"gain in NDCG@5 over {other}, with the 95% interval")
+    draw_slices(evaluation.slices)
 
 
 def gains_over(differences: pl.DataFrame, other: str) -> pl.DataFrame:

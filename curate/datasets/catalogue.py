@@ -10,10 +10,10 @@ def find_dataset(session: Session, name: str) -> dict[str, Any]:
 
     Raises InputError if no dataset has this name. The message lists the known names.
     """
-    found = session.frame("dataset", dataset=name)
-    if found.height == 0:
+    rows = session.frame("dataset", dataset=name)
+    if rows.height == 0:
         names = ", ".join(known for (known,) in session.rows("dataset_names"))
         raise InputError(
             f"no dataset is called {name!r}; there are: {names or 'none yet (gr2 ingest and gr2 simulate make one)'}"
         )
-    return found.row(0, named=True)
+    return rows.row(0, named=True)

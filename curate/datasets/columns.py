@@ -96,7 +96,7 @@ class GivenColumns:
     def parse(cls, pairs: Sequence[str]) -> "GivenColumns":
         """Parse pairs such as `user_id=visitorid`. Raises InputError on any other text."""
         known = {**INTERACTION_NAMES, **ITEM_NAMES}
-        found = []
+        columns = []
         for pair in pairs:
             ours, equals, theirs = (part.strip() for part in pair.partition("="))
             if not equals or not theirs or ours not in known:
@@ -104,8 +104,8 @@ class GivenColumns:
                     f"`columns` has {pair!r}; each pair must be OURS=THEIRS, such as user_id=visitorid, where OURS is "
                     f"one of {', '.join(known)}"
                 )
-            found.append((ours, theirs))
-        return cls(tuple(found))
+            columns.append((ours, theirs))
+        return cls(tuple(columns))
 
     def check_used(self, paths: Sequence[Path]) -> None:
         """Raise InputError if no file had one of the names, because it is probably misspelt."""
@@ -177,10 +177,10 @@ class Columns:
         return {column: (index, separators) for column, (_, index, separators) in best.items()}
 
     def _check(
-        self, path: Path, line: int, found: Mapping[str, Any], header: Sequence[object], no: str = "no "
+        self, path: Path, line: int, columns: Mapping[str, Any], header: Sequence[object], no: str = "no "
     ) -> None:
         for column in self.required:
-            if column not in found:
+            if column not in columns:
                 names = [theirs for theirs, ours in self._given.items() if ours == column]
                 named = f" called {names[0]!r}, which `columns` gives" if names else ""
                 fail(
@@ -188,7 +188,7 @@ class Columns:
                     line,
                     f"{no}{column}{named}; the columns are {_list(header)}; name it with `columns`: {column}=THEIRS",
                 )
-        if self._needs_order and not any(column in found for column in _ORDER):
+        if self._needs_order and not any(column in columns for column in _ORDER):
             fail(
                 path,
                 line,
@@ -211,7 +211,7 @@ class Columns:
         sources: dict[str, str] = {}
         first = True
         for number, row in rows:
-            found: dict[str, Any] = {}
+            values: dict[str, Any] = {}
             places: dict[str, int] = {}
             for key, value in row.items():
                 if key not in matches:
@@ -223,12 +223,12 @@ class Columns:
                 if place < places.get(column, 99):
                     if separators and column == "categories" and isinstance(value, str):
                         value = split_categories(value, separators)  # noqa: PLW2901
-                    found[column], places[column], sources[column] = value, place, key
+                    values[column], places[column], sources[column] = value, place, key
             for theirs, path_to in self._paths:
                 if (value := _follow(row, path_to)) is not None:
-                    found[self._given[theirs]] = value
+                    values[self._given[theirs]] = value
                     self._used.add(theirs)
-            self._check(path, number, found, [*row])
+            self._check(path, number, values, [*row])
             if first:
                 first = False
                 # The identifier columns of the first row are used for the whole file, even if later rows have other
@@ -236,7 +236,7 @@ class Columns:
                 for column in self.required:
                     if (source := sources.get(column)) and (match := matches[source]):
                         matches[source] = match._replace(place=-1)
-            yield number, found
+            yield number, values
         self._check_given(path, [*matches])
 
     def rows_of_parquet(self, path: Path) -> Rows:
@@ -248,13 +248,13 @@ class Columns:
         chosen = self.choose(path, names)
         by_name = {names[index]: (column, separators) for column, (index, separators) in chosen.items()}
         for number, row in read_parquet_rows(path, list(by_name)):
-            found = {}
+            values = {}
             for name, value in row.items():
                 column, separators = by_name[name]
                 if separators and column == "categories" and isinstance(value, str):
                     value = split_categories(value, separators)  # noqa: PLW2901
-                found[column] = value
-            yield number, found
+                values[column] = value
+            yield number, values
 
     def rows_under_header(self, path: Path, delimiter: str) -> Rows:
         """Rows of a delimited file with a header.

@@ -285,8 +285,8 @@ def _json_rows(path: Path, start: str, columns: Columns, kind: _Kind) -> Rows:
 
 def _is_nested(first: Any, columns: Columns, kind: _Kind) -> bool:
     """Whether the objects of a file hold lists of interactions. first: the first object of the file."""
-    found = [columns.find(key) for key in first]
-    return kind is not _ITEMS and not any(match and match.column == "item_id" for match in found)
+    matches = [columns.find(key) for key in first]
+    return kind is not _ITEMS and not any(match and match.column == "item_id" for match in matches)
 
 
 def _document_rows(path: Path, kind: _Kind) -> Rows:

@@ -274,13 +274,13 @@ def _finish(
         )
     fingerprint = str(scratch.rows("fingerprint")[0][0])
     with store.writing() as session:
-        known = session.frame("dataset", dataset=dataset)
-        if known.height and known["fingerprint"][0] != fingerprint:
+        rows = session.frame("dataset", dataset=dataset)
+        if rows.height and rows["fingerprint"][0] != fingerprint:
             raise InputError(
                 f"{store.folder} already has a dataset {dataset!r} with other contents, to which traces and snapshots "
                 "may refer; choose another name"
             )
-        if not known.height:
+        if not rows.height:
             session.put(
                 "datasets",
                 pl.DataFrame(
@@ -305,7 +305,7 @@ def _finish(
         shuffled_ties=span["shuffled_ties"],
         before_1990=span["before_1990"],
         after_today=span["after_today"],
-        already_there=known.height > 0,
+        already_there=rows.height > 0,
         seconds=time.perf_counter() - started,
     )
 

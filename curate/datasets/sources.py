@@ -25,22 +25,22 @@ def choose_sources(session: Session, dataset: str, sid_version: str | None, pre_
     )
 
 
-def choose_sids(session: Session, dataset: str, wanted: str | None) -> str:
+def choose_sids(session: Session, dataset: str, version: str | None) -> str:
     """A semantic-ID version that is fit for training, by default the newest. Raises InputError if it does not exist."""
     return choose(
         "semantic-ID version fit for training",
-        wanted,
+        version,
         [name for (name,) in session.rows("sid_version_names", dataset=dataset)],
         f"run gr2 sids {dataset} first",
     )
 
 
-def choose(what: str, wanted: str | None, known: Sequence[str], where_none: str) -> str:
-    """The entry `wanted` of `known`, or the first entry if `wanted` is None. Raises InputError if there is none."""
-    if not known:
+def choose(what: str, name: str | None, names: Sequence[str], where_none: str) -> str:
+    """The entry `name` of `names`, or the first entry if `name` is None. Raises InputError if there is none."""
+    if not names:
         raise InputError(f"there is no {what} yet; {where_none}")
-    if wanted is None:
-        return known[0]
-    if wanted not in known:
-        raise InputError(f"no {what} is called {wanted!r}; there are: {', '.join(known)}")
-    return wanted
+    if name is None:
+        return names[0]
+    if name not in names:
+        raise InputError(f"no {what} is called {name!r}; there are: {', '.join(names)}")
+    return name

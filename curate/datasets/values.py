@@ -169,12 +169,12 @@ def _parse_list(text: str) -> list[Any]:
     """The parts of a list as Python, JSON, NumPy or RecBole writes it."""
     if "{" in text[1:]:
         try:
-            found = ast.literal_eval(text.replace(": null", ": None"))
+            literal = ast.literal_eval(text.replace(": null", ": None"))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass
         else:
-            if isinstance(found, list | tuple):
-                return list(found)
+            if isinstance(literal, list | tuple):
+                return list(literal)
     quoted = [one or other for one, other in _QUOTED.findall(text)]
     if quoted:
         return [re.sub(r"\\(.)", r"\1", part) for part in quoted]

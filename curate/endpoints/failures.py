@@ -157,19 +157,19 @@ def read_retry_after(header: str | None, now: datetime) -> float | None:
     return None
 
 
-def _words(said: Any) -> str:
+def _words(value: Any) -> str:
     """The message in an error. Not the whole error, because it may repeat the request."""
-    if isinstance(said, str):
-        return said
-    if isinstance(said, list):
-        return "; ".join(filter(None, map(_words, said[:5])))
-    if not isinstance(said, Mapping):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_words, value[:5])))
+    if not isinstance(value, Mapping):
         return ""
     # FastAPI reports the place of the error in the request's body.
-    where = said.get("loc")
+    where = value.get("loc")
     place = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
     for name in ("message", "msg", "detail", "error", "errors", "title", "reason"):
-        if words := _words(said.get(name)):
+        if words := _words(value.get(name)):
             return place + words
     return ""
 

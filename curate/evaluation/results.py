@@ -57,8 +57,10 @@ def put_evaluation(store: Store, dataset: str, full: RankerMetrics, conditional:
     ]
     rows = metric_rows({"run_id": run["run_id"], "dataset": dataset}, ("split", "ranker"), metrics)
     with store.writing() as session:
-        known = set(session.rows("evaluated", dataset=dataset))
-        if not known.issuperset((row["split"], row["ranker"], row["metric"], row["value"], row["n"]) for row in rows):
+        stored_rows = set(session.rows("evaluated", dataset=dataset))
+        if not stored_rows.issuperset(
+            (row["split"], row["ranker"], row["metric"], row["value"], row["n"]) for row in rows
+        ):
             session.put("runs", pl.DataFrame([run]))
             session.put("evaluations", pl.DataFrame(rows))
 

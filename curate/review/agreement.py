@@ -285,11 +285,11 @@ def _measure_cohen(annotators: tuple[str, str], codes_N_2: NDArray[np.int64], se
     return Agreement(COHEN, annotators, *interval, len(tables_N_C_C), note)
 
 
-def _explain(tables_N_C_C: NDArray[np.float64], found: Interval) -> str | None:
+def _explain(tables_N_C_C: NDArray[np.float64], interval: Interval) -> str | None:
     """Explain why there is no value, or only a meaningless one. None if there is nothing to explain."""
     if len(tables_N_C_C) == 0:
         return NOBODY
-    if found.value is None:
+    if interval.value is None:
         return ONE_CATEGORY
     table_C_C = tables_N_C_C.sum(axis=0)
     return ONE_SIDED if min(np.count_nonzero(table_C_C.sum(axis=axis)) for axis in (0, 1)) == 1 else None

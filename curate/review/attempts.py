@@ -189,15 +189,15 @@ def order_moves(listed: ListedTask, first: Sequence[str] | None, second: Sequenc
 # Two attempts
 
 
-def pick_pair(attempts: Sequence[Attempt], wanted: str | None = None) -> tuple[Attempt, Attempt] | None:
+def pick_pair(attempts: Sequence[Attempt], trace_id: str | None = None) -> tuple[Attempt, Attempt] | None:
     """The two attempts that are most worth comparing, or None if there are fewer than two.
 
     Preferably these are the best accepted and the worst rejected attempt, both with a readable ranking and from the
-    same group (`group_id`); otherwise from different groups; otherwise simply the best and the worst. wanted: the id of
-    a trace that should be one of them.
+    same group (`group_id`); otherwise from different groups; otherwise simply the best and the worst. trace_id: the id
+    of a trace that should be one of them.
     """
     pairs = list(permutations(attempts, 2))
-    with_wanted = [pair for pair in pairs if wanted in {attempt.trace_id for attempt in pair}]
+    with_trace = [pair for pair in pairs if trace_id in {attempt.trace_id for attempt in pair}]
 
     def tells(pair: tuple[Attempt, Attempt]) -> tuple[object, ...]:
         best, worst = pair
@@ -209,7 +209,7 @@ def pick_pair(attempts: Sequence[Attempt], wanted: str | None = None) -> tuple[A
             tuple(-value for value in _quality(worst)),
         )
 
-    return max(with_wanted or pairs, key=tells, default=None)
+    return max(with_trace or pairs, key=tells, default=None)
 
 
 def _quality(attempt: Attempt) -> tuple[float, ...]:

@@ -143,11 +143,11 @@ def make_funnel(overview: Overview) -> pl.DataFrame:
     total = _count(attempts)
     at = dict(attempts.group_by("first_failed_rule").agg(pl.col("attempts").sum()).rows())
     rows: list[tuple[str, int, int | None]] = [(PROMPTS, overview.prompts, None), (ATTEMPTS, total, None)]
-    left = total
+    remaining = total
     for stage in (*LOSSES, *other_losses(attempts)):
         lost = at.get(stage, 0)
-        left -= lost
-        rows.append((stage, left, lost))
+        remaining -= lost
+        rows.append((stage, remaining, lost))
     rows.append(("paper", _count(attempts.filter("accepted")), None))
     rows.append(("strict", at.get(None, 0), None))
     rows.append((LABELLED, overview.labelled, None))

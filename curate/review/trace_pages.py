@@ -154,8 +154,8 @@ def load_trace_view(
     session: Session, trace_id: str, made_at: datetime | None = None, *, judged: bool = False
 ) -> TraceView:
     """Load one trace within a transaction, see `load_trace`."""
-    known = {} if made_at is None else {"made_at": made_at}
-    rows = session.frame("browse_trace", where=["made_at"] if known else [], trace_id=trace_id, **known)
+    parameters = {} if made_at is None else {"made_at": made_at}
+    rows = session.frame("browse_trace", where=["made_at"] if parameters else [], trace_id=trace_id, **parameters)
     if rows.height == 0:
         raise InputError(f"there is no trace {trace_id!r} in this store; copy its id again")
     trace = rows.row(0, named=True)

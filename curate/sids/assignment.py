@@ -65,10 +65,10 @@ def assign_semantic_ids(
     }
     version = name_version(dataset, settings)
     with store.reading() as session:
-        known = load_summary(session, version, started)
+        summary = load_summary(session, version, started)
         pairs_P_2 = load_pairs(session, dataset, items, purchases.held_out_folds)
-    if known is not None:
-        return accept_version(store, known) if accept_shared else known
+    if summary is not None:
+        return accept_version(store, summary) if accept_shared else summary
     if vectors is None:
         texts_N_T = embed_texts(store.embeddings, opened, [item.text for item in items], on_progress)
     else:
@@ -112,14 +112,14 @@ def load_pairs(
     Only train interactions count. held_out_folds: folds whose users are left out.
     """
     rows = {item.item_id: row for row, item in enumerate(items)}
-    found = session.rows("co_interacted_pairs", dataset=dataset, held_out_folds=list(held_out_folds))
-    pairs = [(rows[left], rows[right]) for left, right in found]
+    item_pairs = session.rows("co_interacted_pairs", dataset=dataset, held_out_folds=list(held_out_folds))
+    pairs = [(rows[left], rows[right]) for left, right in item_pairs]
     # Without pairs, the shape must still be (0, 2).
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def accept_version(store: Store, known: SidSummary) -> SidSummary:
+def accept_version(store: Store, summary: SidSummary) -> SidSummary:
     """Mark a stored version as fit for training, because its user accepts shared IDs."""
     with store.writing(patient=True) as session:
-        session.execute("accept_sid_version", **known.version._asdict())
-    return replace(known, fit_for_training=True)
+        session.execute("accept_sid_version", **summary.version._asdict())
+    return replace(summary, fit_for_training=True)

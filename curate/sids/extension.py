@@ -70,9 +70,9 @@ def extend_semantic_ids(
     settings = {**stored, "extends": str(source)}
     version = name_version(dataset, settings)
     with store.reading() as session:
-        known = load_summary(session, version, started)
-    if known is not None:
-        return known
+        summary = load_summary(session, version, started)
+    if summary is not None:
+        return summary
     if stored["embedder"]["kind"] == FROM_FILE:
         raise InputError(
             f"{source} was made from vectors in a file, which has none for new items; run gr2 sids {dataset} --from "

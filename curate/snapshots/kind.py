@@ -79,21 +79,23 @@ class SnapshotSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        asked = self.traces.parameters
+        parameters = self.traces.parameters
         kind = KINDS.find(self.kind)
-        if kind.filters is not None and (foreign := sorted(asked.keys() - kind.filters)):
+        if kind.filters is not None and (foreign := sorted(parameters.keys() - kind.filters)):
             raise InputError(
                 f"a snapshot of kind {self.kind} is not made of traces, so the filter cannot contain "
                 f"{', '.join(foreign)}; clear it in the filter, or publish kind sft"
             )
-        own: dict[str, Any] = {name: asked[name] for name in ("dataset", "template", "teacher") if name in asked}
+        own: dict[str, Any] = {
+            name: parameters[name] for name in ("dataset", "template", "teacher") if name in parameters
+        }
         for name, value in own.items():
             if getattr(self, name) not in (None, value):
                 raise _contradiction(name, getattr(self, name), value)
-        if "split" in asked:
-            if asked["split"] not in self.splits:
-                raise _contradiction("splits", ", ".join(self.splits), asked["split"])
-            own["splits"] = (asked["split"],)
+        if "split" in parameters:
+            if parameters["split"] not in self.splits:
+                raise _contradiction("splits", ", ".join(self.splits), parameters["split"])
+            own["splits"] = (parameters["split"],)
         rest = replace(self.traces, dataset=None, split=None, template=None, teacher=None)
         if rest.passes == self.ruleset:
             rest = replace(rest, passes=None)
@@ -136,9 +138,9 @@ class SnapshotSettings:
         return cls(dataset=manifest["lineage"]["dataset"], kind=manifest["kind"], **selection)
 
 
-def _contradiction(name: str, own: str, asked: str) -> InputError:
+def _contradiction(name: str, own: str, in_filter: str) -> InputError:
     return InputError(
-        f"the selection has {name} {own!r}, but its filter has {asked!r}; leave one of them out, or make them equal"
+        f"the selection has {name} {own!r}, but its filter has {in_filter!r}; leave one of them out, or make them equal"
     )
 
 

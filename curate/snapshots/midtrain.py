@@ -128,7 +128,7 @@ def _read_folder(folder: Path) -> list[tuple[str, str]]:
     """
     if not folder.is_dir():
         raise InputError(f"`text_dir` is {folder}, which is not a folder")
-    found = []
+    texts = []
     for file in sorted([*folder.rglob("*.txt"), *folder.rglob("*.md")]):
         try:
             paragraphs = file.read_text("utf-8").split("\n\n")
@@ -136,10 +136,10 @@ def _read_folder(folder: Path) -> list[tuple[str, str]]:
             raise InputError(f"{file} cannot be read: {error}") from error
         for number, paragraph in enumerate(paragraphs):
             if text := clean_text(paragraph, MOST_CHARACTERS):
-                found.append((f"{file.relative_to(folder)}/{number}", text))
-    if not found:
+                texts.append((f"{file.relative_to(folder)}/{number}", text))
+    if not texts:
         raise InputError(f"`text_dir` is {folder}, which contains no text in .txt or .md files")
-    return found
+    return texts
 
 
 MIDTRAIN = Kind(

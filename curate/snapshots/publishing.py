@@ -173,8 +173,8 @@ def load_lineage(store: Store, snapshot: Snapshot) -> Lineage:
 
 def _newest(store: Store, name: str) -> Snapshot | None:
     with store.reading() as session:
-        known = session.rows("snapshot_versions", name=name)
-    return find_snapshot(store, name) if known else None
+        versions = session.rows("snapshot_versions", name=name)
+    return find_snapshot(store, name) if versions else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,12 +316,12 @@ def _findable(rules: Sequence[str]) -> tuple[str, ...]:
 
     `gr2 verify` adds the verdicts of the other rules once their package is back.
     """
-    found = []
+    findable_rules = []
     for rule in dict.fromkeys(rules):
         with suppress(InputError):
             RULES.find(rule)
-            found.append(rule)
-    return tuple(found)
+            findable_rules.append(rule)
+    return tuple(findable_rules)
 
 
 def _recover_run(store: Store, path: Path, committed_offset: int, rules: Sequence[str]) -> Recovery:

@@ -168,8 +168,8 @@ def find_leak(text: str) -> str | None:
     lowered = text.lower()
     if not any(word in lowered for word in _LEAK_WORDS):
         return None
-    found = _LEAK.search(text)
-    return found[0] if found else None
+    match = _LEAK.search(text)
+    return match[0] if match else None
 
 
 class Claim(NamedTuple):
@@ -193,13 +193,13 @@ def find_claims(reasoning: str) -> list[Claim]:
     counts as 10**18, which is no count of any store.
     """
     claims = []
-    for found in _CLAIM.finditer(reasoning):
-        left, right = find_sids(found["left"]), find_sids(found["right"])
+    for match in _CLAIM.finditer(reasoning):
+        left, right = find_sids(match["left"]), find_sids(match["right"])
         if left and right:
-            digits = found["times"].replace(",", "").lstrip("0")
+            digits = match["times"].replace(",", "").lstrip("0")
             # Python refuses to convert thousands of digits, and no store counts to a number of more than 18 digits.
             times = _COUNTS.get(digits) or (int(digits or 0) if len(digits) <= 18 else _UNCOUNTABLE)
-            claims.append(Claim(left[0], found["way"], right[0], times, found[0], found.start()))
+            claims.append(Claim(left[0], match["way"], right[0], times, match[0], match.start()))
     return claims
 
 

@@ -50,11 +50,11 @@ def find_ruleset(session: Session, reference: str) -> Ruleset:
     name = VALUES["ruleset"].get(name, name)
     if version and not version.isdecimal():
         raise InputError(f"{reference!r} names no ruleset: write NAME or NAME@VERSION, such as strict@1")
-    found = session.rows("find_ruleset", name=name, version=int(version) if version else None)
-    if not found:
+    rows = session.rows("find_ruleset", name=name, version=int(version) if version else None)
+    if not rows:
         known = ", ".join(known for (known,) in session.rows("ruleset_names"))
         raise InputError(f"no ruleset is called {reference!r}; there are: {known}")
-    ((name, number, rules, description),) = found
+    ((name, number, rules, description),) = rows
     return Ruleset(name, number, tuple(rules), description)
 
 
@@ -115,8 +115,8 @@ def add_ruleset(store: Store, name: str, rules: Sequence[str], description: str 
     if twice := sorted({rule for rule in rules if rules.count(rule) > 1}):
         raise InputError(f"the rules name {', '.join(twice)} more than once; name each rule once")
     with store.writing() as session:
-        found = session.rows("find_ruleset", name=name, version=None)
-        newest = Ruleset(name, found[0][1], tuple(found[0][2]), found[0][3]) if found else None
+        rows = session.rows("find_ruleset", name=name, version=None)
+        newest = Ruleset(name, rows[0][1], tuple(rows[0][2]), rows[0][3]) if rows else None
         added = Ruleset(name, newest.version + 1 if newest else 1, rules, description)
         if newest and (newest.rules, newest.description) == (rules, description):
             return newest, False

@@ -50,9 +50,13 @@ def judge_again(store: Store, student: str, **changed: Any) -> JudgedAgain:
                 f"the store has no rollouts of a student called {student!r}; gr2 status lists those with rollouts"
             )
         ((run_id, recorded),) = runs
-        known = renamed(orjson.loads(recorded))
+        stored_settings = renamed(orjson.loads(recorded))
         trained = DapoSettings(
-            **{field.name: known[field.name] for field in fields(DapoSettings) if field.name in known}
+            **{
+                field.name: stored_settings[field.name]
+                for field in fields(DapoSettings)
+                if field.name in stored_settings
+            }
         )
         judged = replace(trained, **changed)
         rollouts = session.frame("rollouts_to_judge", run_id=run_id)

@@ -205,8 +205,8 @@ def _cut_off(run: TrainingRun, path: Path) -> None:
     """
     if path.exists():
         with run.store.reading() as session:
-            known = {run_id: offset for run_id, _, offset, _ in session.rows("sampling_runs")}
-        commit_rest(run.store, path, known[run.run_id])
+            offsets = {run_id: offset for run_id, _, offset, _ in session.rows("sampling_runs")}
+        commit_rest(run.store, path, offsets[run.run_id])
     with run.store.writing(patient=True) as session:
         for statement in (
             "delete_verdicts_of_rollouts_after",

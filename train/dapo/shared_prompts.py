@@ -80,16 +80,16 @@ def sharing_prompts(model: Any, completion_length: int) -> Callable[..., Any]:
 @contextmanager
 def generating_by(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
     """Let the model generate by another function within the context, for options that TRL has no argument for."""
-    known = vars(model).get("generate")
+    own_generate = vars(model).get("generate")
     model.generate = generate
     try:
         yield
     finally:
-        if known is None:
+        if own_generate is None:
             # This makes the method of the class visible again.
             del model.generate
         else:
-            model.generate = known
+            model.generate = own_generate
 
 
 def _generate(

@@ -118,10 +118,10 @@ def train_dapo(
     started with other settings, or if there are no valid lists to select by.
     """
     if resume:
-        _, known = load_training(store, "dapo", name)
-        settings = resume_settings(name, known, settings, given)
-        selection = resume_settings(name, known, selection, given)
-        reference, student = known["reference"], known["student"]
+        _, recorded = load_training(store, "dapo", name)
+        settings = resume_settings(name, recorded, settings, given)
+        selection = resume_settings(name, recorded, selection, given)
+        reference, student = recorded["reference"], recorded["student"]
     functions = reward_functions(settings)
     snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(
         store, "dapo", reference, student, settings
@@ -198,9 +198,9 @@ class ResolutionCallback(TrainerCallback):
             )
         ]
         columns = {name: [value for value in sample[name] for _ in range(answers)] for name in ("candidates", "target")}
-        found = resolve(RewardFunction(settings.reward).judge(completions, **columns), answers)
+        resolution = resolve(RewardFunction(settings.reward).judge(completions, **columns), answers)
         if state.is_world_process_zero:
-            for line in found.describe(prompts_seen(settings, len(prompts), process_count())):
+            for line in resolution.describe(prompts_seen(settings, len(prompts), process_count())):
                 self._on_progress(Notice(line))
 
 

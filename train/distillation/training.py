@@ -73,10 +73,10 @@ def train_by_distillation(
     settings, or if there are no valid lists to select by.
     """
     if resume:
-        _, known = load_training(store, "distill", name)
-        settings = resume_settings(name, known, settings, given, teacher=teacher)
-        selection = resume_settings(name, known, selection, given)
-        reference, student, teacher = known["reference"], known["student"], known["teacher"]
+        _, recorded = load_training(store, "distill", name)
+        settings = resume_settings(name, recorded, settings, given, teacher=teacher)
+        selection = resume_settings(name, recorded, selection, given)
+        reference, student, teacher = recorded["reference"], recorded["student"], recorded["teacher"]
     # A snapshot of prompts is one for reinforcement.
     snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(
         store, "dapo", reference, student, settings
@@ -118,7 +118,7 @@ def _load_teacher(store: Store, teacher: str, model: Any, tokenizer: Any) -> Any
     """The teacher's model. Raises InputError if a token of the student's does not mean the same to it."""
     on_gpu = torch.cuda.is_available()
     loaded, others = load_student(find_student(store, teacher), dtype=torch.bfloat16 if on_gpu else torch.float32)
-    sizes = [found.config.get_text_config().vocab_size for found in (model, loaded)]
+    sizes = [each.config.get_text_config().vocab_size for each in (model, loaded)]
     if tokenizer.get_vocab() != others.get_vocab() or sizes[0] != sizes[1]:
         raise InputError(
             f"the teacher {teacher!r} has another vocabulary than the student ({sizes[1]:,} and {sizes[0]:,} tokens), "

@@ -62,10 +62,10 @@ def midtrain(
     if not resume and any(last_checkpoint(output_dir / phase) for phase, _ in phases):
         raise InputError(f"{output_dir} contains checkpoints of a training; continue it with `resume`")
     encoded = encode_texts(rows, tokenizer, settings, longest=most_tokens(model))
-    told: dict[str, float] = {}
+    figures: dict[str, float] = {}
 
     def tell(step: int, metrics: dict[str, float]) -> None:
-        told.update(metrics)
+        figures.update(metrics)
         on_log(step, metrics)
 
     for number, (phase, steps) in enumerate(phases):
@@ -92,7 +92,7 @@ def midtrain(
                 warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
                 # A phase that is over is one whole pass. Its last checkpoint is then loaded, and no step follows.
                 trainer.train(resume_from_checkpoint=last_checkpoint(output_dir / phase) if resume else None)
-    return told
+    return figures
 
 
 def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *, seed: int) -> NDArray[np.int64]:
@@ -109,11 +109,11 @@ def draw_rows(tasks_N: Sequence[str], shares: Mapping[str, float], count: int, *
     # The cumulative ends are rounded, and not the single counts, so that the counts add up to `count`.
     ends = np.rint(np.cumsum(list(present.values())) / sum(present.values()) * count).astype(int)
     drawn = []
-    for task, wanted in zip(present, np.diff(ends, prepend=0), strict=True):
+    for task, quota in zip(present, np.diff(ends, prepend=0), strict=True):
         rows = np.flatnonzero(names_N == task)
         # Each pass over the task's rows has a different order.
-        passes = [random.permutation(rows) for _ in range(-(-wanted // len(rows)))]
-        drawn += [np.concatenate(passes)[:wanted]] if passes else []
+        passes = [random.permutation(rows) for _ in range(-(-quota // len(rows)))]
+        drawn += [np.concatenate(passes)[:quota]] if passes else []
     return random.permutation(np.concatenate(drawn))
 
 

@@ -51,9 +51,9 @@ def train_midtrain(
     training split is empty, if a text is too long, or if the store lacks the codebooks.
     """
     if resume:
-        _, known = load_training(store, "midtrain", name)
-        settings = resume_settings(name, known, settings, given, codebook_rows=codebook_rows)
-        reference, student, codebook_rows = known["reference"], known["student"], known["codebook_rows"]
+        _, recorded = load_training(store, "midtrain", name)
+        settings = resume_settings(name, recorded, settings, given, codebook_rows=codebook_rows)
+        reference, student, codebook_rows = recorded["reference"], recorded["student"], recorded["codebook_rows"]
     snapshot = open_snapshot(store, reference)
     rows = load_snapshot(snapshot.path, kind="midtrain")
     model, tokenizer = load_trainable(find_student(store, student), settings)

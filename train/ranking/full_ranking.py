@@ -105,8 +105,8 @@ def rank_items(
         # If there are fewer IDs than beams, the filler of minus infinity stays in the last columns.
         nodes_N_K[places, : nodes_B_K.shape[1]] = nodes_B_K.numpy()
         log_probs_N_K[places, : nodes_B_K.shape[1]] = scores_B_K.numpy()
-        done = start + len(places)
-        on_progress(Counted(f"{done:,} of {len(order):,} users", done, len(order)))
+        count = start + len(places)
+        on_progress(Counted(f"{count:,} of {len(order):,} users", count, len(order)))
     return RankedIds(nodes_N_K, log_probs_N_K)
 
 

@@ -145,7 +145,7 @@ class PointsRanker:
     @torch.inference_mode()
     def scores(self, tasks: Sequence[RerankTask]) -> list[Scores]:
         """Return the scores of each task's candidates."""
-        student, found = self.student, [Scores(torch.zeros(0), torch.zeros(0), 0, 0)] * len(tasks)
+        student, results = self.student, [Scores(torch.zeros(0), torch.zeros(0), 0, 0)] * len(tasks)
         student.model.eval()
         prompts = student.prompts(tasks)
         sizes = sorted({len(task.candidates) for task in tasks})
@@ -169,11 +169,11 @@ class PointsRanker:
                 if firsts_B_V is not None:
                     firsts_B_K = firsts_B_V.double().log_softmax(-1)[:, numbers_K].cpu()
                 for row, place in enumerate(places):
-                    found[chosen[place]] = Scores(points_B_K[row], firsts_B_K[row], len(rows[place]), end - begin + 1)
+                    results[chosen[place]] = Scores(points_B_K[row], firsts_B_K[row], len(rows[place]), end - begin + 1)
                 finished += len(places)
                 message = f"{self.name}: {finished:,} of {len(tasks):,} lists, each shuffle counted as one"
                 self.on_progress(Counted(message, finished, len(tasks)))
-        return found
+        return results
 
 
 def _write_points(

@@ -133,10 +133,12 @@ def open_student(
     place = find_student(store, reference)
     name = reference if template is None else f"{reference}@{template}"
     if template is None:
-        known = trained_on(place).get("templates", [])
-        if len(known) != 1:
-            raise InputError(f"student {reference!r} was trained on {len(known)} templates; name one with `template`")
-        (template,) = known
+        templates = trained_on(place).get("templates", [])
+        if len(templates) != 1:
+            raise InputError(
+                f"student {reference!r} was trained on {len(templates)} templates; name one with `template`"
+            )
+        (template,) = templates
     prompt_template = load_template(template)
     if prompt_template.strategy == "targeted":
         raise InputError(f"template {template} shows the target to the student; choose one that does not")

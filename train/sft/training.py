@@ -53,10 +53,10 @@ def train_sft(
     too long, if a resumed training was started with other settings, or if there are no valid lists to select by.
     """
     if resume:
-        _, known = load_training(store, "sft", name)
-        settings = resume_settings(name, known, settings, given)
-        selection = resume_settings(name, known, selection, given)
-        reference, student = known["reference"], known["student"]
+        _, recorded = load_training(store, "sft", name)
+        settings = resume_settings(name, recorded, settings, given)
+        selection = resume_settings(name, recorded, selection, given)
+        reference, student = recorded["reference"], recorded["student"]
     snapshot, rows, model, tokenizer, vocabulary, from_scratch = open_inputs(store, "sft", reference, student, settings)
     settings = settings.resolve(from_scratch=from_scratch)
     assert settings.learning_rate is not None

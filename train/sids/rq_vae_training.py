@@ -127,9 +127,10 @@ class FittedRqVae:
             stored = json.loads(file.metadata()["settings"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # A file of another release may have settings that this one does not know.
-        known = {field.name for field in fields(RqVaeQuantizer)}
+        field_names = {field.name for field in fields(RqVaeQuantizer)}
         settings = RqVaeQuantizer(
-            **{name: value for name, value in stored.items() if name in known} | {"hidden": tuple(stored["hidden"])}
+            **{name: value for name, value in stored.items() if name in field_names}
+            | {"hidden": tuple(stored["hidden"])}
         )
         levels, codes, latent = state["codebooks_F_C_d"].shape
         model = RqVae(len(state["mean_D"]), settings.hidden, latent, levels, codes)

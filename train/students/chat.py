@@ -156,9 +156,9 @@ def set_end_tokens(model: Any, tokenizer: Any) -> None:
     end_id = ChatFormat.of(tokenizer).end_id
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
-    known = model.generation_config.eos_token_id
-    known = known if isinstance(known, list) else [] if known is None else [known]
-    ids = list(dict.fromkeys([end_id, tokenizer.eos_token_id, *known]))
+    end_ids = model.generation_config.eos_token_id
+    end_ids = end_ids if isinstance(end_ids, list) else [] if end_ids is None else [end_ids]
+    ids = list(dict.fromkeys([end_id, tokenizer.eos_token_id, *end_ids]))
     model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
     # Older releases of transformers would replace settings with this mark by those of the model's config.
     model.generation_config._from_model_config = False

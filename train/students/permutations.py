@@ -207,11 +207,11 @@ class PermutationGrammar:
                 # The token counts only if a whole answer has it, because otherwise its other tokens would not follow
                 # it.
                 answer = f"{HEAD}{_ANCHOR}{closing[1]}" + self._answer("", names)[len(HEAD) :]
-                found = self._encode(answer)
+                encoding = self._encode(answer)
                 place = len(HEAD) + len(_ANCHOR)
-                if (token, place, place + len(written)) in found:
+                if (token, place, place + len(written)) in encoding:
                     start = answer.index(MIDDLE, place) + len(MIDDLE) + _quote(names[0])
-                    closings[token] = _between(found, place + len(written), start)
+                    closings[token] = _between(encoding, place + len(written), start)
                     if not closing[1]:
                         plain.append(token)
         if not plain:

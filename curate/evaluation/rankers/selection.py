@@ -78,28 +78,28 @@ def select_rankers(
     }
 
     def make(name: str) -> Ranker:
-        taken = RANKERS.arguments(name)
-        return RANKERS.make(name, context, {option: given[option] for option in given.keys() & taken})
+        arguments = RANKERS.arguments(name)
+        return RANKERS.make(name, context, {option: given[option] for option in given.keys() & arguments})
 
     if names is not None:
         names = [name for name in names if name != PRE_RANKER]
         _check_taken(names, given)
         return Selection([make(name) for name in names], [])
     # The endpoint comes first, so that an error in its options is reported before minutes of training the others.
-    asked = [make("endpoint")] if given else []
+    endpoint_rankers = [make("endpoint")] if given else []
     selection = Selection([], [])
     for name in ("evidence", "scorecard", "lambdamart", *(["oracle"] if simulated else [])):
         try:
             selection.rankers.append(make(name))
         except InputError as error:
             selection.left_out.append(f"{name} is left out: {error}")
-    selection.rankers.extend(asked)
+    selection.rankers.extend(endpoint_rankers)
     return selection
 
 
 def _check_taken(names: Sequence[str], given: Mapping[str, Any]) -> None:
-    taken = {argument for name in names for argument in RANKERS.arguments(name)}
-    if unused := sorted(given.keys() - taken):
+    arguments = {argument for name in names for argument in RANKERS.arguments(name)}
+    if unused := sorted(given.keys() - arguments):
         raise InputError(
             f"`{unused[0]}` is given, but none of the rankers {', '.join(names)} takes it; add endpoint to `rankers`"
         )

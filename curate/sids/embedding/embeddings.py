@@ -54,8 +54,8 @@ def embed_texts(
         part = pl.DataFrame({"sha256": [key for key, _ in batch], "vector": vectors})
         _write(place, part)
         parts.append(part)
-        done = start + len(batch)
-        on_progress(Counted(f"{done:,} of {len(rest):,} new texts embedded by {embedder.name}", done, len(rest)))
+        count = start + len(batch)
+        on_progress(Counted(f"{count:,} of {len(rest):,} new texts embedded by {embedder.name}", count, len(rest)))
     table = pl.concat([part for part in parts if part.height])
     rows = {key: row for row, key in enumerate(table["sha256"])}
     matrix = table["vector"].to_numpy()
@@ -74,9 +74,9 @@ def _read(place: Path, keys: Sequence[bytes]) -> pl.DataFrame:
     files = sorted(place.glob("part-*.parquet"))
     if not files:
         return pl.DataFrame(schema={"sha256": pl.Binary, "vector": pl.List(pl.Float32)})
-    wanted = pl.LazyFrame({"sha256": list(set(keys))}, schema={"sha256": pl.Binary})
+    hashes = pl.LazyFrame({"sha256": list(set(keys))}, schema={"sha256": pl.Binary})
     try:
-        return pl.scan_parquet(files).join(wanted, on="sha256", how="semi").unique("sha256", keep="first").collect()
+        return pl.scan_parquet(files).join(hashes, on="sha256", how="semi").unique("sha256", keep="first").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StoreError(
             f"the embeddings kept in {place} cannot be read: {error}; remove that folder to embed all texts again"

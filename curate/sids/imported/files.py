@@ -74,7 +74,7 @@ def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = 
     is_npy = first_bytes(path).startswith(_NPY)
     if rows_file is not None and not is_npy:
         raise InputError(f"`item_ids` names the rows of an .npy, but {path} is not an .npy; leave `item_ids` out")
-    wanted = set(item_ids)
+    distinct_ids = set(item_ids)
     by_item: dict[str, _Row] = {}
     first: _Row | None = None
     left_out = 0
@@ -96,7 +96,7 @@ def read_own_rows(path: Path, item_ids: Sequence[str], rows_file: Path | None = 
                 row.line,
                 f"item {row.item_id!r} is repeated with other values, first at line {known.line}; keep one of them",
             )
-        left_out += known is row and row.item_id not in wanted
+        left_out += known is row and row.item_id not in distinct_ids
     missing = [item_id for item_id in item_ids if item_id not in by_item]
     if missing or first is None:
         fail(

@@ -114,9 +114,9 @@ def _put_codes(
     }
     version = name_version(dataset, settings)
     with store.reading() as session:
-        known = load_summary(session, version, started)
-    if known is not None:
-        return accept_version(store, known) if accept_shared else known
+        summary = load_summary(session, version, started)
+    if summary is not None:
+        return accept_version(store, summary) if accept_shared else summary
     texts_N_T = embed_texts(store.embeddings, opened, texts, on_progress)
     copurchases, vectors_N_D = Copurchases.fit(texts_N_T, pairs_P_2, purchases.copurchase_weight, seed=0)
     fitted = fit_codebooks(own.codes_N_L, vectors_N_D)

@@ -142,7 +142,7 @@ def _tool_arguments(message: Mapping[str, Any]) -> str:
 def _split_answer(thinking: str) -> tuple[str, str]:
     """Return the text before the last JSON object, and that object. Both are empty if the text has no object."""
     decoder = json.JSONDecoder(strict=False)
-    found = (0, 0)
+    span = (0, 0)
     start = thinking.find("{")
     for _ in range(_MAX_BRACES):
         if start < 0:
@@ -153,9 +153,9 @@ def _split_answer(thinking: str) -> tuple[str, str]:
             end = start + 1
         else:
             # `{}` and the braces of formulas are not answers.
-            found = (start, end) if value else found
+            span = (start, end) if value else span
         start = thinking.find("{", end)
-    return (thinking[: found[0]].strip(), thinking[found[0] : found[1]]) if found[1] else ("", "")
+    return (thinking[: span[0]].strip(), thinking[span[0] : span[1]]) if span[1] else ("", "")
 
 
 def _read_int(digits: str) -> int | float:

@@ -115,13 +115,13 @@ def fit_lambdamart(
     lists: dict[str, _Lists] = {}
     for split in ("train", "valid"):
         on_progress(f"lambdamart: reading {split} lists")
-        found = load_target_lists(store, dataset, sid_version, pre_ranker, split, limit=MAX_LISTS)
-        if not found.listed:
+        target_lists = load_target_lists(store, dataset, sid_version, pre_ranker, split, limit=MAX_LISTS)
+        if not target_lists.listed:
             raise InputError(
                 f"lambdamart is trained on lists that contain their target, but no {split} list of {dataset!r} does; "
                 "leave it out"
             )
-        lists[split] = _Lists.of(found, popularity=settings.popularity)
+        lists[split] = _Lists.of(target_lists, popularity=settings.popularity)
     train, valid = lists["train"], lists["valid"]
     folds = sorted(set(train.folds_N.tolist()))
 

@@ -108,12 +108,12 @@ def explain_contributions(task: RerankTask, first: Candidate, contributions_F: N
     """
     sentences = _facts(task, first)
     weights = {kind: float(contributions_F[columns].sum()) for kind, columns in _COLUMNS.items()}
-    told = sorted((kind for kind in sentences if weights[kind] > 0), key=lambda kind: -weights[kind])
-    if not told:
+    kinds = sorted((kind for kind in sentences if weights[kind] > 0), key=lambda kind: -weights[kind])
+    if not kinds:
         return f"Little speaks for {first.item.sid} but less for the others. {sentences['first stage']}"
     openings = ("Most of all", "Besides", "Also")
     return " ".join(
-        f"{opening}: {sentences[kind]}" for opening, kind in zip(openings[:MAX_SENTENCES], told, strict=False)
+        f"{opening}: {sentences[kind]}" for opening, kind in zip(openings[:MAX_SENTENCES], kinds, strict=False)
     )
 
 
