@@ -6,8 +6,8 @@
         data/<split>-00000-of-00003.parquet
 
 The version is the sha256 of the manifest. A snapshot contains no time and no machine name, so the same store gives the
-same bytes. Rows pass through on disk, and each file of a split has FILE_ROWS of them at most, so that a snapshot may be
-larger than the memory. This module does not know how rows are selected; `curate.snapshots.publishing` does.
+same bytes. Rows pass through on disk, and a long split has several files, so that a snapshot may be larger than the
+memory. This module does not know how rows are selected; `curate.snapshots.publishing` does.
 """
 
 import hashlib
@@ -28,8 +28,10 @@ from store.temporary import temporary_folder
 
 FORMAT_VERSION = 1
 VERSION_DIGITS = 16
-# The rows of a file, which are one row group. Only this many are in memory when a file is written.
-FILE_ROWS = 20_000
+# A split of up to this many rows is one file with one row group.
+ONE_FILE_ROWS = 20_000
+# The files of a longer split have this many rows. A file that is being written takes 20 KB of memory for each row.
+FILE_ROWS = 10_000
 _VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 _KEYS = {"format_version", "files", "splits"}
 # The number of rows that are Python objects at the same time, of some 40 KB each.
@@ -61,7 +63,7 @@ class SplitRows(NamedTuple):
 
     def files(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """Yield the rows of each file, with the end of its name."""
-        step = FILE_ROWS // PART_ROWS
+        step = (ONE_FILE_ROWS if self.rows <= ONE_FILE_ROWS else FILE_ROWS) // PART_ROWS
         starts = range(0, len(self.parts), step)
         for number, start in enumerate(starts):
             yield _file_ending(number, len(starts)), pl.scan_ipc(self.parts[start : start + step], glob=False).collect()
@@ -172,7 +174,7 @@ def _write(
                     data / f"{split}-{ending}",
                     compression="zstd",
                     compression_level=3,
-                    row_group_size=FILE_ROWS,
+                    row_group_size=ONE_FILE_ROWS,
                     statistics=True,
                 )
         (staged / "README.md").write_text(card, "utf-8")

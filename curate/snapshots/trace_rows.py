@@ -21,7 +21,8 @@ from store.temporary import temporary_folder
 
 TEXT_BATCH = 5_000
 PROMPT_BATCH = 1_000
-BUCKET_ROWS = 10_000
+# Rows that are joined and sorted in memory at the same time, of some 15 KB each.
+BUCKET_ROWS = 4_000
 # Each bucket is an open file.
 MOST_BUCKETS = 400
 

@@ -12,6 +12,7 @@ import pytest
 from store import Gr2Error, InputError, SnapshotError
 from store.snapshots import (
     FILE_ROWS,
+    ONE_FILE_ROWS,
     PART_ROWS,
     iterate_rows,
     read_manifest,
@@ -188,7 +189,7 @@ def test_rows_on_the_way_to_disk_are_not_all_in_memory(tmp_path: Path) -> None:
 def test_many_rows_become_several_files_which_are_read_as_one(tmp_path: Path) -> None:
     schema = {"trace_id": pl.String, "pass_rate": pl.Float64}
     frame = pl.DataFrame(
-        {"trace_id": [f"{n:06}" for n in range(2 * FILE_ROWS + 10)]}, schema_overrides=schema
+        {"trace_id": [f"{n:06}" for n in range(ONE_FILE_ROWS + 10)]}, schema_overrides=schema
     ).with_columns(pass_rate=pl.int_range(pl.len()) / 7)
     rows = (("train", row) for row in frame.iter_rows(named=True))
     with spool_rows(tmp_path, schema, rows) as splits:
