@@ -92,5 +92,5 @@ def test_a_ranker_of_ones_own_is_evaluated(shop: Store, write_module: Callable[[
     assert selection.rankers[0].settings == {"split": "test"}
     done = evaluate(shop, "shop", selection.rankers, settings)
     assert "backwards-x" in done.metrics["ranker"].to_list()
-    with pytest.raises(InputError, match="makes is not a ranker: an object of Nameless lacks name, settings"):
+    with pytest.raises(InputError, match="is not a ranker: an object of Nameless lacks name, settings"):
         select_rankers(shop, "shop", ["own_rankers:Nameless"], settings)
