@@ -78,12 +78,12 @@ async def silent(_: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize(
-    ("handler", "message"), [(drip, r"no complete answer within 0\.4 s"), (silent, r"nothing came for 0\.2 s")]
+    ("handler", "message"), [(drip, "no complete answer within 2 s"), (silent, "nothing came for 1 s")]
 )
 def test_neither_silence_nor_a_byte_at_a_time_holds_a_request_for_ever(handler: Handler, message: str) -> None:
     started = time.monotonic()
     with pytest.raises(TransportError, match=message) as caught:
-        post(handler, timeout_s=0.2)
+        post(handler, timeout_s=1)
     assert caught.value.costly
     assert time.monotonic() - started < 30
 

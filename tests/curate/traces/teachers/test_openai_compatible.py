@@ -675,7 +675,9 @@ def test_what_was_probably_paid_for_is_tried_only_once_more() -> None:
         calls.append(call)
         return silent(call)
 
-    with pytest.raises(RequestFailedError, match=r"gave up after 2 tries: nothing came for 0\.1 s"):
+    with pytest.raises(
+        RequestFailedError, match=r"gave up after 2 tries: (nothing came for 0\.1|no complete answer within 0\.2) s"
+    ):
         talk(count, once, timeout_s=0.1)
     assert len(calls) == 2
 
