@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 VERSION_DIGITS = 16
 # A split of up to this many rows is one file with one row group.
 ONE_FILE_ROWS = 20_000
-# The files of a longer split have this many rows. A file that is being written takes 20 KB of memory for each row.
+# The files of a longer split have this many rows. A file that is being written takes some 25 KB of memory for each row.
 FILE_ROWS = 10_000
 _VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
 _KEYS = {"format_version", "files", "splits"}
