@@ -168,3 +168,9 @@ class SelectingTrainer:
         # It would take the step 0 for no step when it looks for the best checkpoint.
         self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-0")
         self._save_checkpoint(self.model, None)
+
+    def _issue_warnings_after_load(self: Any, load_result: Any) -> None:
+        """Say nothing of tied weights. A checkpoint contains them once, so each has a name that is missing in it."""
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
