@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ def test_the_student_comes_closer_to_its_teacher(copying: Store) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_who_learns_from_itself_learns_nothing(copying: Store) -> None:
     done = train_by_distillation(copying, "prompts", "copier", "same", FEW, teacher="copier")
     assert done.figures["loss"] == pytest.approx(0.0, abs=1e-6)
@@ -122,12 +124,12 @@ def test_what_cannot_work_is_a_clear_error_before_the_first_step(copying: Store)
     assert fetch(copying, "select count(*) from runs where kind like 'train%'") == [(0,)]
 
 
-def test_what_is_chosen_reaches_trl(copying: Store) -> None:
+def test_what_is_chosen_reaches_trl(tmp_path: Path) -> None:
     settings = DistillationSettings(
         beta=0.5, steps=7, prompts_per_batch=3, max_tokens=9, temperature=0.8, warmup_steps=0.1, seed=3,
         lr_scheduler_type="cosine", gradient_accumulation_steps=2,
     ).resolve(from_scratch=False)  # fmt: skip
-    arguments = _arguments(settings, student_folder(copying, "x"), NO_SELECTION)
+    arguments = _arguments(settings, tmp_path, NO_SELECTION)
     expected = {
         "beta": 0.5,
         "max_steps": 7,
@@ -144,4 +146,4 @@ def test_what_is_chosen_reaches_trl(copying: Store) -> None:
     assert {name: getattr(arguments, name) for name in expected} == expected
     # By default, the reverse divergence on fresh answers.
     defaults = DistillationSettings().resolve(from_scratch=True)
-    assert _arguments(defaults, student_folder(copying, "x"), NO_SELECTION).beta == 1.0
+    assert _arguments(defaults, tmp_path, NO_SELECTION).beta == 1.0

@@ -196,7 +196,7 @@ def test_a_training_that_does_not_improve_ends(
     assert (done.steps, done.figures["best_step"]) == (3, 1)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_student_that_training_makes_worse_stays_as_it_was(
     killed: bool,
     inputs: Store,
