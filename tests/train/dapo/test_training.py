@@ -7,7 +7,6 @@ from typing import Any
 
 import datasets
 import pytest
-import safetensors.torch
 import torch
 from trl import GRPOConfig
 
@@ -18,6 +17,7 @@ from curate.traces.sampling import sample
 from curate.traces.teachers.evidence import BRIEF, EvidenceTeacher
 from store import InputError, SnapshotError, Store
 from store.progress import Notice
+from tests.train.weights import same, weights
 from train.dapo.rewards import RewardSettings
 from train.dapo.training import DapoSettings, _arguments, choose_prompts, reward_functions, train_dapo
 from train.ranking.settings import NO_SELECTION
@@ -145,14 +145,6 @@ def test_a_loss_is_one_of_trl_with_the_bounds_of_its_paper(
     assert (chosen.loss_type, chosen.importance_sampling_level) == (loss_type, level)
     assert (chosen.epsilon, chosen.epsilon_high) == (low, high)
     assert (chosen.beta, chosen.mask_truncated_completions) == (0.0, True)
-
-
-def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(left[key], right[key]) for key in left)
 
 
 def train(store: Store, name: str, **changed: Any) -> dict[str, torch.Tensor]:

@@ -3,10 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 
 from store import InputError, Store
+from tests.train.weights import same, weights
 from train.distillation.settings import DistillationSettings
 from train.distillation.training import _arguments, train_by_distillation
 from train.ranking.settings import NO_SELECTION, SelectionSettings
@@ -22,14 +22,6 @@ FEW = DistillationSettings(steps=2, prompts_per_batch=2, max_tokens=8, log_steps
 def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
     with store.reading() as session:
         return session.connection.execute(statement).fetchall()
-
-
-def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
 def divergence(store: Store, student: str, teacher: str) -> float:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 import transformers.trainer
 
 from curate.evaluation.evaluate import evaluate
 from curate.evaluation.settings import EvalSettings
 from store import InputError, Store
+from tests.train.weights import same, weights
 from train.browsing import load_curves, load_trainings
 from train.dapo.settings import DapoSettings
 from train.dapo.training import train_dapo
@@ -34,14 +34,6 @@ NDCG = "eval_ndcg_at_5"
 def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
     with store.reading() as session:
         return session.connection.execute(statement).fetchall()
-
-
-def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
 def curve(store: Store, done: TrainingSummary, metric: str = NDCG) -> list[tuple[int, float]]:

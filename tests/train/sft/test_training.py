@@ -9,11 +9,11 @@ from typing import Any
 
 import datasets
 import pytest
-import safetensors.torch
 import torch
 from transformers import TrainerCallback
 
 from store import InputError, SnapshotError, Store
+from tests.train.weights import weights
 from train.runs import find_student, last_checkpoint, open_snapshot, student_folder
 from train.sft.training import SftSettings, train_sft, training_arguments
 from train.sft.weighted_loss import SftLoss, WeightedSFTTrainer, encode_traces
@@ -25,10 +25,6 @@ FEW = SftSettings(max_steps=4, batch_size=4, save_steps=2, log_steps=1)
 def fetch(store: Store, statement: str) -> list[tuple[Any, ...]]:
     with store.reading() as session:
         return session.connection.execute(statement).fetchall()
-
-
-def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(student_folder(store, name) / "model.safetensors")
 
 
 def test_a_training_leaves_a_student_a_run_and_curves(inputs: Store) -> None:
